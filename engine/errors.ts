@@ -1,0 +1,52 @@
+/**
+ * Every error a user can cause is one of these: it names the thing, says what was expected and what to do.
+ * The command line prints `message` alone; a stack trace is only for `--debug`.
+ */
+export class MatvlmError extends Error {
+  override readonly name: string = new.target.name;
+}
+
+/** Shapes that do not fit an op: names the op, the argument and both shapes. */
+export class ShapeError extends MatvlmError {}
+
+/** A dtype that an op or a file does not take. */
+export class DTypeError extends MatvlmError {}
+
+/** An argument or option out of its range. */
+export class ArgumentError extends MatvlmError {}
+
+/** A tensor used after it was freed, or freed twice; names the tensor. */
+export class DisposedError extends MatvlmError {}
+
+/** A kernel that failed to compile or to run; carries the numbered source. */
+export class KernelError extends MatvlmError {}
+
+/** The GPU device went away; `reason` is the browser's word for it. */
+export class DeviceLostError extends MatvlmError {}
+
+/** No adapter, or a feature or limit is missing: names need and limit. */
+export class DeviceError extends MatvlmError {}
+
+/** An allocation that cannot be met: names need and limit. */
+export class OutOfMemoryError extends MatvlmError {}
+
+/** A safetensors file or checkpoint folder that is broken; names file and byte or key. */
+export class CheckpointError extends MatvlmError {}
+
+/** A configuration that is malformed or contradicts the weights; names the field. */
+export class ConfigError extends MatvlmError {}
+
+/** A tokenizer file that is malformed or of an unknown type. */
+export class TokenizerError extends MatvlmError {}
+
+/** An image that cannot be decoded or is out of bounds. */
+export class ImageError extends MatvlmError {}
+
+/** A data set that is missing, incomplete or malformed. */
+export class DataError extends MatvlmError {}
+
+/** A non-finite loss, gradient or weight; names step, tensor and op. */
+export class NumericError extends MatvlmError {}
+
+/** The operating system refused: full disk, read-only folder, port in use; names path and cause. */
+export class SystemError extends MatvlmError {}
