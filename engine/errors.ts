@@ -3,7 +3,10 @@
  * The command line prints `message` alone; a stack trace is only for `--debug`.
  */
 export class MatvlmError extends Error {
-  override readonly name: string = new.target.name;
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = new.target.name;
+  }
 }
 
 /** Shapes that do not fit an op: names the op, the argument and both shapes. */

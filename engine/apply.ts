@@ -1,0 +1,27 @@
+import type { Backend } from './backend.ts';
+import { ArgumentError } from './errors.ts';
+import type { Op } from './op.ts';
+import { gradEnabled, record } from './tape.ts';
+import { empty, Tensor } from './tensor.ts';
+
+/**
+ * The one funnel every op passes: shape rule → allocate → run → record.
+ * @param backend needed only by ops without inputs
+ */
+export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend?: Backend): Tensor[] {
+  const device = backend ?? inputs[0].backend;
+  for (const input of inputs) {
+    if (input.backend !== device) {
+      throw new ArgumentError(`${op.name}: ${input} is on ${input.backend.kind}, the others on ${device.kind}`);
+    }
+  }
+  const outputs = op.shape(inputs, attrs).map((s) => empty(device, s.shape, s.dtype));
+  device.run(op, { inputs, outputs, attrs });
+  if (op.backward && gradEnabled() && inputs.some((t) => t.requiresGrad)) record(op, inputs, outputs, attrs);
+  return outputs;
+}
+
+/** `apply` for ops with one output. */
+export function apply1<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend?: Backend): Tensor {
+  return apply(op, inputs, attrs, backend)[0];
+}

@@ -1,0 +1,87 @@
+import { OutOfMemoryError } from '../../errors.ts';
+import { MemoryCounter } from '../memory.ts';
+
+/** A pooled GPUBuffer. `id` is stable for the buffer's life and keys cached bind groups. */
+export interface GpuBuffer {
+  readonly id: number;
+  readonly gpu: GPUBuffer;
+  /** Size of the GPUBuffer. */
+  readonly capacity: number;
+  /** Bytes the tensor asked for. */
+  bytes: number;
+}
+
+/** Rounds up to eight steps per power of two, at least 256 bytes: few sizes, so that buffers meet again. */
+export function sizeClass(bytes: number): number {
+  if (bytes <= 256) return 256;
+  const power = 2 ** Math.floor(Math.log2(bytes));
+  const step = Math.max(256, power / 8);
+  return Math.ceil(bytes / step) * step;
+}
+
+/**
+ * Hands out buffers and takes them back for reuse. Reuse is safe at once: everything runs in the order of one queue.
+ * With `poison`, what is handed out is filled with NaN, slack included, so that reading what nobody wrote shows.
+ */
+export class BufferPool {
+  readonly memory = new MemoryCounter();
+  private readonly idle = new Map<number, GpuBuffer[]>();
+  private nextId = 1;
+
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly limit: number,
+    private readonly onDestroy: (buffer: GpuBuffer) => void,
+  ) {}
+
+  take(bytes: number): GpuBuffer {
+    const capacity = sizeClass(bytes);
+    if (capacity > this.limit) {
+      throw new OutOfMemoryError(
+        `a tensor of ${bytes} bytes is larger than this GPU binds at once (${this.limit} bytes); ` +
+          'lower the batch or the context, or use the wasm backend',
+      );
+    }
+    let buffer = this.idle.get(capacity)?.pop();
+    if (!buffer) {
+      const gpu = this.device.createBuffer({
+        size: capacity,
+        usage: GPUBufferUsageFlags.STORAGE | GPUBufferUsageFlags.COPY_SRC | GPUBufferUsageFlags.COPY_DST,
+      });
+      buffer = { id: this.nextId++, gpu, capacity, bytes };
+      this.memory.reserved += capacity;
+    }
+    buffer.bytes = bytes;
+    this.memory.allocated(bytes);
+    return buffer;
+  }
+
+  give(buffer: GpuBuffer): void {
+    this.memory.freed(buffer.bytes);
+    const list = this.idle.get(buffer.capacity);
+    if (list) list.push(buffer);
+    else this.idle.set(buffer.capacity, [buffer]);
+  }
+
+  /** Destroys all idle buffers. */
+  trim(): void {
+    for (const list of this.idle.values()) {
+      for (const buffer of list) {
+        this.onDestroy(buffer);
+        buffer.gpu.destroy();
+        this.memory.reserved -= buffer.capacity;
+      }
+    }
+    this.idle.clear();
+  }
+}
+
+/** WebGPU's usage bits, which are globals only where a browser defines them. */
+export const GPUBufferUsageFlags = {
+  MAP_READ: 0x1,
+  COPY_SRC: 0x4,
+  COPY_DST: 0x8,
+  UNIFORM: 0x40,
+  STORAGE: 0x80,
+  QUERY_RESOLVE: 0x200,
+} as const;

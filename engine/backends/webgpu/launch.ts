@@ -1,0 +1,117 @@
+import type { Arg } from '../../backend.ts';
+import type { DType } from '../../dtype.ts';
+import type { GpuBuffer } from './buffers.ts';
+
+export type GpuArg = Arg<GpuBuffer>;
+
+/** What the adapter offers; kernels choose their variant by it. */
+export interface GpuCaps {
+  readonly f16: boolean;
+  readonly subgroups: boolean;
+  readonly subgroupMinSize: number;
+  readonly subgroupMaxSize: number;
+  readonly maxInvocations: number;
+  readonly maxWorkgroupMemory: number;
+  readonly maxStorageBuffers: number;
+  /** True for drivers that run on the CPU (lavapipe, SwiftShader). */
+  readonly software: boolean;
+}
+
+export interface GpuCall<A> {
+  readonly inputs: readonly GpuArg[];
+  readonly outputs: readonly GpuArg[];
+  readonly attrs: A;
+  readonly caps: GpuCaps;
+  /** A buffer for this call only, e.g. for the first stage of a reduction. */
+  scratch(shape: readonly number[], dtype?: DType): GpuArg;
+}
+
+type Scalar = 'u32' | 'i32' | 'f32';
+
+/** What a shader is made of. The prelude (enables, constants, bindings, params) is generated from it. */
+export interface ShaderSpec {
+  /** Unique; the pipeline cache key. Everything that changes the source must be in it. */
+  readonly key: string;
+  /** WGSL element type of each storage binding in order, read-only ones first: `{ x: 'f32', y: 'vec4<f32>' }`. */
+  readonly reads?: Readonly<Record<string, string>>;
+  readonly writes: Readonly<Record<string, string>>;
+  /** Scalars in the uniform `params`, in order; at most 64. */
+  readonly params?: Readonly<Record<string, Scalar>>;
+  /** `const NAME: u32 = value;` lines (numbers with a fraction become f32). */
+  readonly constants?: Readonly<Record<string, number>>;
+  readonly features?: readonly ('f16' | 'subgroups')[];
+  /** WGSL with an entry point `main`. */
+  readonly code: string;
+}
+
+/** A shader ready to be launched; made once per key. */
+export class Shader {
+  readonly bindings: string;
+  readonly paramTypes: readonly Scalar[];
+
+  constructor(readonly spec: ShaderSpec) {
+    const reads = Object.keys(spec.reads ?? {}).length;
+    this.bindings = 'r'.repeat(reads) + 'w'.repeat(Object.keys(spec.writes).length);
+    this.paramTypes = Object.values(spec.params ?? {});
+  }
+
+  /** The whole WGSL source. */
+  source(): string {
+    const { reads = {}, writes, params = {}, constants = {}, features = [], code } = this.spec;
+    const lines: string[] = features.map((f) => `enable ${f};`);
+    for (const [name, value] of Object.entries(constants)) {
+      lines.push(Number.isInteger(value) ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${value};`);
+    }
+    let binding = 0;
+    const declare = (entries: Readonly<Record<string, string>>, access: string) => {
+      for (const [name, type] of Object.entries(entries)) {
+        lines.push(`@group(0) @binding(${binding++}) var<storage, ${access}> ${name}: array<${type}>;`);
+      }
+    };
+    declare(reads, 'read');
+    declare(writes, 'read_write');
+    if (this.paramTypes.length > 0) {
+      const fields = Object.entries(params).map(([name, type]) => `  ${name}: ${type},`);
+      lines.push('struct Params {', ...fields, '}', '@group(1) @binding(0) var<uniform> params: Params;');
+    }
+    return `${lines.join('\n')}\n${code}`;
+  }
+}
+
+const shaders = new Map<string, Shader>();
+
+/** The shader of that key, built on first use. */
+export function shader(key: string, make: () => Omit<ShaderSpec, 'key'>): Shader {
+  let found = shaders.get(key);
+  if (!found) shaders.set(key, (found = new Shader({ key, ...make() })));
+  return found;
+}
+
+/** One dispatch, as pure data. */
+export interface Launch {
+  readonly shader: Shader;
+  /** Tensors in the order of the shader's bindings. */
+  readonly args: readonly GpuArg[];
+  /** Values in the order of the shader's params. */
+  readonly params?: readonly number[];
+  /** Workgroups in x, y, z. */
+  readonly grid: readonly [number, number, number];
+}
+
+const MAX_GRID = 65535;
+
+/** Workgroups for `items` invocations in one dimension; spills into y past the limit of 65,535. */
+export function grid1d(items: number, workgroup: number): [number, number, number] {
+  const groups = Math.max(1, Math.ceil(items / workgroup));
+  if (groups <= MAX_GRID) return [groups, 1, 1];
+  const y = Math.ceil(groups / MAX_GRID);
+  return [Math.ceil(groups / y), y, 1];
+}
+
+/** WGSL for kernels launched by `grid1d`: the invocation's index over the whole grid. */
+export const FLAT_INDEX = /* wgsl */ `
+fn flat_group(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
+fn flat_index(group: vec3<u32>, groups: vec3<u32>, local: u32, workgroup: u32) -> u32 {
+  return flat_group(group, groups) * workgroup + local;
+}
+`;

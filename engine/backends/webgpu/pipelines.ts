@@ -1,0 +1,109 @@
+import type { GpuBuffer } from './buffers.ts';
+import type { GpuArg, Shader } from './launch.ts';
+
+export interface Compiled {
+  readonly pipeline: GPUComputePipeline;
+  readonly layout: GPUBindGroupLayout;
+  readonly layoutId: number;
+  readonly hasParams: boolean;
+}
+
+const COMPUTE = 0x4;
+/** Bind groups kept at most; past it the oldest half goes. */
+const MAX_GROUPS = 16384;
+
+/** Compiles each shader once, and makes each bind group once for as long as its buffers live. */
+export class Pipelines {
+  private readonly compiledShaders = new Map<Shader, Compiled>();
+  private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout }>();
+  private readonly groups = new Map<string, GPUBindGroup>();
+  private readonly paramLayout: GPUBindGroupLayout;
+
+  constructor(private readonly device: GPUDevice) {
+    this.paramLayout = device.createBindGroupLayout({
+      entries: [{ binding: 0, visibility: COMPUTE, buffer: { type: 'uniform', hasDynamicOffset: true } }],
+    });
+  }
+
+  paramGroup(buffer: GPUBuffer, size: number): GPUBindGroup {
+    return this.device.createBindGroup({
+      layout: this.paramLayout,
+      entries: [{ binding: 0, resource: { buffer, size } }],
+    });
+  }
+
+  compiled(shader: Shader): Compiled {
+    let found = this.compiledShaders.get(shader);
+    if (!found) this.compiledShaders.set(shader, (found = this.compile(shader)));
+    return found;
+  }
+
+  bindGroup(compiled: Compiled, args: readonly GpuArg[]): GPUBindGroup {
+    let key = `${compiled.layoutId}`;
+    for (let i = 0; i < args.length; i++) key += `,${args[i].buffer.id}`;
+    let group = this.groups.get(key);
+    if (!group) {
+      if (this.groups.size >= MAX_GROUPS) this.dropOldest();
+      group = this.device.createBindGroup({
+        layout: compiled.layout,
+        entries: args.map((arg, binding) => ({ binding, resource: { buffer: arg.buffer.gpu } })),
+      });
+      this.groups.set(key, group);
+    }
+    return group;
+  }
+
+  /** Drops the bind groups that name a buffer about to be destroyed. */
+  forget(buffer: GpuBuffer): void {
+    const id = String(buffer.id);
+    for (const key of this.groups.keys()) if (key.split(',').slice(1).includes(id)) this.groups.delete(key);
+  }
+
+  /** Adds the numbered source to a driver's message that names a shader. */
+  explain(message: string): string {
+    for (const shader of this.compiledShaders.keys()) {
+      if (!message.includes(`"${shader.spec.key}"`)) continue;
+      const numbered = shader.source().split('\n').map((line, i) => `${String(i + 1).padStart(4)} ${line}`);
+      return `${message}\n${numbered.join('\n')}`;
+    }
+    return message;
+  }
+
+  private compile(shader: Shader): Compiled {
+    const hasParams = shader.paramTypes.length > 0;
+    const { id, layout } = this.layout(shader.bindings);
+    const label = shader.spec.key;
+    const pipeline = this.device.createComputePipeline({
+      label,
+      layout: this.device.createPipelineLayout({
+        bindGroupLayouts: hasParams ? [layout, this.paramLayout] : [layout],
+      }),
+      compute: { module: this.device.createShaderModule({ label, code: shader.source() }), entryPoint: 'main' },
+    });
+    return { pipeline, layout, layoutId: id, hasParams };
+  }
+
+  private layout(bindings: string): { id: number; layout: GPUBindGroupLayout } {
+    let found = this.layouts.get(bindings);
+    if (!found) {
+      const layout = this.device.createBindGroupLayout({
+        entries: [...bindings].map((access, binding) => ({
+          binding,
+          visibility: COMPUTE,
+          buffer: { type: access === 'r' ? ('read-only-storage' as const) : ('storage' as const) },
+        })),
+      });
+      found = { id: this.layouts.size, layout };
+      this.layouts.set(bindings, found);
+    }
+    return found;
+  }
+
+  private dropOldest(): void {
+    let count = this.groups.size / 2;
+    for (const key of this.groups.keys()) {
+      if (count-- <= 0) break;
+      this.groups.delete(key);
+    }
+  }
+}

@@ -1,0 +1,280 @@
+import type { Backend, Call, Support } from '../../backend.ts';
+import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
+import { DeviceError, DeviceLostError, KernelError } from '../../errors.ts';
+import type { Op } from '../../op.ts';
+import { bytesMoved, type Profiler } from '../../profiler.ts';
+import { hostArrayFor } from '../reference/reference.ts';
+import { BufferPool, type GpuBuffer, GPUBufferUsageFlags } from './buffers.ts';
+import type { GpuArg, GpuCaps, Launch, Shader } from './launch.ts';
+import { type Compiled, Pipelines } from './pipelines.ts';
+import { Timestamps } from './timestamps.ts';
+
+/** Bytes of one dispatch's params; the least uniform offset alignment WebGPU guarantees. */
+const PARAM_SLOT = 256;
+/** Dispatches in one submit at most. */
+const SLOTS = 1024;
+
+export interface WebGpuOptions {
+  /** Fill new buffers with NaN: shows kernels that read what nobody wrote. For tests. */
+  readonly poison?: boolean;
+}
+
+/**
+ * WGSL kernels on a GPUDevice: the same code under Dawn in Node and in browsers. Dispatches gather in one compute
+ * pass and go out in one submit; bind groups are cached by the buffers they name; params travel in one buffer written
+ * once per submit.
+ */
+export class WebGpuBackend implements Backend<GpuBuffer> {
+  readonly kind = 'webgpu';
+  readonly description: string;
+  readonly caps: GpuCaps;
+  readonly pool: BufferPool;
+  profiler: Profiler | null = null;
+
+  private readonly pipelines: Pipelines;
+  private readonly params: GPUBuffer;
+  private readonly paramGroup: GPUBindGroup;
+  private readonly staging = new ArrayBuffer(PARAM_SLOT * SLOTS);
+  private readonly stagingU32 = new Uint32Array(this.staging);
+  private readonly stagingI32 = new Int32Array(this.staging);
+  private readonly stagingF32 = new Float32Array(this.staging);
+  private used = 0;
+  private encoder: GPUCommandEncoder | null = null;
+  private pass: GPUComputePassEncoder | null = null;
+  private failure: Error | null = null;
+  private timestamps: Timestamps | null = null;
+  private readonly scratchInUse: GpuBuffer[] = [];
+  private readonly poison: boolean;
+
+  private constructor(
+    readonly device: GPUDevice,
+    adapter: GPUAdapter,
+    options: WebGpuOptions,
+  ) {
+    const info = adapter.info;
+    this.description = [info.vendor, info.architecture, info.device, info.description].filter(Boolean).join(' ');
+    this.caps = readCaps(device, info, this.description);
+    this.poison = options.poison ?? false;
+    this.pipelines = new Pipelines(device);
+    const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
+    this.pool = new BufferPool(device, limit, (buffer) => this.pipelines.forget(buffer));
+    this.params = device.createBuffer({
+      size: PARAM_SLOT * SLOTS,
+      usage: GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST,
+    });
+    this.paramGroup = this.pipelines.paramGroup(this.params, PARAM_SLOT);
+    device.addEventListener?.('uncapturederror', (event) => {
+      this.failure ??= new KernelError(this.pipelines.explain(event.error.message));
+    });
+    void device.lost.then((lost) => {
+      if (lost.reason === 'destroyed' && this.failure) return;
+      this.failure = new DeviceLostError(`the GPU device was lost (${lost.reason}): ${lost.message}`);
+    });
+  }
+
+  /**
+   * @param gpu `navigator.gpu` in a browser, Dawn's in Node
+   * @throws DeviceError when there is no adapter
+   */
+  static async create(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<WebGpuBackend> {
+    const adapter = await gpu?.requestAdapter({ powerPreference: 'high-performance' });
+    if (!adapter) {
+      throw new DeviceError('no WebGPU adapter was found; install a Vulkan driver or use --backend wasm');
+    }
+    const wanted = ['shader-f16', 'subgroups', 'timestamp-query'] as GPUFeatureName[];
+    const l = adapter.limits;
+    const device = await adapter.requestDevice({
+      requiredFeatures: wanted.filter((f) => adapter.features.has(f)),
+      requiredLimits: {
+        maxBufferSize: l.maxBufferSize,
+        maxStorageBufferBindingSize: l.maxStorageBufferBindingSize,
+        maxStorageBuffersPerShaderStage: l.maxStorageBuffersPerShaderStage,
+        maxComputeWorkgroupStorageSize: l.maxComputeWorkgroupStorageSize,
+        maxComputeInvocationsPerWorkgroup: l.maxComputeInvocationsPerWorkgroup,
+        maxComputeWorkgroupSizeX: l.maxComputeWorkgroupSizeX,
+      },
+    });
+    return new WebGpuBackend(device, adapter, options);
+  }
+
+  get memory() {
+    return this.pool.memory;
+  }
+
+  alloc(size: number, dtype: DType): GpuBuffer {
+    this.check();
+    const buffer = this.pool.take(Math.max(4, size * bytesOf(dtype)));
+    if (this.poison) {
+      this.flush();
+      this.device.queue.writeBuffer(buffer.gpu, 0, new Float32Array(buffer.capacity / 4).fill(NaN));
+    }
+    return buffer;
+  }
+
+  free(buffer: GpuBuffer): void {
+    this.pool.give(buffer);
+  }
+
+  write(buffer: GpuBuffer, data: HostArray): void {
+    this.check();
+    this.flush();
+    let bytes: HostArray = data instanceof Float64Array ? Float32Array.from(data) : data;
+    if (bytes.byteLength % 4 !== 0) {
+      const padded = new Uint16Array(bytes.length + 1);
+      padded.set(bytes);
+      bytes = padded;
+    }
+    this.device.queue.writeBuffer(buffer.gpu, 0, bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  async read(buffer: GpuBuffer, size: number, dtype: DType): Promise<HostArray> {
+    this.check();
+    const bytes = Math.ceil((size * bytesOf(dtype)) / 4) * 4;
+    const result = hostArrayFor(dtype, size);
+    if (size === 0) return result;
+    const copy = this.device.createBuffer({
+      size: bytes,
+      usage: GPUBufferUsageFlags.MAP_READ | GPUBufferUsageFlags.COPY_DST,
+    });
+    this.endPass();
+    this.encoder ??= this.device.createCommandEncoder();
+    this.encoder.copyBufferToBuffer(buffer.gpu, 0, copy, 0, bytes);
+    this.flush();
+    try {
+      await copy.mapAsync(0x1, 0, bytes);
+    } catch (error) {
+      this.check();
+      throw new KernelError(`reading from the GPU failed: ${(error as Error).message}`);
+    }
+    const view = new Uint8Array(copy.getMappedRange(0, bytes));
+    new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
+    copy.unmap();
+    copy.destroy();
+    this.check();
+    return result;
+  }
+
+  run<A>(op: Op<A>, call: Call<A, GpuBuffer>): void {
+    if (this.failure) throw this.failure;
+    const launches = op.webgpu({
+      inputs: call.inputs,
+      outputs: call.outputs,
+      attrs: call.attrs,
+      caps: this.caps,
+      scratch: this.scratch,
+    });
+    if (this.profiler && this.timestampsFor()) {
+      this.timed(op.name, launches, bytesMoved(call));
+    } else {
+      for (const launch of launches) this.dispatch(launch);
+    }
+    while (this.scratchInUse.length > 0) this.pool.give(this.scratchInUse.pop()!);
+  }
+
+  supports(): Support {
+    return 'native';
+  }
+
+  async sync(): Promise<void> {
+    this.flush();
+    await this.device.queue.onSubmittedWorkDone();
+    if (this.timestamps && this.profiler) await this.timestamps.collect(this.profiler);
+    this.check();
+  }
+
+  /** Sends what was enqueued to the GPU. */
+  flush(): void {
+    this.endPass();
+    if (!this.encoder) return;
+    if (this.used > 0) this.device.queue.writeBuffer(this.params, 0, this.staging, 0, this.used * PARAM_SLOT);
+    this.timestamps?.resolve(this.encoder);
+    this.device.queue.submit([this.encoder.finish()]);
+    this.encoder = null;
+    this.used = 0;
+  }
+
+  dispose(): void {
+    this.failure ??= new DeviceLostError('this backend was disposed');
+    this.pool.trim();
+    this.device.destroy();
+  }
+
+  private readonly scratch = (shape: readonly number[], dtype: DType = 'f32'): GpuArg => {
+    let size = 1;
+    for (const d of shape) size *= d;
+    const buffer = this.pool.take(Math.max(4, size * bytesOf(dtype)));
+    this.scratchInUse.push(buffer);
+    return { shape, dtype, size, buffer };
+  };
+
+  private dispatch(launch: Launch, into: GPUComputePassEncoder = this.computePass()): void {
+    const compiled = this.pipelines.compiled(launch.shader);
+    into.setPipeline(compiled.pipeline);
+    into.setBindGroup(0, this.pipelines.bindGroup(compiled, launch.args));
+    if (compiled.hasParams) {
+      const slot = this.used++;
+      this.stage(slot, launch.shader, launch.params!);
+      into.setBindGroup(1, this.paramGroup, [slot * PARAM_SLOT]);
+    }
+    into.dispatchWorkgroups(launch.grid[0], launch.grid[1], launch.grid[2]);
+    if (this.used === SLOTS) this.flush();
+  }
+
+  private stage(slot: number, shader: Shader, values: readonly number[]): void {
+    const base = (slot * PARAM_SLOT) / 4;
+    const types = shader.paramTypes;
+    for (let i = 0; i < types.length; i++) {
+      if (types[i] === 'u32') this.stagingU32[base + i] = values[i];
+      else if (types[i] === 'f32') this.stagingF32[base + i] = values[i];
+      else this.stagingI32[base + i] = values[i];
+    }
+  }
+
+  private computePass(): GPUComputePassEncoder {
+    if (this.pass) return this.pass;
+    this.encoder ??= this.device.createCommandEncoder();
+    this.pass = this.encoder.beginComputePass();
+    return this.pass;
+  }
+
+  private endPass(): void {
+    this.pass?.end();
+    this.pass = null;
+  }
+
+  private timestampsFor(): Timestamps | null {
+    if (!this.device.features.has('timestamp-query')) return null;
+    this.timestamps ??= new Timestamps(this.device);
+    return this.timestamps;
+  }
+
+  /** One pass per op with a timestamp at either end. */
+  private timed(name: string, launches: readonly Launch[], bytes: number): void {
+    if (this.used + launches.length >= SLOTS || this.timestamps!.full) this.flush();
+    this.endPass();
+    this.encoder ??= this.device.createCommandEncoder();
+    const pass = this.encoder.beginComputePass({ timestampWrites: this.timestamps!.next(name, bytes) });
+    for (const launch of launches) this.dispatch(launch, pass);
+    pass.end();
+  }
+
+  private check(): void {
+    if (this.failure) throw this.failure;
+  }
+}
+
+function readCaps(device: GPUDevice, info: GPUAdapterInfo, description: string): GpuCaps {
+  const subgroup = info as GPUAdapterInfo & { subgroupMinSize?: number; subgroupMaxSize?: number };
+  return {
+    f16: device.features.has('shader-f16'),
+    subgroups: device.features.has('subgroups' as GPUFeatureName),
+    subgroupMinSize: subgroup.subgroupMinSize ?? 4,
+    subgroupMaxSize: subgroup.subgroupMaxSize ?? 128,
+    maxInvocations: device.limits.maxComputeInvocationsPerWorkgroup,
+    maxWorkgroupMemory: device.limits.maxComputeWorkgroupStorageSize,
+    maxStorageBuffers: device.limits.maxStorageBuffersPerShaderStage,
+    software: /llvmpipe|lavapipe|swiftshader|basic render/i.test(description),
+  };
+}
+
+export type { Compiled };

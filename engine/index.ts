@@ -1,0 +1,13 @@
+/** The tensor engine: tensors, tape, scopes, backends. It knows no op and no model. */
+export * from './apply.ts';
+export * from './backend.ts';
+export { ReferenceBackend, type ReferenceOptions } from './backends/reference/reference.ts';
+export * from './backends/webgpu/launch.ts';
+export { WebGpuBackend, type WebGpuOptions } from './backends/webgpu/webgpu.ts';
+export * from './dtype.ts';
+export * from './errors.ts';
+export * from './op.ts';
+export { type OpProfile, Profiler } from './profiler.ts';
+export { keep, scope } from './scope.ts';
+export { backwardFrom, checkpoint, gradEnabled, noGrad } from './tape.ts';
+export * from './tensor.ts';

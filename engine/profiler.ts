@@ -1,0 +1,53 @@
+/** What one op cost over all its calls. */
+export interface OpProfile {
+  readonly name: string;
+  calls: number;
+  /** Milliseconds on the device (GPU timestamps) or in the kernel (WASM, reference). */
+  ms: number;
+  /** Bytes of all inputs and outputs: the least the op had to move. */
+  bytes: number;
+}
+
+/** Collects time and bytes per op; give it to `backend.profiler`, run, `await backend.sync()`, read `rows()`. */
+export class Profiler {
+  private readonly ops = new Map<string, OpProfile>();
+
+  add(name: string, ms: number, bytes: number, calls = 1): void {
+    let row = this.ops.get(name);
+    if (!row) this.ops.set(name, (row = { name, calls: 0, ms: 0, bytes: 0 }));
+    row.calls += calls;
+    row.ms += ms;
+    row.bytes += bytes;
+  }
+
+  /** Dearest first. */
+  rows(): OpProfile[] {
+    return [...this.ops.values()].sort((a, b) => b.ms - a.ms);
+  }
+
+  /** A table for people: op, calls, ms, share, GB/s. */
+  table(): string {
+    const rows = this.rows();
+    const total = rows.reduce((sum, row) => sum + row.ms, 0);
+    const lines = rows.map((row) => [
+      row.name.padEnd(28),
+      String(row.calls).padStart(7),
+      row.ms.toFixed(3).padStart(11),
+      `${((100 * row.ms) / (total || 1)).toFixed(1)}%`.padStart(7),
+      (row.bytes / 1e6 / (row.ms || 1e-9)).toFixed(1).padStart(9),
+    ]);
+    const head = ['op'.padEnd(28), 'calls'.padStart(7), 'ms'.padStart(11), 'share'.padStart(7), 'GB/s'.padStart(9)];
+    return [head, ...lines].map((cells) => cells.join(' ')).join('\n');
+  }
+}
+
+/** Bytes a call reads and writes at the least. */
+export function bytesMoved(call: {
+  inputs: readonly { size: number; dtype: string }[];
+  outputs: readonly { size: number; dtype: string }[];
+}): number {
+  let bytes = 0;
+  for (const arg of call.inputs) bytes += arg.size * (arg.dtype === 'f16' || arg.dtype === 'bf16' ? 2 : 4);
+  for (const arg of call.outputs) bytes += arg.size * (arg.dtype === 'f16' || arg.dtype === 'bf16' ? 2 : 4);
+  return bytes;
+}

@@ -1,0 +1,282 @@
+import type { Spec } from './backend.ts';
+import { ArgumentError, DisposedError, ShapeError } from './errors.ts';
+import type { BackwardContext, Op } from './op.ts';
+import { keep, scope } from './scope.ts';
+import { Storage, Tensor } from './tensor.ts';
+
+interface Edge {
+  readonly node: Node | null;
+  readonly outputIndex: number;
+  readonly leaf: Tensor | null;
+}
+
+interface Saved {
+  readonly storage: Storage;
+  readonly spec: Spec;
+}
+
+/** How a node turns gradients of its outputs into gradients of its inputs. */
+type Pullback = (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[];
+
+let sequence = 0;
+let paused = 0;
+
+/** Whether ops are being recorded. */
+export function gradEnabled(): boolean {
+  return paused === 0;
+}
+
+/** Runs `body` without recording: nothing computed in it has a gradient. */
+export function noGrad<T>(body: () => T): T {
+  paused++;
+  try {
+    return body();
+  } finally {
+    paused--;
+  }
+}
+
+/** Runs `body` with recording on, also inside `noGrad`. */
+function withGrad<T>(body: () => T): T {
+  const before = paused;
+  paused = 0;
+  try {
+    return body();
+  } finally {
+    paused = before;
+  }
+}
+
+/**
+ * One recorded op. Counted by the tensors and nodes that refer to it; with the last of them, what it saved for
+ * backward is freed, so that an abandoned graph leaks nothing.
+ */
+export class Node {
+  readonly order = sequence++;
+  private refs = 0;
+  private consumed = false;
+
+  constructor(
+    readonly name: string,
+    readonly edges: readonly (Edge | null)[],
+    readonly inputSpecs: readonly Spec[],
+    readonly outputSpecs: readonly Spec[],
+    readonly savedInputs: ReadonlyMap<number, Saved>,
+    readonly savedOutputs: ReadonlyMap<number, Saved>,
+    readonly pullback: Pullback,
+  ) {
+    for (const edge of edges) edge?.node?.retain();
+  }
+
+  retain(): void {
+    this.refs++;
+  }
+
+  release(): void {
+    if (--this.refs > 0) return;
+    this.consume();
+    for (const edge of this.edges) edge?.node?.release();
+  }
+
+  /** Frees what was saved; backward may walk a node once. */
+  consume(): void {
+    if (this.consumed) return;
+    this.consumed = true;
+    for (const saved of this.savedInputs.values()) saved.storage.release();
+    for (const saved of this.savedOutputs.values()) saved.storage.release();
+  }
+
+  view(kind: 'input' | 'output', i: number): Tensor {
+    if (this.consumed) {
+      throw new DisposedError(`${this.name}: backward ran through this graph before; compute the loss again`);
+    }
+    const saved = (kind === 'input' ? this.savedInputs : this.savedOutputs).get(i);
+    if (!saved) throw new ArgumentError(`${this.name}: backward reads ${kind} ${i}, which the op does not save`);
+    return new Tensor(saved.storage.retain(), saved.spec.shape, saved.spec.dtype);
+  }
+}
+
+function edgeOf(tensor: Tensor): Edge | null {
+  if (!tensor.requiresGrad) return null;
+  return { node: tensor.node, outputIndex: tensor.outputIndex, leaf: tensor.node ? null : tensor };
+}
+
+function save(tensors: readonly Tensor[], indices: readonly number[] | undefined): Map<number, Saved> {
+  const saved = new Map<number, Saved>();
+  for (const i of indices ?? []) {
+    const tensor = tensors[i];
+    if (tensor) saved.set(i, { storage: tensor.storage.retain(), spec: { shape: tensor.shape, dtype: tensor.dtype } });
+  }
+  return saved;
+}
+
+function attach(node: Node, outputs: readonly Tensor[]): void {
+  outputs.forEach((output, i) => {
+    output.node = node;
+    output.outputIndex = i;
+    output.requiresGrad = true;
+    node.retain();
+  });
+}
+
+/** Puts an op that ran on the tape. */
+export function record<A>(op: Op<A>, inputs: readonly Tensor[], outputs: readonly Tensor[], attrs: A): void {
+  const pullback: Pullback = (node, grads) =>
+    op.backward!({
+      attrs,
+      grads,
+      inputSpecs: node.inputSpecs,
+      outputSpecs: node.outputSpecs,
+      needs: node.edges.map((edge) => edge !== null),
+      input: (i) => node.view('input', i),
+      output: (i) => node.view('output', i),
+    } satisfies BackwardContext<A>);
+  const node = new Node(
+    op.name,
+    inputs.map(edgeOf),
+    inputs.map(specOf),
+    outputs.map(specOf),
+    save(inputs, op.saves?.inputs),
+    save(outputs, op.saves?.outputs),
+    pullback,
+  );
+  attach(node, outputs);
+}
+
+/** Puts a view on the tape: `output` shares the storage of `input`, and `pullback` reshapes the gradient back. */
+export function recordAlias(name: string, input: Tensor, output: Tensor, pullback: (grad: Tensor) => Tensor): void {
+  const edge = gradEnabled() ? edgeOf(input) : null;
+  if (!edge) return;
+  const none = new Map<number, Saved>();
+  const node = new Node(name, [edge], [specOf(input)], [specOf(output)], none, none, (_, [grad]) => [pullback(grad!)]);
+  attach(node, [output]);
+}
+
+function specOf(tensor: Tensor): Spec {
+  return { shape: tensor.shape, dtype: tensor.dtype };
+}
+
+/** Adds two gradients of one tensor; handed in, because the tape knows no op. */
+export type Accumulate = (a: Tensor, b: Tensor) => Tensor;
+
+/**
+ * Walks the tape back from `roots`, whose gradients are `grads`, and leaves in each leaf's `.grad` the sum of what
+ * reached it. Frees what was saved as it goes.
+ */
+export function backwardFrom(roots: readonly Tensor[], grads: readonly Tensor[], accumulate: Accumulate): void {
+  noGrad(() => scope(() => walk(roots, grads, accumulate)));
+}
+
+function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate: Accumulate): void {
+  const pending = new Map<Node, (Tensor | null)[]>();
+  const deliver = (edge: Edge, grad: Tensor): void => {
+    if (edge.leaf) {
+      addToLeaf(edge.leaf, grad, accumulate);
+      return;
+    }
+    const slots = pending.get(edge.node!)!;
+    const before = slots[edge.outputIndex];
+    slots[edge.outputIndex] = before ? accumulate(before, grad) : grad;
+    if (before) {
+      before.dispose();
+      grad.dispose();
+    }
+  };
+  const nodes = reachable(roots);
+  for (const node of nodes) pending.set(node, new Array(node.outputSpecs.length).fill(null));
+  roots.forEach((root, i) => {
+    checkGradShape(root, rootGrads[i]);
+    const edge = edgeOf(root);
+    if (edge) deliver(edge, rootGrads[i].detach());
+  });
+  for (const node of nodes) {
+    const grads = pending.get(node)!;
+    pending.delete(node);
+    if (grads.every((g) => g === null)) continue;
+    const results = scope(() =>
+      node.pullback(node, grads).map((grad, i, all) =>
+        grad && (grads.includes(grad) || all.indexOf(grad) < i) ? grad.detach() : grad,
+      ),
+    );
+    node.consume();
+    for (const grad of grads) grad?.dispose();
+    node.edges.forEach((edge, i) => {
+      const grad = results[i];
+      if (!grad) return;
+      if (edge) deliver(edge, grad);
+      else grad.dispose();
+    });
+  }
+}
+
+function checkGradShape(root: Tensor, grad: Tensor): void {
+  if (!root.requiresGrad) {
+    throw new ArgumentError(`backward: ${root} does not depend on a tensor that requires a gradient`);
+  }
+  if (root.shape.join() !== grad.shape.join()) {
+    throw new ShapeError(`backward: ${root} was given a gradient of shape [${grad.shape.join(', ')}]`);
+  }
+}
+
+function addToLeaf(leaf: Tensor, grad: Tensor, accumulate: Accumulate): void {
+  if (leaf.disposed) throw new DisposedError(`backward: ${leaf} was freed before its gradient was computed`);
+  const before = leaf.grad;
+  leaf.grad = keep(before ? accumulate(before, grad) : grad.detach());
+  before?.dispose();
+  grad.dispose();
+}
+
+/** All nodes the roots depend on, latest first. */
+function reachable(roots: readonly Tensor[]): Node[] {
+  const seen = new Set<Node>();
+  const stack = roots.flatMap((root) => (root.node ? [root.node] : []));
+  while (stack.length > 0) {
+    const node = stack.pop()!;
+    if (seen.has(node)) continue;
+    seen.add(node);
+    for (const edge of node.edges) if (edge?.node && !seen.has(edge.node)) stack.push(edge.node);
+  }
+  return [...seen].sort((a, b) => b.order - a.order);
+}
+
+/**
+ * Gradient checkpointing: runs `body` without recording, keeps only `inputs`, and runs it again when backward comes
+ * by (Chen et al. 2016). Parameters that `body` closes over get their gradients too. `replay` wraps the second run,
+ * for what must be as it was in the first (random state).
+ */
+export function checkpoint(
+  body: (inputs: Tensor[]) => Tensor[],
+  inputs: readonly Tensor[],
+  accumulate: Accumulate,
+  replay: <T>(run: () => T) => T = (run) => run(),
+): Tensor[] {
+  if (!gradEnabled()) return body([...inputs]);
+  const outputs = scope(() => noGrad(() => body([...inputs])));
+  const pullback: Pullback = (node, grads) => {
+    const leaves = inputs.map((_, i) => {
+      const leaf = node.view('input', i);
+      leaf.requiresGrad = node.edges[i] !== null;
+      return leaf;
+    });
+    const again = replay(() => withGrad(() => body(leaves)));
+    const used = again.flatMap((output, i) => (grads[i] && output.requiresGrad ? [i] : []));
+    backwardFrom(
+      used.map((i) => again[i]),
+      used.map((i) => grads[i]!),
+      accumulate,
+    );
+    return leaves.map((leaf) => leaf.grad?.detach() ?? null);
+  };
+  const all = inputs.map((_, i) => i);
+  const node = new Node(
+    'checkpoint',
+    inputs.map(edgeOf),
+    inputs.map(specOf),
+    outputs.map(specOf),
+    save(inputs, all),
+    new Map(),
+    pullback,
+  );
+  attach(node, outputs);
+  return outputs;
+}

@@ -1,0 +1,156 @@
+import type { Backend, Spec } from './backend.ts';
+import { elements } from './backend.ts';
+import type { DType, HostArray } from './dtype.ts';
+import { DisposedError, ShapeError } from './errors.ts';
+import type { Scope } from './scope.ts';
+import { track } from './scope.ts';
+import type { Node } from './tape.ts';
+
+(Symbol as { dispose?: symbol }).dispose ??= Symbol.for('Symbol.dispose');
+
+/** A backend buffer with a count of the tensors and tape entries that hold it; freed when the last lets go. */
+export class Storage {
+  private refs = 1;
+  constructor(
+    readonly backend: Backend,
+    readonly buffer: unknown,
+  ) {}
+
+  retain(): this {
+    this.refs++;
+    return this;
+  }
+
+  release(): void {
+    if (--this.refs === 0) this.backend.free(this.buffer);
+  }
+}
+
+let nextId = 1;
+
+/**
+ * An n-dimensional array on a backend: shape, dtype, storage and its place on the tape. It has no arithmetic; ops are
+ * functions. Always contiguous and row-major. Freed by its scope, by `dispose()` or by `using`.
+ */
+export class Tensor implements Spec {
+  readonly id = nextId++;
+  readonly size: number;
+  /** Set on leaves whose gradient is wanted, and on everything computed from them. */
+  requiresGrad = false;
+  /** After `backward`, the gradient of a leaf. */
+  grad: Tensor | null = null;
+  /** Where it was computed, if that was recorded, and as which output. */
+  node: Node | null = null;
+  outputIndex = 0;
+  /** For messages; parameters carry their state-dict name. */
+  name: string | null = null;
+  scope: Scope | null = null;
+  private freed = false;
+
+  constructor(
+    readonly storage: Storage,
+    readonly shape: readonly number[],
+    readonly dtype: DType,
+  ) {
+    this.size = elements(shape);
+    track(this);
+  }
+
+  get backend(): Backend {
+    return this.storage.backend;
+  }
+
+  get disposed(): boolean {
+    return this.freed;
+  }
+
+  /** The backend's buffer. @throws DisposedError after the tensor was freed. */
+  get buffer(): unknown {
+    if (this.freed) throw new DisposedError(`${this} was used after it was freed; return it from its scope or keep() it`);
+    return this.storage.buffer;
+  }
+
+  /** Copies the elements to the host, waiting for what computes them. */
+  async data(): Promise<HostArray> {
+    return this.backend.read(this.buffer, this.size, this.dtype);
+  }
+
+  /** The one element of a tensor of size 1. */
+  async item(): Promise<number> {
+    if (this.size !== 1) throw new ShapeError(`item: ${this} has ${this.size} elements, expected 1`);
+    return (await this.data())[0];
+  }
+
+  /** Another handle on the same elements, off the tape, owned by the innermost scope. */
+  detach(): Tensor {
+    return this.alias(this.shape);
+  }
+
+  /** Another handle on the same elements under another shape of the same size, off the tape. */
+  alias(shape: readonly number[]): Tensor {
+    void this.buffer;
+    return new Tensor(this.storage.retain(), shape, this.dtype);
+  }
+
+  dispose(): void {
+    if (this.freed) return;
+    this.freed = true;
+    this.scope = null;
+    this.storage.release();
+    this.grad?.dispose();
+    this.grad = null;
+    this.node?.release();
+    this.node = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  toString(): string {
+    return `tensor ${this.name ? `"${this.name}"` : `#${this.id}`} ${this.dtype}[${this.shape.join(', ')}]`;
+  }
+}
+
+/** An uninitialised tensor. */
+export function empty(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+  return new Tensor(new Storage(backend, backend.alloc(elements(shape), dtype)), shape, dtype);
+}
+
+/** A tensor holding a copy of `data`. @throws ShapeError when the length is not that of the shape. */
+export function fromData(
+  backend: Backend,
+  data: HostArray | readonly number[],
+  shape: readonly number[],
+  dtype: DType = 'f32',
+): Tensor {
+  const size = elements(shape);
+  if (data.length !== size) {
+    throw new ShapeError(`fromData: ${data.length} values for shape [${shape.join(', ')}], expected ${size}`);
+  }
+  const tensor = empty(backend, shape, dtype);
+  backend.write(tensor.buffer, hostArray(data, dtype));
+  return tensor;
+}
+
+/** One number as a tensor of shape []. */
+export function scalar(backend: Backend, value: number, dtype: DType = 'f32'): Tensor {
+  return fromData(backend, [value], [], dtype);
+}
+
+function hostArray(data: HostArray | readonly number[], dtype: DType): HostArray {
+  switch (dtype) {
+    case 'f32':
+      return data instanceof Float32Array || data instanceof Float64Array ? data : Float32Array.from(data);
+    case 'i32':
+      return data instanceof Int32Array ? data : Int32Array.from(data);
+    case 'u32':
+    case 'bool':
+      return data instanceof Uint32Array ? data : Uint32Array.from(data);
+    case 'f16':
+    case 'bf16':
+      return data instanceof Uint16Array ? data : Uint16Array.from(data);
+    default:
+      return dtype satisfies never;
+  }
+}

@@ -1,0 +1,75 @@
+import type { Spec } from '../engine/backend.ts';
+import { ShapeError } from '../engine/errors.ts';
+
+export function show(shape: readonly number[]): string {
+  return `[${shape.join(', ')}]`;
+}
+
+export function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((d, i) => d === b[i]);
+}
+
+/** The shape that a and b broadcast to, as torch has it. */
+export function broadcastShapes(op: string, a: readonly number[], b: readonly number[]): number[] {
+  const rank = Math.max(a.length, b.length);
+  const out = new Array<number>(rank);
+  for (let i = 1; i <= rank; i++) {
+    const x = a.length >= i ? a[a.length - i] : 1;
+    const y = b.length >= i ? b[b.length - i] : 1;
+    if (x !== y && x !== 1 && y !== 1) {
+      throw new ShapeError(`${op}: shapes ${show(a)} and ${show(b)} do not broadcast: ${x} against ${y} in dim -${i}`);
+    }
+    out[rank - i] = x === 1 ? y : x;
+  }
+  return out;
+}
+
+/** A dimension counted from the front. @throws ShapeError when out of range */
+export function normalizeDim(op: string, dim: number, rank: number): number {
+  const d = dim < 0 ? dim + rank : dim;
+  if (!Number.isInteger(dim) || d < 0 || d >= Math.max(rank, 1)) {
+    throw new ShapeError(`${op}: dim ${dim} is out of range for ${rank} dimensions`);
+  }
+  return d;
+}
+
+/** Row-major strides in elements. */
+export function strides(shape: readonly number[]): number[] {
+  const out = new Array<number>(shape.length);
+  let step = 1;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    out[i] = step;
+    step *= shape[i];
+  }
+  return out;
+}
+
+/** Strides that read `shape` as if it were `target`: 0 where it is stretched. */
+export function broadcastStrides(shape: readonly number[], target: readonly number[]): number[] {
+  const own = strides(shape);
+  const offset = target.length - shape.length;
+  return target.map((_, i) => (i < offset || shape[i - offset] === 1 ? 0 : own[i - offset]));
+}
+
+/** Elements before, along and after a dimension: the three loops of most kernels. */
+export function around(shape: readonly number[], dim: number): { outer: number; length: number; inner: number } {
+  let outer = 1;
+  let inner = 1;
+  for (let i = 0; i < dim; i++) outer *= shape[i];
+  for (let i = dim + 1; i < shape.length; i++) inner *= shape[i];
+  return { outer, length: shape[dim] ?? 1, inner };
+}
+
+/** @throws ShapeError unless `arg` has the rank */
+export function expectRank(op: string, name: string, arg: Spec, rank: number): void {
+  if (arg.shape.length !== rank) {
+    throw new ShapeError(`${op}: ${name} has shape ${show(arg.shape)}, expected ${rank} dimensions`);
+  }
+}
+
+/** @throws ShapeError unless `arg` has that shape */
+export function expectShape(op: string, name: string, arg: Spec, shape: readonly number[]): void {
+  if (!sameShape(arg.shape, shape)) {
+    throw new ShapeError(`${op}: ${name} has shape ${show(arg.shape)}, expected ${show(shape)}`);
+  }
+}

@@ -1,0 +1,221 @@
+import { apply1 } from '../engine/apply.ts';
+import { expectDType } from '../engine/dtype.ts';
+import { defineOp, type Op, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
+import { erf as erfOf, erfWgsl } from './math.ts';
+
+/**
+ * One elementwise function: its value, and its derivative in terms of input x and output y, in JavaScript and WGSL.
+ * The C kernels carry the same names (`wasm/src/unary.c`).
+ */
+interface Row {
+  readonly f: (x: number) => number;
+  readonly df: (x: number, y: number) => number;
+  readonly wgsl: string;
+  readonly dwgsl: string;
+  /** Functions the WGSL expressions call. */
+  readonly helpers?: string;
+}
+
+const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
+const INV_SQRT_2PI = 1 / Math.sqrt(2 * Math.PI);
+const TWO_OVER_SQRT_PI = 2 / Math.sqrt(Math.PI);
+
+const sigmoidOf = (x: number) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
+const geluInner = (x: number) => SQRT_2_OVER_PI * (x + 0.044715 * x * x * x);
+
+/** WGSL's tanh overflows to NaN on some drivers for large arguments; the clamp changes nothing in f32. */
+const TANH = /* wgsl */ `
+fn tanh_(x: f32) -> f32 { return tanh(clamp(x, -15.0, 15.0)); }
+`;
+const SIGMOID = /* wgsl */ `
+fn sigmoid_(x: f32) -> f32 { let e = exp(-abs(x)); return select(e, 1.0, x >= 0.0) / (1.0 + e); }
+`;
+const GELU_TANH = /* wgsl */ `${TANH}
+fn gelu_inner(x: f32) -> f32 { return ${SQRT_2_OVER_PI} * (x + 0.044715 * x * x * x); }
+fn dgelu_tanh(x: f32) -> f32 {
+  let t = tanh_(gelu_inner(x));
+  return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * ${SQRT_2_OVER_PI} * (1.0 + 0.134145 * x * x);
+}
+`;
+
+const ROWS = {
+  neg: { f: (x) => -x, df: () => -1, wgsl: '-x', dwgsl: '-1.0' },
+  abs: { f: Math.abs, df: (x) => Math.sign(x), wgsl: 'abs(x)', dwgsl: 'sign(x)' },
+  exp: { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' },
+  sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin(x)', dwgsl: 'cos(x)' },
+  cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos(x)', dwgsl: '-sin(x)' },
+  log: { f: Math.log, df: (x) => 1 / x, wgsl: 'log(x)', dwgsl: '1.0 / x' },
+  sqrt: { f: Math.sqrt, df: (_, y) => 0.5 / y, wgsl: 'sqrt(x)', dwgsl: '0.5 / y' },
+  rsqrt: {
+    f: (x) => 1 / Math.sqrt(x),
+    df: (x, y) => (-0.5 * y) / x,
+    wgsl: '1.0 / sqrt(x)',
+    dwgsl: '-0.5 * y / x',
+  },
+  reciprocal: { f: (x) => 1 / x, df: (_, y) => -y * y, wgsl: '1.0 / x', dwgsl: '-y * y' },
+  square: { f: (x) => x * x, df: (x) => 2 * x, wgsl: 'x * x', dwgsl: '2.0 * x' },
+  tanh: { f: Math.tanh, df: (_, y) => 1 - y * y, wgsl: 'tanh_(x)', dwgsl: '1.0 - y * y', helpers: TANH },
+  sigmoid: {
+    f: sigmoidOf,
+    df: (_, y) => y * (1 - y),
+    wgsl: 'sigmoid_(x)',
+    dwgsl: 'y * (1.0 - y)',
+    helpers: SIGMOID,
+  },
+  relu: { f: (x) => Math.max(x, 0), df: (x) => (x > 0 ? 1 : 0), wgsl: 'max(x, 0.0)', dwgsl: 'select(0.0, 1.0, x > 0.0)' },
+  silu: {
+    f: (x) => x * sigmoidOf(x),
+    df: (x) => sigmoidOf(x) * (1 + x * (1 - sigmoidOf(x))),
+    wgsl: 'x * sigmoid_(x)',
+    dwgsl: 'sigmoid_(x) * (1.0 + x * (1.0 - sigmoid_(x)))',
+    helpers: SIGMOID,
+  },
+  softplus: {
+    f: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
+    df: sigmoidOf,
+    wgsl: 'softplus_(x)',
+    dwgsl: 'sigmoid_(x)',
+    // log(1 + e) loses the bits of a small e; the series keeps them.
+    helpers: `${SIGMOID}
+fn softplus_(x: f32) -> f32 {
+  let e = exp(-abs(x));
+  return max(x, 0.0) + select(log(1.0 + e), e * (1.0 - e * (0.5 - e / 3.0)), e < 0.01);
+}
+`,
+  },
+  erf: {
+    f: erfOf,
+    df: (x) => TWO_OVER_SQRT_PI * Math.exp(-x * x),
+    wgsl: 'erf_(x)',
+    dwgsl: `${TWO_OVER_SQRT_PI} * exp(-x * x)`,
+    helpers: erfWgsl,
+  },
+  gelu: {
+    f: (x) => 0.5 * x * (1 + erfOf(x / Math.SQRT2)),
+    df: (x) => 0.5 * (1 + erfOf(x / Math.SQRT2)) + x * INV_SQRT_2PI * Math.exp(-0.5 * x * x),
+    wgsl: `0.5 * x * (1.0 + erf_(x * ${Math.SQRT1_2}))`,
+    dwgsl: `0.5 * (1.0 + erf_(x * ${Math.SQRT1_2})) + x * ${INV_SQRT_2PI} * exp(-0.5 * x * x)`,
+    helpers: erfWgsl,
+  },
+  gelu_tanh: {
+    f: (x) => 0.5 * x * (1 + Math.tanh(geluInner(x))),
+    df: (x) => {
+      const t = Math.tanh(geluInner(x));
+      return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * SQRT_2_OVER_PI * (1 + 0.134145 * x * x);
+    },
+    wgsl: '0.5 * x * (1.0 + tanh_(gelu_inner(x)))',
+    dwgsl: 'dgelu_tanh(x)',
+    helpers: GELU_TANH,
+  },
+} satisfies Record<string, Row>;
+
+export type UnaryName = keyof typeof ROWS;
+
+/** The names of all elementwise functions of one argument. */
+export const unaryNames = Object.keys(ROWS) as UnaryName[];
+
+const WG = 256;
+
+function elementwise(key: string, reads: Record<string, string>, output: string, row: Row, expression: string) {
+  return shader(key, () => ({
+    reads,
+    writes: { [output]: 'f32' },
+    params: { n: 'u32' },
+    constants: { WG },
+    code: /* wgsl */ `${row.helpers ?? ''}${FLAT_INDEX}
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flat_index(group, groups, local, WG);
+  if (i >= params.n) { return; }
+  ${expression}
+}`,
+  }));
+}
+
+function forwardOp(name: UnaryName, row: Row): Op {
+  return defineOp({
+    name,
+    shape([x]) {
+      expectDType(name, 'x', x.dtype, 'f32');
+      return [spec(x.shape)];
+    },
+    reference({ inputs: [x], outputs: [y] }) {
+      for (let i = 0; i < y.size; i++) y.data[i] = row.f(x.data[i]);
+    },
+    webgpu({ inputs: [x], outputs: [y] }) {
+      const body = `let x = xs[i]; ys[i] = ${row.wgsl};`;
+      const kernel = elementwise(`unary.${name}`, { xs: 'f32' }, 'ys', row, body);
+      return [{ shader: kernel, args: [x, y], params: [y.size], grid: grid1d(y.size, WG) }];
+    },
+    wasm({ inputs: [x], outputs: [y], k }) {
+      const kernel = k[name];
+      if (!kernel) return false;
+      kernel(x.ptr, y.ptr, y.size);
+      return true;
+    },
+    saves: { inputs: [0], outputs: [0] },
+    backward: ({ input, output, grads }) => [apply1(BACKWARD[name], [input(0), output(0), grads[0]!], {})],
+  });
+}
+
+/** dx = dy · f′(x), in one kernel. */
+function backwardOp(name: UnaryName, row: Row): Op {
+  return defineOp({
+    name: `${name}_backward`,
+    shape: ([x]) => [spec(x.shape)],
+    reference({ inputs: [x, y, dy], outputs: [dx] }) {
+      for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[i] * row.df(x.data[i], y.data[i]);
+    },
+    webgpu({ inputs: [x, y, dy], outputs: [dx] }) {
+      const body = `let x = xs[i]; let y = ys[i]; dxs[i] = dys[i] * (${row.dwgsl});`;
+      const kernel = elementwise(`unary.${name}.backward`, { xs: 'f32', ys: 'f32', dys: 'f32' }, 'dxs', row, body);
+      return [{ shader: kernel, args: [x, y, dy, dx], params: [dx.size], grid: grid1d(dx.size, WG) }];
+    },
+    wasm({ inputs: [x, y, dy], outputs: [dx], k }) {
+      const kernel = k[`${name}_backward`];
+      if (!kernel) return false;
+      kernel(x.ptr, y.ptr, dy.ptr, dx.ptr, dx.size);
+      return true;
+    },
+  });
+}
+
+function table(make: (name: UnaryName, row: Row) => Op): Record<UnaryName, Op> {
+  return Object.fromEntries(unaryNames.map((name) => [name, make(name, ROWS[name])])) as Record<UnaryName, Op>;
+}
+
+const BACKWARD = /* @__PURE__ */ table(backwardOp);
+/** The op objects, by torch's names. */
+export const unaryOps = /* @__PURE__ */ table(forwardOp);
+
+/** Applies the elementwise function of that name: f32 of any shape → the same shape. */
+export function unary(name: UnaryName, x: Tensor): Tensor {
+  return apply1(unaryOps[name], [x], {});
+}
+
+const bind = (name: UnaryName) => (x: Tensor) => unary(name, x);
+export const neg = bind('neg');
+export const abs = bind('abs');
+export const exp = bind('exp');
+export const sin = bind('sin');
+export const cos = bind('cos');
+export const log = bind('log');
+export const sqrt = bind('sqrt');
+export const rsqrt = bind('rsqrt');
+export const reciprocal = bind('reciprocal');
+export const square = bind('square');
+export const tanh = bind('tanh');
+export const sigmoid = bind('sigmoid');
+export const relu = bind('relu');
+/** x·sigmoid(x). */
+export const silu = bind('silu');
+/** log(1 + eˣ), exact for large |x|. */
+export const softplus = bind('softplus');
+export const erf = bind('erf');
+/** The exact GELU, by erf. */
+export const gelu = bind('gelu');
+/** GELU by tanh (Phi's `gelu_new`, SigLIP's `gelu_pytorch_tanh`). */
+export const geluTanh = bind('gelu_tanh');

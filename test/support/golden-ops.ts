@@ -1,0 +1,109 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Backend } from '../../engine/backend.ts';
+import type { DType } from '../../engine/dtype.ts';
+import { scope } from '../../engine/scope.ts';
+import { backwardFrom } from '../../engine/tape.ts';
+import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { add } from '../../ops/index.ts';
+import type { Adapters } from './adapters/types.ts';
+import { unaryAdapters } from './adapters/unary.ts';
+
+/** One golden case as `cases.json` has it. */
+export interface OpCase {
+  readonly id: string;
+  readonly op: string;
+  readonly attrs: Record<string, unknown>;
+  readonly inputs: string[];
+  readonly outputs: string[];
+  readonly out_grads: (string | null)[];
+  readonly in_grads: (string | null)[];
+  readonly rtol: number;
+  readonly atol: number;
+}
+
+export interface HostTensor {
+  readonly shape: number[];
+  readonly dtype: DType;
+  readonly data: Float32Array | Int32Array;
+}
+
+export const adapters: Adapters = { ...unaryAdapters };
+
+export interface Check {
+  readonly id: string;
+  readonly passed: boolean;
+  readonly error: string;
+}
+
+/** Replays one case: outputs, then gradients. */
+export async function replayOp(backend: Backend, op: OpCase, tensors: Map<string, HostTensor>): Promise<Check> {
+  const adapter = adapters[op.op];
+  if (!adapter) return { id: op.id, passed: false, error: `unknown op ${op.op}` };
+  try {
+    const worst = await compareCase(backend, op, tensors, adapter);
+    return { id: op.id, passed: worst.excess <= 0, error: worst.text };
+  } catch (error) {
+    return { id: op.id, passed: false, error: (error as Error).message.split('\n')[0] };
+  }
+}
+
+interface Worst {
+  excess: number;
+  text: string;
+}
+
+async function compareCase(
+  backend: Backend,
+  op: OpCase,
+  tensors: Map<string, HostTensor>,
+  adapter: Adapters[string],
+): Promise<Worst> {
+  const upload = (name: string): Tensor => {
+    const host = tensors.get(name);
+    if (!host) throw new Error(`tensor ${name} is not in tensors.safetensors`);
+    return fromData(backend, host.data, host.shape, host.dtype);
+  };
+  const made = scope(() => {
+    const inputs = op.inputs.map(upload);
+    op.in_grads.forEach((name, i) => {
+      if (name) inputs[i].requiresGrad = true;
+    });
+    const outputs = [adapter(inputs, op.attrs)].flat();
+    const wanted = op.out_grads.flatMap((name, i) => (name && outputs[i].requiresGrad ? [i] : []));
+    backwardFrom(
+      wanted.map((i) => outputs[i]),
+      wanted.map((i) => upload(op.out_grads[i]!)),
+      add,
+    );
+    return { inputs, outputs, grads: inputs.map((input) => input.grad) };
+  });
+  const worst: Worst = { excess: -Infinity, text: '' };
+  const compare = async (label: string, tensor: Tensor | null, name: string) => {
+    const host = tensors.get(name)!;
+    const zero = { shape: host.shape, data: new Float32Array(host.data.length) };
+    const got = tensor ? { shape: tensor.shape, data: await tensor.data() } : zero;
+    if (got.shape.join() !== host.shape.join()) throw new Error(`${label} has shape [${got.shape}], not [${host.shape}]`);
+    note(worst, label, got.data, host.data, op);
+  };
+  for (const [i, name] of op.outputs.entries()) await compare(`out${i}`, made.outputs[i], name);
+  for (const [i, name] of op.in_grads.entries()) if (name) await compare(`grad${i}`, made.grads[i], name);
+  for (const tensor of [...made.inputs, ...made.outputs]) tensor.dispose();
+  return worst;
+}
+
+function note(worst: Worst, label: string, got: ArrayLike<number>, want: ArrayLike<number>, op: OpCase): void {
+  for (let i = 0; i < want.length; i++) {
+    const difference = got[i] === want[i] ? 0 : Math.abs(got[i] - want[i]);
+    const excess = Number.isNaN(difference) ? Infinity : difference - (op.atol + op.rtol * Math.abs(want[i]));
+    if (excess > worst.excess) {
+      worst.excess = excess;
+      worst.text = `${label}[${i}] ${got[i]} against ${want[i]}, off by ${difference.toExponential(2)}`;
+    }
+  }
+}
+
+/** Reads `ops/` of a golden folder. */
+export function readOpCases(folder: string): OpCase[] {
+  return JSON.parse(readFileSync(join(folder, 'cases.json'), 'utf8')) as OpCase[];
+}
