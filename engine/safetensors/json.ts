@@ -1,0 +1,151 @@
+/** Text of names and metadata that one document may hold, in bytes: bounds memory however large the document is. */
+const TEXT_LIMIT = 16 * 2 ** 20;
+const DEPTH_LIMIT = 64;
+const SPACE = new Set([0x20, 0x09, 0x0a, 0x0d]);
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+const code = (char: string) => char.charCodeAt(0);
+const QUOTE = code('"');
+const BACKSLASH = code('\\');
+const isDigit = (byte: number) => byte >= 0x30 && byte <= 0x39;
+
+/**
+ * Walks a JSON document byte by byte and hands out what the caller asks for, so that nothing is built that the format
+ * does not have. Unlike JSON.parse it sees duplicate keys, refuses `__proto__`, tells integers from other numbers and
+ * knows the byte of every fault.
+ */
+export class JsonScanner {
+  position = 0;
+  private text = 0;
+
+  /** `fail` throws the caller's error for a fault at a byte of `bytes`. */
+  constructor(
+    private readonly bytes: Uint8Array,
+    private readonly fail: (byte: number, message: string) => never,
+  ) {}
+
+  /** Skips white space; the next byte, or −1 at the end. */
+  peek(): number {
+    while (this.position < this.bytes.length && SPACE.has(this.bytes[this.position])) this.position++;
+    return this.position < this.bytes.length ? this.bytes[this.position] : -1;
+  }
+
+  /** Passes `char` if it comes next. */
+  take(char: string): boolean {
+    if (this.peek() !== code(char)) return false;
+    this.position++;
+    return true;
+  }
+
+  expect(char: string, what: string): void {
+    if (this.take(char)) return;
+    const found = this.position < this.bytes.length ? this.describe(this.position) : 'the end';
+    this.fail(this.position, `${what}: found ${found}, expected ${JSON.stringify(char)}`);
+  }
+
+  /** Walks an object; `onKey` must pass the value. Throws on a duplicate key and on `__proto__`. */
+  object(what: string, onKey: (key: string, at: number) => void): void {
+    this.expect('{', what);
+    if (this.take('}')) return;
+    const seen = new Set<string>();
+    do {
+      this.peek();
+      const at = this.position;
+      const key = this.string(`a key of ${what}`);
+      if (key === '__proto__') this.fail(at, `${what}: key "__proto__" is refused`);
+      if (seen.has(key)) this.fail(at, `${what}: duplicate key ${quote(key)}, expected each key once`);
+      seen.add(key);
+      this.expect(':', `${what}, after key ${quote(key)}`);
+      onKey(key, at);
+    } while (this.take(','));
+    this.expect('}', what);
+  }
+
+  /** Walks an array of at most `limit` items; `onItem` must pass the item. */
+  array(what: string, limit: number, onItem: (index: number) => void): void {
+    this.expect('[', what);
+    if (this.take(']')) return;
+    let count = 0;
+    do {
+      if (count === limit) this.fail(this.position, `${what}: more than ${limit} items`);
+      onItem(count++);
+    } while (this.take(','));
+    this.expect(']', what);
+  }
+
+  string(what: string): string {
+    this.expect('"', what);
+    const begin = this.position;
+    let escaped = false;
+    for (; this.bytes[this.position] !== QUOTE; this.position++) {
+      if (this.position >= this.bytes.length) this.fail(begin - 1, `${what}: the string does not end`);
+      if (this.bytes[this.position] < 0x20) this.fail(this.position, `${what}: control character in a string`);
+      if (this.bytes[this.position] !== BACKSLASH) continue;
+      escaped = true;
+      this.position++;
+    }
+    this.text += this.position - begin;
+    if (this.text > TEXT_LIMIT) this.fail(begin, `${what}: more than ${TEXT_LIMIT} bytes of text in one header`);
+    return this.decode(begin, this.position++, escaped, what);
+  }
+
+  private decode(begin: number, end: number, escaped: boolean, what: string): string {
+    let value: string;
+    try {
+      value = utf8.decode(this.bytes.subarray(begin, end));
+      if (escaped) value = JSON.parse(`"${value}"`) as string;
+    } catch {
+      return this.fail(begin, `${what}: bad UTF-8 or a bad escape in a string`);
+    }
+    if (/\p{Surrogate}/u.test(value)) this.fail(begin, `${what}: half of a surrogate pair in a string`);
+    return value;
+  }
+
+  /** A plain integer in 0 … 2^53−1: no sign, fraction, exponent or leading zero. */
+  integer(what: string): number {
+    this.peek();
+    const begin = this.position;
+    let value = 0;
+    while (isDigit(this.bytes[this.position]) && this.position - begin < 17) {
+      value = value * 10 + this.bytes[this.position++] - 0x30;
+    }
+    const digits = this.position - begin;
+    const plain = digits === 1 || (digits > 1 && this.bytes[begin] !== 0x30);
+    const next = this.peek();
+    if (!plain || '.eE+-'.includes(String.fromCharCode(next)) || isDigit(next)) {
+      if (digits < 17) this.fail(begin, `${what}: found ${this.describe(begin)}, expected a plain integer ≥ 0`);
+    }
+    if (digits > 16 || !Number.isSafeInteger(value)) this.fail(begin, `${what}: integer of 2^53 or more`);
+    return value;
+  }
+
+  /** Passes one value of any kind without keeping it. */
+  skip(what: string, depth = 0): void {
+    if (depth > DEPTH_LIMIT) this.fail(this.position, `${what}: nested deeper than ${DEPTH_LIMIT}`);
+    const next = this.peek();
+    if (next === QUOTE) this.string(what);
+    else if (next === code('{')) this.object(what, () => this.skip(what, depth + 1));
+    else if (next === code('[')) this.array(what, Infinity, () => this.skip(what, depth + 1));
+    else this.word(what);
+  }
+
+  private word(what: string): void {
+    const begin = this.position;
+    while (/[\w.+-]/.test(String.fromCharCode(this.bytes[this.position]))) this.position++;
+    const word = utf8.decode(this.bytes.subarray(begin, Math.min(this.position, begin + 100)));
+    if (!/^(true|false|null|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?)$/.test(word)) {
+      this.fail(begin, `${what}: found ${this.describe(begin)}, expected a JSON value`);
+    }
+  }
+
+  private describe(at: number): string {
+    const byte = this.bytes[at];
+    if (byte === undefined) return 'the end';
+    return byte > 0x20 && byte < 0x7f ? `'${String.fromCharCode(byte)}'` : `byte 0x${byte.toString(16).padStart(2, '0')}`;
+  }
+}
+
+/** A name in an error message: quoted, escaped and cut to a line, as it may come from a hostile file. */
+export function quote(name: string): string {
+  return JSON.stringify(name.length > 120 ? `${name.slice(0, 117)}...` : name);
+}
