@@ -59,12 +59,12 @@ export class Checkpoint {
   }
 
   /** Raw little-endian bytes of a tensor, or of `length` bytes of it from byte `offset`. */
-  read(name: string, offset = 0, length?: number): Promise<Uint8Array> {
+  async read(name: string, offset = 0, length?: number): Promise<Uint8Array> {
     return this.file(name).read(name, offset, length);
   }
 
   /** A tensor's elements, converted as `convert` says. */
-  readAs<K extends ReadKind>(name: string, kind: K): Promise<ArrayOf[K]> {
+  async readAs<K extends ReadKind>(name: string, kind: K): Promise<ArrayOf[K]> {
     return this.file(name).readAs(name, kind);
   }
 

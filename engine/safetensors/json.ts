@@ -107,7 +107,7 @@ export class JsonScanner {
     const begin = this.position;
     let value = 0;
     while (isDigit(this.bytes[this.position]) && this.position - begin < 17) {
-      value = value * 10 + this.bytes[this.position++] - 0x30;
+      value = value * 10 + (this.bytes[this.position++] - 0x30);
     }
     const digits = this.position - begin;
     const plain = digits === 1 || (digits > 1 && this.bytes[begin] !== 0x30);
