@@ -1,0 +1,33 @@
+import type { RgbImage } from '../image/image.ts';
+
+export type Split = 'train' | 'test';
+
+/** The group in which accuracy is reported. */
+export type QuestionKind = 'non-relational' | 'relational' | 'easy-vqa';
+
+export interface VqaQuestion {
+  readonly question: string;
+  readonly answer: string;
+  readonly kind: QuestionKind;
+  /** What is asked within the kind: 'left', 'closest', 'yes/no' and the like. */
+  readonly topic: string;
+}
+
+/** One image and all that is asked about it. */
+export interface VqaSample {
+  /** Unique over all sets: `<set>/<split>/<number>`. */
+  readonly id: string;
+  readonly questions: readonly VqaQuestion[];
+  /** Draws or decodes the image; each call may do the work again, the result belongs to the caller. */
+  image(): RgbImage | Promise<RgbImage>;
+}
+
+/** A visual question answering set with random access; `get` is cheap and deterministic. */
+export interface VqaDataset {
+  readonly name: string;
+  readonly split: Split;
+  /** Number of images. */
+  readonly length: number;
+  /** The i-th sample; ArgumentError unless 0 ≤ i < length. */
+  get(i: number): VqaSample;
+}

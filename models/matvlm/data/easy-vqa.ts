@@ -1,0 +1,93 @@
+/** easy-VQA (github.com/vzhou842/easy-VQA, MIT): 64 × 64 images of one coloured shape, about ten questions each. */
+import * as v from 'valibot';
+import { ArgumentError, DataError } from '../../../engine/errors.ts';
+import type { RgbImage } from '../image/image.ts';
+import type { Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';
+
+const SHAPES = ['circle', 'rectangle', 'triangle'];
+const COLORS = ['black', 'blue', 'brown', 'gray', 'green', 'red', 'teal', 'yellow'];
+const ANSWERS = [...SHAPES, ...COLORS, 'yes', 'no'];
+
+/** questions.json: a list of [question, answer, image number]. */
+const Questions = v.array(v.tuple([v.string(), v.string(), v.pipe(v.number(), v.integer(), v.minValue(0))]));
+
+/** Every word that a question or an answer can hold: what a tokenizer has to know. */
+export function easyVqaTexts(): string[] {
+  return [
+    ...ANSWERS,
+    'does the image not contain a shape?',
+    'is there no shape present in the image?',
+    'what is the color of the shape?',
+  ];
+}
+
+function topicOf(answer: string): string {
+  if (answer === 'yes' || answer === 'no') return 'yes/no';
+  return SHAPES.includes(answer) ? 'shape' : 'color';
+}
+
+export interface EasyVqaParts {
+  readonly split: Split;
+  /** The text of `<split>/questions.json`. */
+  readonly questions: string;
+  /** The text of `answers.txt`, one answer a line. */
+  readonly answers: string;
+  /** Loads `<split>/images/<image>.png`. */
+  readonly loadImage: (image: number) => Promise<RgbImage>;
+}
+
+/** Parses questions.json; DataError names the entry that is malformed or whose answer is not in answers.txt. */
+function parseQuestions(parts: EasyVqaParts): v.InferOutput<typeof Questions> {
+  const file = `easy-VQA: ${parts.split}/questions.json`;
+  let json: unknown;
+  try {
+    json = JSON.parse(parts.questions);
+  } catch (error) {
+    throw new DataError(`${file} is not JSON: ${(error as Error).message}`);
+  }
+  const parsed = v.safeParse(Questions, json, { abortEarly: true });
+  if (!parsed.success) {
+    const at = v.getDotPath(parsed.issues[0]) ?? 'top';
+    throw new DataError(`${file}, entry ${at}: expected [question, answer, image number]; ${parsed.issues[0].message}`);
+  }
+  const allowed = new Set(parts.answers.split(/\r?\n/).filter((line) => line !== ''));
+  const odd = parsed.output.findIndex(([, answer]) => !allowed.has(answer));
+  if (odd >= 0) throw new DataError(`${file}, entry ${odd}: the answer ${parsed.output[odd][1]} is not in answers.txt.`);
+  if (parsed.output.length === 0) throw new DataError(`${file} holds no question.`);
+  return parsed.output;
+}
+
+export class EasyVqa implements VqaDataset {
+  readonly name = 'easy-vqa';
+  readonly split: Split;
+  readonly length: number;
+  /** Image numbers in ascending order. */
+  readonly images: readonly number[];
+  private readonly byImage = new Map<number, VqaQuestion[]>();
+  private readonly loadImage: EasyVqaParts['loadImage'];
+
+  /** @throws DataError if questions.json is malformed */
+  constructor(parts: EasyVqaParts) {
+    this.split = parts.split;
+    this.loadImage = parts.loadImage;
+    for (const [question, answer, image] of parseQuestions(parts)) {
+      const list = this.byImage.get(image) ?? [];
+      list.push({ question, answer, kind: 'easy-vqa', topic: topicOf(answer) });
+      this.byImage.set(image, list);
+    }
+    this.images = [...this.byImage.keys()].sort((a, b) => a - b);
+    this.length = this.images.length;
+  }
+
+  get(i: number): VqaSample {
+    const number = this.images[i];
+    if (number === undefined) {
+      throw new ArgumentError(`easy-VQA ${this.split}: no image ${i}; there are 0 to ${this.length - 1}.`);
+    }
+    return {
+      id: `${this.name}/${this.split}/${number}`,
+      questions: this.byImage.get(number)!,
+      image: () => this.loadImage(number),
+    };
+  }
+}

@@ -1,0 +1,162 @@
+/** Prompt templates: what stands around an image, a question and an answer, and which tokens carry a loss. */
+import { ArgumentError } from '../../engine/errors.ts';
+import type { Tokenizer } from './tokenizer.ts';
+
+/** Stands in `input_ids` where the image features go. */
+export const IMAGE_ID = -200;
+/** Label of a token that carries no loss. */
+export const IGNORE_LABEL = -100;
+export const IMAGE_MARK = '<image>';
+/** Longest question or answer, in characters; a context of 2048 tokens is full long before. */
+export const MAX_PROMPT = 100_000;
+
+export interface Template {
+  /** Before the first turn, with what parts it from the turn. */
+  readonly system: string;
+  /** Opens a turn. */
+  readonly user: string;
+  /** Between question and answer; an answer follows after one space. */
+  readonly assistant: string;
+}
+
+/** Templates by the name that config.json stores as `conv_version`. */
+export const TEMPLATES: Readonly<Record<string, Template>> = {
+  /** TinyLLaVA's for Phi-2. */
+  phi: {
+    system:
+      'A chat between a curious user and an artificial intelligence assistant. ' +
+      "The assistant gives helpful, detailed, and polite answers to the user's questions. ",
+    user: 'USER: ',
+    assistant: ' ASSISTANT:',
+  },
+  /** Without the system line, for tiny models: every token costs a pass through the decoder. */
+  short: { system: '', user: 'USER: ', assistant: ' ASSISTANT:' },
+};
+
+export type TemplateName = 'phi' | 'short';
+
+/** A question with the answer it got; the last turn of a prompt has none yet. */
+export interface Turn {
+  readonly question: string;
+  readonly answer?: string;
+}
+
+/** Token ids with their labels: the id itself where the loss counts, −100 elsewhere. */
+export interface EncodedPrompt {
+  readonly ids: Int32Array;
+  readonly labels: Int32Array;
+}
+
+const CACHE_SIZE = 4096;
+
+function isPrefix(prefix: readonly number[], of: readonly number[]): boolean {
+  return prefix.length <= of.length && prefix.every((id, i) => id === of[i]);
+}
+
+function concat(parts: readonly EncodedPrompt[]): EncodedPrompt {
+  const join = (key: 'ids' | 'labels'): Int32Array => Int32Array.from(parts.flatMap((p) => [...p[key]]));
+  return { ids: join('ids'), labels: join('labels') };
+}
+
+/**
+ * Encodes prompts of one template with one tokenizer.
+ *
+ * A prompt is the prefix, which ends right at the image, then the first question, then further turns. The text on
+ * either side of `<image>` is tokenized apart, so many questions on one image can share the prefix and its states.
+ * Arrays that it returns may be shared between calls: do not write to them.
+ */
+export class PromptEncoder {
+  readonly name: string;
+  private readonly tokenizer: Tokenizer;
+  private readonly template: Template;
+  private readonly prefix: EncodedPrompt;
+  private readonly cache = new Map<string, EncodedPrompt>();
+
+  /** @param name a key of TEMPLATES; ArgumentError for any other */
+  constructor(tokenizer: Tokenizer, name: string) {
+    if (!Object.hasOwn(TEMPLATES, name)) {
+      const known = Object.keys(TEMPLATES).join(', ');
+      throw new ArgumentError(`conv_version ${JSON.stringify(name)} is no prompt template; known are ${known}.`);
+    }
+    this.name = name;
+    this.tokenizer = tokenizer;
+    this.template = TEMPLATES[name];
+    const before = tokenizer.encode(this.template.system + this.template.user, { addSpecial: true });
+    const ids = Int32Array.from([...before, IMAGE_ID]);
+    this.prefix = { ids, labels: new Int32Array(ids.length).fill(IGNORE_LABEL) };
+  }
+
+  /** All up to and including the image placeholder; the same for every question. */
+  prefixIds(): Int32Array {
+    return this.prefix.ids;
+  }
+
+  /**
+   * What follows the image: the question, and with an answer also the answer and the end of text, which carry labels.
+   * @throws ArgumentError for an empty, too long or forbidden question or answer, see `checkPromptText`
+   */
+  questionIds(question: string, answer?: string): EncodedPrompt {
+    const key = JSON.stringify([question, answer]);
+    const known = this.cache.get(key);
+    if (known !== undefined) return known;
+    const encoded = this.encodeTurn('\n', { question, answer });
+    if (this.cache.size >= CACHE_SIZE) this.cache.clear();
+    this.cache.set(key, encoded);
+    return encoded;
+  }
+
+  /**
+   * A whole conversation about one image: `prefixIds`, then `questionIds` of the first turn, then further turns.
+   * @throws ArgumentError without a turn, for a turn before the last without an answer, or for a forbidden text
+   */
+  encode(turns: readonly Turn[]): EncodedPrompt {
+    if (turns.length === 0) throw new ArgumentError('A prompt needs at least one question.');
+    const open = turns.findIndex((turn, i) => turn.answer === undefined && i < turns.length - 1);
+    if (open >= 0) throw new ArgumentError(`Turn ${open + 1} of ${turns.length} has no answer; only the last may lack it.`);
+    const rest = turns.slice(1).map((turn) => this.encodeTurn(this.template.user, turn));
+    return concat([this.prefix, this.questionIds(turns[0].question, turns[0].answer), ...rest]);
+  }
+
+  /** A prompt without an image, one turn: system line, question, and the answer if there is one. */
+  encodeTextOnly(question: string, answer?: string): EncodedPrompt {
+    const { system, user } = this.template;
+    return this.encodeTurn(system + user, { question, answer }, true);
+  }
+
+  /** One turn, tokenized in one piece; labels begin with the answer. */
+  private encodeTurn(opening: string, turn: Turn, addSpecial = false): EncodedPrompt {
+    checkPromptText(turn.question, 'question', this.tokenizer);
+    const asked = opening + turn.question + this.template.assistant;
+    const prompt = this.tokenizer.encode(asked, { addSpecial });
+    if (turn.answer === undefined) {
+      return { ids: Int32Array.from(prompt), labels: new Int32Array(prompt.length).fill(IGNORE_LABEL) };
+    }
+    checkPromptText(turn.answer, 'answer', this.tokenizer);
+    const whole = this.tokenizer.encode(`${asked} ${turn.answer}`, { addSpecial });
+    if (!isPrefix(prompt, whole)) {
+      throw new ArgumentError(
+        `The tokenizer merges ${JSON.stringify(this.template.assistant)} with the answer ` +
+          `${JSON.stringify(turn.answer.slice(0, 40))}: what is learnt could not be told from what is asked.`,
+      );
+    }
+    const ids = Int32Array.from([...whole, this.tokenizer.eosId]);
+    return { ids, labels: ids.map((id, i) => (i < prompt.length ? IGNORE_LABEL : id)) };
+  }
+}
+
+/**
+ * Refuses (ArgumentError) a question or answer that is empty, longer than MAX_PROMPT characters, or that holds NUL,
+ * the image mark or a special token: typed by a user, those would pass for the template's own.
+ */
+export function checkPromptText(text: string, what: 'question' | 'answer', tokenizer: Tokenizer): void {
+  const refuse = (why: string): never => {
+    throw new ArgumentError(`The ${what} ${why}`);
+  };
+  if (typeof text !== 'string') refuse('is not a text.');
+  if (text.trim() === '') refuse('is empty.');
+  if (text.length > MAX_PROMPT) refuse(`has ${text.length} characters; at most ${MAX_PROMPT} are taken.`);
+  if (text.includes('\0')) refuse('holds a NUL character; remove it.');
+  for (const mark of [IMAGE_MARK, ...tokenizer.specialTokens]) {
+    if (text.includes(mark)) refuse(`holds ${mark}, which only the prompt template may set; remove it.`);
+  }
+}
