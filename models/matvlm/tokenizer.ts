@@ -2,8 +2,8 @@ import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers';
 import { ArgumentError, TokenizerError } from '../../engine/errors.ts';
 import { checkTokenizer, toObject } from './tokenizer-check.ts';
 
-/** Longest text that `encode` takes, in UTF-16 units; a token of a word this long still takes less than 2 s. */
-export const MAX_TEXT = 2 ** 20;
+/** Longest text that `encode` takes, in UTF-16 units: some 30,000 tokens; one word of this length takes about 1 s. */
+export const MAX_TEXT = 2 ** 17;
 
 /** The content of a token that tokenizer_config.json gives as a string or as an object; undefined where it has none. */
 function tokenContent(config: Record<string, unknown>, key: string): string | undefined {
