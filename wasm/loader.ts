@@ -1,0 +1,41 @@
+import type { KernelExports } from './exports.ts';
+import relaxedBytes from './dist/matvlm-relaxed.wasm';
+import simdBytes from './dist/matvlm-simd.wasm';
+
+/** Which binary: `relaxed` has fused multiply-add, `simd` runs wherever SIMD128 does. Results differ in last bits. */
+export type KernelVariant = 'simd' | 'relaxed';
+
+/** The kernel library over a memory of its own. */
+export interface Kernels {
+  readonly variant: KernelVariant;
+  readonly memory: WebAssembly.Memory;
+  readonly exports: KernelExports;
+  /** First byte that is free for tensors. */
+  readonly heapBase: number;
+}
+
+export interface LoadOptions {
+  /** Default: `relaxed` where the engine takes it, else `simd`. */
+  variant?: KernelVariant;
+  /** The memory may grow to this many bytes; default 4 GiB, the most that wasm32 can address. */
+  maxBytes?: number;
+}
+
+const PAGE = 65536;
+const BYTES: Record<KernelVariant, Uint8Array> = { simd: simdBytes, relaxed: relaxedBytes };
+
+/** Whether this engine compiles the variant: relaxed SIMD is on in Node ≥ 22 and current browsers. */
+export function supportsVariant(variant: KernelVariant): boolean {
+  return typeof WebAssembly === 'object' && WebAssembly.validate(BYTES[variant] as BufferSource);
+}
+
+/** Compiles and instantiates the kernels; works in Node ≥ 20 and in browsers. */
+export async function loadKernels(options: LoadOptions = {}): Promise<Kernels> {
+  const variant = options.variant ?? (supportsVariant('relaxed') ? 'relaxed' : 'simd');
+  const maximum = Math.min(65536, Math.ceil((options.maxBytes ?? 65536 * PAGE) / PAGE));
+  const memory = new WebAssembly.Memory({ initial: Math.min(16, maximum), maximum });
+  const module = await WebAssembly.compile(BYTES[variant] as BufferSource);
+  const instance = await WebAssembly.instantiate(module, { env: { memory } });
+  const exports = instance.exports as unknown as KernelExports;
+  return { variant, memory, exports, heapBase: exports.__heap_base.value as number };
+}

@@ -1,0 +1,56 @@
+// What every kernel source shares: short names over wasm_simd128.h and the one macro in which the two binaries differ.
+// Freestanding: no libc, no allocation, no mutable globals (so that instances may share a memory across threads).
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <wasm_simd128.h>
+
+#define EXPORT(name) __attribute__((export_name(#name))) name
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+
+typedef v128_t f4;  // four f32
+typedef v128_t i4;  // four i32
+
+#define ld(p) wasm_v128_load(p)
+#define st(p, v) wasm_v128_store(p, v)
+#define splat(x) wasm_f32x4_splat(x)
+#define ld_splat(p) wasm_v128_load32_splat(p)
+#define add4 wasm_f32x4_add
+#define sub4 wasm_f32x4_sub
+#define mul4 wasm_f32x4_mul
+#define div4 wasm_f32x4_div
+
+// a·b + c: fused in the relaxed binary, two roundings in the other.
+#ifdef __wasm_relaxed_simd__
+#define fma4(a, b, c) wasm_f32x4_relaxed_madd(a, b, c)
+#else
+#define fma4(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+#endif
+
+#define zero4() wasm_f32x4_const_splat(0.0f)
+
+INLINE float sum4(f4 v) {
+  f4 pairs = add4(v, wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
+  return wasm_f32x4_extract_lane(pairs, 0) + wasm_f32x4_extract_lane(pairs, 1);
+}
+
+INLINE float max4_across(f4 v) {
+  f4 pairs = wasm_f32x4_max(v, wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
+  return wasm_f32x4_extract_lane(wasm_f32x4_max(pairs, wasm_i32x4_shuffle(pairs, pairs, 1, 0, 3, 2)), 0);
+}
+
+// The first n (1 to 3) floats at p; the other lanes are `fill`. Never reads past p + n.
+INLINE f4 ld_part(const float *p, size_t n, float fill) {
+  f4 v = splat(fill);
+  v = wasm_v128_load32_lane(p, v, 0);
+  if (n > 1) v = wasm_v128_load32_lane(p + 1, v, 1);
+  if (n > 2) v = wasm_v128_load32_lane(p + 2, v, 2);
+  return v;
+}
+
+INLINE void st_part(float *p, size_t n, f4 v) {
+  wasm_v128_store32_lane(p, v, 0);
+  if (n > 1) wasm_v128_store32_lane(p + 1, v, 1);
+  if (n > 2) wasm_v128_store32_lane(p + 2, v, 2);
+}
