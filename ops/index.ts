@@ -1,3 +1,7 @@
 /** All ops. One module per op or family; importing a name pulls in only what it needs. */
+export * from './binary.ts';
+export * from './compare.ts';
+export * from './reduce.ts';
 export * from './reshape.ts';
+export * from './scalar.ts';
 export * from './unary.ts';

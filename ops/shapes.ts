@@ -51,6 +51,23 @@ export function broadcastStrides(shape: readonly number[], target: readonly numb
   return target.map((_, i) => (i < offset || shape[i - offset] === 1 ? 0 : own[i - offset]));
 }
 
+/** For every element of `target` in order, the index of the element of `shape` that is broadcast to it. */
+export function broadcastIndex(shape: readonly number[], target: readonly number[]): Int32Array {
+  const step = broadcastStrides(shape, target);
+  const at = new Array<number>(target.length).fill(0);
+  const index = new Int32Array(target.reduce((product, d) => product * d, 1));
+  for (let i = 0, from = 0; i < index.length; i++) {
+    index[i] = from;
+    for (let d = target.length - 1; d >= 0; d--) {
+      from += step[d];
+      if (++at[d] < target[d]) break;
+      from -= step[d] * target[d];
+      at[d] = 0;
+    }
+  }
+  return index;
+}
+
 /** Elements before, along and after a dimension: the three loops of most kernels. */
 export function around(shape: readonly number[], dim: number): { outer: number; length: number; inner: number } {
   let outer = 1;

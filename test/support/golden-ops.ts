@@ -6,6 +6,8 @@ import { scope } from '../../engine/scope.ts';
 import { backwardFrom } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add } from '../../ops/index.ts';
+import { elementwiseAdapters } from './adapters/elementwise.ts';
+import { reduceAdapters } from './adapters/reduce.ts';
 import type { Adapters } from './adapters/types.ts';
 import { unaryAdapters } from './adapters/unary.ts';
 
@@ -28,7 +30,11 @@ export interface HostTensor {
   readonly data: Float32Array | Int32Array;
 }
 
-export const adapters: Adapters = { ...unaryAdapters };
+export const adapters: Adapters = {
+  ...elementwiseAdapters,
+  ...reduceAdapters,
+  ...unaryAdapters,
+};
 
 export interface Check {
   readonly id: string;

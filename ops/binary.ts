@@ -1,0 +1,180 @@
+import { apply, apply1 } from '../engine/apply.ts';
+import { expectDType } from '../engine/dtype.ts';
+import { defineOp, type Op, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { Elementwise } from './elementwise.ts';
+import { sumTo } from './reduce.ts';
+import { mulScalar } from './scalar.ts';
+import { broadcastIndex, broadcastShapes } from './shapes.ts';
+
+/** A function of a and b in JavaScript and WGSL. */
+interface Formula {
+  readonly f: (a: number, b: number) => number;
+  readonly wgsl: string;
+}
+
+/** One elementwise function of two arguments that broadcast, with its partial derivatives. */
+interface Row extends Formula {
+  /** ∂f/∂a, ∂f/∂b: formulas, or numbers where they are constant. */
+  readonly da: Formula | number;
+  readonly db: Formula | number;
+  readonly helpers?: string;
+}
+
+/** WGSL's pow is undefined for negative bases; torch's is not where the exponent is whole. */
+const POW = /* wgsl */ `
+fn pow_(a: f32, b: f32) -> f32 {
+  if (b == 0.0) { return 1.0; }
+  if (b == 1.0) { return a; }
+  if (b == 2.0) { return a * a; }
+  let r = pow(abs(a), b);
+  if (a >= 0.0) { return r; }
+  if (floor(b) != b) { var nan = 0x7fc00000u; return bitcast<f32>(nan); }
+  return select(r, -r, abs(b) < 16777216.0 && (i32(b) & 1) != 0);
+}
+fn pow_da(a: f32, b: f32) -> f32 {
+  if (b == 0.0) { return 0.0; }
+  return b * pow_(a, b - 1.0);
+}
+fn pow_db(a: f32, b: f32) -> f32 {
+  if (a == 0.0 && b >= 0.0) { return 0.0; }
+  return pow_(a, b) * log(a);
+}
+`;
+
+const ROWS = {
+  add: { f: (a, b) => a + b, wgsl: 'a + b', da: 1, db: 1 },
+  sub: { f: (a, b) => a - b, wgsl: 'a - b', da: 1, db: -1 },
+  mul: { f: (a, b) => a * b, wgsl: 'a * b', da: { f: (_, b) => b, wgsl: 'b' }, db: { f: (a) => a, wgsl: 'a' } },
+  div: {
+    f: (a, b) => a / b,
+    wgsl: 'a / b',
+    da: { f: (_, b) => 1 / b, wgsl: '1.0 / b' },
+    db: { f: (a, b) => -(a / b / b), wgsl: '-(a / b / b)' },
+  },
+  maximum: {
+    f: Math.max,
+    wgsl: 'max(a, b)',
+    da: { f: (a, b) => 0.5 * (1 + Math.sign(a - b)), wgsl: '0.5 * (1.0 + sign(a - b))' },
+    db: { f: (a, b) => 0.5 * (1 + Math.sign(b - a)), wgsl: '0.5 * (1.0 + sign(b - a))' },
+  },
+  minimum: {
+    f: Math.min,
+    wgsl: 'min(a, b)',
+    da: { f: (a, b) => 0.5 * (1 + Math.sign(b - a)), wgsl: '0.5 * (1.0 + sign(b - a))' },
+    db: { f: (a, b) => 0.5 * (1 + Math.sign(a - b)), wgsl: '0.5 * (1.0 + sign(a - b))' },
+  },
+  pow: {
+    f: Math.pow,
+    wgsl: 'pow_(a, b)',
+    da: { f: (a, b) => (b === 0 ? 0 : b * Math.pow(a, b - 1)), wgsl: 'pow_da(a, b)' },
+    db: { f: (a, b) => (a === 0 && b >= 0 ? 0 : Math.pow(a, b) * Math.log(a)), wgsl: 'pow_db(a, b)' },
+    helpers: POW,
+  },
+} satisfies Record<string, Row>;
+
+export type BinaryName = keyof typeof ROWS;
+/** The names of all elementwise functions of two arguments. */
+export const binaryNames = Object.keys(ROWS) as BinaryName[];
+
+function forwardOp(name: BinaryName, row: Row): Op {
+  const kernel = new Elementwise({
+    name: `binary.${name}`,
+    reads: { a: 'f32', b: 'f32' },
+    writes: { y: 'f32' },
+    values: { y: row.wgsl },
+    helpers: row.helpers,
+  });
+  return defineOp({
+    name,
+    shape([a, b]) {
+      expectDType(name, 'a', a.dtype, 'f32');
+      expectDType(name, 'b', b.dtype, 'f32');
+      return [spec(broadcastShapes(name, a.shape, b.shape))];
+    },
+    reference({ inputs: [a, b], outputs: [y] }) {
+      const ia = broadcastIndex(a.shape, y.shape);
+      const ib = broadcastIndex(b.shape, y.shape);
+      for (let i = 0; i < y.size; i++) y.data[i] = row.f(a.data[ia[i]], b.data[ib[i]]);
+    },
+    webgpu: ({ inputs, outputs }) => [kernel.launch(inputs, outputs)],
+    saves: constant(row.da) && constant(row.db) ? {} : { inputs: [0, 1] },
+    backward({ input, inputSpecs, grads, needs }) {
+      const dy = grads[0]!;
+      const wanted = { a: needs[0] && !constant(row.da), b: needs[1] && !constant(row.db) };
+      const formed = wanted.a || wanted.b ? apply(BACKWARD[name], [input(0), input(1), dy], wanted) : [];
+      const reduce = (k: number, partial: Formula | number, own: Tensor) => {
+        const sum = sumTo(constant(partial) ? dy : own, inputSpecs[k].shape);
+        return constant(partial) && partial !== 1 ? mulScalar(sum, partial) : sum;
+      };
+      return [
+        needs[0] ? reduce(0, row.da, formed[0]) : null,
+        needs[1] ? reduce(1, row.db, formed[formed.length - 1]) : null,
+      ];
+    },
+  });
+}
+
+function constant(partial: Formula | number): partial is number {
+  return typeof partial === 'number';
+}
+
+interface Wanted {
+  readonly a: boolean;
+  readonly b: boolean;
+}
+
+/** dy·∂f/∂a and dy·∂f/∂b at the broadcast shape, those that are wanted, in one kernel. */
+function backwardOp(name: BinaryName, row: Row): Op<Wanted> {
+  const partialsOf = ({ a, b }: Wanted) => [...(a ? [row.da] : []), ...(b ? [row.db] : [])] as Formula[];
+  const kernels: Elementwise[] = [];
+  const kernelFor = (wanted: Wanted) => {
+    const code = (wanted.a ? 1 : 0) + (wanted.b ? 2 : 0);
+    return (kernels[code] ??= backwardKernel(`binary.${name}.backward${code}`, row, partialsOf(wanted)));
+  };
+  return defineOp<Wanted>({
+    name: `${name}_backward`,
+    shape: ([, , dy], wanted) => partialsOf(wanted).map(() => spec(dy.shape)),
+    reference({ inputs: [a, b, dy], outputs, attrs }) {
+      const ia = broadcastIndex(a.shape, dy.shape);
+      const ib = broadcastIndex(b.shape, dy.shape);
+      partialsOf(attrs).forEach(({ f }, k) => {
+        for (let i = 0; i < dy.size; i++) outputs[k].data[i] = dy.data[i] * f(a.data[ia[i]], b.data[ib[i]]);
+      });
+    },
+    webgpu: ({ inputs, outputs, attrs }) => [kernelFor(attrs).launch(inputs, outputs)],
+  });
+}
+
+function backwardKernel(name: string, row: Row, partials: readonly Formula[]): Elementwise {
+  return new Elementwise({
+    name,
+    reads: { a: 'f32', b: 'f32', dy: 'f32' },
+    writes: Object.fromEntries(partials.map((_, k) => [`d${k}`, 'f32'])),
+    values: Object.fromEntries(partials.map(({ wgsl }, k) => [`d${k}`, `dy * (${wgsl})`])),
+    helpers: row.helpers,
+  });
+}
+
+const table = <T>(make: (name: BinaryName, row: Row) => T) =>
+  Object.fromEntries(binaryNames.map((name) => [name, make(name, ROWS[name])])) as Record<BinaryName, T>;
+
+const BACKWARD = /* @__PURE__ */ table(backwardOp);
+/** The op objects, by torch's names. */
+export const binaryOps = /* @__PURE__ */ table(forwardOp);
+
+/** Applies the elementwise function of that name to two f32 tensors that broadcast as torch has it. */
+export function binary(name: BinaryName, a: Tensor, b: Tensor): Tensor {
+  return apply1(binaryOps[name], [a, b], {});
+}
+
+const bind = (name: BinaryName) => (a: Tensor, b: Tensor) => binary(name, a, b);
+export const add = bind('add');
+export const sub = bind('sub');
+export const mul = bind('mul');
+export const div = bind('div');
+/** The larger of a and b; where they are equal each gets half the gradient. */
+export const maximum = bind('maximum');
+/** The smaller of a and b; where they are equal each gets half the gradient. */
+export const minimum = bind('minimum');
+export const pow = bind('pow');

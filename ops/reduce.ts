@@ -1,0 +1,236 @@
+import { apply1 } from '../engine/apply.ts';
+import { elements, type Spec } from '../engine/backend.ts';
+import { expectDType } from '../engine/dtype.ts';
+import { ShapeError } from '../engine/errors.ts';
+import { type BackwardContext, defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { eqOp } from './compare.ts';
+import { Elementwise } from './elementwise.ts';
+import { type FoldName, reduceLaunches } from './reduce-kernel.ts';
+import { reshape } from './reshape.ts';
+import { broadcastIndex, normalizeDim, sameShape, show } from './shapes.ts';
+
+export interface ReduceOptions {
+  /** Dimensions to reduce; all of them when left out. */
+  readonly dim?: number | readonly number[];
+  /** Keep reduced dimensions with size 1. */
+  readonly keepdim?: boolean;
+}
+
+interface ReduceAttrs {
+  readonly dims: readonly number[];
+  readonly keepdim: boolean;
+}
+
+/** `x`: the elements. `into`: for each element, the output it belongs to. */
+type Loops = (x: HostArg, y: HostArg, into: Int32Array) => void;
+
+interface Row {
+  readonly loops: Loops;
+  readonly fold: FoldName;
+  /** Whether an empty set has a value. */
+  readonly identity: boolean;
+  readonly saves: Op['saves'];
+  /** Gradient from dy and the output, both as the output is with keepdim. */
+  readonly backward: (context: BackwardContext<ReduceAttrs>, dy: Tensor, kept: readonly number[]) => Tensor;
+}
+
+const both = { inputs: [0], outputs: [0] };
+
+const sumLoops: Loops = (x, y, into) => {
+  const sums = new Float64Array(y.size);
+  for (let i = 0; i < x.size; i++) sums[into[i]] += x.data[i];
+  y.data.set(sums);
+};
+
+const extremeLoops =
+  (pick: (a: number, b: number) => number, start: number): Loops =>
+  (x, y, into) => {
+    y.data.fill(start);
+    for (let i = 0; i < x.size; i++) y.data[into[i]] = pick(y.data[into[i]], x.data[i]);
+  };
+
+const maxLoops = extremeLoops(Math.max, -Infinity);
+
+export type ReduceName = 'sum' | 'mean' | 'amax' | 'amin' | 'logsumexp';
+
+const ROWS: Record<ReduceName, Row> = {
+  sum: {
+    loops: sumLoops,
+    fold: 'sum',
+    identity: true,
+    saves: {},
+    backward: ({ inputSpecs }, dy) => spread(dy, inputSpecs[0].shape, 1),
+  },
+  mean: {
+    loops: (x, y, into) => {
+      sumLoops(x, y, into);
+      for (let o = 0; o < y.size; o++) y.data[o] /= x.size / y.size;
+    },
+    fold: 'mean',
+    identity: true,
+    saves: {},
+    backward: ({ inputSpecs }, dy) => spread(dy, inputSpecs[0].shape, dy.size / elements(inputSpecs[0].shape)),
+  },
+  amax: { loops: maxLoops, fold: 'max', identity: false, saves: both, backward: spreadOverTies },
+  amin: {
+    loops: extremeLoops(Math.min, Infinity),
+    fold: 'min',
+    identity: false,
+    saves: both,
+    backward: spreadOverTies,
+  },
+  logsumexp: {
+    loops: (x, y, into) => {
+      maxLoops(x, y, into);
+      const sums = new Float64Array(y.size);
+      for (let i = 0; i < x.size; i++) {
+        const max = y.data[into[i]];
+        sums[into[i]] += x.data[i] === max ? 1 : Math.exp(x.data[i] - max);
+      }
+      for (let o = 0; o < y.size; o++) y.data[o] += Math.log(sums[o]);
+    },
+    fold: 'logsumexp',
+    identity: false,
+    saves: both,
+    backward: ({ input, output }, dy, kept) =>
+      apply1(logsumexpBackward, [input(0), output(0).alias(kept), dy], {}),
+  },
+};
+
+function keptShape(shape: readonly number[], dims: readonly number[]): number[] {
+  return shape.map((d, i) => (dims.includes(i) ? 1 : d));
+}
+
+function outShape(shape: readonly number[], { dims, keepdim }: ReduceAttrs): number[] {
+  return keepdim ? keptShape(shape, dims) : shape.filter((_, i) => !dims.includes(i));
+}
+
+function reduceOp(name: ReduceName, row: Row): Op<ReduceAttrs> {
+  return defineOp<ReduceAttrs>({
+    name,
+    shape([x], attrs) {
+      expectDType(name, 'x', x.dtype, 'f32');
+      if (!row.identity && attrs.dims.some((d) => x.shape[d] === 0)) {
+        throw new ShapeError(`${name}: x has shape ${show(x.shape)}, and nothing is not reduced; expected sizes above 0`);
+      }
+      return [spec(outShape(x.shape, attrs))];
+    },
+    reference({ inputs: [x], outputs: [y], attrs: { dims } }) {
+      row.loops(x, y, broadcastIndex(keptShape(x.shape, dims), x.shape));
+    },
+    webgpu: ({ inputs: [x], outputs: [y], attrs, scratch }) => reduceLaunches(row.fold, x, y, attrs.dims, scratch),
+    saves: row.saves,
+    backward(context) {
+      const kept = keptShape(context.inputSpecs[0].shape, context.attrs.dims);
+      return [row.backward(context, context.grads[0]!.alias(kept), kept)];
+    },
+  });
+}
+
+const spreadKernel = /* @__PURE__ */ new Elementwise({
+  name: 'reduce.spread',
+  reads: { dy: 'f32' },
+  writes: { dx: 'f32' },
+  values: { dx: 'dy * params.scale' },
+  params: { scale: 'f32' },
+});
+
+/** Backward of sum and mean: dy·scale stretched to `shape`. */
+const spreadOp = /* @__PURE__ */ defineOp<{ shape: readonly number[]; scale: number }>({
+  name: 'sum_backward',
+  shape: (_, { shape }) => [spec(shape)],
+  reference({ inputs: [dy], outputs: [dx], attrs: { scale } }) {
+    const from = broadcastIndex(dy.shape, dx.shape);
+    for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[from[i]] * scale;
+  },
+  webgpu: ({ inputs, outputs, attrs }) => [spreadKernel.launch(inputs, outputs, [attrs.scale])],
+});
+
+function spread(dy: Tensor, shape: readonly number[], scale: number): Tensor {
+  return apply1(spreadOp, [dy], { shape, scale });
+}
+
+const tiesKernel = /* @__PURE__ */ new Elementwise({
+  name: 'reduce.ties',
+  reads: { hit: 'f32', count: 'f32', dy: 'f32' },
+  writes: { dx: 'f32' },
+  values: { dx: 'hit * dy / count' },
+});
+
+/** Backward of amax and amin: each of the `count` elements that reached the extreme gets its even share of dy. */
+const tiesOp = /* @__PURE__ */ defineOp({
+  name: 'amax_backward',
+  shape: ([hit]) => [spec(hit.shape)],
+  reference({ inputs: [hit, count, dy], outputs: [dx] }) {
+    const from = broadcastIndex(dy.shape, dx.shape);
+    for (let i = 0; i < dx.size; i++) dx.data[i] = (hit.data[i] * dy.data[from[i]]) / count.data[from[i]];
+  },
+  webgpu: ({ inputs, outputs }) => [tiesKernel.launch(inputs, outputs)],
+});
+
+function spreadOverTies(
+  { input, output, attrs }: BackwardContext<ReduceAttrs>,
+  dy: Tensor,
+  kept: readonly number[],
+): Tensor {
+  const hit = apply1(eqOp, [input(0), output(0).alias(kept)], {});
+  const count = apply1(reduceOps.sum, [hit], { dims: attrs.dims, keepdim: true });
+  return apply1(tiesOp, [hit, count, dy], {});
+}
+
+const logsumexpKernel = /* @__PURE__ */ new Elementwise({
+  name: 'reduce.logsumexp.backward',
+  reads: { x: 'f32', y: 'f32', dy: 'f32' },
+  writes: { dx: 'f32' },
+  values: { dx: 'dy * select(exp(x - y), 1.0, x == y)' },
+});
+
+const logsumexpBackward = /* @__PURE__ */ defineOp({
+  name: 'logsumexp_backward',
+  shape: ([x]) => [spec(x.shape)],
+  reference({ inputs: [x, y, dy], outputs: [dx] }) {
+    const from = broadcastIndex(dy.shape, dx.shape);
+    for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[from[i]] * Math.exp(x.data[i] - y.data[from[i]]);
+  },
+  webgpu: ({ inputs, outputs }) => [logsumexpKernel.launch(inputs, outputs)],
+});
+
+const reduceNames = Object.keys(ROWS) as ReduceName[];
+/** The op objects, by torch's names. */
+export const reduceOps = /* @__PURE__ */ Object.fromEntries(
+  reduceNames.map((name) => [name, reduceOp(name, ROWS[name])]),
+) as Record<ReduceName, Op<ReduceAttrs>>;
+
+function dimsOf(name: string, x: Spec, dim: ReduceOptions['dim']): number[] {
+  const rank = x.shape.length;
+  const given = dim === undefined ? [] : typeof dim === 'number' ? [dim] : dim;
+  if (given.length === 0) return x.shape.map((_, i) => i);
+  const dims = given.map((d) => normalizeDim(name, d, rank));
+  if (new Set(dims).size < dims.length) throw new ShapeError(`${name}: dim ${show(given)} names a dimension twice`);
+  return dims;
+}
+
+const bind =
+  (name: ReduceName) =>
+  (x: Tensor, { dim, keepdim = false }: ReduceOptions = {}): Tensor =>
+    apply1(reduceOps[name], [x], { dims: dimsOf(name, x, dim), keepdim });
+
+/** Sum over `dim` (all when left out): f32 of any shape. */
+export const sum = bind('sum');
+export const mean = bind('mean');
+/** Largest element over `dim`; the gradient is shared evenly by ties. */
+export const amax = bind('amax');
+/** Smallest element over `dim`; the gradient is shared evenly by ties. */
+export const amin = bind('amin');
+/** log Σ eˣ over `dim`, without overflow. */
+export const logsumexp = bind('logsumexp');
+
+/** Sums x over the dimensions along which `shape` broadcasts to x's: the gradient of broadcasting. */
+export function sumTo(x: Tensor, shape: readonly number[]): Tensor {
+  if (sameShape(x.shape, shape)) return x;
+  const lead = x.shape.length - shape.length;
+  const dims = x.shape.flatMap((d, i) => (d !== 1 && (i < lead || shape[i - lead] === 1) ? [i] : []));
+  const y = dims.length > 0 ? apply1(reduceOps.sum, [x], { dims, keepdim: true }) : x;
+  return reshape(y, shape);
+}

@@ -1,0 +1,51 @@
+import { apply1 } from '../engine/apply.ts';
+import { expectDType } from '../engine/dtype.ts';
+import { defineOp, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { Elementwise } from './elementwise.ts';
+
+interface Scalar {
+  readonly c: number;
+}
+
+const elementwise = (name: string, value: string) =>
+  new Elementwise({ name, reads: { x: 'f32' }, writes: { y: 'f32' }, values: { y: value }, params: { c: 'f32' } });
+
+const mulKernel = /* @__PURE__ */ elementwise('mul_scalar', 'x * params.c');
+const addKernel = /* @__PURE__ */ elementwise('add_scalar', 'x + params.c');
+
+export const mulScalarOp = /* @__PURE__ */ defineOp<Scalar>({
+  name: 'mul_scalar',
+  shape([x]) {
+    expectDType('mul_scalar', 'x', x.dtype, 'f32');
+    return [spec(x.shape)];
+  },
+  reference({ inputs: [x], outputs: [y], attrs: { c } }) {
+    for (let i = 0; i < y.size; i++) y.data[i] = x.data[i] * c;
+  },
+  webgpu: ({ inputs, outputs, attrs }) => [mulKernel.launch(inputs, outputs, [attrs.c])],
+  backward: ({ grads, attrs }) => [mulScalar(grads[0]!, attrs.c)],
+});
+
+export const addScalarOp = /* @__PURE__ */ defineOp<Scalar>({
+  name: 'add_scalar',
+  shape([x]) {
+    expectDType('add_scalar', 'x', x.dtype, 'f32');
+    return [spec(x.shape)];
+  },
+  reference({ inputs: [x], outputs: [y], attrs: { c } }) {
+    for (let i = 0; i < y.size; i++) y.data[i] = x.data[i] + c;
+  },
+  webgpu: ({ inputs, outputs, attrs }) => [addKernel.launch(inputs, outputs, [attrs.c])],
+  backward: ({ grads }) => [grads[0]],
+});
+
+/** x·c for a number c: f32 of any shape → the same shape. */
+export function mulScalar(x: Tensor, c: number): Tensor {
+  return apply1(mulScalarOp, [x], { c });
+}
+
+/** x + c for a number c: f32 of any shape → the same shape. */
+export function addScalar(x: Tensor, c: number): Tensor {
+  return apply1(addScalarOp, [x], { c });
+}

@@ -1,0 +1,11 @@
+import { binary, binaryNames, eq, gt, lt } from '../../../ops/index.ts';
+import type { Adapters } from './types.ts';
+
+export const elementwiseAdapters: Adapters = {
+  ...Object.fromEntries(
+    binaryNames.map((name) => [name, ([a, b]) => binary(name, a, b)] satisfies [string, Adapters[string]]),
+  ),
+  eq: ([a, b]) => eq(a, b),
+  lt: ([a, b]) => lt(a, b),
+  gt: ([a, b]) => gt(a, b),
+};
