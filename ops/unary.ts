@@ -151,7 +151,7 @@ function forwardOp(name: UnaryName, row: Row): Op {
       return [{ shader: kernel, args: [x, y], params: [y.size], grid: grid1d(y.size, WG) }];
     },
     wasm({ inputs: [x], outputs: [y], k }) {
-      const kernel = k[name];
+      const kernel = (k as Partial<Record<string, (x: number, y: number, n: number) => void>>)[name];
       if (!kernel) return false;
       kernel(x.ptr, y.ptr, y.size);
       return true;
@@ -175,7 +175,9 @@ function backwardOp(name: UnaryName, row: Row): Op {
       return [{ shader: kernel, args: [x, y, dy, dx], params: [dx.size], grid: grid1d(dx.size, WG) }];
     },
     wasm({ inputs: [x, y, dy], outputs: [dx], k }) {
-      const kernel = k[`${name}_backward`];
+      const kernel = (k as Partial<Record<string, (x: number, y: number, dy: number, dx: number, n: number) => void>>)[
+        `${name}_backward`
+      ];
       if (!kernel) return false;
       kernel(x.ptr, y.ptr, dy.ptr, dx.ptr, dx.size);
       return true;

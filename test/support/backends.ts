@@ -1,5 +1,6 @@
 import type { Backend, BackendKind } from '../../engine/backend.ts';
 import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
+import { WasmBackend } from '../../engine/backends/wasm/wasm.ts';
 import { WebGpuBackend } from '../../engine/backends/webgpu/webgpu.ts';
 import { dawnGpu, releaseDawn } from '../../engine/node/dawn.ts';
 
@@ -10,8 +11,10 @@ export async function openBackend(kind: BackendKind): Promise<Backend> {
       return new ReferenceBackend();
     case 'webgpu':
       return WebGpuBackend.create(await dawnGpu(), { poison: true });
+    case 'wasm':
+      return WasmBackend.create({ poison: true });
     default:
-      throw new Error(`no backend ${kind}`);
+      return kind satisfies never;
   }
 }
 

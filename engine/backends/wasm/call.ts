@@ -1,3 +1,4 @@
+import type { KernelExports } from '../../../wasm/exports.ts';
 import type { Spec } from '../../backend.ts';
 
 /** An argument of a C kernel: where it starts in the WASM memory, in bytes. */
@@ -6,14 +7,12 @@ export interface WasmArg extends Spec {
   readonly ptr: number;
 }
 
-/** The exports of the C kernels, by name. */
-export type WasmKernels = Readonly<Record<string, (...args: number[]) => number>>;
-
 export interface WasmCall<A> {
   readonly inputs: readonly WasmArg[];
   readonly outputs: readonly WasmArg[];
   readonly attrs: A;
-  readonly k: WasmKernels;
+  /** The C kernels. */
+  readonly k: KernelExports;
   /** Bytes for this call only, 64-byte aligned. */
   scratch(bytes: number): number;
 }

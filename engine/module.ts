@@ -1,0 +1,45 @@
+import type { Backend } from './backend.ts';
+import { ConfigError } from './errors.ts';
+import { keep } from './scope.ts';
+import { empty, type Tensor } from './tensor.ts';
+
+/** Gives the tensor of a parameter when a module asks for it by its full name. */
+export type ParameterSource = (name: string, shape: readonly number[]) => Tensor;
+
+/**
+ * The parameters of a model while it is built: modules take theirs by name, sub-modules get `at('name')`. What was
+ * taken is the model's state dict.
+ */
+export class Parameters {
+  constructor(
+    private readonly source: ParameterSource,
+    readonly all: Map<string, Tensor> = new Map(),
+    private readonly prefix = '',
+  ) {}
+
+  /** The parameters below a name: `at('self_attn').get('weight', …)` is `self_attn.weight`. */
+  at(name: string | number): Parameters {
+    return new Parameters(this.source, this.all, `${this.prefix}${name}.`);
+  }
+
+  /** @throws ConfigError when two modules take the same name */
+  get(name: string, shape: readonly number[]): Tensor {
+    const full = this.prefix + name;
+    if (this.all.has(full)) throw new ConfigError(`parameter "${full}" is taken twice`);
+    const tensor = keep(this.source(full, shape));
+    tensor.name ??= full;
+    this.all.set(full, tensor);
+    return tensor;
+  }
+}
+
+/** Fresh, uninitialised parameters on a backend, to be filled by a checkpoint or an initialiser. */
+export function emptyParameters(backend: Backend): ParameterSource {
+  return (_, shape) => empty(backend, shape);
+}
+
+/** The first names of a list, for messages. */
+export function listNames(names: readonly string[], most = 8): string {
+  const shown = names.slice(0, most).map((n) => `"${n}"`);
+  return names.length > most ? `${shown.join(', ')} and ${names.length - most} more` : shown.join(', ');
+}
