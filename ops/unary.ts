@@ -150,12 +150,6 @@ function forwardOp(name: UnaryName, row: Row): Op {
       const kernel = elementwise(`unary.${name}`, { xs: 'f32' }, 'ys', row, body);
       return [{ shader: kernel, args: [x, y], params: [y.size], grid: grid1d(y.size, WG) }];
     },
-    wasm({ inputs: [x], outputs: [y], k }) {
-      const kernel = (k as Partial<Record<string, (x: number, y: number, n: number) => void>>)[name];
-      if (!kernel) return false;
-      kernel(x.ptr, y.ptr, y.size);
-      return true;
-    },
     saves: { inputs: [0], outputs: [0] },
     backward: ({ input, output, grads }) => [apply1(BACKWARD[name], [input(0), output(0), grads[0]!], {})],
   });
@@ -173,14 +167,6 @@ function backwardOp(name: UnaryName, row: Row): Op {
       const body = `let x = xs[i]; let y = ys[i]; dxs[i] = dys[i] * (${row.dwgsl});`;
       const kernel = elementwise(`unary.${name}.backward`, { xs: 'f32', ys: 'f32', dys: 'f32' }, 'dxs', row, body);
       return [{ shader: kernel, args: [x, y, dy, dx], params: [dx.size], grid: grid1d(dx.size, WG) }];
-    },
-    wasm({ inputs: [x, y, dy], outputs: [dx], k }) {
-      const kernel = (k as Partial<Record<string, (x: number, y: number, dy: number, dx: number, n: number) => void>>)[
-        `${name}_backward`
-      ];
-      if (!kernel) return false;
-      kernel(x.ptr, y.ptr, dy.ptr, dx.ptr, dx.size);
-      return true;
     },
   });
 }
