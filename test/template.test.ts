@@ -111,7 +111,8 @@ if (existsSync(phiFolder)) {
     const { ids: got, labels } = encoder.questionIds('What is this?', 'A (small) cat.');
     assert.is(tokenizer.decode(got, { skipSpecial: false }), '\nWhat is this? ASSISTANT: A (small) cat.<|endoftext|>');
     assert.equal([...got], tokenizer.encode('\nWhat is this? ASSISTANT: A (small) cat.<|endoftext|>'));
-    assert.is(tokenizer.decode(labels.filter((l) => l !== -100), { skipSpecial: false }), ' A (small) cat.<|endoftext|>');
+    const learnt = labels.filter((l) => l !== -100);
+    assert.is(tokenizer.decode(learnt, { skipSpecial: false }), ' A (small) cat.<|endoftext|>');
   });
 } else {
   console.log(`Skipped: ${phiFolder} with the Phi-2 tokenizer is absent.`);

@@ -48,7 +48,8 @@ words('answers are single tokens', () => {
 });
 
 words('folds case, isolates punctuation, maps what it does not know to <unk>', () => {
-  assert.equal(tiny.encode('Is the RED\tobject?!'), ['is', 'the', 'red', 'object', '?', '<unk>'].map((w) => tiny.idOf(w)));
+  const want = ['is', 'the', 'red', 'object', '?', '<unk>'].map((word) => tiny.idOf(word));
+  assert.equal(tiny.encode('Is the RED\tobject?!'), want);
 });
 
 words('special ids', () => {
@@ -107,7 +108,7 @@ const kinds: [string, unknown, unknown, RegExp][] = [
   ['added token on a taken id', bpe({ added_tokens: [{ id: 1, content: '<eos>' }] }), config, /both have id 1/],
   ['added token with two ids', bpe({ added_tokens: [{ id: 9, content: 'a' }] }), config, /ids 0 and 9/],
   ['added token without content', bpe({ added_tokens: [{ id: 9 }] }), config, /added_tokens\[0\]/],
-  ['eos missing', bpe(), {}, /eos_token is missing/],
+  ['eos missing', bpe(), {}, /no eos_token/],
   ['eos not in the vocabulary', bpe(), { eos_token: '<end>' }, /"<end>" is not in/],
   ['eos a number', bpe(), { eos_token: 4 }, /eos_token must be/],
   ['word-level without unk', { model: { type: 'WordLevel', vocab: { a: 0 } } }, { eos_token: 'a' }, /unk_token/],

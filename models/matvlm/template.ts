@@ -112,7 +112,9 @@ export class PromptEncoder {
   encode(turns: readonly Turn[]): EncodedPrompt {
     if (turns.length === 0) throw new ArgumentError('A prompt needs at least one question.');
     const open = turns.findIndex((turn, i) => turn.answer === undefined && i < turns.length - 1);
-    if (open >= 0) throw new ArgumentError(`Turn ${open + 1} of ${turns.length} has no answer; only the last may lack it.`);
+    if (open >= 0) {
+      throw new ArgumentError(`Turn ${open + 1} of ${turns.length} has no answer; only the last may lack it.`);
+    }
     const rest = turns.slice(1).map((turn) => this.encodeTurn(this.template.user, turn));
     return concat([this.prefix, this.questionIds(turns[0].question, turns[0].answer), ...rest]);
   }

@@ -38,7 +38,7 @@ function checkId(id: unknown, where: string): number {
 function readVocab(model: Json, type: string): Map<string, number> {
   const { vocab } = model;
   if (type === 'Unigram') {
-    const pieces = Array.isArray(vocab) ? vocab : fail('tokenizer.json: model.vocab of a Unigram model must be a list.');
+    const pieces = Array.isArray(vocab) ? vocab : fail('tokenizer.json: model.vocab of Unigram must be a list.');
     pieces.forEach((p, i) => {
       const ok = Array.isArray(p) && typeof p[0] === 'string' && Number.isFinite(p[1]);
       if (!ok) fail(`tokenizer.json: model.vocab[${i}] must be [piece, score].`);
@@ -88,7 +88,7 @@ function checkAddedTokens(added: unknown, vocab: Map<string, number>): void {
     const id = checkId(entry.id, `added_tokens[${i}]`);
     const other = byId.get(id);
     if (other !== undefined && other !== content) {
-      fail(`tokenizer.json: ${JSON.stringify(other)} and the added token ${JSON.stringify(content)} both have id ${id}.`);
+      fail(`tokenizer.json: ${JSON.stringify(other)} and added token ${JSON.stringify(content)} both have id ${id}.`);
     }
     const known = vocab.get(content);
     if (known !== undefined && known !== id) {

@@ -41,7 +41,7 @@ export class Tokenizer {
       throw new TokenizerError(`tokenizer_config.json: ${key} ${JSON.stringify(content)} is not in tokenizer.json.`);
     };
     const eos = idOf('eos_token');
-    if (eos === null) throw new TokenizerError('tokenizer_config.json: eos_token is missing; decoding would never stop.');
+    if (eos === null) throw new TokenizerError('tokenizer_config.json: no eos_token; decoding would never stop.');
     this.eosId = eos;
     this.bosId = idOf('bos_token');
     this.padId = idOf('pad_token') ?? eos;

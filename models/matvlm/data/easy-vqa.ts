@@ -52,7 +52,9 @@ function parseQuestions(parts: EasyVqaParts): v.InferOutput<typeof Questions> {
   }
   const allowed = new Set(parts.answers.split(/\r?\n/).filter((line) => line !== ''));
   const odd = parsed.output.findIndex(([, answer]) => !allowed.has(answer));
-  if (odd >= 0) throw new DataError(`${file}, entry ${odd}: the answer ${parsed.output[odd][1]} is not in answers.txt.`);
+  if (odd >= 0) {
+    throw new DataError(`${file}, entry ${odd}: the answer ${parsed.output[odd][1]} is not in answers.txt.`);
+  }
   if (parsed.output.length === 0) throw new DataError(`${file} holds no question.`);
   return parsed.output;
 }

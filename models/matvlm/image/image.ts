@@ -13,7 +13,7 @@ export function checkImage(image: RgbImage): void {
   const sized = Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0;
   if (!sized || data.length !== width * height * 3) {
     throw new ArgumentError(
-      `An image of ${width}×${height} with ${data.length} bytes: expected width × height × 3 bytes, at least one pixel.`,
+      `An image of ${width}×${height} with ${data.length} bytes: expected width × height × 3 bytes, one pixel or more.`,
     );
   }
 }

@@ -1,0 +1,51 @@
+import { readFile } from 'node:fs/promises';
+import sharp from 'sharp';
+import { ImageError } from '../../../engine/errors.ts';
+import { MAX_PIXELS, readImageHeader } from '../image/header.ts';
+import type { RgbImage } from '../image/image.ts';
+
+/** libvips' own words hold file names and line breaks; the first line says enough. */
+const firstLine = (error: unknown): string => (error as Error).message.split('\n')[0];
+
+/** One grey value a pixel to three equal ones. */
+function greyToRgb(grey: Uint8Array): Uint8Array {
+  const rgb = new Uint8Array(grey.length * 3);
+  for (let i = 0; i < grey.length; i++) rgb.fill(grey[i], i * 3, i * 3 + 3);
+  return rgb;
+}
+
+/**
+ * Decodes a PNG, JPEG, GIF or WebP image as PIL's `convert('RGB')` does: the EXIF orientation is applied, alpha is
+ * dropped and not blended, grey becomes RGB, 16 bits become 8, CMYK goes through its profile, of an animation the
+ * first frame is taken. Colour profiles of RGB images are not applied.
+ * @throws ImageError as `readImageHeader` does, and for data that is truncated or broken
+ */
+export async function decodeImage(bytes: Uint8Array): Promise<RgbImage> {
+  readImageHeader(bytes);
+  try {
+    const { space } = await sharp(bytes, { limitInputPixels: MAX_PIXELS }).metadata();
+    const options = { limitInputPixels: MAX_PIXELS, failOn: 'error', ignoreIcc: space !== 'cmyk' } as const;
+    const pipeline = sharp(bytes, options).autoOrient().removeAlpha().toColourspace('srgb');
+    const { data, info } = await pipeline.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
+    const pixels = new Uint8Array(data.buffer, data.byteOffset, data.length);
+    const rgb = info.channels === 1 ? greyToRgb(pixels) : pixels;
+    return { width: info.width, height: info.height, data: rgb };
+  } catch (error) {
+    throw new ImageError(`The image cannot be decoded: ${firstLine(error)}`, { cause: error });
+  }
+}
+
+/** Reads and decodes a file; ImageError names the path. */
+export async function readImage(path: string): Promise<RgbImage> {
+  let bytes: Uint8Array;
+  try {
+    bytes = await readFile(path);
+  } catch (error) {
+    throw new ImageError(`${path} cannot be read: ${firstLine(error)}`, { cause: error });
+  }
+  try {
+    return await decodeImage(bytes);
+  } catch (error) {
+    throw new ImageError(`${path}: ${(error as Error).message}`, { cause: error });
+  }
+}
