@@ -1,0 +1,8 @@
+import { causalConv1d, rope } from '../../../ops/index.ts';
+import type { Adapters } from './types.ts';
+
+/** Ops over the tokens of a sequence. */
+export const sequenceAdapters: Adapters = {
+  rope: ([x], { rotary_dim, theta, offset }) => rope(x, { rotaryDim: rotary_dim, theta, offset }),
+  causal_conv1d: ([x, w, bias], { activation }) => causalConv1d(x, w, bias ?? null, { activation }),
+};
