@@ -28,7 +28,8 @@ export function codeOf(error: unknown): string | undefined {
 export function systemError(action: string, path: string, error: unknown): Error {
   if (error instanceof MatvlmError) return error;
   const code = codeOf(error);
-  if (!code) return error instanceof Error ? error : new Error(String(error));
+  // ERR_… are Node's complaints about a call, a fault of ours.
+  if (!code || code.startsWith('ERR_')) return error instanceof Error ? error : new Error(String(error));
   const advice = ADVICE[code] ?? 'the operating system refused';
   return new SystemError(`cannot ${action} ${path}: ${advice} (${code})`, { cause: error });
 }

@@ -1,5 +1,9 @@
+import { TENSOR_LIMIT } from './format.ts';
+
 /** Text of names and metadata that one document may hold, in bytes: bounds memory however large the document is. */
 const TEXT_LIMIT = 16 * 2 ** 20;
+/** Keys of one object: the format's tensors and `__metadata__`. */
+const KEY_LIMIT = TENSOR_LIMIT + 1;
 const DEPTH_LIMIT = 64;
 const SPACE = new Set([0x20, 0x09, 0x0a, 0x0d]);
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -54,6 +58,7 @@ export class JsonScanner {
       const key = this.string(`a key of ${what}`);
       if (key === '__proto__') this.fail(at, `${what}: key "__proto__" is refused`);
       if (seen.has(key)) this.fail(at, `${what}: duplicate key ${quote(key)}, expected each key once`);
+      if (seen.size === KEY_LIMIT) this.fail(at, `${what}: more than ${KEY_LIMIT} keys`);
       seen.add(key);
       this.expect(':', `${what}, after key ${quote(key)}`);
       onKey(key, at);

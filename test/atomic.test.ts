@@ -1,0 +1,314 @@
+import { spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
+import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { SystemError } from '../engine/errors.ts';
+import * as io from '../engine/node/index.ts';
+import { Checkpoint } from '../engine/safetensors/index.ts';
+import { faultyFiles } from './support/faulty-files.ts';
+
+const CODES = ['ENOSPC', 'EIO', 'EROFS', 'EACCES', 'EMFILE'];
+const self = fileURLToPath(import.meta.url);
+const root = mkdtempSync(join(tmpdir(), 'matvlm-atomic-'));
+process.on('exit', () => rmSync(root, { recursive: true, force: true }));
+let count = 0;
+const fresh = () => join(root, `run-${++count}`);
+
+/** A checkpoint whose every part tells its version: 3 pages of weights in two shards, and a state. */
+async function fill(folder: string, version: number, files: io.FileSystem): Promise<void> {
+  const tensor = (name: string) => ({
+    name,
+    dtype: 'I32' as const,
+    shape: [1024],
+    data: () => new Int32Array(1024).fill(version),
+  });
+  await io.writeShardedSafetensors(folder, ['a', 'b', 'c'].map(tensor), { files, maxShardSize: 9000 });
+  await io.writeFileAtomic(join(folder, 'trainer_state.json'), JSON.stringify({ version }), files);
+}
+
+/** Writes a checkpoint of that version as a whole. */
+function write(path: string, version: number, files: io.FileSystem = faultyFiles()): Promise<void> {
+  return io.writeFolderAtomic(path, (folder, within) => fill(folder, version, within), files);
+}
+
+/** The version of a checkpoint, which must be whole: all parts of one version and nothing else. */
+async function versionOf(folder: string): Promise<number> {
+  await io.verifyCheckpoint(folder);
+  const { version } = JSON.parse(readFileSync(join(folder, 'trainer_state.json'), 'utf8')) as { version: number };
+  const weights = await Checkpoint.open(io.diskFolder(folder));
+  for (const name of ['a', 'b', 'c']) {
+    assert.equal(new Set(await weights.readAs(name, 'i32')), new Set([version]), `${folder}: ${name}`);
+  }
+  await weights.close();
+  assert.is(readdirSync(folder).length, 5, `${folder} holds ${readdirSync(folder)}`);
+  return version;
+}
+
+function isSystemError(error: unknown, code: string, path: string): void {
+  assert.instance(error, SystemError, `${code}: ${error}`);
+  assert.ok((error as Error).message.includes(path), `${(error as Error).message} names ${path}`);
+  assert.match((error as Error).message, code);
+}
+
+const atomic = suite('atomic writes: a fault at every call');
+
+atomic('a file: the former or the new one, and no temporary file', async () => {
+  const [former, next] = ['old '.repeat(2000), 'new '.repeat(5000)];
+  let failed = 0;
+  for (const code of CODES) {
+    for (let at = 1, done = false; !done; at++) {
+      const folder = fresh();
+      const path = join(folder, 'state.json');
+      await io.disk.makeFolder(folder);
+      writeFileSync(path, former);
+      const files = faultyFiles({ at, code });
+      const error = await io.writeFileAtomic(path, next, files).then(() => null, (reason: unknown) => reason);
+      const found = readFileSync(path, 'utf8');
+      assert.equal(readdirSync(folder), ['state.json'], `${code} at ${at}`);
+      assert.ok(found === next || (error && found === former), `${code} at ${at}: ${found.length} bytes`);
+      if (error) isSystemError(error, code, path);
+      failed += error ? 1 : 0;
+      done = files.calls < at;
+    }
+  }
+  assert.ok(failed >= 5 * 10, `${failed} faults came through`);
+});
+
+for (const replacing of [false, true]) {
+  const kind = replacing ? 'replacing one' : 'new';
+
+  /** A run with checkpoint 1, and checkpoint 2 when it is to be replaced; the version that must be found so far. */
+  const prepare = async () => {
+    const run = fresh();
+    for (const step of replacing ? [1, 2] : [1]) await write(join(run, `checkpoint-${step}`), step);
+    return { run, path: join(run, 'checkpoint-2'), former: replacing ? 2 : 1 };
+  };
+
+  atomic(`a folder, ${kind}: the former or the new one, nothing left`, async () => {
+    let failed = 0;
+    for (const code of CODES) {
+      let { run, path, former } = await prepare();
+      for (let at = 1, done = false; !done; at++) {
+        const files = faultyFiles({ at, code });
+        const next = 10 + at;
+        const error = await write(path, next, files).then(() => null, (reason: unknown) => reason);
+        // A fault while the replaced one is deleted is no error: the new one is in place, the rest is swept later.
+        const left = readdirSync(run).filter((name) => !name.startsWith('checkpoint-') && (error || !/\.old-/.test(name)));
+        assert.equal(left, [], `${code} at ${at}`);
+        const found = await versionOf((await io.latestCheckpoint(run))!.path);
+        assert.ok(found === next || (error && found === former), `${code} at ${at}: version ${found}`);
+        assert.ok(readdirSync(run).every((name) => name.startsWith('checkpoint-')), `${code} at ${at}: not swept`);
+        if (error) isSystemError(error, code, run);
+        failed += error ? 1 : 0;
+        done = files.calls < at;
+        if (replacing) former = found;
+        else rmSync(path, { recursive: true, force: true });
+      }
+    }
+    assert.ok(failed >= 5 * 40, `${failed} faults came through`);
+  });
+
+  atomic(`a folder, ${kind}: killed at every call and every 4 KiB`, async () => {
+    let { run, path, former } = await prepare();
+    const seen = new Set<boolean>();
+    for (let at = 1, done = false; !done; at++) {
+      const files = faultyFiles({ at, code: 'kill' });
+      await write(path, 1000 + at, files).catch(() => {});
+      await files.closeAll();
+      const found = await versionOf((await io.latestCheckpoint(run))!.path);
+      assert.ok(found === 1000 + at || found === former, `killed at ${at}: version ${found}`);
+      seen.add(found === former);
+      await write(path, 10 + at);
+      assert.equal(readdirSync(run).sort(), ['checkpoint-1', 'checkpoint-2'], `killed at ${at}`);
+      assert.is(await versionOf(path), 10 + at);
+      done = files.calls < at;
+      if (replacing) former = 10 + at;
+      else rmSync(path, { recursive: true });
+    }
+    assert.is(seen.size, 2, 'kills before and after the change were seen');
+  });
+}
+
+atomic('an error of the caller passes unchanged and leaves nothing', async () => {
+  const run = fresh();
+  const mine = new Error('mine');
+  const fails = () => Promise.reject(mine);
+  assert.is(await io.writeFolderAtomic(join(run, 'x'), fails).catch((e: unknown) => e), mine);
+  assert.is(await io.writeAtomic(join(run, 'y'), fails).catch((e: unknown) => e), mine);
+  assert.equal(readdirSync(run), []);
+});
+
+atomic('nothing half-written is taken for complete', async () => {
+  const path = join(fresh(), 'x');
+  await io.writeFolderAtomic(path, async (folder, files) => {
+    await fill(folder, 1, files);
+    assert.not(await io.isCompleteFolder(folder));
+  });
+  assert.ok(await io.isCompleteFolder(path));
+  unlinkSync(join(path, 'trainer_state.json'));
+  assert.not(await io.isCompleteFolder(path));
+  assert.not(await io.isCompleteFolder(join(path, 'nowhere')));
+});
+
+const runs = suite('checkpoints of a run');
+
+async function runOf(...steps: number[]): Promise<string> {
+  const run = fresh();
+  for (const step of steps) await write(join(run, `checkpoint-${step}`), step);
+  return run;
+}
+
+const DAMAGE: Record<string, (folder: string) => void> = {
+  'no _SUCCESS': (folder) => unlinkSync(join(folder, '_SUCCESS')),
+  'a shard cut off': (folder) => truncateSync(join(folder, 'model-00001-of-00002.safetensors'), 5000),
+  'a shard too long': (folder) => appendFileSync(join(folder, 'model-00002-of-00002.safetensors'), 'x'),
+  'a shard missing': (folder) => unlinkSync(join(folder, 'model-00002-of-00002.safetensors')),
+  'a state cut off': (folder) => truncateSync(join(folder, 'trainer_state.json'), 3),
+  'an empty index': (folder) => truncateSync(join(folder, 'model.safetensors.index.json'), 0),
+};
+
+runs('the newest by number, or null', async () => {
+  assert.is((await io.latestCheckpoint(await runOf(900, 1000, 20)))!.step, 1000);
+  assert.is(await io.latestCheckpoint(await runOf()), null);
+});
+
+for (const [kind, damage] of Object.entries(DAMAGE)) {
+  runs(`falls back over one with ${kind}, with a warning, and prunes nothing`, async () => {
+    const run = await runOf(1, 2, 3);
+    damage(join(run, 'checkpoint-3'));
+    const warnings: string[] = [];
+    const warn = (line: string) => void warnings.push(line);
+    assert.is((await io.latestCheckpoint(run, { warn }))!.step, 2);
+    assert.is(warnings.length, 1);
+    assert.match(warnings[0], 'checkpoint-3');
+    assert.equal(await io.pruneCheckpoints(run, 1, { warn }), []);
+    assert.is(readdirSync(run).length, 3);
+  });
+}
+
+runs('prunes to the newest that are whole, and spares the protected', async () => {
+  const run = await runOf(1, 2, 3, 4, 5);
+  DAMAGE['a shard cut off'](join(run, 'checkpoint-4'));
+  const removed = await io.pruneCheckpoints(run, 2, { protect: [join(run, 'checkpoint-1')] });
+  assert.equal(removed.map(({ step }) => step), [2]);
+  assert.equal(readdirSync(run).sort(), ['checkpoint-1', 'checkpoint-3', 'checkpoint-4', 'checkpoint-5']);
+});
+
+runs('a fault at every call of pruning leaves the newest whole and none half-deleted', async () => {
+  for (let at = 1, done = false; !done; at++) {
+    const run = await runOf(1, 2);
+    const files = faultyFiles({ at, code: 'kill' });
+    await io.pruneCheckpoints(run, 1, { files }).catch(() => {});
+    await files.closeAll();
+    assert.is((await io.latestCheckpoint(run))!.step, 2, `killed at ${at}`);
+    for (const { path } of await io.listCheckpoints(run)) await io.verifyCheckpoint(path);
+    done = files.calls < at;
+    rmSync(run, { recursive: true });
+  }
+});
+
+const locks = suite('the lock of a run');
+
+locks('refuses a second, in the same process and from another, and names it', async () => {
+  const run = fresh();
+  const [one, two] = await Promise.allSettled([io.acquireLock(run), io.acquireLock(run)]);
+  assert.is([one, two].filter(({ status }) => status === 'fulfilled').length, 1);
+  await (one as PromiseFulfilledResult<io.Lock>).value.release();
+  assert.equal(readdirSync(run), []);
+  const child = await start('hold', run);
+  const error = (await io.acquireLock(run).catch((e: unknown) => e)) as Error;
+  isSystemError(error, String(child.pid), run);
+  await kill(child);
+  const lock = await io.acquireLock(run);
+  assert.is(readFileSync(lock.path, 'utf8'), `${process.pid}\n`);
+  await lock.release();
+  await lock.release();
+  assert.equal(readdirSync(run), []);
+});
+
+locks('takes over what a dead process left, even an empty file', async () => {
+  for (const text of ['', 'nonsense', '0\n', `${process.pid}\n`, '999999999\n']) {
+    const run = fresh();
+    await io.disk.makeFolder(run);
+    writeFileSync(join(run, 'run.lock'), text);
+    await (await io.acquireLock(run)).release();
+    assert.equal(readdirSync(run), []);
+  }
+});
+
+locks('a fault at every call is told, and does not lock the run for ever', async () => {
+  for (let at = 1, done = false; !done; at++) {
+    const run = fresh();
+    const files = faultyFiles({ at, code: 'ENOSPC' });
+    const lock = await io.acquireLock(run, files).catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
+    done = files.calls < at;
+    await lock?.release().catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
+    await (await io.acquireLock(run)).release();
+  }
+});
+
+const kills = suite('a process killed while it writes checkpoints');
+const ROUNDS = 12;
+
+kills(`by SIGKILL, ${ROUNDS} times: each time the run goes on from a whole checkpoint`, async () => {
+  const run = fresh();
+  let last = 0;
+  for (let round = 0; round < ROUNDS; round++) {
+    const child = await start('train', run);
+    let output = '';
+    child.stdout!.on('data', (text) => (output += text));
+    await new Promise((done) => setTimeout(done, 20 + ((round * 37) % 100)));
+    await kill(child);
+    const reported = Math.max(last, ...output.split('\n').slice(0, -1).map(Number));
+    const latest = await io.latestCheckpoint(run);
+    const step = latest ? await versionOf(latest.path) : 0;
+    assert.ok(step >= reported, `round ${round}: found ${step}, the process had finished ${reported}`);
+    assert.not(readdirSync(run).some((name) => name.startsWith('.checkpoint')), `${readdirSync(run)}`);
+    if (step > 0) assert.ok((await versionOf(join(run, 'export'))) >= step - 1);
+    last = step;
+  }
+  assert.ok(last > ROUNDS, `only ${last} steps in ${ROUNDS} rounds`);
+});
+
+/** What the child process does: hold the lock, or go on with the run and write as fast as it can. */
+async function child(task: string, run: string): Promise<void> {
+  await io.acquireLock(run);
+  let step = (await io.latestCheckpoint(run))?.step ?? 0;
+  process.stdout.write('ready\n');
+  if (task === 'hold') setInterval(() => {}, 1000);
+  while (task === 'train') {
+    step++;
+    await write(join(run, 'export'), step, io.disk);
+    await write(join(run, `checkpoint-${step}`), step, io.disk);
+    await io.pruneCheckpoints(run, 2);
+    process.stdout.write(`${step}\n`);
+  }
+}
+
+/** Starts this very file as the child process and waits until it has the lock. */
+async function start(task: string, run: string): Promise<ChildProcess> {
+  const env = { ...process.env, MATVLM_TEST_CHILD: JSON.stringify([task, run]) };
+  const started = spawn(process.execPath, [self], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  await new Promise((done, fail) => {
+    started.stdout.once('data', done);
+    started.once('exit', () => fail(new Error(`the child process for ${task} ended early`)));
+  });
+  return started;
+}
+
+async function kill(started: ChildProcess): Promise<void> {
+  const ended = new Promise((done) => started.once('exit', done));
+  started.kill('SIGKILL');
+  await ended;
+}
+
+if (process.env.MATVLM_TEST_CHILD) {
+  const [task, run] = JSON.parse(process.env.MATVLM_TEST_CHILD) as [string, string];
+  await child(task, run);
+} else {
+  for (const tests of [atomic, runs, locks, kills]) tests.run();
+}
