@@ -3,6 +3,7 @@ export * from './binary.ts';
 export * from './causal-conv1d.ts';
 export * from './compare.ts';
 export * from './reduce.ts';
+export * from './norm.ts';
 export * from './reshape.ts';
 export * from './rope.ts';
 export * from './scalar.ts';

@@ -8,6 +8,7 @@ import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add } from '../../ops/index.ts';
 import { elementwiseAdapters } from './adapters/elementwise.ts';
 import { reduceAdapters } from './adapters/reduce.ts';
+import { normAdapters } from './adapters/norm.ts';
 import { sequenceAdapters } from './adapters/sequence.ts';
 import type { Adapters } from './adapters/types.ts';
 import { unaryAdapters } from './adapters/unary.ts';
@@ -33,6 +34,7 @@ export interface HostTensor {
 
 export const adapters: Adapters = {
   ...elementwiseAdapters,
+  ...normAdapters,
   ...reduceAdapters,
   ...sequenceAdapters,
   ...unaryAdapters,

@@ -1,0 +1,141 @@
+import type { ShaderSpec } from '../engine/backends/webgpu/launch.ts';
+import { ROW_MAIN, ROWS } from './rows.ts';
+
+/** What tells the norms apart. */
+export interface NormKind {
+  readonly key: 'layer' | 'rms' | 'gateFirst' | 'gateLast';
+  readonly name: string;
+  /** Subtract the mean. */
+  readonly center: boolean;
+  readonly bias: boolean;
+  /** Multiply by silu(z): not at all, before or after the norm. */
+  readonly gate: 'none' | 'first' | 'last';
+}
+
+type Source = Pick<ShaderSpec, 'reads' | 'writes' | 'params' | 'code'>;
+
+const SILU = /* wgsl */ `
+fn sigmoid_(v: f32) -> f32 { let e = exp(-abs(v)); return select(e, 1.0, v >= 0.0) / (1.0 + e); }
+fn silu(v: f32) -> f32 { return v * sigmoid_(v); }
+fn dsilu(v: f32) -> f32 { let s = sigmoid_(v); return s * (1.0 + v * (1.0 - s)); }
+`;
+
+function helpers(kind: NormKind): string {
+  const value = kind.gate === 'first' ? 'xs[i] * silu(zs[i])' : 'xs[i]';
+  return `${kind.gate === 'none' ? '' : SILU}
+fn value(i: u32) -> f32 { return ${value}; }`;
+}
+
+function gateReads(kind: NormKind): Record<string, string> {
+  return kind.gate === 'none' ? {} : { zs: 'f32' };
+}
+
+function stats(kind: NormKind): Record<string, string> {
+  return kind.center ? { means: 'f32', rstds: 'f32' } : { rstds: 'f32' };
+}
+
+const MEAN = /* wgsl */ `
+  var sum = 0.0;
+  for (var c = lane; c < params.columns; c += LANES) { sum += value(base + c); }
+  let mean = row_sum(sum, local) / f32(params.columns);`;
+
+/** One row of a group of channels per LANES invocations. */
+export function normForwardWgsl(kind: NormKind): Source {
+  const gate = kind.gate === 'last' ? ' * silu(zs[base + c])' : '';
+  return {
+    reads: { xs: 'f32', ...gateReads(kind), weight: 'f32', ...(kind.bias ? { bias: 'f32' } : {}) },
+    writes: { ys: 'f32', ...stats(kind) },
+    params: { rows: 'u32', columns: 'u32', groups: 'u32', eps: 'f32' },
+    code: /* wgsl */ `${ROWS}${helpers(kind)}
+${ROW_MAIN} {
+  let row = row_of(group, groups, local);
+  let lane = local % LANES;
+  let base = min(row, params.rows - 1u) * params.columns;
+  let w = (row % params.groups) * params.columns;
+  ${kind.center ? MEAN : 'let mean = 0.0;'}
+  var squares = 0.0;
+  for (var c = lane; c < params.columns; c += LANES) {
+    let d = value(base + c) - mean;
+    squares += d * d;
+  }
+  let rstd = 1.0 / sqrt(row_sum(squares, local) / f32(params.columns) + params.eps);
+  if (row >= params.rows) { return; }
+  for (var c = lane; c < params.columns; c += LANES) {
+    let scaled = (value(base + c) - mean) * rstd * weight[w + c]${kind.bias ? ' + bias[w + c]' : ''};
+    ys[base + c] = scaled${gate};
+  }
+  if (lane == 0u) { ${kind.center ? 'means[row] = mean; ' : ''}rstds[row] = rstd; }
+}`,
+  };
+}
+
+/** dx (and dz): rstd·(g − mean(g) − x̂·mean(g·x̂)) with g = dy·weight, taken through the gate. */
+export function normBackwardWgsl(kind: NormKind): Source {
+  const store = {
+    none: 'dxs[i] = du;',
+    first: 'dxs[i] = du * silu(zs[i]); dzs[i] = du * xs[i] * dsilu(zs[i]);',
+    last: 'dxs[i] = du; dzs[i] = dys[i] * weight[w + c] * hat * dsilu(zs[i]);',
+  }[kind.gate];
+  return {
+    reads: { xs: 'f32', ...gateReads(kind), weight: 'f32', dys: 'f32', ...stats(kind) },
+    writes: { dxs: 'f32', ...(kind.gate === 'none' ? {} : { dzs: 'f32' }) },
+    params: { rows: 'u32', columns: 'u32', groups: 'u32' },
+    code: /* wgsl */ `${ROWS}${helpers(kind)}
+fn slope(i: u32, w: u32) -> f32 { return dys[i] * weight[w]${kind.gate === 'last' ? ' * silu(zs[i])' : ''}; }
+${ROW_MAIN} {
+  let row = row_of(group, groups, local);
+  let safe = min(row, params.rows - 1u);
+  let lane = local % LANES;
+  let base = safe * params.columns;
+  let w = (row % params.groups) * params.columns;
+  let mean = ${kind.center ? 'means[safe]' : '0.0'};
+  let rstd = rstds[safe];
+  var sums = vec2<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    let g = slope(base + c, w + c);
+    sums += vec2<f32>(g, g * (value(base + c) - mean) * rstd);
+  }
+  let means_of = row_sum2(sums, local) / f32(params.columns);
+  if (row >= params.rows) { return; }
+  for (var c = lane; c < params.columns; c += LANES) {
+    let i = base + c;
+    let hat = (value(i) - mean) * rstd;
+    let du = rstd * (slope(i, w + c)${kind.center ? ' - means_of.x' : ''} - hat * means_of.y);
+    ${store}
+  }
+}`,
+  };
+}
+
+/** First stage of dweight (and dbias): a tile of 64 channels over a slice of the rows, four rows at a time. */
+export function normWeightsWgsl(kind: NormKind): Source {
+  return {
+    reads: { xs: 'f32', ...gateReads(kind), dys: 'f32', ...stats(kind) },
+    writes: { partial: 'f32' },
+    params: { rows: 'u32', channels: 'u32', columns: 'u32', slice: 'u32', stride: 'u32' },
+    code: /* wgsl */ `${helpers(kind)}
+var<workgroup> tree: array<vec2<f32>, 256>;
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let c = group.x * 64u + local % 64u;
+  let end = min(params.rows, (group.y + 1u) * params.slice);
+  var sums = vec2<f32>();
+  if (c < params.channels) {
+    let groups = params.channels / params.columns;
+    let first = c / params.columns;
+    for (var r = group.y * params.slice + local / 64u; r < end; r += 4u) {
+      let i = r * params.channels + c;
+      let s = r * groups + first;
+      let g = dys[i]${kind.gate === 'last' ? ' * silu(zs[i])' : ''};
+      sums += vec2<f32>(g * (value(i)${kind.center ? ' - means[s]' : ''}) * rstds[s], g);
+    }
+  }
+  tree[local] = sums;
+  workgroupBarrier();
+  if (local >= 64u || c >= params.channels) { return; }
+  let total = (tree[local] + tree[local + 64u]) + (tree[local + 128u] + tree[local + 192u]);
+  partial[group.y * params.stride + c] = total.x;
+  ${kind.bias ? 'partial[group.y * params.stride + params.channels + c] = total.y;' : ''}
+}`,
+  };
+}
