@@ -10,6 +10,7 @@ export * from './errors.ts';
 export * from './module.ts';
 export * from './op.ts';
 export { type OpProfile, Profiler } from './profiler.ts';
+export * from './random.ts';
 export { keep, scope } from './scope.ts';
 export { backwardFrom, checkpoint, gradEnabled, noGrad } from './tape.ts';
 export * from './tensor.ts';

@@ -1,6 +1,14 @@
-import { FLAT_INDEX, type GpuArg, type GpuCall, grid1d, type Launch, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
-import { around } from './shapes.ts';
+import {
+  type GpuArg,
+  type GpuCall,
+  grid1d,
+  type Launch,
+  shader,
+  type Shader,
+} from '../engine/backends/webgpu/launch.ts';
+import { type Layout, layoutFor, LINE_WG, LINES } from './lines.ts';
 import body from './reduce.wgsl';
+import { around } from './shapes.ts';
 
 /** A fold of many values into one, in WGSL. `start` sees the first value, whether or not it will be folded. */
 interface Fold {
@@ -48,29 +56,8 @@ const STAGES: Partial<Record<FoldName, readonly [first: Stage, middle: Stage, la
   norm: ['squares', 'sum', 'root'],
 };
 
-/** How a workgroup of 256 threads is laid over outputs and the reduced dimension. */
-interface Layout {
-  readonly key: string;
-  readonly lanes: number;
-  readonly rows: boolean;
-}
-
-const layout = (lanes: number, rows: boolean): Layout => ({ key: `${rows ? 'r' : 'c'}${lanes}`, lanes, rows });
-const SHORT_ROWS = layout(32, true);
-const LONG_ROWS = layout(256, true);
-const NARROW = layout(64, false);
-const WIDE = layout(8, false);
-const ALONE = layout(1, false);
-
-const WG = 256;
 /** Workgroups that keep a large GPU busy. */
 const ENOUGH = 1024;
-
-function layoutFor(len: number, inner: number): Layout {
-  if (inner === 1) return len <= 4 ? ALONE : len <= 1024 ? SHORT_ROWS : LONG_ROWS;
-  if (len <= 16) return ALONE;
-  return inner < 16 ? NARROW : WIDE;
-}
 
 interface Pass {
   readonly outer: number;
@@ -82,7 +69,7 @@ interface Pass {
 
 function planPass(outer: number, len: number, inner: number): Pass {
   const chosen = layoutFor(len, inner);
-  const tiles = Math.ceil((outer * inner * chosen.lanes) / WG);
+  const tiles = Math.ceil((outer * inner * chosen.lanes) / LINE_WG);
   const wanted = Math.min(Math.ceil(len / (chosen.lanes * 16)), Math.ceil(ENOUGH / Math.max(1, tiles)));
   const splits = Math.max(1, Math.ceil(len / Math.max(1, Math.ceil(len / wanted))));
   return { outer, len, inner, splits, layout: chosen };
@@ -138,7 +125,7 @@ export function reduceLaunches(
 function passLaunch(stage: Stage, pass: Pass, x: GpuArg, y: GpuArg, scale: number): Launch {
   const { len, inner, splits, layout } = pass;
   const outputs = pass.outer * inner;
-  const [gx, gy] = grid1d(outputs * layout.lanes, WG);
+  const [gx, gy] = grid1d(outputs * layout.lanes, LINE_WG);
   return {
     shader: kernelFor(stage, layout),
     args: [x, y],
@@ -158,13 +145,13 @@ function kernelFor(stage: Stage, layout: Layout): Shader {
       reads: { x: 'f32' },
       writes: { y: 'f32' },
       params: { outputs: 'u32', len: 'u32', inner: 'u32', chunk: 'u32', scale: 'f32' },
-      constants: { LANES: layout.lanes, TILE: WG / layout.lanes, ROWS: layout.rows ? 1 : 0 },
+      constants: layout.constants,
       code: /* wgsl */ `alias Acc = ${acc};${acc === 'f32' ? '' : LSE_JOIN}
 fn start(v: f32) -> Acc { return ${start}; }
 fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
 fn fold(a: Acc, v: f32) -> Acc { return ${fold}; }
 fn finish(a: Acc) -> f32 { return ${finish}; }
-${FLAT_INDEX}${body}`,
+${LINES}${body}`,
     };
   }));
 }

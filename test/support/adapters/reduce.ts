@@ -1,4 +1,16 @@
-import { amax, amin, logsumexp, mean, sum } from '../../../ops/index.ts';
+import {
+  amax,
+  amin,
+  argmax,
+  cumsum,
+  logSoftmax,
+  logsumexp,
+  mean,
+  norm,
+  softmax,
+  sum,
+  topk,
+} from '../../../ops/index.ts';
 import type { Adapters } from './types.ts';
 
 export const reduceAdapters: Adapters = {
@@ -7,4 +19,10 @@ export const reduceAdapters: Adapters = {
   amax: ([x], { dim, keepdim }) => amax(x, { dim, keepdim }),
   amin: ([x], { dim, keepdim }) => amin(x, { dim, keepdim }),
   logsumexp: ([x], { dim, keepdim }) => logsumexp(x, { dim, keepdim }),
+  norm: ([x]) => norm(x),
+  argmax: ([x], { dim }) => argmax(x, dim),
+  cumsum: ([x], { dim }) => cumsum(x, dim),
+  topk: ([x], { k, dim }) => topk(x, k, dim),
+  softmax: ([x], { dim }) => softmax(x, dim),
+  log_softmax: ([x], { dim }) => logSoftmax(x, dim),
 };

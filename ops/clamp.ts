@@ -1,0 +1,54 @@
+import { apply1 } from '../engine/apply.ts';
+import { expectDType } from '../engine/dtype.ts';
+import { defineOp, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { Elementwise } from './elementwise.ts';
+
+interface ClampAttrs {
+  readonly min: number;
+  readonly max: number;
+}
+
+const bounds = { min: 'f32', max: 'f32' } as const;
+const forwardKernel = /* @__PURE__ */ new Elementwise({
+  name: 'clamp',
+  reads: { x: 'f32' },
+  writes: { y: 'f32' },
+  values: { y: 'min(max(x, params.min), params.max)' },
+  params: bounds,
+});
+const backwardKernel = /* @__PURE__ */ new Elementwise({
+  name: 'clamp.backward',
+  reads: { x: 'f32', dy: 'f32' },
+  writes: { dx: 'f32' },
+  values: { dx: 'select(0.0, dy, x >= params.min && x <= params.max)' },
+  params: bounds,
+});
+
+const clampBackward = /* @__PURE__ */ defineOp<ClampAttrs>({
+  name: 'clamp_backward',
+  shape: ([x]) => [spec(x.shape)],
+  reference({ inputs: [x, dy], outputs: [dx], attrs: { min, max } }) {
+    for (let i = 0; i < dx.size; i++) dx.data[i] = x.data[i] >= min && x.data[i] <= max ? dy.data[i] : 0;
+  },
+  webgpu: ({ inputs, outputs, attrs }) => [backwardKernel.launch(inputs, outputs, [attrs.min, attrs.max])],
+});
+
+export const clampOp = /* @__PURE__ */ defineOp<ClampAttrs>({
+  name: 'clamp',
+  shape([x]) {
+    expectDType('clamp', 'x', x.dtype, 'f32');
+    return [spec(x.shape)];
+  },
+  reference({ inputs: [x], outputs: [y], attrs: { min, max } }) {
+    for (let i = 0; i < y.size; i++) y.data[i] = Math.min(Math.max(x.data[i], min), max);
+  },
+  webgpu: ({ inputs, outputs, attrs }) => [forwardKernel.launch(inputs, outputs, [attrs.min, attrs.max])],
+  saves: { inputs: [0] },
+  backward: ({ input, grads, attrs }) => [apply1(clampBackward, [input(0), grads[0]!], attrs)],
+});
+
+/** x held between `min` and `max`, either of which may be left out: f32 of any shape → the same shape. */
+export function clamp(x: Tensor, { min, max }: { min?: number | null; max?: number | null }): Tensor {
+  return apply1(clampOp, [x], { min: min ?? -Infinity, max: max ?? Infinity });
+}

@@ -1,0 +1,90 @@
+import { apply, apply1 } from '../engine/apply.ts';
+import type { Spec } from '../engine/backend.ts';
+import { expectDType } from '../engine/dtype.ts';
+import { ArgumentError, DTypeError } from '../engine/errors.ts';
+import { defineOp, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { Elementwise } from './elementwise.ts';
+import { asWords } from './fill.ts';
+import { expectShape } from './shapes.ts';
+
+const copyKernel = /* @__PURE__ */ new Elementwise({
+  name: 'copy',
+  reads: { x: 'u32' },
+  writes: { y: 'u32' },
+  values: { y: 'x' },
+});
+
+export const cloneOp = /* @__PURE__ */ defineOp({
+  name: 'clone',
+  shape: ([x]) => [spec(x.shape, x.dtype)],
+  reference({ inputs: [x], outputs: [y] }) {
+    y.data.set(x.data);
+  },
+  webgpu: ({ inputs: [x], outputs: [y] }) => [copyKernel.launch([asWords(x)], [asWords(y)])],
+  backward: ({ grads }) => [grads[0]],
+});
+
+/** The same elements in a buffer of their own: any dtype and shape. */
+export function clone(x: Tensor): Tensor {
+  return apply1(cloneOp, [x], {});
+}
+
+function expectAlike(op: string, dst: Spec, src: Spec): void {
+  expectShape(op, 'src', src, dst.shape);
+  if (dst.dtype !== src.dtype) {
+    throw new DTypeError(`${op}: src has dtype ${src.dtype}, expected ${dst.dtype} as dst has; convert it with cast()`);
+  }
+}
+
+export const copyOp = /* @__PURE__ */ defineOp({
+  name: 'copy_',
+  shape([dst, src]) {
+    expectAlike('copy_', dst, src);
+    return [];
+  },
+  reference({ inputs: [dst, src] }) {
+    dst.data.set(src.data);
+  },
+  webgpu: ({ inputs: [dst, src] }) => [copyKernel.launch([asWords(src)], [asWords(dst)])],
+  mutates: [0],
+});
+
+/** Overwrites `dst` with `src`, of the same shape and dtype. Not recorded. */
+export function copy_(dst: Tensor, src: Tensor): void {
+  if (dst.storage !== src.storage) apply(copyOp, [dst, src], {});
+}
+
+const addKernel = /* @__PURE__ */ new Elementwise({
+  name: 'add_into',
+  reads: { src: 'f32' },
+  writes: { dst: 'f32' },
+  values: { dst: 'dst + params.scale * src' },
+  params: { scale: 'f32' },
+  update: true,
+});
+
+export const addIntoOp = /* @__PURE__ */ defineOp<{ scale: number }>({
+  name: 'add_into',
+  shape([dst, src]) {
+    expectDType('add_into', 'dst', dst.dtype, 'f32');
+    expectAlike('add_into', dst, src);
+    return [];
+  },
+  reference({ inputs: [dst, src], attrs: { scale } }) {
+    for (let i = 0; i < dst.size; i++) dst.data[i] += scale * src.data[i];
+  },
+  webgpu: ({ inputs: [dst, src], attrs }) => [addKernel.launch([src], [dst], [attrs.scale])],
+  mutates: [0],
+});
+
+/**
+ * dst ← dst + scale·src in place, both f32 of one shape. Not recorded.
+ * @throws ArgumentError when both are the same storage
+ */
+export function addInto(dst: Tensor, src: Tensor, scale = 1): void {
+  if (dst.storage === src.storage) {
+    throw new ArgumentError(`addInto: ${dst} was given as dst and src, expected two tensors; use mulScalar()`);
+  }
+  apply(addIntoOp, [dst, src], { scale });
+}

@@ -1,0 +1,120 @@
+import { apply1 } from '../engine/apply.ts';
+import type { Backend } from '../engine/backend.ts';
+import type { GpuArg } from '../engine/backends/webgpu/launch.ts';
+import { bytesOf, type DType, toBfloat, toHalf } from '../engine/dtype.ts';
+import { ArgumentError } from '../engine/errors.ts';
+import { defineOp, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { Elementwise } from './elementwise.ts';
+
+interface FillAttrs {
+  readonly shape: readonly number[];
+  readonly value: number;
+  readonly dtype: DType;
+}
+
+/** The value as the dtype stores it on the host. */
+function stored(value: number, dtype: DType): number {
+  if (dtype === 'f16') return toHalf(value);
+  if (dtype === 'bf16') return toBfloat(value);
+  return dtype === 'bool' ? Number(value !== 0) : value;
+}
+
+const word = new DataView(new ArrayBuffer(4));
+
+/** The 32-bit word that fills a GPU buffer with the value. */
+function wordOf(value: number, dtype: DType): number {
+  if (dtype === 'f32') word.setFloat32(0, value);
+  else word.setInt32(0, bytesOf(dtype) === 2 ? stored(value, dtype) * 0x10001 : stored(value, dtype));
+  return word.getUint32(0);
+}
+
+/** A tensor of any dtype as the 32-bit words of its buffer. */
+export function asWords(arg: GpuArg): GpuArg {
+  const size = Math.ceil((arg.size * bytesOf(arg.dtype)) / 4);
+  return { buffer: arg.buffer, dtype: 'u32', size, shape: [size] };
+}
+
+const fillKernel = /* @__PURE__ */ new Elementwise({
+  name: 'fill',
+  reads: {},
+  writes: { y: 'u32' },
+  values: { y: 'params.word' },
+  params: { word: 'u32' },
+});
+
+export const fillOp = /* @__PURE__ */ defineOp<FillAttrs>({
+  name: 'fill',
+  shape: (_, { shape, dtype }) => [spec(shape, dtype)],
+  reference({ outputs: [y], attrs: { value, dtype } }) {
+    y.data.fill(stored(value, dtype));
+  },
+  webgpu: ({ outputs: [y], attrs: { value, dtype } }) => [fillKernel.launch([], [asWords(y)], [wordOf(value, dtype)])],
+});
+
+/** A tensor of `shape` with `value` everywhere. */
+export function fill(backend: Backend, shape: readonly number[], value: number, dtype: DType = 'f32'): Tensor {
+  return apply1(fillOp, [], { shape, value, dtype }, backend);
+}
+
+export function zeros(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+  return fill(backend, shape, 0, dtype);
+}
+
+export function ones(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+  return fill(backend, shape, 1, dtype);
+}
+
+/** Zeros of x's shape and dtype on its backend. */
+export function zerosLike(x: Tensor): Tensor {
+  return fill(x.backend, x.shape, 0, x.dtype);
+}
+
+interface ArangeAttrs {
+  readonly start: number;
+  readonly step: number;
+  readonly size: number;
+  readonly dtype: DType;
+}
+
+const arangeKernels = {
+  f32: /* @__PURE__ */ arangeKernel('f32'),
+  i32: /* @__PURE__ */ arangeKernel('i32'),
+};
+
+function arangeKernel(type: 'f32' | 'i32'): Elementwise {
+  return new Elementwise({
+    name: `arange.${type}`,
+    reads: {},
+    writes: { y: type },
+    values: { y: `params.start + ${type}(i) * params.step` },
+    params: { start: type, step: type },
+  });
+}
+
+export const arangeOp = /* @__PURE__ */ defineOp<ArangeAttrs>({
+  name: 'arange',
+  shape: (_, { size, dtype }) => [spec([size], dtype)],
+  reference({ outputs: [y], attrs: { start, step } }) {
+    for (let i = 0; i < y.size; i++) y.data[i] = start + i * step;
+  },
+  webgpu: ({ outputs, attrs: { start, step, dtype } }) => [
+    arangeKernels[dtype === 'f32' ? 'f32' : 'i32'].launch([], outputs, [start, step]),
+  ],
+});
+
+/**
+ * start, start + step, … below `end` (above it for a negative step), as a vector.
+ * @throws ArgumentError for a dtype other than f32 and i32, or a step of 0
+ */
+export function arange(
+  backend: Backend,
+  end: number,
+  { start = 0, step = 1, dtype = 'i32' }: { start?: number; step?: number; dtype?: DType } = {},
+): Tensor {
+  if (step === 0 || (dtype !== 'f32' && dtype !== 'i32')) {
+    throw new ArgumentError(`arange: step ${step} of dtype ${dtype}, expected a step other than 0 of f32 or i32`);
+  }
+  const size = Math.max(0, Math.ceil((end - start) / step));
+  return apply1(arangeOp, [], { start, step, size, dtype }, backend);
+}

@@ -1,0 +1,46 @@
+import { apply1 } from '../engine/apply.ts';
+import { expectDType } from '../engine/dtype.ts';
+import { defineOp, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { Elementwise } from './elementwise.ts';
+import { reduceLaunches } from './reduce-kernel.ts';
+
+const backwardKernel = /* @__PURE__ */ new Elementwise({
+  name: 'norm.backward',
+  reads: { x: 'f32', y: 'f32', dy: 'f32' },
+  writes: { dx: 'f32' },
+  values: { dx: 'select(dy * x / y, 0.0, y == 0.0)' },
+});
+
+/** dx = dy·x/‖x‖, and 0 for the zero tensor. */
+const normBackward = /* @__PURE__ */ defineOp({
+  name: 'norm_backward',
+  shape: ([x]) => [spec(x.shape)],
+  reference({ inputs: [x, y, dy], outputs: [dx] }) {
+    const scale = y.data[0] === 0 ? 0 : dy.data[0] / y.data[0];
+    for (let i = 0; i < dx.size; i++) dx.data[i] = x.data[i] * scale;
+  },
+  webgpu: ({ inputs, outputs }) => [backwardKernel.launch(inputs, outputs)],
+});
+
+export const normOp = /* @__PURE__ */ defineOp({
+  name: 'norm',
+  shape([x]) {
+    expectDType('norm', 'x', x.dtype, 'f32');
+    return [spec([])];
+  },
+  reference({ inputs: [x], outputs: [y] }) {
+    let sum = 0;
+    for (let i = 0; i < x.size; i++) sum += x.data[i] * x.data[i];
+    y.data[0] = Math.sqrt(sum);
+  },
+  webgpu: ({ inputs: [x], outputs: [y], scratch }) =>
+    reduceLaunches('norm', x, y, x.shape.map((_, i) => i), scratch),
+  saves: { inputs: [0], outputs: [0] },
+  backward: ({ input, output, grads }) => [apply1(normBackward, [input(0), output(0), grads[0]!], {})],
+});
+
+/** √Σx², the L2 norm of all elements: f32 of any shape → []. */
+export function norm(x: Tensor): Tensor {
+  return apply1(normOp, [x], {});
+}

@@ -1,0 +1,19 @@
+/** Where `a` at index i comes before `b` at index j: larger first, NaN largest, the lower index among equals. */
+export function comesBefore(a: number, i: number, b: number, j: number): boolean {
+  if (a === b || (a !== a && b !== b)) return i < j;
+  return a > b || a !== a;
+}
+
+/** WGSL: integers that sort as the floats do, NaN largest. */
+export const ORDER = /* wgsl */ `
+fn order_key(v: f32) -> u32 {
+  let bits = bitcast<u32>(v);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) { return 0xffffffffu; }
+  if (bits == 0x80000000u) { return 0x80000000u; }
+  return bits ^ select(0x80000000u, 0xffffffffu, (bits >> 31u) == 1u);
+}
+// Largest key, and the lower index among equals.
+fn first_of(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+  return select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y));
+}
+`;
