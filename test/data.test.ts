@@ -8,7 +8,7 @@ import { COLORS, drawScene, IMAGE_SIZE, SortOfClevr, type SceneObject } from '..
 const clevr = suite('Sort-of-CLEVR');
 
 clevr('the published sizes, made in less than 5 s', () => {
-  const begun = performance.now();
+  const begun = process.cpuUsage();
   const train = new SortOfClevr('train');
   assert.equal([train.length, new SortOfClevr('test').length], [9800, 200]);
   for (let i = 0; i < train.length; i++) {
@@ -16,7 +16,8 @@ clevr('the published sizes, made in less than 5 s', () => {
     assert.is(sample.questions.length, 20);
     assert.is((sample.image() as { data: Uint8Array }).data.length, IMAGE_SIZE * IMAGE_SIZE * 3);
   }
-  assert.ok(performance.now() - begun < 5000, `${performance.now() - begun} ms`);
+  const { user } = process.cpuUsage(begun);
+  assert.ok(user < 5e6, `${user} µs`);
 });
 
 clevr('the same bytes on every platform', () => {

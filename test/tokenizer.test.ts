@@ -17,6 +17,13 @@ const tiny = (() => {
   return Tokenizer.fromJSON(tokenizer, config);
 })();
 
+/** Milliseconds of this process's own time, so that a busy machine does not count. */
+function cpuTime(body: () => void): number {
+  const begun = process.cpuUsage();
+  body();
+  return process.cpuUsage(begun).user / 1000;
+}
+
 function streamed(tokenizer: Tokenizer, ids: readonly number[]): string[] {
   const stream = tokenizer.stream();
   return [...ids.map((id) => stream.push(id)), stream.end()];
@@ -125,9 +132,8 @@ for (const [kind, json, conf, message] of kinds) {
 
 faults('a long word is done in 2 s, a longer text refused', () => {
   const tokenizer = Tokenizer.fromJSON(bpe(), config);
-  const begun = performance.now();
-  assert.is(tokenizer.encode('ab'.repeat(MAX_TEXT / 2)).length, MAX_TEXT / 4);
-  assert.ok(performance.now() - begun < 2000, `${performance.now() - begun} ms`);
+  const took = cpuTime(() => assert.is(tokenizer.encode('ab'.repeat(MAX_TEXT / 2)).length, MAX_TEXT / 4));
+  assert.ok(took < 2000, `${took} ms`);
   assert.throws(() => tokenizer.encode('a'.repeat(10 ** 7)), (e: Error) => e instanceof ArgumentError);
 });
 
@@ -183,9 +189,8 @@ if (existsSync(phiFolder)) {
   });
 
   phi('the longest text in one word', () => {
-    const begun = performance.now();
-    assert.ok(tokenizer.encode('a'.repeat(MAX_TEXT)).length > 0);
-    assert.ok(performance.now() - begun < 2000, `${performance.now() - begun} ms`);
+    const took = cpuTime(() => assert.ok(tokenizer.encode('a'.repeat(MAX_TEXT)).length > 0));
+    assert.ok(took < 2000, `${took} ms`);
   });
 } else {
   console.log(`Skipped: ${phiFolder} with the Phi-2 tokenizer and its vectors is absent.`);

@@ -18,7 +18,7 @@ export interface VqaSample {
   /** Unique over all sets: `<set>/<split>/<number>`. */
   readonly id: string;
   readonly questions: readonly VqaQuestion[];
-  /** Draws or decodes the image; each call may do the work again, the result belongs to the caller. */
+  /** Draws or decodes the image; each call may do the work again or share one result, so do not write to it. */
   image(): RgbImage | Promise<RgbImage>;
 }
 
