@@ -1,5 +1,6 @@
 /** All ops. One module per op or family; importing a name pulls in only what it needs. */
 export * from './argmax.ts';
+export * from './backward.ts';
 export * from './binary.ts';
 export * from './cast.ts';
 export * from './causal-conv1d.ts';
@@ -9,13 +10,18 @@ export * from './copy.ts';
 export * from './cumsum.ts';
 export * from './dropout.ts';
 export * from './fill.ts';
+export * from './join.ts';
 export * from './l2norm.ts';
 export * from './norm.ts';
+export * from './pad.ts';
 export * from './reduce.ts';
+export * from './repeat-interleave.ts';
 export * from './reshape.ts';
 export * from './rope.ts';
 export * from './scalar.ts';
 export * from './softmax.ts';
 export * from './topk.ts';
+export * from './tril.ts';
 export * from './unary.ts';
+export * from './view.ts';
 export * from './where.ts';

@@ -1,17 +1,18 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Backend } from '../../engine/backend.ts';
-import type { DType } from '../../engine/dtype.ts';
 import { scope } from '../../engine/scope.ts';
 import { backwardFrom } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add } from '../../ops/index.ts';
 import { elementwiseAdapters } from './adapters/elementwise.ts';
 import { normAdapters } from './adapters/norm.ts';
+import { movementAdapters } from './adapters/movement.ts';
 import { reduceAdapters } from './adapters/reduce.ts';
 import { sequenceAdapters } from './adapters/sequence.ts';
 import type { Adapters } from './adapters/types.ts';
 import { unaryAdapters } from './adapters/unary.ts';
+import { type Check, type HostTensor, readTensors } from './golden-types.ts';
 
 /** One golden case as `cases.json` has it. */
 export interface OpCase {
@@ -26,25 +27,14 @@ export interface OpCase {
   readonly atol: number;
 }
 
-export interface HostTensor {
-  readonly shape: number[];
-  readonly dtype: DType;
-  readonly data: Float32Array | Int32Array;
-}
-
 export const adapters: Adapters = {
   ...elementwiseAdapters,
   ...normAdapters,
+  ...movementAdapters,
   ...reduceAdapters,
   ...sequenceAdapters,
   ...unaryAdapters,
 };
-
-export interface Check {
-  readonly id: string;
-  readonly passed: boolean;
-  readonly error: string;
-}
 
 /** Replays one case: outputs, then gradients. */
 export async function replayOp(backend: Backend, op: OpCase, tensors: Map<string, HostTensor>): Promise<Check> {
@@ -113,7 +103,9 @@ function note(worst: Worst, label: string, got: ArrayLike<number>, want: ArrayLi
   }
 }
 
-/** Reads `ops/` of a golden folder. */
-export function readOpCases(folder: string): OpCase[] {
-  return JSON.parse(readFileSync(join(folder, 'cases.json'), 'utf8')) as OpCase[];
+/** Replays every case of `ops/`. */
+export async function* replayOps(folder: string, backend: Backend): AsyncGenerator<Check> {
+  const cases = JSON.parse(readFileSync(join(folder, 'cases.json'), 'utf8')) as OpCase[];
+  const tensors = await readTensors(folder, 'tensors');
+  for (const op of cases) yield replayOp(backend, op, tensors);
 }

@@ -1,0 +1,77 @@
+import { apply1 } from '../engine/apply.ts';
+import { ShapeError } from '../engine/errors.ts';
+import { defineOp, type Op, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { fillOp } from './fill.ts';
+import { show, strides } from './shapes.ts';
+import { copyOnHost, launchCopy, scatterCopy } from './strided.ts';
+
+interface Inside {
+  /** Elements before x in each dimension of the whole; negative where x is cropped. */
+  readonly before: readonly number[];
+  readonly whole: readonly number[];
+}
+
+/** The part of x that stays, as ranges in x and in the whole. */
+function overlap(shape: readonly number[], { before, whole }: Inside) {
+  const from = shape.map((_, i) => Math.max(0, -before[i]));
+  const to = shape.map((_, i) => Math.max(0, before[i]));
+  const size = shape.map((d, i) => Math.max(0, Math.min(d - from[i], whole[i] - to[i])));
+  const dot = (a: readonly number[], b: readonly number[]) => a.reduce((sum, v, i) => sum + v * b[i], 0);
+  const [own, outer] = [strides(shape), strides(whole)];
+  return { size, own, outer, fromOffset: dot(from, own), toOffset: dot(to, outer) };
+}
+
+/** Writes x into the middle of a filled tensor, in place. */
+const placeOp = /* @__PURE__ */ defineOp<Inside>({
+  name: 'place_',
+  mutates: [0],
+  shape: () => [],
+  reference({ inputs: [whole, x], attrs }) {
+    const o = overlap(x.shape, attrs);
+    copyOnHost({ ...scatterCopy(o.size, o.outer, o.toOffset), from: o.own, fromOffset: o.fromOffset }, x, whole);
+  },
+  webgpu({ inputs: [whole, x], attrs }) {
+    const o = overlap(x.shape, attrs);
+    const copy = { ...scatterCopy(o.size, o.outer, o.toOffset), from: o.own, fromOffset: o.fromOffset };
+    return o.size.includes(0) ? [] : [launchCopy(copy, x, whole)];
+  },
+});
+
+interface Padding extends Inside {
+  readonly value: number;
+}
+
+const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
+  name: 'pad',
+  shape: ([x], { whole }) => [spec(whole, x.dtype)],
+  reference({ inputs: [x], outputs: [y], attrs }) {
+    y.data.fill(attrs.value);
+    placeOp.reference({ inputs: [y, x], outputs: [], attrs });
+  },
+  webgpu(call) {
+    const { inputs: [x], outputs: [y], attrs } = call;
+    const fill = { shape: y.shape, value: attrs.value, dtype: y.dtype };
+    return [...fillOp.webgpu({ ...call, inputs: [], outputs: [y], attrs: fill }), ...placeOp.webgpu({ ...call, inputs: [y, x], outputs: [], attrs })];
+  },
+  backward({ attrs, grads, inputSpecs }) {
+    const shape = inputSpecs[0].shape;
+    return [apply1(padOp, [grads[0]!], { before: attrs.before.map((b) => -b), whole: shape, value: 0 })];
+  },
+});
+
+/**
+ * Pads with a constant. `padding` is torch's: [before, after] of the last dimension first, then of the one before it.
+ * Negative amounts crop.
+ */
+export function pad(x: Tensor, padding: readonly number[], value = 0): Tensor {
+  const rank = x.shape.length;
+  if (padding.length % 2 !== 0 || padding.length > 2 * rank) {
+    throw new ShapeError(`pad: ${show(padding)} is no list of [before, after] pairs for at most ${rank} dimensions`);
+  }
+  const at = (i: number, side: number) => padding[2 * (rank - 1 - i) + side] ?? 0;
+  const before = x.shape.map((_, i) => at(i, 0));
+  const whole = x.shape.map((d, i) => d + at(i, 0) + at(i, 1));
+  if (whole.some((d) => d < 0)) throw new ShapeError(`pad: ${show(padding)} crops more than ${show(x.shape)} has`);
+  return apply1(padOp, [x], { before, whole, value });
+}

@@ -1,0 +1,42 @@
+import { apply1 } from '../engine/apply.ts';
+import { ArgumentError } from '../engine/errors.ts';
+import { defineOp, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { sum } from './reduce.ts';
+import { reshape } from './reshape.ts';
+import { around, normalizeDim } from './shapes.ts';
+import { copyOnHost, gatherCopy, launchCopy } from './strided.ts';
+
+interface Repeat {
+  readonly dim: number;
+  readonly repeats: number;
+}
+
+function plan(shape: readonly number[], { dim, repeats }: Repeat) {
+  const { outer, length, inner } = around(shape, dim);
+  return gatherCopy([outer * length, repeats, inner], [inner, 0, 1]);
+}
+
+const repeatInterleaveOp = /* @__PURE__ */ defineOp<Repeat>({
+  name: 'repeat_interleave',
+  shape: ([x], { dim, repeats }) => [spec(x.shape.map((d, i) => (i === dim ? d * repeats : d)), x.dtype)],
+  reference({ inputs: [x], outputs: [y], attrs }) {
+    copyOnHost(plan(x.shape, attrs), x, y);
+  },
+  webgpu({ inputs: [x], outputs: [y], attrs }) {
+    return y.size === 0 ? [] : [launchCopy(plan(x.shape, attrs), x, y)];
+  },
+  backward({ attrs, grads, inputSpecs }) {
+    const { outer, length, inner } = around(inputSpecs[0].shape, attrs.dim);
+    const dy = reshape(grads[0]!, [outer * length, attrs.repeats, inner]);
+    return [reshape(sum(dy, { dim: 1 }), inputSpecs[0].shape)];
+  },
+});
+
+/** Repeats each entry of a dimension `repeats` times in a row: a b → a a b b. */
+export function repeatInterleave(x: Tensor, repeats: number, dim: number): Tensor {
+  if (!Number.isInteger(repeats) || repeats < 1) {
+    throw new ArgumentError(`repeat_interleave: repeats is ${repeats}, expected a whole number ≥ 1`);
+  }
+  return apply1(repeatInterleaveOp, [x], { repeats, dim: normalizeDim('repeat_interleave', dim, x.shape.length) });
+}

@@ -1,0 +1,100 @@
+import type { HostArg } from '../engine/op.ts';
+import { type GpuArg, type Launch, FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
+import { strides as stridesOf } from './shapes.ts';
+
+/**
+ * A copy between two strided views of the same shape: what permute, slice, cat and their kin are made of. Strides and
+ * offsets count elements; 0 repeats, negative runs backwards.
+ */
+export interface StridedCopy {
+  readonly shape: readonly number[];
+  readonly from: readonly number[];
+  readonly fromOffset: number;
+  readonly to: readonly number[];
+  readonly toOffset: number;
+}
+
+/** A copy into a contiguous tensor of that shape. */
+export function gatherCopy(shape: readonly number[], from: readonly number[], fromOffset = 0): StridedCopy {
+  return { shape, from, fromOffset, to: stridesOf(shape), toOffset: 0 };
+}
+
+/** A copy out of a contiguous tensor of that shape. */
+export function scatterCopy(shape: readonly number[], to: readonly number[], toOffset = 0): StridedCopy {
+  return { shape, from: stridesOf(shape), fromOffset: 0, to, toOffset };
+}
+
+/** Merges neighbouring dimensions that both views walk as one, and drops those of size 1. */
+function merge({ shape, from, to }: StridedCopy): { size: number; from: number; to: number }[] {
+  const dims: { size: number; from: number; to: number }[] = [];
+  for (let i = 0; i < shape.length; i++) {
+    if (shape[i] === 1) continue;
+    const last = dims.at(-1);
+    if (last && last.from === from[i] * shape[i] && last.to === to[i] * shape[i]) {
+      dims[dims.length - 1] = { size: last.size * shape[i], from: from[i], to: to[i] };
+    } else {
+      dims.push({ size: shape[i], from: from[i], to: to[i] });
+    }
+  }
+  return dims.length > 0 ? dims : [{ size: 1, from: 1, to: 1 }];
+}
+
+/** The copy in JavaScript; rows that both sides hold in one piece are copied whole. */
+export function copyOnHost(copy: StridedCopy, source: HostArg, target: HostArg): void {
+  const dims = merge(copy);
+  const inner = dims.pop()!;
+  const whole = inner.from === 1 && inner.to === 1;
+  const walk = (depth: number, at: number, into: number): void => {
+    if (depth < dims.length) {
+      const d = dims[depth];
+      for (let i = 0; i < d.size; i++) walk(depth + 1, at + i * d.from, into + i * d.to);
+    } else if (whole && inner.size > 16) {
+      target.data.set(source.data.subarray(at, at + inner.size), into);
+    } else {
+      for (let i = 0; i < inner.size; i++) target.data[into + i * inner.to] = source.data[at + i * inner.from];
+    }
+  };
+  if (inner.size > 0 && dims.every((d) => d.size > 0)) walk(0, copy.fromOffset, copy.toOffset);
+}
+
+const WG = 256;
+
+function kernel(rank: number) {
+  return shader(`strided_copy.${rank}`, () => {
+    const dims = Array.from({ length: rank }, (_, i) => i);
+    const fields = dims.flatMap((i) => [[`size${i}`, 'u32'] as const, [`from${i}`, 'i32'] as const, [`to${i}`, 'i32'] as const]);
+    const steps = dims.reverse().map(
+      (i) => `  {
+    let k = i32(rest ${i === 0 ? '' : `% params.size${i}`});
+    rest = rest / params.size${i};
+    source += k * params.from${i};
+    goal += k * params.to${i};
+  }`,
+    );
+    return {
+      reads: { xs: 'u32' },
+      writes: { ys: 'u32' },
+      params: { n: 'u32', source: 'i32', goal: 'i32', ...Object.fromEntries(fields) },
+      constants: { WG },
+      code: /* wgsl */ `${FLAT_INDEX}
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  var rest = flat_index(group, groups, local, WG);
+  if (rest >= params.n) { return; }
+  var source = params.source;
+  var goal = params.goal;
+${steps.join('\n')}
+  ys[goal] = xs[source];
+}`,
+    };
+  });
+}
+
+/** The copy as one launch. Elements are moved as 32-bit words, whatever their dtype. */
+export function launchCopy(copy: StridedCopy, source: GpuArg, target: GpuArg): Launch {
+  const dims = merge(copy);
+  const n = dims.reduce((size, d) => size * d.size, 1);
+  const params = [n, copy.fromOffset, copy.toOffset, ...dims.flatMap((d) => [d.size, d.from, d.to])];
+  return { shader: kernel(dims.length), args: [source, target], params, grid: grid1d(n, WG) };
+}
