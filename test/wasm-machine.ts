@@ -103,3 +103,26 @@ export function close(label: string, a: ArrayLike<number>, b: ArrayLike<number>,
     if (!same) assert.unreachable(`${label}: [${i}] is ${a[i]}, expected ${b[i]}`);
   }
 }
+
+/** A function of several arrays, in f64. */
+export type Reference = (...inputs: number[][]) => number[];
+
+/**
+ * Gradients of Σ dy·f(inputs) for each input, by central differences in f64: independent of any derivative written
+ * down, and right to about 1e-8.
+ */
+export function gradients(f: Reference, inputs: ArrayLike<number>[], dy: ArrayLike<number>): number[][] {
+  const at = inputs.map((v) => Array.from(v));
+  const loss = (): number => f(...at).reduce((sum, v, i) => sum + v * dy[i], 0);
+  return at.map((values) =>
+    values.map((value, i) => {
+      const h = 1e-4 * Math.max(1, Math.abs(value));
+      values[i] = value + h;
+      const up = loss();
+      values[i] = value - h;
+      const down = loss();
+      values[i] = value;
+      return (up - down) / (2 * h);
+    }),
+  );
+}

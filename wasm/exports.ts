@@ -1,9 +1,45 @@
+/** Functions of one argument: `name` is y = f(x), `name_backward` is dx = dy·f′(x). May work in place. */
+export type UnaryName =
+  | 'neg'
+  | 'abs'
+  | 'exp'
+  | 'log'
+  | 'sin'
+  | 'cos'
+  | 'tanh'
+  | 'sigmoid'
+  | 'relu'
+  | 'silu'
+  | 'softplus'
+  | 'gelu'
+  | 'gelu_tanh'
+  | 'erf'
+  | 'square'
+  | 'sqrt'
+  | 'rsqrt'
+  | 'reciprocal';
+
+/** Functions of two arguments of one shape; `_rows`: b is one row; `_cols`: b is one column (rows = 1: a scalar). */
+export type BinaryName = 'add' | 'sub' | 'mul' | 'div' | 'maximum' | 'minimum';
+
+type ElementwiseExports = { readonly [K in UnaryName]: (x: number, y: number, n: number) => void } & {
+  readonly [K in `${UnaryName}_backward`]: (x: number, y: number, dy: number, dx: number, n: number) => void;
+} & { readonly [K in BinaryName]: (a: number, b: number, y: number, n: number) => void } & {
+  readonly [K in `${BinaryName}_rows` | `${BinaryName}_cols`]: (
+    a: number,
+    b: number,
+    y: number,
+    rows: number,
+    n: number,
+  ) => void;
+};
+
 /**
  * What the kernel library exports. Pointers are byte offsets into the memory; tensors are contiguous, row-major f32
  * unless said otherwise; sizes are counts of elements; flags are 0 or 1; a pointer of 0 leaves an optional operand out.
  * `scratch` is room of at least as many bytes as the function's `…_scratch` says. Nothing is allocated or kept.
  */
-export interface KernelExports {
+export interface KernelExports extends ElementwiseExports {
   /** Where the heap may start, in bytes. */
   readonly __heap_base: WebAssembly.Global;
 
@@ -41,6 +77,130 @@ export interface KernelExports {
     transA: number,
     transB: number,
     accumulate: number,
+    scratch: number,
+  ): void;
+
+  /** y = a/b: db = −dy·y/b. */
+  div_backward_b(y: number, b: number, dy: number, db: number, n: number): void;
+  /** y = alpha·x + beta·y; with beta 0, y is not read. */
+  scale_add(x: number, y: number, n: number, alpha: number, beta: number): void;
+  /** y = value. */
+  fill(y: number, n: number, value: number): void;
+
+  /** y[rows] = sums of the rows of x [rows, n]. */
+  sum_last(x: number, y: number, rows: number, n: number): void;
+  /** y[n] = sum over the rows of x [rows, n] (+ y when accumulate). */
+  sum_first(x: number, y: number, rows: number, n: number, accumulate: number): void;
+  /** y[rows] = sums over columns of a·b [rows, n]. */
+  dot_last(a: number, b: number, y: number, rows: number, n: number): void;
+  /** y[n] = sum over rows of a·b [rows, n] (+ y when accumulate). */
+  dot_first(a: number, b: number, y: number, rows: number, n: number, accumulate: number): void;
+  /** Sum of x², added up in f64. */
+  sum_squares(x: number, n: number): number;
+
+  /** Softmax over the last dimension of [rows, n]. May work in place. */
+  softmax(x: number, y: number, rows: number, n: number): void;
+  softmax_backward(y: number, dy: number, dx: number, rows: number, n: number): void;
+  /** ln softmax over the last dimension. */
+  log_softmax(x: number, y: number, rows: number, n: number): void;
+  log_softmax_backward(y: number, dy: number, dx: number, rows: number, n: number): void;
+  /** y[rows] = ln Σ e^x over the last dimension. */
+  logsumexp(x: number, y: number, rows: number, n: number): void;
+
+  /**
+   * Layer norm (mean ≠ 0), RMS norm (mean = 0) and gated RMS norm of `rows` runs of `group` channels; weights have
+   * `channels`, a multiple of group. gate 0: none; 1: u = x·silu(z) is normalised; 2: the result is multiplied by
+   * silu(z). y = (u − mean)·rstd·w + b. Writes mean and rstd [rows]. z and b may be 0.
+   */
+  norm(
+    x: number,
+    z: number,
+    w: number,
+    b: number,
+    y: number,
+    mean: number,
+    rstd: number,
+    rows: number,
+    group: number,
+    channels: number,
+    eps: number,
+    gate: number,
+  ): void;
+  /** Gradients of `norm`; each of dx, dz, dw, db may be 0. All are overwritten. */
+  norm_backward(
+    x: number,
+    z: number,
+    w: number,
+    mean: number,
+    rstd: number,
+    dy: number,
+    dx: number,
+    dz: number,
+    dw: number,
+    db: number,
+    rows: number,
+    group: number,
+    channels: number,
+    gate: number,
+  ): void;
+
+  rope_scratch(length: number, rotary: number): number;
+  /**
+   * Rotary embedding of x [rows, dim]: dimension i < rotary/2 turns with i + rotary/2 by position·ratio^i, where ratio
+   * is theta^(−2/rotary). Row r is at (r / inner) mod length + offset (+ the i32 at `start`, unless 0).
+   * inverse = 1 is the backward. May work in place.
+   */
+  rope(
+    x: number,
+    start: number,
+    y: number,
+    rows: number,
+    dim: number,
+    length: number,
+    inner: number,
+    rotary: number,
+    ratio: number,
+    offset: number,
+    inverse: number,
+    scratch: number,
+  ): void;
+
+  causal_conv1d_scratch(C: number, L: number, K: number, tokenMajor: number): number;
+  /**
+   * Depthwise causal convolution y[l] = act(bias + Σ_k w[k]·x[l−K+1+k]), w (C, K), K ≤ 8. x and y (B, C, L) with
+   * initial (B, C, K−1); tokenMajor: (B, L, C) with initial (B, K−1, C). bias and initial may be 0. silu: act.
+   */
+  causal_conv1d(
+    x: number,
+    w: number,
+    bias: number,
+    initial: number,
+    y: number,
+    B: number,
+    C: number,
+    L: number,
+    K: number,
+    tokenMajor: number,
+    silu: number,
+    scratch: number,
+  ): void;
+  /** Gradients of `causal_conv1d`; each of dx, dw, db, dinitial may be 0. All are overwritten. */
+  causal_conv1d_backward(
+    x: number,
+    w: number,
+    bias: number,
+    initial: number,
+    dy: number,
+    dx: number,
+    dw: number,
+    db: number,
+    dinitial: number,
+    B: number,
+    C: number,
+    L: number,
+    K: number,
+    tokenMajor: number,
+    silu: number,
     scratch: number,
   ): void;
 }

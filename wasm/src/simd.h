@@ -54,3 +54,13 @@ INLINE void st_part(float *p, size_t n, f4 v) {
   if (n > 1) wasm_v128_store32_lane(p + 1, v, 1);
   if (n > 2) wasm_v128_store32_lane(p + 2, v, 2);
 }
+
+// All four floats at p, or the first n where fewer are left (zeros in the other lanes).
+INLINE f4 ld_upto(const float *p, size_t n) {
+  return n >= 4 ? ld(p) : ld_part(p, n, 0.0f);
+}
+
+INLINE void st_upto(float *p, size_t n, f4 v) {
+  if (n >= 4) st(p, v);
+  else st_part(p, n, v);
+}

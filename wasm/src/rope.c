@@ -1,0 +1,40 @@
+// Rotary position embedding: of the first `rotary` dimensions of a row, i turns with i + rotary/2 by
+// position·theta^(−2i/rotary); the others pass.
+#include "rows.h"
+
+// Bytes of scratch for `rope`.
+size_t EXPORT(rope_scratch)(size_t length, size_t rotary) {
+  return 4 * length * rotary;
+}
+
+// x, y [rows, dim]. Row r is at position (r / inner) mod length + offset (+ *start, unless null). ratio:
+// theta^(−2/rotary). inverse turns the other way: the backward.
+void EXPORT(rope)(const float *x, const int32_t *start, float *y, size_t rows, size_t dim, size_t length, size_t inner,
+                  size_t rotary, double ratio, double offset, int inverse, float *table) {
+  size_t half = rotary / 2;
+  if (start) offset += *start;
+  double frequency = 1;
+  for (size_t i = 0; i < half; i++, frequency *= ratio) {
+    for (size_t l = 0; l < length; l++) {
+      double sine, cosine;
+      sincos_f64((offset + l) * frequency, &sine, &cosine);
+      table[l * rotary + i] = (float)cosine;
+      table[l * rotary + half + i] = (float)(inverse ? -sine : sine);
+    }
+  }
+  for (size_t r = 0; r < rows; r++, x += dim, y += dim) {
+    const float *c = table + r / inner % length * rotary, *s = c + half;
+    size_t i = 0;
+    for (; i + 4 <= half; i += 4) {
+      f4 a = ld(x + i), b = ld(x + half + i), cv = ld(c + i), sv = ld(s + i);
+      st(y + i, sub4(mul4(a, cv), mul4(b, sv)));
+      st(y + half + i, fma4(b, cv, mul4(a, sv)));
+    }
+    for (; i < half; i++) {
+      float a = x[i], b = x[half + i];
+      y[i] = a * c[i] - b * s[i];
+      y[half + i] = b * c[i] + a * s[i];
+    }
+    row_copy(x + rotary, y + rotary, dim - rotary);
+  }
+}
