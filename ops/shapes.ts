@@ -24,10 +24,11 @@ export function broadcastShapes(op: string, a: readonly number[], b: readonly nu
   return out;
 }
 
-/** A dimension counted from the front. @throws ShapeError when out of range */
+/** A dimension counted from the front; a scalar has dims 0 and -1, as in torch. @throws ShapeError when out of range */
 export function normalizeDim(op: string, dim: number, rank: number): number {
-  const d = dim < 0 ? dim + rank : dim;
-  if (!Number.isInteger(dim) || d < 0 || d >= Math.max(rank, 1)) {
+  const axes = Math.max(rank, 1);
+  const d = dim < 0 ? dim + axes : dim;
+  if (!Number.isInteger(dim) || d < 0 || d >= axes) {
     throw new ShapeError(`${op}: dim ${dim} is out of range for ${rank} dimensions`);
   }
   return d;
