@@ -101,6 +101,7 @@ const kinds: [string, unknown, unknown, RegExp][] = [
   ['unknown pre-tokenizer', bpe({ pre_tokenizer: { type: 'Magic' } }), config, /PreTokenizer type: Magic/],
   ['unknown normalizer', bpe({ normalizer: { type: 'Magic' } }), config, /Normalizer type: Magic/],
   ['unknown decoder', bpe({ decoder: { type: 'Magic' } }), config, /Decoder type: Magic/],
+  ['decoder of a replacement without a pattern', bpe({ decoder: { type: 'Replace' } }), config, /tokenizer.json: /],
   ['merges missing', bpe({}, { merges: undefined }), config, /needs model.merges/],
   ['a merge of one part', bpe({}, { merges: ['ab'] }), config, /merges\[0\]/],
   ['a merge of three parts', bpe({}, { merges: ['a b', 'a b a'] }), config, /merges\[1\]/],

@@ -62,6 +62,8 @@ export class Tokenizer {
     const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
     try {
       const hf = new HfTokenizer({ ...parts, ...json }, { ...config, unk_token: unk });
+      // The library meets some mistakes in the file only when it is put to work.
+      hf.decode(hf.encode('A b!').ids.concat(vocab.values().next().value!));
       return new Tokenizer(hf, vocab, config);
     } catch (error) {
       if (error instanceof TokenizerError) throw error;

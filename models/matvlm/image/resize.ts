@@ -52,27 +52,46 @@ function makeTaps(from: number, to: number): Taps {
   return taps;
 }
 
-const clip = (sum: number): number => Math.min(Math.max(sum >> PRECISION, 0), 255);
+function clip(sum: number): number {
+  const value = sum >> PRECISION;
+  return value < 0 ? 0 : value > 255 ? 255 : value;
+}
 
-/**
- * Resamples one axis of an image seen as (outer, length, inner) bytes, inner being contiguous.
- * `taps.first.length` positions come out in place of `length`.
- */
-function resample(data: Uint8Array, outer: number, length: number, inner: number, taps: Taps): Uint8Array {
-  const to = taps.first.length;
-  const out = new Uint8Array(outer * to * inner);
-  const { weights, stride } = taps;
-  for (let o = 0; o < outer; o++) {
-    for (let i = 0; i < to; i++) {
-      const count = taps.count[i];
-      const from = (o * length + taps.first[i]) * inner;
-      const target = (o * to + i) * inner;
-      for (let c = 0; c < inner; c++) {
-        let sum = HALF;
-        for (let k = 0; k < count; k++) sum += data[from + k * inner + c] * weights[i * stride + k];
-        out[target + c] = clip(sum);
+/** Resamples the rows of `height` × `from` pixels. */
+function resampleRows(data: Uint8Array, height: number, from: number, taps: Taps): Uint8Array {
+  const { first, count, weights, stride } = taps;
+  const to = first.length;
+  const out = new Uint8Array(height * to * 3);
+  for (let y = 0, target = 0; y < height; y++) {
+    for (let x = 0; x < to; x++, target += 3) {
+      let [r, g, b] = [HALF, HALF, HALF];
+      let at = (y * from + first[x]) * 3;
+      for (let k = x * stride, end = k + count[x]; k < end; k++, at += 3) {
+        r += data[at] * weights[k];
+        g += data[at + 1] * weights[k];
+        b += data[at + 2] * weights[k];
       }
+      out[target] = clip(r);
+      out[target + 1] = clip(g);
+      out[target + 2] = clip(b);
     }
+  }
+  return out;
+}
+
+/** Resamples the columns of rows of `length` bytes, row by row as they lie in memory. */
+function resampleColumns(data: Uint8Array, length: number, taps: Taps): Uint8Array {
+  const { first, count, weights, stride } = taps;
+  const out = new Uint8Array(first.length * length);
+  const sums = new Int32Array(length);
+  for (let y = 0; y < first.length; y++) {
+    sums.fill(HALF);
+    for (let k = 0; k < count[y]; k++) {
+      const weight = weights[y * stride + k];
+      const at = (first[y] + k) * length;
+      for (let i = 0; i < length; i++) sums[i] += data[at + i] * weight;
+    }
+    for (let i = 0; i < length; i++) out[y * length + i] = clip(sums[i]);
   }
   return out;
 }
@@ -87,7 +106,7 @@ export function resizeBicubic(image: RgbImage, width: number, height: number): R
     throw new ArgumentError(`resize: ${width}×${height} is not a size; give positive integers.`);
   }
   let { data } = image;
-  if (width !== image.width) data = resample(data, image.height, image.width, 3, makeTaps(image.width, width));
-  if (height !== image.height) data = resample(data, 1, image.height, width * 3, makeTaps(image.height, height));
+  if (width !== image.width) data = resampleRows(data, image.height, image.width, makeTaps(image.width, width));
+  if (height !== image.height) data = resampleColumns(data, width * 3, makeTaps(image.height, height));
   return { width, height, data };
 }
