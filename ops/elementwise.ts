@@ -1,4 +1,4 @@
-import { FLAT_INDEX, type GpuArg, grid1d, type Launch, shader, Shader } from '../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, type GpuArg, grid1d, type Launch, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { broadcastStrides, show } from './shapes.ts';
 

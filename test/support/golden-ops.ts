@@ -8,6 +8,7 @@ import { add } from '../../ops/index.ts';
 import { elementwiseAdapters } from './adapters/elementwise.ts';
 import { normAdapters } from './adapters/norm.ts';
 import { movementAdapters } from './adapters/movement.ts';
+import { productAdapters } from './adapters/products.ts';
 import { reduceAdapters } from './adapters/reduce.ts';
 import { sequenceAdapters } from './adapters/sequence.ts';
 import type { Adapters } from './adapters/types.ts';
@@ -31,6 +32,7 @@ export const adapters: Adapters = {
   ...elementwiseAdapters,
   ...normAdapters,
   ...movementAdapters,
+  ...productAdapters,
   ...reduceAdapters,
   ...sequenceAdapters,
   ...unaryAdapters,

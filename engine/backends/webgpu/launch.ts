@@ -45,46 +45,54 @@ export interface ShaderSpec {
 }
 
 /** A shader ready to be launched; made once per key. */
-export class Shader {
+export interface Shader {
+  readonly key: string;
+  /** One letter a storage binding: r for read, w for read_write. */
   readonly bindings: string;
   readonly paramTypes: readonly Scalar[];
-
-  constructor(readonly spec: ShaderSpec) {
-    const reads = Object.keys(spec.reads ?? {}).length;
-    this.bindings = 'r'.repeat(reads) + 'w'.repeat(Object.keys(spec.writes).length);
-    this.paramTypes = Object.values(spec.params ?? {});
-  }
-
   /** The whole WGSL source. */
-  source(): string {
-    const { reads = {}, writes, params = {}, constants = {}, features = [], code } = this.spec;
-    const lines: string[] = features.map((f) => `enable ${f};`);
-    for (const [name, value] of Object.entries(constants)) {
-      lines.push(Number.isInteger(value) ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${value};`);
-    }
-    let binding = 0;
-    const declare = (entries: Readonly<Record<string, string>>, access: string) => {
-      for (const [name, type] of Object.entries(entries)) {
-        lines.push(`@group(0) @binding(${binding++}) var<storage, ${access}> ${name}: array<${type}>;`);
-      }
-    };
-    declare(reads, 'read');
-    declare(writes, 'read_write');
-    if (this.paramTypes.length > 0) {
-      const fields = Object.entries(params).map(([name, type]) => `  ${name}: ${type},`);
-      lines.push('struct Params {', ...fields, '}', '@group(1) @binding(0) var<uniform> params: Params;');
-    }
-    return `${lines.join('\n')}\n${code}`;
-  }
+  source(): string;
 }
 
 const shaders = new Map<string, Shader>();
 
-/** The shader of that key, built on first use. */
+/** The shader of that key, built on first use; its prelude is generated. */
 export function shader(key: string, make: () => Omit<ShaderSpec, 'key'>): Shader {
+  return wholeShader(key, () => {
+    const spec = { key, ...make() };
+    return {
+      bindings: 'r'.repeat(Object.keys(spec.reads ?? {}).length) + 'w'.repeat(Object.keys(spec.writes).length),
+      paramTypes: Object.values(spec.params ?? {}),
+      source: () => withPrelude(spec),
+    };
+  });
+}
+
+/** The shader of that key whose maker writes its own declarations, as generators of many variants do. */
+export function wholeShader(key: string, make: () => Omit<Shader, 'key'>): Shader {
   let found = shaders.get(key);
-  if (!found) shaders.set(key, (found = new Shader({ key, ...make() })));
+  if (!found) shaders.set(key, (found = { key, ...make() }));
   return found;
+}
+
+function withPrelude({ reads = {}, writes, params = {}, constants = {}, features = [], code }: ShaderSpec): string {
+  const lines: string[] = features.map((f) => `enable ${f};`);
+  for (const [name, value] of Object.entries(constants)) {
+    lines.push(Number.isInteger(value) ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${value};`);
+  }
+  let binding = 0;
+  const declare = (entries: Readonly<Record<string, string>>, access: string) => {
+    for (const [name, type] of Object.entries(entries)) {
+      lines.push(`@group(0) @binding(${binding++}) var<storage, ${access}> ${name}: array<${type}>;`);
+    }
+  };
+  declare(reads, 'read');
+  declare(writes, 'read_write');
+  const fields = Object.entries(params).map(([name, type]) => `  ${name}: ${type},`);
+  if (fields.length > 0) {
+    lines.push('struct Params {', ...fields, '}', '@group(1) @binding(0) var<uniform> params: Params;');
+  }
+  return `${lines.join('\n')}\n${code}`;
 }
 
 /** One dispatch, as pure data. */

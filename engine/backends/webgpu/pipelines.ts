@@ -62,7 +62,7 @@ export class Pipelines {
   /** Adds the numbered source to a driver's message that names a shader. */
   explain(message: string): string {
     for (const shader of this.compiledShaders.keys()) {
-      if (!message.includes(`"${shader.spec.key}"`)) continue;
+      if (!message.includes(`"${shader.key}"`)) continue;
       const numbered = shader.source().split('\n').map((line, i) => `${String(i + 1).padStart(4)} ${line}`);
       return `${message}\n${numbered.join('\n')}`;
     }
@@ -72,7 +72,7 @@ export class Pipelines {
   private compile(shader: Shader): Compiled {
     const hasParams = shader.paramTypes.length > 0;
     const { id, layout } = this.layout(shader.bindings);
-    const label = shader.spec.key;
+    const label = shader.key;
     const pipeline = this.device.createComputePipeline({
       label,
       layout: this.device.createPipelineLayout({

@@ -1,0 +1,91 @@
+import { ArgumentError, DeviceError, ShapeError } from '../engine/errors.ts';
+import { layoutOf, paramsOf } from './gemm-parts.ts';
+import type { Layout } from './gemm-parts.ts';
+import { cut, fits, select } from './gemm-select.ts';
+import type { Choice } from './gemm-select.ts';
+import { reduceKernel, reduceWidth, skinnyColumns, skinnyKernel } from './gemm-skinny-wgsl.ts';
+import { tileKernel } from './gemm-tile-wgsl.ts';
+import type { Kernel } from './gemm-tile-wgsl.ts';
+import type { GemmCaps, GemmLaunch, GemmParam, GemmSpec, GemmVariant, Tile } from './gemm-types.ts';
+
+export type * from './gemm-types.ts';
+
+/** Takes the place of the choice by `select`, for benchmarks and tests. */
+export interface GemmForce {
+  tile: Tile;
+  splits?: number;
+}
+
+/**
+ * WGSL for C = epilogue(alpha·A·B + bias) (see `GemmSpec`), as one dispatch or, where K is split, two that share
+ * `scratch`. Pure: no device is touched. Sizes, strides and offsets are data in the uniform block, so that the code,
+ * and with it `key`, depends only on layout, dtypes, alignment to four and epilogue.
+ *
+ * Bind group 0 holds `bindings` in order, bind group 1 binding 0 the packed `params` (see `packParams`).
+ * Sums are f32 in a fixed order: the same spec on the same device always gives the same bits.
+ * @throws ShapeError for sizes below 1, ArgumentError where the grid exceeds the device's, DeviceError without f16.
+ */
+export function gemmVariant(spec: GemmSpec, caps: GemmCaps, force?: GemmForce): GemmVariant {
+  const g = layoutOf(spec);
+  check(g, caps);
+  const choice = force ? forced(g, caps, force) : select(g, caps);
+  const { launches, scratch } = choice.kind === 'skinny' ? skinny(g) : tiled(g, choice);
+  for (const l of launches) checkGrid(l.grid, caps.maxWorkgroups ?? 65535);
+  const name = choice.kind === 'skinny' ? launches[0].key.split('|')[1] : choice.tile.name;
+  return { launches, scratch, name, splits: choice.kind === 'skinny' ? 1 : choice.splits };
+}
+
+/** The uniform block's bytes. */
+export function packParams(params: readonly GemmParam[]): ArrayBuffer {
+  const bytes = new ArrayBuffer(Math.ceil(params.length / 4) * 16);
+  const view = new DataView(bytes);
+  params.forEach(({ type, value }, i) => {
+    if (type === 'u32') view.setUint32(i * 4, value, true);
+    else view.setFloat32(i * 4, value, true);
+  });
+  return bytes;
+}
+
+function launch(kernel: Kernel, grid: [number, number, number], params: GemmParam[]): GemmLaunch {
+  return { ...kernel, grid, params };
+}
+
+function skinny(g: Layout): { launches: GemmLaunch[]; scratch: number } {
+  const grid: [number, number, number] = [Math.ceil(g.N / skinnyColumns(g)), 1, g.batch[0] * g.batch[1]];
+  return { launches: [launch(skinnyKernel(g), grid, paramsOf(g, g.K, 1))], scratch: 0 };
+}
+
+function tiled(g: Layout, { tile, splits, kChunk }: Choice & { kind: 'tile' }) {
+  const batches = g.batch[0] * g.batch[1];
+  const params = paramsOf(g, kChunk, splits);
+  const grid: [number, number, number] = [Math.ceil(g.N / tile.bn), Math.ceil(g.M / tile.bm), batches * splits];
+  const first = launch(tileKernel(g, tile, splits > 1), grid, params);
+  if (splits === 1) return { launches: [first], scratch: 0 };
+  const results = batches * g.M * g.N;
+  const second = launch(reduceKernel(g, splits), [Math.ceil(results / reduceWidth(splits, g.N)), 1, 1], params);
+  return { launches: [first, second], scratch: splits * results };
+}
+
+function forced(g: Layout, caps: GemmCaps, { tile, splits = 1 }: GemmForce): Choice {
+  if (!fits(tile, caps)) {
+    throw new DeviceError(`gemm: tile ${tile.name} exceeds the device's ${caps.maxWorkgroupMemory} bytes of workgroup ` +
+      `memory or ${caps.maxInvocations} invocations; choose a smaller tile`);
+  }
+  return { kind: 'tile', tile, ...cut(g.K, tile.bk, splits) };
+}
+
+function check(g: Layout, caps: GemmCaps): void {
+  const sizes = [g.M, g.N, g.K, ...g.batch];
+  if (!sizes.every((n) => Number.isInteger(n) && n > 0)) {
+    throw new ShapeError(`gemm: M, N, K and batch must be integers of at least 1, got ${sizes.join(', ')}`);
+  }
+  if (!caps.f16 && [g.a.dtype, g.b.dtype, g.c.dtype, g.bias].includes('f16')) {
+    throw new DeviceError('gemm: f16 operands need the feature shader-f16, which this device lacks; use f32');
+  }
+}
+
+function checkGrid(grid: readonly number[], limit: number): void {
+  if (grid.some((n) => n > limit)) {
+    throw new ArgumentError(`gemm: a grid of ${grid.join('×')} workgroups exceeds the device's ${limit}; cut the batch`);
+  }
+}

@@ -1,0 +1,61 @@
+import { apply1 } from '../engine/apply.ts';
+import { type Spec, elements } from '../engine/backend.ts';
+import { expectDType } from '../engine/dtype.ts';
+import { ShapeError } from '../engine/errors.ts';
+import { defineOp, spec } from '../engine/op.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { type Gemm, gemmOnGpu, gemmOnHost, gemmOnWasm, plainGemm } from './gemm.ts';
+import { matmul2d } from './matmul.ts';
+import { sum } from './reduce.ts';
+import { reshape } from './reshape.ts';
+import { show } from './shapes.ts';
+
+type None = Record<string, never>;
+
+/** (rows, in) · (out, in)ᵀ */
+function product(x: Spec, w: Spec): Gemm {
+  const [out, inner] = w.shape;
+  return plainGemm(elements(x.shape.slice(0, -1)), out, inner, false, true);
+}
+
+export const linearOp = /* @__PURE__ */ defineOp<None>({
+  name: 'linear',
+  shape([x, w, b]) {
+    for (const [name, t] of Object.entries({ x, w, ...(b && { b }) })) expectDType('linear', name, t.dtype, 'f32');
+    if (w.shape.length !== 2 || x.shape.at(-1) !== w.shape[1]) {
+      throw new ShapeError(`linear: x ${show(x.shape)} and weight ${show(w.shape)} do not fit: expected (…, in) and (out, in)`);
+    }
+    if (b && (b.shape.length !== 1 || b.shape[0] !== w.shape[0])) {
+      throw new ShapeError(`linear: bias ${show(b.shape)} does not fit weight ${show(w.shape)}, expected [${w.shape[0]}]`);
+    }
+    return [spec([...x.shape.slice(0, -1), w.shape[0]])];
+  },
+  reference({ inputs: [x, w, b], outputs: [y] }) {
+    gemmOnHost(product(x, w), x, w, b, y);
+  },
+  webgpu(call) {
+    const { inputs: [x, w, b], outputs: [y] } = call;
+    return y.size === 0 ? [] : gemmOnGpu(call, product(x, w), { a: x, b: w, bias: b, c: y });
+  },
+  wasm(call) {
+    const { inputs: [x, w, b], outputs: [y] } = call;
+    if (y.size > 0) gemmOnWasm(call, product(x, w), x.ptr, w.ptr, b?.ptr ?? 0, y.ptr);
+    return true;
+  },
+  flops: ({ inputs: [x, w] }) => 2 * x.size * w.shape[0],
+  saves: { inputs: [0, 1] },
+  backward({ input, grads, needs, inputSpecs: [x, w, b] }) {
+    const rows = elements(x.shape.slice(0, -1));
+    const dy = reshape(grads[0]!, [rows, w.shape[0]]);
+    return [
+      needs[0] ? reshape(matmul2d(dy, input(1)), x.shape) : null,
+      needs[1] ? matmul2d(dy, reshape(input(0), [rows, w.shape[1]]), { transA: true }) : null,
+      ...(b ? [needs[2] ? sum(dy, { dim: 0 }) : null] : []),
+    ];
+  },
+});
+
+/** y = x·Wᵀ + b. x (…, in), weight (out, in), bias (out) → (…, out), all f32. */
+export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
+  return apply1(linearOp, bias ? [x, weight, bias] : [x, weight], {});
+}
