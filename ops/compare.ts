@@ -12,7 +12,7 @@ function compareOp(name: string, operator: string, holds: (a: number, b: number)
     name,
     shape([a, b]) {
       if (a.dtype !== b.dtype || a.dtype === 'f16' || a.dtype === 'bf16') {
-        throw new DTypeError(`${name}: a is ${a.dtype} and b is ${b.dtype}, expected both f32 or the same integer type`);
+        throw new DTypeError(`${name}: a is ${a.dtype} and b is ${b.dtype}, expected both f32 or one integer type`);
       }
       return [spec(broadcastShapes(name, a.shape, b.shape))];
     },

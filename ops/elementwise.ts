@@ -68,9 +68,7 @@ export class Elementwise {
     const strided = modes.some((mode) => mode.kind === STRIDED);
     const bound = (type: string, vector: boolean) => (vector ? `vec4<${type}>` : type);
     return shader(`${name}.${modes.map((mode) => mode.kind).join('')}${wide ? 'v' : ''}`, () => ({
-      reads: Object.fromEntries(
-        this.readNames.map((r, k) => [`${r}_`, bound(reads[r], wide && (modes[k].kind === SAME || modes[k].kind === ROW))]),
-      ),
+      reads: Object.fromEntries(this.readNames.map((r, k) => [`${r}_`, bound(reads[r], wide && modes[k].kind <= ROW)])),
       writes: Object.fromEntries(Object.entries(writes).map(([w, type]) => [`${w}_`, bound(type, wide)])),
       params: { threads: 'u32', ...params, ...this.indexParams(modes), ...(strided ? axes('size') : {}) },
       constants: { WG },

@@ -112,7 +112,7 @@ function reduceOp(name: ReduceName, row: Row): Op<ReduceAttrs> {
     shape([x], attrs) {
       expectDType(name, 'x', x.dtype, 'f32');
       if (!row.identity && attrs.dims.some((d) => x.shape[d] === 0)) {
-        throw new ShapeError(`${name}: x has shape ${show(x.shape)}, and nothing is not reduced; expected sizes above 0`);
+        throw new ShapeError(`${name}: x has shape ${show(x.shape)}, but ${name} of nothing has no value`);
       }
       return [spec(outShape(x.shape, attrs))];
     },

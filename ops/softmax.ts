@@ -44,7 +44,13 @@ function backwardLoops(y: HostArg, dy: HostArg, dx: HostArg, dim: number, log: b
 }
 
 /** A launch over the lines of `args[0]`, all args being of its shape and the last one written. */
-function linesLaunch(name: string, code: string, reads: readonly string[], args: readonly GpuArg[], dim: number): Launch {
+function linesLaunch(
+  name: string,
+  code: string,
+  reads: readonly string[],
+  args: readonly GpuArg[],
+  dim: number,
+): Launch {
   const { outer, length, inner } = around(args[0].shape, dim);
   const lines = outer * inner;
   const layout = layoutFor(length, inner);

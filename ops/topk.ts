@@ -56,7 +56,8 @@ export const topkOp = /* @__PURE__ */ defineOp<TopkAttrs>({
   shape([x], { k, dim }) {
     expectDType('topk', 'x', x.dtype, 'f32');
     if (!Number.isInteger(k) || k < 0 || k > (x.shape[dim] ?? 1)) {
-      throw new ShapeError(`topk: k is ${k}, expected at most the ${x.shape[dim] ?? 1} of dim ${dim} of ${show(x.shape)}`);
+      const most = x.shape[dim] ?? 1;
+      throw new ShapeError(`topk: k is ${k}, expected at most the ${most} of dim ${dim} of ${show(x.shape)}`);
     }
     const shape = x.shape.map((d, i) => (i === dim ? k : d));
     return [spec(shape), spec(shape, 'i32')];

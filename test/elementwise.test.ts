@@ -131,7 +131,7 @@ test('half and bfloat16 decode every pattern', async () => {
 
 test('half and bfloat16 encode with rounding to even, subnormals and infinities', async () => {
   const edge = [0, -0, 1, 65504, 65519.9, 65520, 1e9, -1e9, 2 ** -14, 2 ** -24, 2 ** -25, 2 ** -25 * 1.01, 6e-8, 1e-7];
-  const between = [1 + 2 ** -11, 1 + 3 * 2 ** -11, 2 ** -14 - 2 ** -25, 1 + 2 ** -8, 1 + 3 * 2 ** -8, Infinity, -Infinity];
+  const between = [1 + 2 ** -11, 1 + 3 * 2 ** -11, 2 ** -14 - 2 ** -25, 1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 / 0, -1 / 0];
   const values = Float32Array.from([...edge, ...between, ...random(2001, 5, 300), ...random(500, 6, 1e-4)]);
   for (const [dtype, encode] of [['f16', toHalf], ['bf16', toBfloat]] as const) {
     const got = await cast(fromData(gpu, values, [values.length]), dtype).data();
@@ -152,8 +152,7 @@ test('casts between all kinds agree, and floats carry gradients', async () => {
   for (const from of kinds) {
     for (const to of kinds) {
       const run = async (k: number) => [...(await cast(fromData(backends[k], data[from], [7], from), to).data())];
-      if (to !== 'u32' || from === 'u32' || from === 'bool') assert.equal(await run(1), await run(0), `${from} to ${to}`);
-      else assert.equal((await run(1)).slice(2), (await run(0)).slice(2), `${from} to ${to}`);
+      assert.equal(await run(1), await run(0), `${from} to ${to}`);
     }
   }
   for (const to of ['f16', 'bf16'] as const) {
