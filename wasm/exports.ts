@@ -203,4 +203,120 @@ export interface KernelExports extends ElementwiseExports {
     silu: number,
     scratch: number,
   ): void;
+
+  attention_scratch(L: number, D: number): number;
+  /**
+   * o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), laid out as the strides (in floats) say; query
+   * head h reads key head h/(H/KV). mask: i32 (B, S), 0 hides a key; or 0. causal is aligned to the end. scale > 0.
+   * lse (B, H, L) is for the backward; a query that sees no key gets o = 0 and lse = −∞.
+   */
+  attention(
+    q: number,
+    k: number,
+    v: number,
+    mask: number,
+    o: number,
+    lse: number,
+    B: number,
+    H: number,
+    KV: number,
+    L: number,
+    S: number,
+    D: number,
+    qBatch: number,
+    qHead: number,
+    qToken: number,
+    kBatch: number,
+    kHead: number,
+    kToken: number,
+    scale: number,
+    causal: number,
+    scratch: number,
+  ): void;
+  /** Gradients of `attention`; dout has the layout of o. Each of dq, dk, dv may be 0. All are overwritten. */
+  attention_backward(
+    q: number,
+    k: number,
+    v: number,
+    mask: number,
+    o: number,
+    lse: number,
+    dout: number,
+    dq: number,
+    dk: number,
+    dv: number,
+    B: number,
+    H: number,
+    KV: number,
+    L: number,
+    S: number,
+    D: number,
+    qBatch: number,
+    qHead: number,
+    qToken: number,
+    kBatch: number,
+    kHead: number,
+    kToken: number,
+    scale: number,
+    causal: number,
+    scratch: number,
+  ): void;
+
+  ssd_scan_scratch(L: number): number;
+  /**
+   * The state space scan of Mamba-2: dt = softplus(dtRaw + dtBias), S ← exp(−dt·e^ALog)·S + dt·x ⊗ B, y = S·C + D·x.
+   * x, y (B, L, H, P); dtRaw (B, L, H); ALog, D, dtBias (H); Bs, Cs (B, L, G, N); initial, state (B, H, P, N).
+   * D, dtBias and initial may be 0.
+   */
+  ssd_scan(
+    x: number,
+    dtRaw: number,
+    ALog: number,
+    Bs: number,
+    Cs: number,
+    D: number,
+    dtBias: number,
+    initial: number,
+    y: number,
+    state: number,
+    B: number,
+    L: number,
+    H: number,
+    P: number,
+    G: number,
+    N: number,
+    scratch: number,
+  ): void;
+  ssd_scan_backward_scratch(L: number, P: number, N: number): number;
+  /**
+   * Gradients of `ssd_scan`; all are overwritten. D, dtBias, initial, dstate and dALog, dD, ddtBias, dinitial may
+   * be 0.
+   */
+  ssd_scan_backward(
+    x: number,
+    dtRaw: number,
+    ALog: number,
+    Bs: number,
+    Cs: number,
+    D: number,
+    dtBias: number,
+    initial: number,
+    dy: number,
+    dstate: number,
+    dx: number,
+    ddtRaw: number,
+    dALog: number,
+    dBs: number,
+    dCs: number,
+    dD: number,
+    ddtBias: number,
+    dinitial: number,
+    B: number,
+    L: number,
+    H: number,
+    P: number,
+    G: number,
+    N: number,
+    scratch: number,
+  ): void;
 }
