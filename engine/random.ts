@@ -37,6 +37,11 @@ export class Random {
     this.words = [next(), next(), next(), next()];
   }
 
+  /** One of many generators of a seed, e.g. one an epoch: the same numbers whatever was drawn before. */
+  static stream(seed: number, index: number): Random {
+    return new Random((seed % 2 ** 21) * 2 ** 32 + (index % 2 ** 32));
+  }
+
   state(): RandomState {
     return { words: [...this.words], spare: this.spare };
   }

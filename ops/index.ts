@@ -1,4 +1,5 @@
 /** All ops. One module per op or family; importing a name pulls in only what it needs. */
+export * from './adamw.ts';
 export * from './argmax.ts';
 export * from './backward.ts';
 export * from './binary.ts';
@@ -11,6 +12,7 @@ export * from './copy.ts';
 export * from './cumsum.ts';
 export * from './dropout.ts';
 export * from './fill.ts';
+export * from './grad-norm.ts';
 export * from './join.ts';
 export * from './l2norm.ts';
 export * from './linear.ts';
