@@ -22,7 +22,7 @@ interface Fold {
 const SUM: Fold = { acc: 'f32', start: '0.0', fold: 'a + v', join: 'a + b', finish: 'a' };
 const LOGSUMEXP: Fold = {
   acc: 'vec2<f32>',
-  start: 'vec2(-3.4028234e38, 0.0)',
+  start: 'vec2(v, 0.0)',
   fold: 'join(a, vec2(v, 1.0))',
   join: 'lse_join(a, b)',
   finish: 'a.x + log(a.y)',

@@ -32,6 +32,24 @@ fn tanh_(x: f32) -> f32 { return tanh(clamp(x, -15.0, 15.0)); }
 const SIGMOID = /* wgsl */ `
 fn sigmoid_(x: f32) -> f32 { let e = exp(-abs(x)); return select(e, 1.0, x >= 0.0) / (1.0 + e); }
 `;
+/**
+ * WGSL promises sin and cos to 2⁻¹¹ only, and SwiftShader makes use of it. Cody and Waite's reduction to a quarter turn
+ * and the polynomials of Cephes (sinf.c): good to 1e-7 up to |x| = 8,192.
+ */
+const TRIG = /* wgsl */ `
+fn quarter_turns(x: f32, turns: f32) -> f32 {
+  let k = round(x * 0.63661977);
+  let r = ((x - k * 1.5703125) - k * 4.837512969970703e-4) - k * 7.54978995489188e-8;
+  let z = r * r;
+  let s = r + r * z * (-0.16666654611 + z * (0.0083321608736 - z * 1.9515295891e-4));
+  let c = 1.0 - 0.5 * z + z * z * (0.041666645683 + z * (-0.0013887316255 + z * 2.4433157118e-5));
+  let q = i32(k + turns);
+  let v = select(s, c, (q & 1) == 1);
+  return select(v, -v, (q & 2) == 2);
+}
+fn sin_(x: f32) -> f32 { return quarter_turns(x, 0.0); }
+fn cos_(x: f32) -> f32 { return quarter_turns(x, 1.0); }
+`;
 const GELU_TANH = /* wgsl */ `${TANH}
 fn gelu_inner(x: f32) -> f32 { return ${SQRT_2_OVER_PI} * (x + 0.044715 * x * x * x); }
 fn dgelu_tanh(x: f32) -> f32 {
@@ -44,8 +62,8 @@ const ROWS = {
   neg: { f: (x) => -x, df: () => -1, wgsl: '-x', dwgsl: '-1.0' },
   abs: { f: Math.abs, df: (x) => Math.sign(x), wgsl: 'abs(x)', dwgsl: 'sign(x)' },
   exp: { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' },
-  sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin(x)', dwgsl: 'cos(x)' },
-  cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos(x)', dwgsl: '-sin(x)' },
+  sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: TRIG },
+  cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos_(x)', dwgsl: '-sin_(x)', helpers: TRIG },
   log: { f: Math.log, df: (x) => 1 / x, wgsl: 'log(x)', dwgsl: '1.0 / x' },
   sqrt: { f: Math.sqrt, df: (_, y) => 0.5 / y, wgsl: 'sqrt(x)', dwgsl: '0.5 / y' },
   rsqrt: {

@@ -22,6 +22,7 @@ import {
   mul,
   mulScalar,
   pow,
+  unary,
   where,
   zerosLike,
 } from '../ops/index.ts';
@@ -104,6 +105,14 @@ test('clamp, mulScalar and addScalar agree, with one bound or both', async () =>
     await agree([{ shape: [7, 3] }], ([x]) => [clamp(x, bounds)], JSON.stringify(bounds));
   }
   await agree([{ shape: [7] }], ([x]) => [mulScalar(x, -1.7), addScalar(x, 0.3)], 'scalars');
+});
+
+test('sin and cos are exact to f32 on every driver, far from zero too', async () => {
+  const x = Float32Array.from([...random(500, 1, 20), ...random(500, 2, 16000), 0, Math.PI, -Math.PI / 2]);
+  for (const name of ['sin', 'cos'] as const) {
+    const y = await unary(name, fromData(gpu, x, [x.length])).data();
+    x.forEach((v, i) => assert.ok(Math.abs(y[i] - Math[name](v)) < 1e-6, `${name}(${v}) is ${y[i]}`));
+  }
 });
 
 test('comparison takes integers and refuses mixtures', async () => {
