@@ -50,7 +50,8 @@ function random(length: number): Float32Array {
   return Float32Array.from({ length }, () => Math.random() - 0.5);
 }
 
-async function ours(variant: KernelVariant, [M, N, K]: number[], A: Float32Array, B: Float32Array): Promise<Contender[]> {
+async function ours(variant: KernelVariant, shape: number[], A: Float32Array, B: Float32Array): Promise<Contender[]> {
+  const [M, N, K] = shape;
   const { memory, exports, heapBase } = await loadKernels({ variant });
   const heap = new Heap(memory, heapBase);
   const a = heap.alloc(A.byteLength);

@@ -2,7 +2,7 @@ import { test } from 'uvu';
 import { close, type Machine, machines, random } from './wasm-machine.ts';
 
 /** op(A)·op(B) in f64. */
-function product(A: Float32Array, B: Float32Array, M: number, N: number, K: number, ta: boolean, tb: boolean): number[] {
+function product(A: Float32Array, B: Float32Array, [M, N, K]: number[], ta: boolean, tb: boolean): number[] {
   return Array.from({ length: M * N }, (_, at) => {
     const [m, n] = [Math.floor(at / N), at % N];
     let sum = 0;
@@ -11,7 +11,9 @@ function product(A: Float32Array, B: Float32Array, M: number, N: number, K: numb
   });
 }
 
-function check(m: Machine, M: number, N: number, K: number, ta: boolean, tb: boolean, start: 'zero' | 'bias' | 'C'): void {
+type Start = 'zero' | 'bias' | 'C';
+
+function check(m: Machine, [M, N, K]: number[], ta: boolean, tb: boolean, start: Start): void {
   const label = `${m.kernels.variant} gemm ${M}×${N}×${K} ${ta ? 'T' : 'N'}${tb ? 'T' : 'N'} ${start}`;
   const [A, B, C, bias] = [random(M * K, 1), random(K * N, 2), random(M * N, 3), random(N, 4)];
   const { exports } = m.kernels;
@@ -19,7 +21,8 @@ function check(m: Machine, M: number, N: number, K: number, ta: boolean, tb: boo
   const scratch = m.scratch(exports.gemm_scratch(M, N, K, +ta));
   const biasPointer = start === 'bias' ? m.put(bias) : 0;
   exports.gemm(m.put(A), m.put(B), c, biasPointer, M, N, K, +ta, +tb, +(start === 'C'), scratch);
-  const want = product(A, B, M, N, K, ta, tb).map((v, i) => v + (start === 'C' ? C[i] : start === 'bias' ? bias[i % N] : 0));
+  const added = (i: number): number => (start === 'C' ? C[i] : start === 'bias' ? bias[i % N] : 0);
+  const want = product(A, B, [M, N, K], ta, tb).map((v, i) => v + added(i));
   close(label, m.read(c, M * N), want, 1e-5, 2e-6 * Math.sqrt(K + 1) + 1e-6);
   m.finish(label);
 }
@@ -33,7 +36,7 @@ test('every small size, in every arrangement', () => {
       for (const N of SIZES) {
         for (const K of [1, 3, 4, 9]) {
           for (const [ta, tb] of [[false, true], [false, false], [true, false], [true, true]]) {
-            check(m, M, N, K, ta, tb, (['zero', 'bias', 'C'] as const)[(M + N + K) % 3]);
+            check(m, [M, N, K], ta, tb, (['zero', 'bias', 'C'] as const)[(M + N + K) % 3]);
           }
         }
       }
@@ -46,14 +49,14 @@ test('sizes past every block: K 256, N 512, 96 rows of a transposed A', () => {
   for (const m of all) {
     for (const [M, N, K] of sizes) {
       for (const [ta, tb] of [[false, true], [false, false], [true, false], [true, true]]) {
-        for (const start of ['zero', 'bias', 'C'] as const) check(m, M, N, K, ta, tb, start);
+        for (const start of ['zero', 'bias', 'C'] as const) check(m, [M, N, K], ta, tb, start);
       }
     }
   }
 });
 
 test('K = 0 leaves the bias', () => {
-  for (const m of all) for (const M of [1, 5]) check(m, M, 9, 0, false, true, 'bias');
+  for (const m of all) for (const M of [1, 5]) check(m, [M, 9, 0], false, true, 'bias');
 });
 
 test('batches, with a repeated operand', () => {
@@ -70,7 +73,7 @@ test('batches, with a repeated operand', () => {
         const [a, b] = [m.put(A), m.put(B)];
         exports.gemm_batched(a, b, c, batch, M * K, strideB, M * N, M, N, K, +ta, +tb, 0, scratch);
         const want = Array.from({ length: batch }, (_, i) =>
-          product(A.subarray(i * M * K), B.subarray(i * strideB), M, N, K, ta, tb),
+          product(A.subarray(i * M * K), B.subarray(i * strideB), [M, N, K], ta, tb),
         ).flat();
         close(`batched ${ta} ${tb} ${repeat}`, m.read(c, batch * M * N), want, 1e-5, 1e-5);
         m.finish('batched');

@@ -81,9 +81,9 @@ function toolchains() {
   const clang = findClang();
   const relaxed = emcc && atLeast(emcc.versions.emcc, RELAXED_SINCE) ? emcc : clang;
   const simd = emcc ?? clang;
-  if (!simd) fail('No compiler: put emcc on PATH or set EMSDK (https://emscripten.org), or install clang-19 and lld-19.');
+  if (!simd) fail('No compiler: put emcc on PATH or set EMSDK, or install clang-19 and lld-19 (both from LLVM 19).');
   if (!relaxed) {
-    fail(`emcc ${emcc.versions.emcc} is too old for relaxed SIMD: install a newer one, or clang-19 and lld-19 beside it.`);
+    fail(`emcc ${emcc.versions.emcc} is too old for relaxed SIMD: install a newer one, or clang-19 and lld-19 too.`);
   }
   return { simd, relaxed };
 }
@@ -113,12 +113,14 @@ if (process.argv.includes('--check')) {
   const recorded = JSON.parse(readFileSync(join(dist, 'BUILD.json'), 'utf8'));
   const same = JSON.stringify(recorded) === JSON.stringify(built);
   if (!same) {
-    console.warn('This toolchain is not the one recorded in wasm/dist/BUILD.json; bytes may differ for that reason alone.');
+    console.warn('This toolchain is not the one in wasm/dist/BUILD.json; bytes may differ for that reason alone.');
     console.warn(`  recorded ${JSON.stringify(recorded)}\n  here     ${JSON.stringify(built)}`);
   }
-  const changed = output.filter(([f, bytes]) => !existsSync(join(dist, f)) || !readFileSync(join(dist, f)).equals(bytes));
+  const stored = (file) => (existsSync(join(dist, file)) ? readFileSync(join(dist, file)) : Buffer.alloc(0));
+  const changed = output.filter(([file, bytes]) => !stored(file).equals(bytes));
   if (changed.length > 0) {
-    const cause = same ? 'the sources have changed: run `npm run build:wasm` and commit wasm/dist' : 'sources or toolchain';
+    const advice = 'the sources have changed: run `npm run build:wasm` and commit wasm/dist';
+    const cause = same ? advice : 'because of the sources or of the toolchain';
     fail(`wasm/dist differs from a fresh build in ${changed.map(([f]) => f).join(', ')} (${cause}).`);
   }
   console.log(`wasm/dist is what its sources build${same ? '' : ', with this other toolchain too'}.`);

@@ -319,4 +319,93 @@ export interface KernelExports extends ElementwiseExports {
     N: number,
     scratch: number,
   ): void;
+
+  /** loss[rows] = logsumexp − logit of the target, 0 where targets (i32) is `ignore`; lse [rows] for the backward. */
+  cross_entropy(
+    logits: number,
+    targets: number,
+    loss: number,
+    lse: number,
+    rows: number,
+    n: number,
+    ignore: number,
+  ): void;
+  /** dlogits = scale·(softmax − one_hot), zeros where ignored. May work in place. */
+  cross_entropy_backward(
+    logits: number,
+    targets: number,
+    lse: number,
+    dlogits: number,
+    rows: number,
+    n: number,
+    ignore: number,
+    scale: number,
+  ): void;
+  /** loss[rows] = KL(teacher ‖ student) of softmax(k·logits), k = 1/temperature; both lse [rows] for the backward. */
+  kl_div(
+    student: number,
+    teacher: number,
+    loss: number,
+    lseStudent: number,
+    lseTeacher: number,
+    rows: number,
+    n: number,
+    k: number,
+  ): void;
+  /** dstudent = scale·k·(softmax(k·student) − softmax(k·teacher)). */
+  kl_div_backward(
+    student: number,
+    teacher: number,
+    lseStudent: number,
+    lseTeacher: number,
+    dstudent: number,
+    rows: number,
+    n: number,
+    k: number,
+    scale: number,
+  ): void;
+  /**
+   * AdamW in torch's order: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^step. The gradient is first
+   * multiplied by the float at `clip`, unless 0.
+   */
+  adamw(
+    p: number,
+    g: number,
+    m: number,
+    v: number,
+    clip: number,
+    n: number,
+    lr: number,
+    beta1: number,
+    beta2: number,
+    eps: number,
+    decay: number,
+    c1: number,
+    c2: number,
+  ): void;
+
+  /**
+   * Copies 32-bit words between views of four dimensions: sizes s, strides f of x and t of y in words, which may be 0
+   * or negative. x and y point at the first element.
+   */
+  strided_copy(
+    x: number,
+    y: number,
+    s0: number,
+    s1: number,
+    s2: number,
+    s3: number,
+    f0: number,
+    f1: number,
+    f2: number,
+    f3: number,
+    t0: number,
+    t1: number,
+    t2: number,
+    t3: number,
+  ): void;
+  /** y[r] = table[indices[r]], rows of n words; indices (i32) are not checked. */
+  gather_rows(table: number, indices: number, y: number, rows: number, n: number): void;
+  /** table[indices[r]] += x[r], rows of n floats; negative indices are left out. */
+  scatter_add_rows(x: number, indices: number, table: number, rows: number, n: number): void;
 }

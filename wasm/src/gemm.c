@@ -77,16 +77,6 @@ NOINLINE void edge_tile(size_t mr, size_t n, const float *a, size_t lda, const f
     for (size_t j = 0; j < n; j++) c[i * ldc + j] = full[i * NR + j];
 }
 
-// Four rows of four, transposed.
-INLINE void transpose4(const f4 r[4], f4 t[4]) {
-  f4 a = wasm_i32x4_shuffle(r[0], r[1], 0, 4, 1, 5), b = wasm_i32x4_shuffle(r[2], r[3], 0, 4, 1, 5);
-  f4 c = wasm_i32x4_shuffle(r[0], r[1], 2, 6, 3, 7), d = wasm_i32x4_shuffle(r[2], r[3], 2, 6, 3, 7);
-  t[0] = wasm_i64x2_shuffle(a, b, 0, 2);
-  t[1] = wasm_i64x2_shuffle(a, b, 1, 3);
-  t[2] = wasm_i64x2_shuffle(c, d, 0, 2);
-  t[3] = wasm_i64x2_shuffle(c, d, 1, 3);
-}
-
 // Up to four stored rows of B (or none: zeros) become columns of a panel: out[k·width + 0…3].
 INLINE void pack_four_rows(const float *B, size_t ldb, size_t rows, size_t kc, float *out, size_t width) {
   const float *r0 = B, *r1 = B + (rows > 1 ? ldb : 0), *r2 = B + (rows > 2 ? 2 * ldb : 0),

@@ -150,7 +150,8 @@ INLINE void sincos_f64(double x, double *sine, double *cosine) {
   double r = x - n * 1.57079632673412561417 - n * 6.07710050630396597660e-11 - n * 2.02226624879595063154e-21;
   double z = r * r;
   double s = r + r * z * (-1.0 / 6 + z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880 + z * (-1.0 / 39916800)))));
-  double c = 1 + z * (-0.5 + z * (1.0 / 24 + z * (-1.0 / 720 + z * (1.0 / 40320 + z * (-1.0 / 3628800 + z / 479001600)))));
+  double c = -1.0 / 720 + z * (1.0 / 40320 + z * (-1.0 / 3628800 + z / 479001600));
+  c = 1 + z * (-0.5 + z * (1.0 / 24 + z * c));
   int quadrant = (int)((int64_t)n & 3);
   *sine = quadrant == 0 ? s : quadrant == 1 ? c : quadrant == 2 ? -s : -c;
   *cosine = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
@@ -162,9 +163,12 @@ NOINLINE f4 sine_far4(f4 x, int turn) {
   st(lanes, x);
   for (int i = 0; i < 4; i++) {
     double s, c, a = lanes[i];
-    if (!(__builtin_fabs(a) < 1e9)) a = a - a == 0 ? a - 6.283185307179586477 * __builtin_trunc(a / 6.283185307179586477) : __builtin_nan("");
-    sincos_f64(a - a == 0 ? a : 0, &s, &c);
-    lanes[i] = (float)(a - a == 0 ? (turn ? c : s) : a);
+    if (a - a != 0) {  // infinities and NaN
+      lanes[i] = __builtin_nanf("");
+      continue;
+    }
+    sincos_f64(a - 6.283185307179586477 * __builtin_trunc(a / 6.283185307179586477), &s, &c);
+    lanes[i] = (float)(turn ? c : s);
   }
   return ld(lanes);
 }

@@ -40,6 +40,16 @@ INLINE float max4_across(f4 v) {
   return wasm_f32x4_extract_lane(wasm_f32x4_max(pairs, wasm_i32x4_shuffle(pairs, pairs, 1, 0, 3, 2)), 0);
 }
 
+// Four rows of four, transposed.
+INLINE void transpose4(const f4 r[4], f4 t[4]) {
+  f4 a = wasm_i32x4_shuffle(r[0], r[1], 0, 4, 1, 5), b = wasm_i32x4_shuffle(r[2], r[3], 0, 4, 1, 5);
+  f4 c = wasm_i32x4_shuffle(r[0], r[1], 2, 6, 3, 7), d = wasm_i32x4_shuffle(r[2], r[3], 2, 6, 3, 7);
+  t[0] = wasm_i64x2_shuffle(a, b, 0, 2);
+  t[1] = wasm_i64x2_shuffle(a, b, 1, 3);
+  t[2] = wasm_i64x2_shuffle(c, d, 0, 2);
+  t[3] = wasm_i64x2_shuffle(c, d, 1, 3);
+}
+
 // The first n (1 to 3) floats at p; the other lanes are `fill`. Never reads past p + n.
 INLINE f4 ld_part(const float *p, size_t n, float fill) {
   f4 v = splat(fill);
