@@ -32,7 +32,7 @@ export const TILES: readonly Tile[] = [
 export const COMPACT: Tile = { ...tile([32, 32, 16], [4, 4], 1, 1), name: '32x32x16.compact', compact: true };
 
 /** What `select` answers: a kernel for few rows, or a tile and how many parts K is cut into. */
-export type Choice = { kind: 'skinny' } | { kind: 'tile'; tile: Tile; splits: number; kChunk: number };
+export type Choice = { kind: 'skinny'; compact: boolean } | { kind: 'tile'; tile: Tile; splits: number; kChunk: number };
 
 /** Rows up to which the kernels that only stream B are taken. */
 const SKINNY_ROWS = 8;
@@ -88,7 +88,9 @@ function splitCounts(g: Layout, t: Tile, units: number): number[] {
  *    outputs get 128×128, awkward counts of tiles a smaller one, and weight gradients (few tiles, K = tokens) a split.
  */
 export function select(g: Layout, caps: GemmCaps): Choice {
-  if (g.M <= SKINNY_ROWS && !g.transA && caps.maxInvocations >= 256) return { kind: 'skinny' };
+  if (g.M <= SKINNY_ROWS && !g.transA && caps.maxInvocations >= 256) {
+    return { kind: 'skinny', compact: caps.cpu ?? false };
+  }
   if (caps.cpu) return { kind: 'tile', tile: COMPACT, ...cut(g.K, COMPACT.bk, 1) };
   const units = caps.computeUnits ?? 132;
   const candidates = TILES.filter((t) => fits(t, caps)).flatMap((t) =>

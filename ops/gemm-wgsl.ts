@@ -29,7 +29,7 @@ export function gemmVariant(spec: GemmSpec, caps: GemmCaps, force?: GemmForce): 
   const g = layoutOf(spec);
   check(g, caps);
   const choice = force ? forced(g, caps, force) : select(g, caps);
-  const { launches, scratch } = choice.kind === 'skinny' ? skinny(g) : tiled(g, choice);
+  const { launches, scratch } = choice.kind === 'skinny' ? skinny(g, choice.compact) : tiled(g, choice);
   for (const l of launches) checkGrid(l.grid, caps.maxWorkgroups ?? 65535);
   const name = choice.kind === 'skinny' ? launches[0].key.split('|')[1] : choice.tile.name;
   return { launches, scratch, name, splits: choice.kind === 'skinny' ? 1 : choice.splits };
@@ -50,9 +50,9 @@ function launch(kernel: Kernel, grid: [number, number, number], params: GemmPara
   return { ...kernel, grid, params };
 }
 
-function skinny(g: Layout): { launches: GemmLaunch[]; scratch: number } {
-  const grid: [number, number, number] = [Math.ceil(g.N / skinnyColumns(g)), 1, g.batch[0] * g.batch[1]];
-  return { launches: [launch(skinnyKernel(g), grid, paramsOf(g, g.K, 1))], scratch: 0 };
+function skinny(g: Layout, compact: boolean): { launches: GemmLaunch[]; scratch: number } {
+  const grid: [number, number, number] = [Math.ceil(g.N / skinnyColumns(g, compact)), 1, g.batch[0] * g.batch[1]];
+  return { launches: [launch(skinnyKernel(g, compact), grid, paramsOf(g, g.K, 1))], scratch: 0 };
 }
 
 function tiled(g: Layout, { tile, splits, kChunk }: Choice & { kind: 'tile' }) {
