@@ -6,8 +6,9 @@ import { backwardFrom } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add } from '../../ops/index.ts';
 import { elementwiseAdapters } from './adapters/elementwise.ts';
-import { normAdapters } from './adapters/norm.ts';
+import { lookupAdapters } from './adapters/lookup.ts';
 import { movementAdapters } from './adapters/movement.ts';
+import { normAdapters } from './adapters/norm.ts';
 import { productAdapters } from './adapters/products.ts';
 import { reduceAdapters } from './adapters/reduce.ts';
 import { sequenceAdapters } from './adapters/sequence.ts';
@@ -30,8 +31,9 @@ export interface OpCase {
 
 export const adapters: Adapters = {
   ...elementwiseAdapters,
-  ...normAdapters,
+  ...lookupAdapters,
   ...movementAdapters,
+  ...normAdapters,
   ...productAdapters,
   ...reduceAdapters,
   ...sequenceAdapters,

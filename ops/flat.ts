@@ -1,0 +1,15 @@
+import { FLAT_INDEX, type GpuArg, grid1d, type Launch, type Shader } from '../engine/backends/webgpu/launch.ts';
+
+const WORKGROUP = 256;
+
+/** The entry point of kernels with one invocation per element; WG is its workgroup size. */
+export const FLAT_MAIN = /* wgsl */ `${FLAT_INDEX}
+const WG = ${WORKGROUP}u;
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32)`;
+
+/** Launches a FLAT_MAIN kernel for `items` invocations. */
+export function flatLaunch(shader: Shader, args: GpuArg[], params: number[], items: number): Launch {
+  return { shader, args, params, grid: grid1d(items, WORKGROUP) };
+}
