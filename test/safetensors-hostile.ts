@@ -8,7 +8,12 @@ export interface Hostile {
   readonly length?: number | bigint;
 }
 
-const tensor = (fields: Record<string, unknown> = {}) => ({ dtype: 'F32', shape: [2], data_offsets: [0, 8], ...fields });
+const tensor = (fields: Record<string, unknown> = {}) => ({
+  dtype: 'F32',
+  shape: [2],
+  data_offsets: [0, 8],
+  ...fields,
+});
 const header = (fields: Record<string, unknown>) => JSON.stringify({ a: tensor(fields) });
 const two = (b: number, e: number, shape = [(e - b) / 4]) =>
   JSON.stringify({ a: tensor(), b: tensor({ shape, data_offsets: [b, e] }) });
@@ -16,7 +21,8 @@ const raw = (...parts: (string | number[])[]) =>
   Uint8Array.from(parts.flatMap((part) => (typeof part === 'string' ? [...part].map((c) => c.charCodeAt(0)) : part)));
 const good = header({});
 const field = (text: string) => `{"a":{${text}}}`;
-const shape = (text: string, end: string | number = 8) => field(`"dtype":"F32","shape":${text},"data_offsets":[0,${end}]`);
+const shape = (text: string, end: string | number = 8) =>
+  field(`"dtype":"F32","shape":${text},"data_offsets":[0,${end}]`);
 const offsets = (text: string) => field(`"dtype":"F32","shape":[2],"data_offsets":${text}`);
 
 /** Broken files by hand: every rule of the format, and every trick to get around a lax reader. Data is 8 bytes. */
@@ -35,7 +41,7 @@ export const HOSTILE: Hostile[] = [
   { kind: 'padded by new lines', header: `${good}\n`, expect: /followed by something else/ },
   { kind: 'two documents', header: `${good}{}`, expect: /followed by something else/ },
   { kind: 'not closed', header: good.slice(0, -1), expect: /expected "}"/ },
-  { kind: 'trailing comma', header: `${good.slice(0, -1)},}`, expect: /a key of header/ },
+  { kind: 'trailing comma', header: `${good.slice(0, -1)},}`, expect: /header: found/ },
   { kind: 'single quotes', header: good.replaceAll('"', "'"), expect: /expected "\\""/ },
   { kind: 'a comment', header: `{/**/${good.slice(1)}`, expect: /found '\/'/ },
   { kind: 'bad UTF-8 in a name', header: raw('{"', [0xc3, 0x28], `":${JSON.stringify(tensor())}}`), expect: /UTF-8/ },
@@ -45,9 +51,17 @@ export const HOSTILE: Hostile[] = [
   { kind: 'control character', header: good.replace('"a"', '"\n"'), expect: /control character/ },
   { kind: 'string without end', header: '{"aaaaaaaa', expect: /does not end/ },
   { kind: 'tensor twice', header: `{"a":${JSON.stringify(tensor())},${good.slice(1)}`, expect: /duplicate key "a"/ },
-  { kind: 'tensor twice, once escaped', header: `{"\\u0061":${JSON.stringify(tensor())},${good.slice(1)}`, expect: /duplicate/ },
+  {
+    kind: 'tensor twice, once escaped',
+    header: `{"\\u0061":${JSON.stringify(tensor())},${good.slice(1)}`,
+    expect: /duplicate/,
+  },
   { kind: '__metadata__ twice', header: `{"__metadata__":{},"__metadata__":{},${good.slice(1)}`, expect: /duplicate/ },
-  { kind: 'metadata key twice', header: `{"__metadata__":{"x":"1","x":"2"},${good.slice(1)}`, expect: /duplicate key "x"/ },
+  {
+    kind: 'metadata key twice',
+    header: `{"__metadata__":{"x":"1","x":"2"},${good.slice(1)}`,
+    expect: /duplicate key "x"/,
+  },
   { kind: 'dtype twice', header: good.replace('"dtype"', '"dtype":"U8","dtype"'), expect: /duplicate key "dtype"/ },
   { kind: 'offsets twice', header: good.replace('"shape"', '"data_offsets":[0,4],"shape"'), expect: /duplicate/ },
   { kind: '__proto__ as a tensor', header: good.replace('"a"', '"__proto__"'), expect: /__proto__/ },
@@ -61,11 +75,11 @@ export const HOSTILE: Hostile[] = [
   { kind: 'no dtype', header: field('"shape":[2],"data_offsets":[0,8]'), expect: /dtype is missing/ },
   { kind: 'no shape', header: field('"dtype":"F32","data_offsets":[0,8]'), expect: /shape is missing/ },
   { kind: 'no offsets', header: field('"dtype":"F32","shape":[2]'), expect: /data_offsets is missing/ },
-  { kind: 'unknown dtype', header: header({ dtype: 'Q4' }), expect: /unknown type "Q4".*F32/ },
-  { kind: 'dtype in lower case', header: header({ dtype: 'f32' }), expect: /unknown type "f32"/ },
-  { kind: 'dtype from Object.prototype', header: header({ dtype: 'constructor' }), expect: /unknown type/ },
-  { kind: 'dtype empty', header: header({ dtype: '' }), expect: /unknown type ""/ },
-  { kind: 'dtype a number', header: header({ dtype: 32 }), expect: /"dtype"/ },
+  { kind: 'unknown dtype', header: header({ dtype: 'Q4' }), expect: /unknown dtype "Q4".*F32/ },
+  { kind: 'dtype in lower case', header: header({ dtype: 'f32' }), expect: /unknown dtype "f32"/ },
+  { kind: 'dtype from Object.prototype', header: header({ dtype: 'constructor' }), expect: /unknown dtype/ },
+  { kind: 'dtype empty', header: header({ dtype: '' }), expect: /unknown dtype ""/ },
+  { kind: 'dtype a number', header: header({ dtype: 32 }), expect: /"a": dtype/ },
   { kind: 'shape a number', header: shape('2'), expect: /expected "\["/ },
   { kind: 'shape negative', header: shape('[-2]'), expect: /plain integer/ },
   { kind: 'shape minus zero', header: shape('[-0]', 0), data: 0, expect: /plain integer/ },
@@ -74,7 +88,11 @@ export const HOSTILE: Hostile[] = [
   { kind: 'shape with leading zero', header: shape('[02]'), expect: /plain integer/ },
   { kind: 'shape a string', header: shape('["2"]'), expect: /plain integer/ },
   { kind: 'shape 2^53', header: shape('[9007199254740992]'), expect: /2\^53/ },
-  { kind: 'shape 2^53-1 of bytes', header: shape('[9007199254740991]').replace('F32', 'U8'), expect: /needs 9007199254740991 bytes/ },
+  {
+    kind: 'shape 2^53-1 of bytes',
+    header: shape('[9007199254740991]').replace('F32', 'U8'),
+    expect: /needs 9007199254740991 bytes/,
+  },
   { kind: 'shape of 400 digits', header: shape(`[${'9'.repeat(400)}]`), expect: /2\^53/ },
   { kind: 'product above 2^53', header: shape('[94906267,94906267]'), expect: /2\^53 bytes/ },
   { kind: 'product wraps 2^64 to 8', header: shape('[4294967296,4294967296,2]'), expect: /2\^53 bytes/ },
@@ -98,5 +116,5 @@ export const HOSTILE: Hostile[] = [
   { kind: 'data without tensors', header: '{}', expect: /belong to no tensor/ },
   { kind: 'empty tensor outside', header: two(100, 100, [0]), expect: /"b" leaves a hole/ },
   { kind: 'deep nesting', header: `{"a":${'['.repeat(50_000)}`, expect: /tensor "a"/ },
-  { kind: 'deep objects', header: '{"a":'.repeat(50_000), expect: /unknown field|a key/ },
+  { kind: 'deep objects', header: '{"a":'.repeat(50_000), expect: /unknown field/ },
 ];

@@ -3,7 +3,14 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { toBfloat, toHalf } from '../engine/dtype.ts';
 import { CheckpointError, DTypeError } from '../engine/errors.ts';
-import { Checkpoint, SafetensorsFile, blobSource, bytesSource, convert, filesFolder } from '../engine/safetensors/index.ts';
+import {
+  Checkpoint,
+  SafetensorsFile,
+  blobSource,
+  bytesSource,
+  convert,
+  filesFolder,
+} from '../engine/safetensors/index.ts';
 import type { ReadKind, SafeDType } from '../engine/safetensors/index.ts';
 import { HOSTILE } from './safetensors-hostile.ts';
 
@@ -32,7 +39,8 @@ async function refused(promise: Promise<unknown>, kind: string, expect = /./): P
 
 const HEADER =
   '{"__metadata__":{"format":"pt"},"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},' +
-  '"é":{"dtype":"BF16","shape":[],"data_offsets":[24,26]},"none":{"dtype":"I64","shape":[0,7],"data_offsets":[26,26]}}  ';
+  '"é":{"dtype":"BF16","shape":[],"data_offsets":[24,26]},' +
+  '"none":{"dtype":"I64","shape":[0,7],"data_offsets":[26,26]}}  ';
 const DATA = new Uint8Array(26);
 DATA.set(new Uint8Array(Float32Array.of(1, 2, 3, 4, 5, 6).buffer));
 DATA.set(new Uint8Array(Uint16Array.of(toBfloat(-1.5)).buffer), 24);
@@ -41,7 +49,10 @@ const FILE = fileOf(HEADER, DATA);
 const read = suite('safetensors: reading');
 
 read('a plain file', async () => {
-  for (const source of [bytesSource('x.safetensors', FILE), blobSource('x.safetensors', new Blob([FILE as Uint8Array<ArrayBuffer>]))]) {
+  for (const source of [
+    bytesSource('x.safetensors', FILE),
+    blobSource('x.safetensors', new Blob([FILE as Uint8Array<ArrayBuffer>])),
+  ]) {
     const file = await SafetensorsFile.open(source);
     assert.equal([...file.entries.keys()], ['w', 'é', 'none']);
     assert.equal([...file.metadata], [['format', 'pt']]);
@@ -172,27 +183,41 @@ converting('a value that does not fit is named', () => {
     ['BOOL', Uint8Array.of(1, 2), 'bool', /element 1 is 2/],
   ];
   for (const [dtype, array, kind, expect] of rows) {
-    assert.throws(() => convert('t', bytesOf(array), dtype, kind), (error: Error) => {
-      return error instanceof CheckpointError && expect.test(error.message);
-    });
+    assert.throws(
+      () => convert('t', bytesOf(array), dtype, kind),
+      (error: Error) => {
+        return error instanceof CheckpointError && expect.test(error.message);
+      },
+    );
   }
-  assert.throws(() => convert('t', new Uint8Array(4), 'F32', 'i32'), (error: Error) => error instanceof DTypeError);
+  assert.throws(
+    () => convert('t', new Uint8Array(4), 'F32', 'i32'),
+    (error: Error) => error instanceof DTypeError,
+  );
 });
 
 const sharded = suite('safetensors: shards');
 const shard = (name: string, value: number) =>
   fileOf(`{"${name}":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}`, Uint8Array.of(value));
 const folder = (index: unknown, extra: [string, Uint8Array][] = []) =>
-  filesFolder('folder', new Map<string, Uint8Array>([
-    ['1.safetensors', shard('a', 1)],
-    ['2.safetensors', shard('b', 2)],
-    ['model.safetensors.index.json', new TextEncoder().encode(typeof index === 'string' ? index : JSON.stringify(index))],
-    ...extra,
-  ]));
+  filesFolder(
+    'folder',
+    new Map<string, Uint8Array>([
+      ['1.safetensors', shard('a', 1)],
+      ['2.safetensors', shard('b', 2)],
+      [
+        'model.safetensors.index.json',
+        new TextEncoder().encode(typeof index === 'string' ? index : JSON.stringify(index)),
+      ],
+      ...extra,
+    ]),
+  );
 const MAP = { a: '1.safetensors', b: '2.safetensors' };
 
 sharded('an index and its shards', async () => {
-  const weights = await Checkpoint.open(folder({ metadata: { total_size: 2, more: [1.5, null, { x: [] }] }, weight_map: MAP }));
+  const weights = await Checkpoint.open(
+    folder({ metadata: { total_size: 2, more: [1.5, null, { x: [] }] }, weight_map: MAP }),
+  );
   assert.equal(weights.keys(), ['a', 'b']);
   assert.equal([...(await weights.readAs('b', 'i32'))], [2]);
   assert.is(weights.spec('a').dtype, 'U8');

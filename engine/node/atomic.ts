@@ -110,7 +110,7 @@ async function writeNew(path: string, fill: (write: Write) => Promise<void>, fil
 }
 
 async function writeAll(file: OpenFile, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length; ) {
+  for (let done = 0; done < bytes.length;) {
     const count = await file.write(bytes.subarray(done, done + 2 ** 28));
     if (count === 0) throw Object.assign(new Error('nothing was written'), { code: 'ENOSPC' });
     done += count;

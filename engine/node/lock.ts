@@ -65,8 +65,8 @@ async function create(path: string, files: FileSystem): Promise<boolean> {
 }
 
 /** The number in the lock file; 0 when there is none in it for too long, null when the file is gone. */
-async function ownerOf(path: string, files: FileSystem): Promise<number | null> {
-  for (const end = Date.now() + PATIENCE_MS; ; await new Promise((done) => setTimeout(done, 20))) {
+async function ownerOf(path: string, files: FileSystem, patience = PATIENCE_MS): Promise<number | null> {
+  for (const end = Date.now() + patience; ; await new Promise((done) => setTimeout(done, 20))) {
     try {
       const text = new TextDecoder().decode(await readAll(path, files));
       if (/^\d+\n$/.test(text)) return Number(text);
@@ -83,7 +83,7 @@ async function takeOver(path: string, files: FileSystem): Promise<void> {
   const aside = sibling(path, 'trash');
   try {
     await files.rename(path, aside);
-    const pid = await ownerOf(aside, files);
+    const pid = await ownerOf(aside, files, 0);
     if (pid !== null && isOther(pid)) await files.rename(aside, path);
     else await files.removeFile(aside);
   } catch (error) {

@@ -24,7 +24,7 @@ export async function fileSource(path: string, files = disk): Promise<ByteSource
     size: () => attempt(handle.size()),
     read: async (offset, length) => {
       const bytes = new Uint8Array(length);
-      for (let done = 0; done < length; ) {
+      for (let done = 0; done < length;) {
         const piece = bytes.subarray(done, Math.min(done + PIECE, length));
         const got = await attempt(handle.read(piece, offset + done));
         if (got === 0) throw shortRead(path, offset, length, done);

@@ -71,5 +71,7 @@ async function expectFresh(folder: string, stem: string, files: FileSystem): Pro
   });
   const former = names.find((name) => name.startsWith(`${stem}.safetensors`) || name.startsWith(`${stem}-0`));
   if (!former) return;
-  throw new ArgumentError(`${folder}: has ${former} already, expected a folder without ${stem} weights; choose a new one`);
+  throw new ArgumentError(
+    `${folder}: has ${former} already, expected a folder without ${stem} weights; choose a new one`,
+  );
 }

@@ -117,7 +117,8 @@ function locate(files: ReadonlyMap<string, SafetensorsFile>): Map<string, Safete
   for (const file of files.values()) {
     for (const name of file.entries.keys()) {
       const other = where.get(name);
-      if (other) throw new CheckpointError(`${file.name}: tensor ${quote(name)} is in ${other.name} too, expected once`);
+      if (other)
+        throw new CheckpointError(`${file.name}: tensor ${quote(name)} is in ${other.name} too, expected once`);
       where.set(name, file);
     }
   }

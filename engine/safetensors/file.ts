@@ -66,7 +66,9 @@ export class SafetensorsFile {
       return await this.source.read(this.dataBegin + begin + offset, count);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
-      throw new OutOfMemoryError(`${this.name}: tensor ${quote(name)} needs ${count} bytes in one piece`, { cause: error });
+      throw new OutOfMemoryError(`${this.name}: tensor ${quote(name)} needs ${count} bytes in one piece`, {
+        cause: error,
+      });
     }
   }
 
@@ -89,7 +91,9 @@ async function headerLength(source: ByteSource, size: number): Promise<number> {
   const length = Number(new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true));
   if (length > HEADER_LIMIT) {
     const hint = whatItIs(prefix) ?? 'this is not a safetensors file, or it is damaged';
-    throw new CheckpointError(`${source.name}: byte 0: header of ${length} bytes, expected at most ${HEADER_LIMIT}; ${hint}`);
+    throw new CheckpointError(
+      `${source.name}: byte 0: header of ${length} bytes, expected at most ${HEADER_LIMIT}; ${hint}`,
+    );
   }
   if (length < 2) throw new CheckpointError(`${source.name}: byte 0: header of ${length} bytes, expected at least 2`);
   if (length > size - PREFIX) {

@@ -39,10 +39,11 @@ export function isSafeDType(dtype: string): dtype is SafeDType {
 
 /** Bytes that a tensor takes; NaN when the product leaves the exact integers. */
 export function spanOf(dtype: SafeDType, shape: readonly number[]): number {
-  let span = 1;
-  for (const size of [...shape, SAFE_BYTES[dtype]]) {
-    span *= size;
-    if (!Number.isSafeInteger(span)) return NaN;
+  let count = 1;
+  for (let i = 0; i < shape.length; i++) {
+    count *= shape[i];
+    if (!Number.isSafeInteger(count)) return NaN;
   }
-  return span;
+  const span = count * SAFE_BYTES[dtype];
+  return Number.isSafeInteger(span) ? span : NaN;
 }

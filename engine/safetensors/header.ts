@@ -17,81 +17,91 @@ export interface Header {
  * expected. Format: https://huggingface.co/docs/safetensors
  */
 export function parseHeader(file: string, bytes: Uint8Array, dataSize: number): Header {
-  const fail = (byte: number, message: string): never => {
-    throw new CheckpointError(`${file}: byte ${byte + PREFIX}: ${message}`);
+  let tensor: string | undefined;
+  const fail: Fail = (byte, message) => {
+    const where = tensor === undefined ? '' : `tensor ${quote(tensor)}: `;
+    throw new CheckpointError(`${file}: byte ${byte + PREFIX}: ${where}${message}`);
   };
   if (bytes[0] !== 0x7b) fail(0, "the header does not start with '{'; this is not a safetensors file");
   const scan = new JsonScanner(bytes, fail);
+  const parseEntry = entryParser(scan, fail);
   const entries = new Map<string, SafeEntry>();
-  const metadata = new Map<string, string>();
-  scan.object('header', (key, at) => {
+  let metadata: Map<string, string> | undefined;
+  const onKey = (key: string, at: number) => {
     if (key === '__metadata__') {
-      scan.object('__metadata__', (name) => metadata.set(name, scan.string(`__metadata__.${quote(name)}`)));
+      metadata = parseMetadata(scan);
       return;
     }
     if (entries.size === TENSOR_LIMIT) fail(at, `more than ${TENSOR_LIMIT} tensors`);
-    entries.set(key, parseEntry(scan, key, at, fail));
-  });
+    tensor = key;
+    entries.set(key, parseEntry(at));
+    tensor = undefined;
+  };
+  scan.object('header', onKey, (key) => (key === '__metadata__' ? metadata !== undefined : entries.has(key)));
   for (let i = scan.position; i < bytes.length; i++) {
     if (bytes[i] !== 0x20) fail(i, 'the header is followed by something else than spaces');
   }
   checkLayout(file, entries, dataSize);
-  return { entries, metadata };
+  return { entries, metadata: metadata ?? new Map() };
 }
 
-function parseEntry(
-  scan: JsonScanner,
-  name: string,
-  at: number,
-  fail: (byte: number, message: string) => never,
-): SafeEntry {
-  const tensor = `tensor ${quote(name)}`;
-  let dtype = '';
-  const lists: Record<string, number[] | undefined> = {};
-  scan.object(tensor, (field, fieldAt) => {
-    const what = `${tensor}, ${quote(field)}`;
-    if (field === 'dtype') {
-      dtype = scan.string(what);
-      if (!isSafeDType(dtype)) {
-        fail(fieldAt, `${what}: unknown type ${quote(dtype)}, expected one of ${Object.keys(SAFE_BYTES).join(', ')}`);
-      }
-    } else if (field === 'shape' || field === 'data_offsets') {
-      const list: number[] = [];
-      scan.array(what, field === 'shape' ? RANK_LIMIT : 2, () => list.push(scan.integer(what)));
-      lists[field] = list;
-    } else fail(fieldAt, `${what}: unknown field, expected dtype, shape and data_offsets`);
-  });
-  const { shape, data_offsets: offsets } = lists;
-  if (!dtype || !shape || !offsets) {
-    const missing = !dtype ? 'dtype' : !shape ? 'shape' : 'data_offsets';
-    return fail(at, `${tensor}: ${missing} is missing, expected dtype, shape and data_offsets`);
-  }
-  return checkEntry({ dtype: dtype as SafeDType, shape, begin: offsets[0], end: offsets[1] }, tensor, at, fail);
+type Fail = (byte: number, message: string) => never;
+
+function parseMetadata(scan: JsonScanner): Map<string, string> {
+  const metadata = new Map<string, string>();
+  scan.object('__metadata__', (key) => metadata.set(key, scan.string('a value of __metadata__')));
+  return metadata;
 }
 
-function checkEntry(
-  entry: SafeEntry,
-  tensor: string,
-  at: number,
-  fail: (byte: number, message: string) => never,
-): SafeEntry {
+/** Reads one tensor's fields. One parser serves all of a header: there may be 100,000, and garbage is memory too. */
+function entryParser(scan: JsonScanner, fail: Fail): (at: number) => SafeEntry {
+  let dtype: SafeDType | undefined;
+  let shape: number[] | undefined;
+  let offsets: number[] | undefined;
+  // An array that grows takes room for 17 items: one does, and a copy of the right size is kept.
+  const list: number[] = [];
+  const onItem = (index: number) => void (list[index] = scan.integer('shape or data_offsets'));
+  const integers = (what: string, limit: number) => list.slice(0, scan.array(what, limit, onItem));
+  const onField = (field: string, at: number) => {
+    if (field === 'dtype') dtype = parseDType(scan, at, fail);
+    else if (field === 'shape') shape = integers(field, RANK_LIMIT);
+    else if (field === 'data_offsets') offsets = integers(field, 2);
+    else fail(at, `unknown field ${quote(field)}, expected dtype, shape and data_offsets`);
+  };
+  return (at) => {
+    dtype = shape = offsets = undefined;
+    scan.object('fields', onField);
+    if (!dtype || !shape || !offsets) {
+      const missing = !dtype ? 'dtype' : !shape ? 'shape' : 'data_offsets';
+      return fail(at, `${missing} is missing, expected dtype, shape and data_offsets`);
+    }
+    return checkEntry({ dtype, shape, begin: offsets[0], end: offsets[1] }, at, fail);
+  };
+}
+
+function parseDType(scan: JsonScanner, at: number, fail: Fail): SafeDType {
+  const dtype = scan.string('dtype');
+  if (isSafeDType(dtype)) return dtype;
+  return fail(at, `unknown dtype ${quote(dtype)}, expected one of ${Object.keys(SAFE_BYTES).join(', ')}`);
+}
+
+function checkEntry(entry: SafeEntry, at: number, fail: Fail): SafeEntry {
   const { dtype, shape, begin, end } = entry;
   if (end === undefined || end < begin) {
-    fail(at, `${tensor}: data_offsets [${[begin, end].join(', ')}], expected [begin, end] with begin ≤ end`);
+    fail(at, `data_offsets [${[begin, end].join(', ')}], expected [begin, end] with begin ≤ end`);
   }
   const span = spanOf(dtype, shape);
-  if (Number.isNaN(span)) fail(at, `${tensor}: shape [${shape}] of ${dtype} has 2^53 bytes or more`);
+  if (Number.isNaN(span)) fail(at, `shape [${shape}] of ${dtype} has 2^53 bytes or more`);
   if (span !== end - begin) {
-    fail(at, `${tensor}: shape [${shape}] of ${dtype} needs ${span} bytes, data_offsets [${begin}, ${end}] give ${end - begin}`);
+    fail(at, `shape [${shape}] of ${dtype} needs ${span} bytes, data_offsets [${begin}, ${end}] give ${end - begin}`);
   }
   return entry;
 }
 
 /** The tensors must tile the data: from 0, without a hole or an overlap, to its very end. */
 function checkLayout(file: string, entries: Map<string, SafeEntry>, dataSize: number): void {
-  const sorted = [...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end);
   let end = 0;
-  for (const [name, entry] of sorted) {
+  for (const [name, entry] of inDataOrder(entries)) {
     if (entry.begin !== end) {
       const fault = entry.begin > end ? 'leaves a hole' : 'overlaps another';
       throw new CheckpointError(
@@ -103,4 +113,14 @@ function checkLayout(file: string, entries: Map<string, SafeEntry>, dataSize: nu
   if (end === dataSize) return;
   const fault = end > dataSize ? 'the file is cut off: fetch it again' : 'there are bytes that belong to no tensor';
   throw new CheckpointError(`${file}: ${dataSize} bytes of data, expected ${end} as the header says; ${fault}`);
+}
+
+/** Entries by their place in the data. Writers list them so: the sorted copy is made only when it is needed. */
+function inDataOrder(entries: Map<string, SafeEntry>): Iterable<[string, SafeEntry]> {
+  let end = 0;
+  for (const entry of entries.values()) {
+    if (entry.begin < end) return [...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end);
+    end = entry.end;
+  }
+  return entries;
 }

@@ -21,6 +21,9 @@ const isDigit = (byte: number) => byte >= 0x30 && byte <= 0x39;
 export class JsonScanner {
   position = 0;
   private text = 0;
+  private depth = 0;
+  private readonly keys: Keys[] = [];
+  private readonly recent: string[] = [];
 
   /** `fail` throws the caller's error for a fault at a byte of `bytes`. */
   constructor(
@@ -47,35 +50,42 @@ export class JsonScanner {
     this.fail(this.position, `${what}: found ${found}, expected ${JSON.stringify(char)}`);
   }
 
-  /** Walks an object; `onKey` must pass the value. Throws on a duplicate key and on `__proto__`. */
-  object(what: string, onKey: (key: string, at: number) => void): void {
+  /**
+   * Walks an object; `onKey` must pass the value. Throws on a duplicate key and on `__proto__`. A caller that keeps
+   * all keys anyway says in `isKnown` which it has, and saves a second set of them.
+   */
+  object(what: string, onKey: (key: string, at: number) => void, isKnown?: (key: string) => boolean): void {
     this.expect('{', what);
     if (this.take('}')) return;
-    const seen = new Set<string>();
+    const keys = (this.keys[this.depth] ??= new Keys());
+    keys.clear();
+    this.depth++;
     do {
       this.peek();
       const at = this.position;
-      const key = this.string(`a key of ${what}`);
+      const key = this.string(what);
       if (key === '__proto__') this.fail(at, `${what}: key "__proto__" is refused`);
-      if (seen.has(key)) this.fail(at, `${what}: duplicate key ${quote(key)}, expected each key once`);
-      if (seen.size === KEY_LIMIT) this.fail(at, `${what}: more than ${KEY_LIMIT} keys`);
-      seen.add(key);
-      this.expect(':', `${what}, after key ${quote(key)}`);
+      const isNew = isKnown ? !isKnown(key) : keys.add(key);
+      if (!isNew) this.fail(at, `${what}: duplicate key ${quote(key)}, expected each key once`);
+      if (keys.size > KEY_LIMIT) this.fail(at, `${what}: more than ${KEY_LIMIT} keys`);
+      this.expect(':', what);
       onKey(key, at);
     } while (this.take(','));
+    this.depth--;
     this.expect('}', what);
   }
 
-  /** Walks an array of at most `limit` items; `onItem` must pass the item. */
-  array(what: string, limit: number, onItem: (index: number) => void): void {
+  /** Walks an array of at most `limit` items; `onItem` must pass the item. Returns how many there were. */
+  array(what: string, limit: number, onItem: (index: number) => void): number {
     this.expect('[', what);
-    if (this.take(']')) return;
+    if (this.take(']')) return 0;
     let count = 0;
     do {
       if (count === limit) this.fail(this.position, `${what}: more than ${limit} items`);
       onItem(count++);
     } while (this.take(','));
     this.expect(']', what);
+    return count;
   }
 
   string(what: string): string {
@@ -95,6 +105,8 @@ export class JsonScanner {
   }
 
   private decode(begin: number, end: number, escaped: boolean, what: string): string {
+    const slot = ((end - begin) * 31 + this.bytes[begin] * 7 + this.bytes[end - 1]) & 255;
+    if (this.isRecent(slot, begin, end)) return this.recent[slot];
     let value: string;
     try {
       value = utf8.decode(this.bytes.subarray(begin, end));
@@ -103,7 +115,18 @@ export class JsonScanner {
       return this.fail(begin, `${what}: bad UTF-8 or a bad escape in a string`);
     }
     if (/\p{Surrogate}/u.test(value)) this.fail(begin, `${what}: half of a surrogate pair in a string`);
+    if (!escaped) this.recent[slot] = value;
     return value;
+  }
+
+  /** Whether a slot has the string of these bytes: the few words that every tensor repeats are made only once. */
+  private isRecent(slot: number, begin: number, end: number): boolean {
+    const value = this.recent[slot];
+    if (value?.length !== end - begin) return false;
+    for (let i = 0; i < value.length; i++) {
+      if (value.charCodeAt(i) !== this.bytes[begin + i] || this.bytes[begin + i] > 0x7f) return false;
+    }
+    return true;
   }
 
   /** A plain integer in 0 … 2^53−1: no sign, fraction, exponent or leading zero. */
@@ -146,7 +169,35 @@ export class JsonScanner {
   private describe(at: number): string {
     const byte = this.bytes[at];
     if (byte === undefined) return 'the end';
-    return byte > 0x20 && byte < 0x7f ? `'${String.fromCharCode(byte)}'` : `byte 0x${byte.toString(16).padStart(2, '0')}`;
+    return byte > 0x20 && byte < 0x7f
+      ? `'${String.fromCharCode(byte)}'`
+      : `byte 0x${byte.toString(16).padStart(2, '0')}`;
+  }
+}
+
+/** The keys of one object. Nearly all objects have three: a set for each would be most of the memory of a header. */
+class Keys {
+  private readonly few: string[] = [];
+  private many: Set<string> | undefined;
+  size = 0;
+
+  clear(): void {
+    this.size = 0;
+    this.many = undefined;
+  }
+
+  /** False when the key is there already. */
+  add(key: string): boolean {
+    if (this.size === 8) this.many = new Set(this.few);
+    if (this.many) {
+      if (this.many.has(key)) return false;
+      this.many.add(key);
+    } else {
+      for (let i = 0; i < this.size; i++) if (this.few[i] === key) return false;
+      this.few[this.size] = key;
+    }
+    this.size++;
+    return true;
   }
 }
 

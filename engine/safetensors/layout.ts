@@ -96,8 +96,8 @@ export async function* encode(
     }
     if (total === expected) continue;
     throw new ArgumentError(
-      `safetensors: tensor ${quote(tensor.name)}: ${total > expected ? 'more than ' : ''}${Math.min(total, expected)} bytes ` +
-        `of data, expected ${expected} for shape [${tensor.shape}] of ${tensor.dtype}`,
+      `safetensors: tensor ${quote(tensor.name)}: ${total > expected ? `more than ${expected}` : total} bytes of data, ` +
+        `expected ${expected} for shape [${tensor.shape}] of ${tensor.dtype}`,
     );
   }
 }

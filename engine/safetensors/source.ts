@@ -64,7 +64,9 @@ export function filesFolder(name: string, files: ReadonlyMap<string, Uint8Array 
 export async function readWhole(source: ByteSource, limit: number): Promise<Uint8Array> {
   const size = await source.size();
   if (size > limit) {
-    throw new CheckpointError(`${source.name}: ${size} bytes, expected at most ${limit}; this is not the file it should be`);
+    throw new CheckpointError(
+      `${source.name}: ${size} bytes, expected at most ${limit}; this is not the file it should be`,
+    );
   }
   return source.read(0, size);
 }

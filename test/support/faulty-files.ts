@@ -1,10 +1,14 @@
 import { disk } from '../../engine/node/files.ts';
 import type { FileSystem, OpenFile } from '../../engine/node/files.ts';
 
-/** What befalls the `at`-th call: an error with this code, or `kill`: it and all later calls do nothing any more. */
+/**
+ * What befalls the `at`-th call: an error with this code. When `lasting`, all later calls fail as well: a disk that
+ * stays broken, or a process that was killed.
+ */
 export interface Fault {
   readonly at: number;
   readonly code: string;
+  readonly lasting?: boolean;
 }
 
 export interface FaultyFiles extends FileSystem {
@@ -26,7 +30,7 @@ export function faultyFiles(fault: Fault = { at: Infinity, code: '' }): FaultyFi
   let calls = 0;
   const step = () => {
     calls++;
-    if (calls === fault.at || (fault.code === 'kill' && calls > fault.at)) {
+    if (calls === fault.at || (fault.lasting && calls > fault.at)) {
       throw Object.assign(new Error(`${fault.code}: injected at call ${calls}`), { code: fault.code });
     }
   };
