@@ -274,7 +274,7 @@ locks('a fault at every call is told, and does not lock the run for ever', async
 });
 
 const kills = suite('a process killed while it writes checkpoints');
-const ROUNDS = 12;
+const ROUNDS = 8;
 
 kills(`by SIGKILL, ${ROUNDS} times: each time the run goes on from a whole checkpoint`, async () => {
   const run = fresh();
