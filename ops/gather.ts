@@ -4,8 +4,8 @@ import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
+import { coordinates, MAX_RANK, series, unravel } from './coordinates.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
-import { coordinates, MAX_RANK, series, unravel } from './strided.ts';
 import { normalizeDim, show, strides } from './shapes.ts';
 
 interface GatherAttrs {

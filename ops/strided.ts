@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 import type { HostArg } from '../engine/op.ts';
 import { type GpuArg, type Launch, FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { strides as stridesOf } from './shapes.ts';
@@ -98,31 +97,4 @@ export function launchCopy(copy: StridedCopy, source: GpuArg, target: GpuArg): L
   const n = dims.reduce((size, d) => size * d.size, 1);
   const params = [n, copy.fromOffset, copy.toOffset, ...dims.flatMap((d) => [d.size, d.from, d.to])];
   return { shader: kernel(dims.length), args: [source, target], params, grid: grid1d(n, WG) };
-=======
-/** Dimensions that the strided kernels take after neighbours that lie together are merged. */
-export const MAX_RANK = 6;
-
-/** The coordinates of the i-th element of a row-major shape. */
-export function coordinates(i: number, shape: readonly number[]): number[] {
-  const out = new Array<number>(shape.length);
-  for (let d = shape.length - 1; d >= 0; d--) {
-    out[d] = i % shape[d];
-    i = Math.floor(i / shape[d]);
-  }
-  return out;
-}
-
-/** Shader params `name0`, `name1`, … for one value per dimension. */
-export function series<T extends 'u32' | 'i32'>(name: string, rank: number, type: T = 'u32' as T): Record<string, T> {
-  return Object.fromEntries(Array.from({ length: rank }, (_, d) => [`${name}${d}`, type]));
-}
-
-/** WGSL that takes a flat index apart into coordinates c0, c1, … by params shape0, shape1, … */
-export function unravel(index: string, rank: number): string {
-  if (rank === 0) return '';
-  const lines = [`var rest = ${index};`];
-  for (let d = rank - 1; d > 0; d--) lines.push(`let c${d} = rest % params.shape${d}; rest /= params.shape${d};`);
-  lines.push('let c0 = rest;');
-  return lines.join('\n  ');
->>>>>>> 437aff3 (Add embedding, index select, gather and one-hot)
 }
