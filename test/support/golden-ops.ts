@@ -107,9 +107,13 @@ function note(worst: Worst, label: string, got: ArrayLike<number>, want: ArrayLi
   }
 }
 
+/** The cases of `ops/`. */
+export function readOpCases(folder: string): OpCase[] {
+  return JSON.parse(readFileSync(join(folder, 'cases.json'), 'utf8')) as OpCase[];
+}
+
 /** Replays every case of `ops/`. */
 export async function* replayOps(folder: string, backend: Backend): AsyncGenerator<Check> {
-  const cases = JSON.parse(readFileSync(join(folder, 'cases.json'), 'utf8')) as OpCase[];
   const tensors = await readTensors(folder, 'tensors');
-  for (const op of cases) yield replayOp(backend, op, tensors);
+  for (const op of readOpCases(folder)) yield replayOp(backend, op, tensors);
 }
