@@ -14,7 +14,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var acc: Acc;
   if (valid) {
     acc = start(x[base + begin * params.inner]);
-    for (var k = begin + at.lane; k < end; k += LANES) { acc = fold(acc, x[base + k * params.inner]); }
+    var k = begin + at.lane;
+    let step = LANES * params.inner;
+    // Four loads under way at a time.
+    for (; k + 3u * LANES < end; k += 4u * LANES) {
+      let i = base + k * params.inner;
+      let v = vec4(x[i], x[i + step], x[i + 2u * step], x[i + 3u * step]);
+      acc = fold(fold(fold(fold(acc, v.x), v.y), v.z), v.w);
+    }
+    for (; k < end; k += LANES) { acc = fold(acc, x[base + k * params.inner]); }
   }
   partial[local] = acc;
   workgroupBarrier();

@@ -1,5 +1,13 @@
 import { apply, apply1 } from '../engine/apply.ts';
-import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
+import {
+  FLAT_INDEX,
+  type GpuArg,
+  type GpuCall,
+  grid1d,
+  type Launch,
+  shader,
+  type Shader,
+} from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
@@ -14,21 +22,55 @@ interface TopkAttrs {
   readonly dim: number;
 }
 
-const PARAMS = { lines: 'u32', len: 'u32', inner: 'u32', k: 'u32' } as const;
+/** Elements whose keys one workgroup keeps in its memory. */
+const CACHE = 2048;
+/** Most values asked for where a long line is first cut into parts. */
+const MOST_FROM_PARTS = 256;
 
-const topkShader = () =>
-  shader('topk', () => ({
-    reads: { x: 'f32' },
+const LINE = { lines: 'u32', len: 'u32', inner: 'u32', k: 'u32' } as const;
+
+function topkShader(cached: boolean, mapped: boolean): Shader {
+  return shader(`topk.${cached}.${mapped}`, () => ({
+    reads: { x: 'f32', ...(mapped ? { ids: 'i32' } : {}) },
     writes: { values: 'f32', indices: 'i32' },
-    params: PARAMS,
-    code: ORDER + FLAT_INDEX + code,
+    params: { ...LINE, chunk: 'u32' },
+    constants: { CACHED: cached ? 1 : 0, CACHE: cached ? CACHE : 1 },
+    code: [ORDER, FLAT_INDEX, mapped ? FROM_IDS : FROM_PLACE, code].join('\n'),
   }));
+}
+
+const FROM_PLACE = 'fn place_of(base: u32, begin: u32, i: u32) -> i32 { return i32(begin + i); }';
+const FROM_IDS = 'fn place_of(base: u32, begin: u32, i: u32) -> i32 { return ids[base + i * params.inner]; }';
+
+/** One launch, or for long lines a launch that chooses k of every part, and so on with what those chose. */
+function topkLaunches(call: GpuCall<TopkAttrs>): Launch[] {
+  const { inputs: [x], outputs, attrs: { k, dim } } = call;
+  const { outer, length, inner } = around(x.shape, dim);
+  const launches: Launch[] = [];
+  let from: readonly GpuArg[] = [x];
+  for (let len = length; ; ) {
+    const parts = len > CACHE && k <= MOST_FROM_PARTS ? Math.ceil(len / CACHE) : 1;
+    const chunk = parts > 1 ? CACHE : len;
+    const shape = [outer, parts * k, inner];
+    const to = parts > 1 ? [call.scratch(shape), call.scratch(shape, 'i32')] : outputs;
+    const [gx, gy] = grid1d(outer * inner, 1);
+    launches.push({
+      shader: topkShader(chunk <= CACHE, from.length > 1),
+      args: [...from, ...to],
+      params: [outer * inner, len, inner, k, chunk],
+      grid: [gx, gy, parts],
+    });
+    if (parts === 1) return launches;
+    len = parts * k;
+    from = to;
+  }
+}
 
 const backwardShader = () =>
   shader('topk_backward', () => ({
     reads: { indices: 'i32', dy: 'f32' },
     writes: { dx: 'f32' },
-    params: PARAMS,
+    params: LINE,
     code: FLAT_INDEX + backwardCode,
   }));
 
@@ -76,11 +118,7 @@ export const topkOp = /* @__PURE__ */ defineOp<TopkAttrs>({
       }
     }
   },
-  webgpu({ inputs: [x], outputs: [values, indices], attrs: { k, dim } }) {
-    const { outer, length, inner } = around(x.shape, dim);
-    const params = [outer * inner, length, inner, k];
-    return [{ shader: topkShader(), args: [x, values, indices], params, grid: grid1d(outer * inner, 1) }];
-  },
+  webgpu: topkLaunches,
   saves: { outputs: [1] },
   backward({ output, inputSpecs, grads, attrs }) {
     return [grads[0] && apply1(topkBackward, [output(1), grads[0]], { ...attrs, shape: inputSpecs[0].shape })];

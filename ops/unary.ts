@@ -2,7 +2,7 @@ import { apply1 } from '../engine/apply.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
-import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
+import { Elementwise } from './elementwise.ts';
 import { erf as erfOf, erfWgsl } from './math.ts';
 
 /**
@@ -134,26 +134,18 @@ export type UnaryName = keyof typeof ROWS;
 /** The names of all elementwise functions of one argument. */
 export const unaryNames = Object.keys(ROWS) as UnaryName[];
 
-const WG = 256;
-
-function elementwise(key: string, reads: Record<string, string>, output: string, row: Row, expression: string) {
-  return shader(key, () => ({
-    reads,
-    writes: { [output]: 'f32' },
-    params: { n: 'u32' },
-    constants: { WG },
-    code: /* wgsl */ `${row.helpers ?? ''}${FLAT_INDEX}
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, WG);
-  if (i >= params.n) { return; }
-  ${expression}
-}`,
-  }));
-}
+/** Whether the derivative is written in terms of the input (x) or the output (y). */
+const needs = (row: Row, name: 'x' | 'y') => new RegExp(`\\b${name}\\b`).test(row.dwgsl);
 
 function forwardOp(name: UnaryName, row: Row): Op {
+  const [readsX, readsY] = [needs(row, 'x'), needs(row, 'y')];
+  const kernel = new Elementwise({
+    name: `unary.${name}`,
+    reads: { x: 'f32' },
+    writes: { y: 'f32' },
+    values: { y: row.wgsl },
+    helpers: row.helpers,
+  });
   return defineOp({
     name,
     shape([x]) {
@@ -163,29 +155,33 @@ function forwardOp(name: UnaryName, row: Row): Op {
     reference({ inputs: [x], outputs: [y] }) {
       for (let i = 0; i < y.size; i++) y.data[i] = row.f(x.data[i]);
     },
-    webgpu({ inputs: [x], outputs: [y] }) {
-      const body = `let x = xs[i]; ys[i] = ${row.wgsl};`;
-      const kernel = elementwise(`unary.${name}`, { xs: 'f32' }, 'ys', row, body);
-      return [{ shader: kernel, args: [x, y], params: [y.size], grid: grid1d(y.size, WG) }];
+    webgpu: ({ inputs, outputs }) => [kernel.launch(inputs, outputs)],
+    saves: { inputs: readsX ? [0] : [], outputs: readsY ? [0] : [] },
+    backward({ input, output, grads }) {
+      const dy = grads[0]!;
+      // dy stands in for what the derivative does not look at.
+      return [apply1(BACKWARD[name], [readsX ? input(0) : dy, readsY ? output(0) : dy, dy], {})];
     },
-    saves: { inputs: [0], outputs: [0] },
-    backward: ({ input, output, grads }) => [apply1(BACKWARD[name], [input(0), output(0), grads[0]!], {})],
   });
 }
 
 /** dx = dy · f′(x), in one kernel. */
 function backwardOp(name: UnaryName, row: Row): Op {
+  const read = [needs(row, 'x'), needs(row, 'y'), true];
+  const kernel = new Elementwise({
+    name: `unary.${name}.backward`,
+    reads: Object.fromEntries(['x', 'y', 'dy'].filter((_, i) => read[i]).map((name) => [name, 'f32'])),
+    writes: { dx: 'f32' },
+    values: { dx: `dy * (${row.dwgsl})` },
+    helpers: row.helpers,
+  });
   return defineOp({
     name: `${name}_backward`,
     shape: ([x]) => [spec(x.shape)],
     reference({ inputs: [x, y, dy], outputs: [dx] }) {
       for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[i] * row.df(x.data[i], y.data[i]);
     },
-    webgpu({ inputs: [x, y, dy], outputs: [dx] }) {
-      const body = `let x = xs[i]; let y = ys[i]; dxs[i] = dys[i] * (${row.dwgsl});`;
-      const kernel = elementwise(`unary.${name}.backward`, { xs: 'f32', ys: 'f32', dys: 'f32' }, 'dxs', row, body);
-      return [{ shader: kernel, args: [x, y, dy, dx], params: [dx.size], grid: grid1d(dx.size, WG) }];
-    },
+    webgpu: ({ inputs, outputs }) => [kernel.launch(inputs.filter((_, i) => read[i]), outputs)],
   });
 }
 

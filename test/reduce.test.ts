@@ -146,10 +146,22 @@ test('argmax and topk take the first of equals, NaN before all', async () => {
   }
 });
 
+test('topk of a long line of equals takes the first, and the lowest where nothing is above', async () => {
+  for (const value of [1, -Infinity]) {
+    const x = fromData(gpu, new Float32Array(2060).fill(value), [2060]);
+    const [values, indices] = topk(x, 20);
+    assert.equal([...(await indices.data())], [...Array(20).keys()]);
+    assert.equal([...(await values.data())], Array(20).fill(value));
+  }
+});
+
 test('argmax and topk agree along any dim and in every layout; topk carries a gradient', async () => {
   for (const [shape, dim, k] of [
     [[3, 5, 7], 1, 2],
     [[4, 3000], -1, 40],
+    [[2, 2051], -1, 300],
+    [[1, 5000, 2], 1, 100],
+    [[40000], 0, 150],
     [[30, 6, 20], 0, 30],
     [[2, 100, 3], 1, 1],
   ] as const) {
