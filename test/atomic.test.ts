@@ -22,8 +22,9 @@ import { faultyFiles } from './support/faulty-files.ts';
 
 const CODES = ['ENOSPC', 'EIO', 'EROFS', 'EACCES', 'EMFILE'];
 const self = fileURLToPath(import.meta.url);
-const root = mkdtempSync(join(tmpdir(), 'matvlm-atomic-'));
-process.on('exit', () => rmSync(root, { recursive: true, force: true }));
+// The child process, which may not live to delete it, has none.
+const root = process.env.MATVLM_TEST_CHILD ? '' : mkdtempSync(join(tmpdir(), 'matvlm-atomic-'));
+process.on('exit', () => root && rmSync(root, { recursive: true, force: true }));
 let count = 0;
 const fresh = () => join(root, `run-${++count}`);
 

@@ -12,8 +12,9 @@ import { bytesSource, Checkpoint, encode, SAFE_BYTES, SafetensorsFile, spanOf } 
 import type { SafeDType, SafeTensor } from '../engine/safetensors/index.ts';
 import { faultyFiles } from './support/faulty-files.ts';
 
-const root = mkdtempSync(join(tmpdir(), 'matvlm-safetensors-'));
-process.on('exit', () => rmSync(root, { recursive: true, force: true }));
+// The child process, which may not live to delete it, has none.
+const root = process.env.MATVLM_TEST_CHILD ? '' : mkdtempSync(join(tmpdir(), 'matvlm-safetensors-'));
+process.on('exit', () => root && rmSync(root, { recursive: true, force: true }));
 let count = 0;
 const fresh = async () => {
   const folder = join(root, `folder-${++count}`);
