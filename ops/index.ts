@@ -1,6 +1,7 @@
 /** All ops. One module per op or family; importing a name pulls in only what it needs. */
 export * from './adamw.ts';
 export * from './argmax.ts';
+export * from './attention.ts';
 export * from './backward.ts';
 export * from './binary.ts';
 export * from './cast.ts';

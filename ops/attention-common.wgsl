@@ -1,0 +1,43 @@
+// What the attention kernels share. The query rows of a problem (batch b, key head kv) are the tokens of all query
+// heads that kv serves, one head after the other: row r is head kv · group + r / length, token r % length.
+// Tiles hold rows of DV vec4, STRIDE apart: odd, so that neighbouring rows lie in different banks.
+const LOG2E = 1.4426950408889634;
+const NEVER = -3.0e38;
+
+fn rows_of_problem() -> u32 { return params.group * params.length; }
+
+/** Offset of a query row in q, o and their gradients. */
+fn row_offset(b: u32, kv: u32, r: u32) -> u32 {
+  let head = kv * params.group + r / params.length;
+  let plane = params.kv_heads * params.group * params.length * params.dim;
+  return b * plane + head * params.q_head + (r % params.length) * params.q_token;
+}
+
+/** Index of a query row in the (B, H, L) statistics. */
+fn row_stat(b: u32, kv: u32, r: u32) -> u32 {
+  return (b * params.kv_heads + kv) * rows_of_problem() + r;
+}
+
+/** Offset of a key in k, v and their gradients. */
+fn key_offset(b: u32, kv: u32, key: u32) -> u32 {
+  return b * params.kv_heads * params.keys * params.dim + kv * params.k_head + key * params.k_token;
+}
+
+/** How many keys token i sees: causal attention is aligned to the end. */
+fn seen_by(i: u32) -> u32 {
+  let all = key_count();
+  if (params.causal == 0u) { return all; }
+  return u32(max(0, i32(i + 1u + all) - i32(params.length)));
+}
+
+fn row_seen(r: u32) -> u32 {
+  if (r >= rows_of_problem()) { return 0u; }
+  return seen_by(r % params.length);
+}
+
+/** Keys that any of `count` rows from `first` on sees. */
+fn tile_seen(first: u32, count: u32) -> u32 {
+  let last = min(first + count, rows_of_problem()) - 1u;
+  if (first / params.length != last / params.length) { return seen_by(params.length - 1u); }
+  return seen_by(last % params.length);
+}

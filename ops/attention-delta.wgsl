@@ -1,0 +1,23 @@
+// Per query row (lse, Σ do ∘ o): what the backward kernels need of the forward. Eight threads a row.
+var<workgroup> partial: array<f32, 256>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) t: u32) {
+  let stat = flat_group(group, groups) * 32u + t / 8u;
+  let rows = rows_of_problem();
+  let valid = stat < rows * params.problems;
+  var sum = 0.0;
+  if (valid) {
+    let problem = stat / rows;
+    let at = row_offset(problem / params.kv_heads, problem % params.kv_heads, stat % rows);
+    for (var d = t % 8u; d < DV; d += 8u) { sum += dot(load_o(at, d), load_do(at, d)); }
+  }
+  partial[t] = sum;
+  workgroupBarrier();
+  if (valid && t % 8u == 0u) {
+    var total = 0.0;
+    for (var j = 0u; j < 8u; j++) { total += partial[t + j]; }
+    stats[stat] = vec2<f32>(lse[stat], total);
+  }
+}

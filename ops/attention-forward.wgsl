@@ -1,0 +1,119 @@
+// Flash attention, forward (Dao et al. 2022): one workgroup a tile of ROWS query rows, online softmax over tiles of
+// KEYS keys. A thread scores TR × TC pairs, then sums TO rows of one vec4 column of the output.
+var<workgroup> q_tile: array<vec4<f32>, ROWS * STRIDE>;
+/** The keys, then the values of a tile. */
+var<workgroup> kv_tile: array<vec4<f32>, KEYS * STRIDE>;
+var<workgroup> scores: array<f32, ROWS * PITCH>;
+var<workgroup> row_at: array<u32, ROWS>;
+var<workgroup> row_keys: array<u32, ROWS>;
+var<workgroup> row_scale: array<f32, ROWS>;
+var<workgroup> partial: array<f32, THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) t: u32) {
+  let index = flat_group(group, groups);
+  if (index >= params.tiles * params.problems) { return; }
+  let first = (index % params.tiles) * ROWS;
+  let problem = index / params.tiles;
+  let b = problem / params.kv_heads;
+  let kv = problem % params.kv_heads;
+
+  for (var r = t; r < ROWS; r += THREADS) {
+    row_at[r] = row_offset(b, kv, first + r);
+    row_keys[r] = row_seen(first + r);
+  }
+  for (var e = t; e < ROWS * DV; e += THREADS) {
+    let r = e / DV;
+    var value = vec4<f32>();
+    if (first + r < rows_of_problem()) { value = load_q(row_offset(b, kv, first + r), e % DV); }
+    q_tile[r * STRIDE + e % DV] = value * (params.scale * LOG2E);
+  }
+  let tx = t % COLUMN_GROUPS;
+  let ty = t / COLUMN_GROUPS;
+  let soft_row = t / LANES;
+  let lane = t % LANES;
+  let out_column = t % DV;
+  let out_row = t / DV;
+  var out: array<vec4<f32>, TO>;
+  var top = NEVER;
+  var sum = 0.0;
+
+  let last = tile_seen(first, ROWS);
+  for (var k0 = 0u; k0 < last; k0 += KEYS) {
+    for (var e = t; e < KEYS * DV; e += THREADS) {
+      let key = k0 + e / DV;
+      var value = vec4<f32>();
+      if (key < last) { value = load_k(key_offset(b, kv, key), e % DV); }
+      kv_tile[(e / DV) * STRIDE + e % DV] = value;
+    }
+    workgroupBarrier();
+    var dots: array<f32, TR * TC>;
+    for (var i = 0u; i < TR * TC; i++) { dots[i] = 0.0; }
+    for (var d = 0u; d < upto(DV); d++) {
+      var keys: array<vec4<f32>, TC>;
+      for (var j = 0u; j < TC; j++) { keys[j] = kv_tile[(tx + j * COLUMN_GROUPS) * STRIDE + d]; }
+      for (var i = 0u; i < TR; i++) {
+        let query = q_tile[(ty + i * ROW_GROUPS) * STRIDE + d];
+        for (var j = 0u; j < TC; j++) { dots[i * TC + j] += dot(query, keys[j]); }
+      }
+    }
+    for (var j = 0u; j < TC; j++) {
+      let column = tx + j * COLUMN_GROUPS;
+      let open = key_open(b, k0 + column);
+      for (var i = 0u; i < TR; i++) {
+        let r = ty + i * ROW_GROUPS;
+        scores[r * PITCH + column] = select(NEVER, dots[i * TC + j], open && k0 + column < row_keys[r]);
+      }
+    }
+    workgroupBarrier();
+    for (var e = t; e < KEYS * DV; e += THREADS) {
+      let key = k0 + e / DV;
+      var value = vec4<f32>();
+      if (key < last) { value = load_v(key_offset(b, kv, key), e % DV); }
+      kv_tile[(e / DV) * STRIDE + e % DV] = value;
+    }
+    let before = top;
+    for (var j = lane; j < KEYS; j += LANES) { top = max(top, scores[soft_row * PITCH + j]); }
+    partial[t] = top;
+    workgroupBarrier();
+    for (var j = 0u; j < upto(LANES); j++) { top = max(top, partial[soft_row * LANES + j]); }
+    let shrink = exp2(before - top);
+    sum *= shrink;
+    for (var j = lane; j < KEYS; j += LANES) {
+      let s = scores[soft_row * PITCH + j];
+      let p = select(exp2(s - top), 0.0, s <= NEVER);
+      scores[soft_row * PITCH + j] = p;
+      sum += p;
+    }
+    if (lane == 0u) { row_scale[soft_row] = shrink; }
+    workgroupBarrier();
+    for (var i = 0u; i < TO; i++) { out[i] *= row_scale[min(out_row + i * OUT_ROWS, ROWS - 1u)]; }
+    for (var key = 0u; key < upto(KEYS); key++) {
+      let value = kv_tile[key * STRIDE + out_column];
+      for (var i = 0u; i < TO; i++) {
+        out[i] += scores[min(out_row + i * OUT_ROWS, ROWS - 1u) * PITCH + key] * value;
+      }
+    }
+    workgroupBarrier();
+  }
+
+  partial[t] = sum;
+  workgroupBarrier();
+  if (lane == 0u) {
+    var total = 0.0;
+    for (var j = 0u; j < upto(LANES); j++) { total += partial[t + j]; }
+    // A row that sees no key is 0, and so are its gradients.
+    row_scale[soft_row] = select(0.0, 1.0 / total, total > 0.0);
+    if (first + soft_row < rows_of_problem()) {
+      lse[row_stat(b, kv, first + soft_row)] = select(0.0, (top + log2(total)) / LOG2E, total > 0.0);
+    }
+  }
+  workgroupBarrier();
+  for (var i = 0u; i < TO; i++) {
+    let r = out_row + i * OUT_ROWS;
+    if (out_row < OUT_ROWS && r < ROWS && first + r < rows_of_problem()) {
+      store_o(row_at[r], out_column, out[i] * row_scale[r]);
+    }
+  }
+}

@@ -1,0 +1,138 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ShapeError } from '../engine/errors.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
+import { attention } from '../ops/index.ts';
+import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { closeBackend, openBackend } from './support/backends.ts';
+
+const reference = await openBackend('reference');
+const gpu = await openBackend('webgpu');
+const test = suite('attention');
+
+test.after(() => {
+  closeBackend(gpu);
+  closeBackend(reference);
+});
+
+const softmaxRow = (scores: number[]) => {
+  const top = Math.max(...scores);
+  const p = scores.map((s) => Math.exp(s - top));
+  const sum = p.reduce((a, b) => a + b, 0);
+  return p.map((x) => x / sum);
+};
+
+test('a single head by hand: softmax(q·k/√d) v over the visible keys', async () => {
+  const [length, keys, dim] = [2, 3, 4];
+  const [q, k, v] = [length, keys, keys].map((n, i) => random(n * dim, i + 1, 6));
+  const dots = (i: number) =>
+    [0, 1, 2].map((j) => [0, 1, 2, 3].reduce((s, d) => s + (q[i * dim + d] * k[j * dim + d]) / 2, 0));
+  const want = [0, 1].flatMap((i) => {
+    const p = softmaxRow(dots(i).map((s, j) => (j <= i + keys - length ? s : -1e30)));
+    return [0, 1, 2, 3].map((d) => p.reduce((s, x, j) => s + x * v[j * dim + d], 0));
+  });
+  for (const backend of [reference, gpu]) {
+    const t = (data: Float32Array, n: number) => fromData(backend, data, [1, 1, n, dim]);
+    const got = await attention(t(q, length), t(k, keys), t(v, keys), { causal: true }).data();
+    assertNear([got], [Float32Array.from(want)], backend.kind, 1e-5);
+  }
+});
+
+interface Case {
+  readonly name: string;
+  readonly batch: number;
+  readonly heads: number;
+  readonly kv: number;
+  readonly length: number;
+  readonly keys: number;
+  readonly dim: number;
+  readonly causal: boolean;
+  readonly layout: 'bhld' | 'blhd';
+  readonly masked?: boolean;
+}
+
+const cases: Case[] = [
+  { name: 'short, more keys', batch: 3, heads: 2, kv: 2, length: 16, keys: 43, dim: 8, causal: true, layout: 'blhd' },
+  { name: 'grouped', batch: 2, heads: 6, kv: 2, length: 21, keys: 37, dim: 8, causal: true, layout: 'bhld' },
+  { name: 'masked', batch: 2, heads: 4, kv: 2, length: 40, keys: 40, dim: 8, causal: true, layout: 'blhd', masked: true },
+  { name: 'fewer keys than queries', batch: 1, heads: 1, kv: 1, length: 9, keys: 5, dim: 8, causal: true, layout: 'bhld' },
+  { name: 'dim no multiple of 4', batch: 2, heads: 2, kv: 1, length: 19, keys: 19, dim: 6, causal: false, layout: 'blhd' },
+];
+
+function inputsOf(c: Case): Input[] {
+  const order = (heads: number, tokens: number) =>
+    c.layout === 'bhld' ? [c.batch, heads, tokens, c.dim] : [c.batch, tokens, heads, c.dim];
+  const qkv: Input[] = [order(c.heads, c.length), order(c.kv, c.keys), order(c.kv, c.keys)].map((shape) => ({ shape }));
+  if (!c.masked) return qkv;
+  // The first sequence hides scattered keys; of the last, every key: its rows see nothing.
+  const hidden = (i: number) => (i >= (c.batch - 1) * c.keys ? 0 : i % 3 === 1 ? 0 : 1);
+  const data = Int32Array.from({ length: c.batch * c.keys }, (_, i) => hidden(i));
+  return [...qkv, { shape: [c.batch, c.keys], data }];
+}
+
+for (const c of cases) {
+  test(`WebGPU is the reference: ${c.name}`, async () => {
+    const body = ([q, k, v, mask]: Tensor[]) => [attention(q, k, v, { causal: c.causal, layout: c.layout }, mask)];
+    const want = await evaluate(reference, inputsOf(c), body);
+    assertNear(await evaluate(gpu, inputsOf(c), body), want, c.name, 1e-5);
+  });
+}
+
+test('both layouts are the same attention', async () => {
+  const [heads, length, dim] = [2, 5, 4];
+  const x = random(heads * length * dim, 1);
+  const y = new Float32Array(x.length);
+  const at = (h: number, l: number, d: number) => [(h * length + l) * dim + d, (l * heads + h) * dim + d];
+  const each = (f: (a: number, b: number) => void) => {
+    for (let h = 0; h < heads; h++) for (let l = 0; l < length; l++) for (let d = 0; d < dim; d++) f(...(at(h, l, d) as [number, number]));
+  };
+  each((a, b) => (y[b] = x[a]));
+  const first = fromData(reference, x, [1, heads, length, dim]);
+  const second = fromData(reference, y, [1, length, heads, dim]);
+  const a = await attention(first, first, first, { causal: true }).data();
+  const b = await attention(second, second, second, { causal: true, layout: 'blhd' }).data();
+  each((i, j) => assert.is(a[i], b[j]));
+});
+
+test('rows that see no key are 0 with gradients of 0', async () => {
+  const c: Case = { ...cases[2], batch: 1, length: 3, keys: 3 };
+  const body = ([q, k, v, mask]: Tensor[]) => [attention(q, k, v, { layout: c.layout }, mask)];
+  for (const backend of [reference, gpu]) {
+    for (const values of await evaluate(backend, inputsOf(c), body)) assert.ok(values.every((x: number) => x === 0));
+  }
+});
+
+test('large logits stay finite', async () => {
+  for (const backend of [reference, gpu]) {
+    const big = fromData(backend, random(2 * 8, 1, 2e4), [1, 1, 2, 8]);
+    const out = await attention(big, big, big, { scale: 1 }).data();
+    assert.ok(out.every((x: number) => Number.isFinite(x)));
+  }
+});
+
+test('decoding with a count of keys on the device is attention over those keys', async () => {
+  const [heads, kv, room, dim] = [4, 2, 70, 8];
+  for (const backend of [reference, gpu]) {
+    const q = fromData(backend, random(heads * dim, 1), [1, 1, heads, dim]);
+    const cache = [2, 3].map((seed) => random(room * kv * dim, seed));
+    const whole = cache.map((data) => fromData(backend, data, [1, room, kv, dim]));
+    for (const count of [1, 16, 33, 70]) {
+      const cut = cache.map((data) => fromData(backend, data.slice(0, count * kv * dim), [1, count, kv, dim]));
+      const keyCount = fromData(backend, [count], [1], 'i32');
+      const got = await attention(q, whole[0], whole[1], { causal: true, layout: 'blhd', keyCount }).data();
+      const want = await attention(q, cut[0], cut[1], { causal: true, layout: 'blhd' }).data();
+      assertNear([got], [want], `${backend.kind}, ${count} keys`, 1e-6);
+    }
+  }
+});
+
+test('shapes that do not fit are refused by name', () => {
+  const t = (...shape: number[]) => fromData(reference, new Float32Array(shape.reduce((a, b) => a * b, 1)), shape);
+  const refused = (run: () => void, text: RegExp) =>
+    assert.throws(run, (e: Error) => e instanceof ShapeError && text.test(e.message));
+  refused(() => attention(t(1, 3, 2, 4), t(1, 2, 2, 4), t(1, 2, 2, 4)), /k has shape \[1, 2, 2, 4\]/);
+  refused(() => attention(t(1, 2, 2, 4), t(1, 2, 2, 4), t(1, 2, 3, 4)), /v has shape/);
+  refused(() => attention(t(1, 2, 2, 4), t(1, 2, 2, 4), t(1, 2, 2, 4), {}, fromData(reference, [1], [1, 1], 'i32')), /mask/);
+});
+
+test.run();
