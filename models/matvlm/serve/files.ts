@@ -1,0 +1,109 @@
+import { createHash } from 'node:crypto';
+import { constants, type Stats } from 'node:fs';
+import { type FileHandle, open, readFile, realpath } from 'node:fs/promises';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { dirname, extname, join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { parseRange } from './range.ts';
+
+const TYPES: Readonly<Record<string, string>> = {
+  '.html': 'text/html; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
+  '.json': 'application/json; charset=utf-8',
+  '.png': 'image/png',
+  '.svg': 'image/svg+xml',
+  '.safetensors': 'application/octet-stream',
+};
+
+/** What of a checkpoint folder is served: weights and their descriptions, no log and no training state. */
+const MODEL_FILE =
+  /^((?!optimizer)\w[\w.-]*\.safetensors|(model\.safetensors\.index|(mamba_)?config|tokenizer(_config)?)\.json)$/;
+
+/** Content that is held in memory. */
+export interface Asset {
+  readonly type: string;
+  readonly body: Buffer;
+  readonly etag: string;
+}
+
+/** @param name gives the type by its ending */
+export function asset(name: string, body: Uint8Array | string): Asset {
+  const bytes = Buffer.from(body as Uint8Array);
+  const etag = `"${createHash('sha256').update(bytes).digest('base64url').slice(0, 22)}"`;
+  return { type: TYPES[extname(name)], body: bytes, etag };
+}
+
+/** Reads a file of the page into memory. */
+export async function fileAsset(path: string): Promise<Asset> {
+  return asset(path, await readFile(path));
+}
+
+export function sendAsset(request: IncomingMessage, response: ServerResponse, { type, body, etag }: Asset): void {
+  if (request.headers['if-none-match'] === etag) {
+    response.writeHead(304, { ETag: etag }).end();
+    return;
+  }
+  response.writeHead(200, { 'Content-Type': type, 'Content-Length': body.length, ETag: etag });
+  response.end(request.method === 'HEAD' ? undefined : body);
+}
+
+/**
+ * Sends a file of a checkpoint folder, or the range of it that is asked for.
+ * @returns false when the folder has no such file: also for a link that leads out of it, and for what is not served
+ */
+export async function sendModelFile(
+  request: IncomingMessage,
+  response: ServerResponse,
+  folder: string,
+  name: string,
+): Promise<boolean> {
+  const handle = MODEL_FILE.test(name) ? await openInside(folder, name) : null;
+  if (!handle) return false;
+  try {
+    const stat = await handle.stat();
+    if (!stat.isFile()) return false;
+    await sendRange(request, response, handle, stat, TYPES[extname(name)]);
+    return true;
+  } finally {
+    await handle.close().catch(() => {});
+  }
+}
+
+async function openInside(folder: string, name: string): Promise<FileHandle | null> {
+  try {
+    const path = await realpath(join(folder, name));
+    if (dirname(path) !== (await realpath(folder))) return null;
+    // O_NONBLOCK: opening a pipe must not wait for a writer.
+    return await open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0));
+  } catch {
+    return null;
+  }
+}
+
+async function sendRange(
+  request: IncomingMessage,
+  response: ServerResponse,
+  handle: FileHandle,
+  { size, mtimeMs }: Stats,
+  type: string,
+): Promise<void> {
+  const etag = `"${size.toString(36)}-${Math.round(mtimeMs * 1000).toString(36)}"`;
+  const ifRange = request.headers['if-range'];
+  const asked = ifRange !== undefined && ifRange !== etag ? undefined : request.headers.range;
+  const range = parseRange(asked, size);
+  const headers = { 'Content-Type': type, 'Accept-Ranges': 'bytes', ETag: etag };
+  if (range === 'unsatisfiable') {
+    response.writeHead(416, { ...headers, 'Content-Range': `bytes */${size}`, 'Content-Length': 0 }).end();
+    return;
+  }
+  const { first, last } = range ?? { first: 0, last: size - 1 };
+  const part = range ? { 'Content-Range': `bytes ${first}-${last}/${size}` } : {};
+  response.writeHead(range ? 206 : 200, { ...headers, ...part, 'Content-Length': last - first + 1 });
+  if (request.method === 'HEAD' || last < first) {
+    response.end();
+    return;
+  }
+  // A client that goes away in the middle is its own affair.
+  await pipeline(handle.createReadStream({ start: first, end: last, autoClose: false }), response).catch(() => {});
+}

@@ -1,0 +1,165 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { access } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ArgumentError, SystemError } from '../../../engine/errors.ts';
+import { codeOf } from '../../../engine/node/system.ts';
+import type { Catalogue } from '../web/catalogue.ts';
+import { type Asset, asset, fileAsset, sendAsset, sendModelFile } from './files.ts';
+import { type Example, sceneExamples } from './examples.ts';
+import { allowedHosts, BODY_LIMIT, pathSegments, refuse, SECURITY_HEADERS } from './headers.ts';
+
+/** A checkpoint folder under the name that the page shows. */
+export interface ServedModel {
+  readonly name: string;
+  readonly folder: string;
+}
+
+export interface ServeOptions {
+  /** Address to bind; only programs of this machine reach the default. */
+  readonly host?: string;
+  /** 0 takes any that is free. */
+  readonly port: number;
+  /** Teachers and students, in the order of the page's lists. */
+  readonly models: readonly ServedModel[];
+  /** The built page: index.html, page.css, page.js, worker.js. */
+  readonly pageDir: string;
+  /** Images to offer; scenes of the built-in test split unless given. */
+  readonly examples?: readonly Example[];
+  /** Milliseconds in which a client must have sent its request; 10 s unless given. */
+  readonly requestTimeout?: number;
+}
+
+/** A running server. */
+export interface Served {
+  /** Address to open in a browser. */
+  readonly url: string;
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+const PAGE_FILES = ['index.html', 'page.css', 'page.js', 'worker.js'];
+
+/**
+ * Serves the page, the checkpoint folders (read-only, by range) and example images. Models run in the browser: the
+ * server computes nothing and takes no input but paths.
+ * @throws SystemError when the port is taken or the page is not built, ArgumentError for a port that is none
+ */
+export async function startServer(options: ServeOptions): Promise<Served> {
+  const { host = '127.0.0.1', port, requestTimeout = 10_000 } = options;
+  if (!Number.isInteger(port) || port < 0 || port > 65535) {
+    throw new ArgumentError(`port is ${port}, expected a whole number from 0 to 65535`);
+  }
+  const assets = await loadAssets(options);
+  const server = createServer({ requestTimeout, headersTimeout: requestTimeout, connectionsCheckingInterval: 500 });
+  server.timeout = 60_000;
+  server.maxConnections = 256;
+  const actual = await listen(server, port, host);
+  const hosts = allowedHosts(host, actual);
+  const handler = (request: IncomingMessage, response: ServerResponse) => {
+    handle(request, response, hosts, assets, options.models).catch((error: unknown) => {
+      console.error(error);
+      if (response.headersSent) response.destroy();
+      else sendError(request, response, 500, 'the server failed; its terminal says why');
+    });
+  };
+  server.on('request', handler);
+  // The same answer for clients that ask first whether a body is welcome: it is not.
+  server.on('checkContinue', handler);
+  const name = host.includes(':') ? `[${host}]` : host;
+  return { url: `http://${name}:${actual}/`, port: actual, close: () => close(server) };
+}
+
+async function loadAssets({ pageDir, models, examples }: ServeOptions): Promise<Map<string, Asset>> {
+  const assets = new Map<string, Asset>();
+  for (const file of PAGE_FILES) assets.set(file, await pageAsset(join(pageDir, file)));
+  assets.set('', assets.get('index.html')!);
+  const shown = examples ?? (await sceneExamples());
+  shown.forEach((e, i) => assets.set(`examples/${i}.png`, asset('example.png', e.png)));
+  assets.set('api/models.json', asset('models.json', JSON.stringify(await catalogue(models, shown))));
+  return assets;
+}
+
+async function pageAsset(path: string): Promise<Asset> {
+  try {
+    return await fileAsset(path);
+  } catch (error) {
+    throw new SystemError(`cannot read ${path}: the page is not built; run npm run build`, { cause: error });
+  }
+}
+
+/** What the page asks for first: which models and examples there are. */
+async function catalogue(models: readonly ServedModel[], examples: readonly Example[]): Promise<Catalogue> {
+  const listed = models.map(async ({ name, folder }, i) => {
+    const hybrid = await access(join(folder, 'mamba_config.json')).then(
+      () => true,
+      () => false,
+    );
+    return { name, role: hybrid ? ('student' as const) : ('teacher' as const), url: `/models/${i}` };
+  });
+  return {
+    models: await Promise.all(listed),
+    examples: examples.map(({ alt, questions }, i) => ({ alt, questions, url: `/examples/${i}.png` })),
+  };
+}
+
+function listen(server: Server, port: number, host: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (error) => reject(listenError(error, port, host)));
+    server.listen(port, host, () => resolve((server.address() as AddressInfo).port));
+  });
+}
+
+function listenError(error: Error, port: number, host: string): Error {
+  const code = codeOf(error);
+  const advice: Record<string, string> = {
+    EADDRINUSE: `port ${port} of ${host} is in use: stop the program that has it or choose another with --port`,
+    EACCES: `port ${port} of ${host} may not be taken: choose one above 1023 with --port`,
+    EADDRNOTAVAIL: `this machine has no address ${host}: leave out --host or give one that it has`,
+    ENOTFOUND: `the host name ${host} is unknown: leave out --host or give an address of this machine`,
+  };
+  return new SystemError(`cannot serve: ${advice[code ?? ''] ?? error.message}`, { cause: error });
+}
+
+async function handle(
+  request: IncomingMessage,
+  response: ServerResponse,
+  hosts: ReadonlySet<string>,
+  assets: ReadonlyMap<string, Asset>,
+  models: readonly ServedModel[],
+): Promise<void> {
+  for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
+  const refusal = refuse(request, hosts);
+  if (refusal) return sendError(request, response, refusal.status, refusal.message);
+  const path = pathSegments(request.url ?? '');
+  if (!path) return sendError(request, response, 400, 'the path is malformed');
+  const found = assets.get(path.join('/'));
+  if (found) return sendAsset(request, response, found);
+  const folder = path.length === 3 && path[0] === 'models' && /^\d{1,4}$/.test(path[1]) && models[Number(path[1])]?.folder;
+  if (folder && (await sendModelFile(request, response, folder, path[2]))) return;
+  sendError(request, response, 404, 'there is nothing here');
+}
+
+/** A refusal in plain text; the connection ends with it, and of a body that still comes only a little is read. */
+function sendError(request: IncomingMessage, response: ServerResponse, status: number, message: string): void {
+  const body = `${message}\n`;
+  response.writeHead(status, {
+    'Content-Type': 'text/plain; charset=utf-8',
+    'Content-Length': Buffer.byteLength(body),
+    Connection: 'close',
+    ...(status === 405 ? { Allow: 'GET, HEAD' } : {}),
+  });
+  response.end(request.method === 'HEAD' ? undefined : body);
+  let read = 0;
+  request.on('data', (chunk: Buffer) => {
+    read += chunk.length;
+    if (read > BODY_LIMIT) request.destroy();
+  });
+}
+
+function close(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve());
+    server.closeAllConnections();
+  });
+}

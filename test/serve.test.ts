@@ -1,0 +1,342 @@
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { connect, createServer as createTcpServer, type AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ArgumentError, SystemError } from '../engine/errors.ts';
+import { parseRange } from '../models/matvlm/serve/range.ts';
+import { type Served, startServer } from '../models/matvlm/serve/server.ts';
+import { httpFolder } from '../models/matvlm/web/http-folder.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'matvlm-serve-'));
+const pageDir = join(root, 'page');
+const modelDir = join(root, 'model');
+const weights = Uint8Array.from({ length: 3 * 2 ** 20 + 7 }, (_, i) => (i * 31) % 251);
+for (const dir of [pageDir, modelDir]) mkdirSync(dir);
+for (const file of ['index.html', 'page.css', 'page.js', 'worker.js']) writeFileSync(join(pageDir, file), `/* ${file} */`);
+writeFileSync(join(root, 'config.json'), '"outside"');
+writeFileSync(join(modelDir, 'config.json'), '{"a": 1}');
+writeFileSync(join(modelDir, 'mamba_config.json'), '{}');
+writeFileSync(join(modelDir, 'model.safetensors'), weights);
+writeFileSync(join(modelDir, 'optimizer.safetensors'), 'state');
+writeFileSync(join(modelDir, 'empty.safetensors'), '');
+symlinkSync(join(root, 'config.json'), join(modelDir, 'tokenizer.json'));
+symlinkSync('/etc', join(modelDir, 'etc.safetensors'));
+mkdirSync(join(modelDir, 'model-folder.safetensors'));
+
+let server: Served;
+const start = (more: object = {}) =>
+  startServer({ port: 0, models: [{ name: 'tiny <b>', folder: modelDir }], pageDir, requestTimeout: 1000, ...more });
+
+/** Sends raw bytes and gives all that comes back until the server closes, or `limit` ms have passed. */
+function raw(bytes: string | Buffer, limit = 5000): Promise<string> {
+  return new Promise((resolve) => {
+    const socket = connect(server.port, '127.0.0.1', () => socket.write(bytes));
+    let text = '';
+    const timer = setTimeout(() => socket.destroy(), limit);
+    socket.setEncoding('latin1').on('data', (chunk) => (text += chunk));
+    socket.on('error', () => {});
+    socket.on('close', () => {
+      clearTimeout(timer);
+      resolve(text);
+    });
+  });
+}
+
+const get = (path: string, headers: Record<string, string> = {}, method = 'GET', body = '') => {
+  const all = { Host: `127.0.0.1:${server.port}`, Connection: 'close', ...headers };
+  const lines = Object.entries(all).map(([k, v]) => `${k}: ${v}\r\n`);
+  return raw(`${method} ${path} HTTP/1.1\r\n${lines.join('')}\r\n${body}`);
+};
+const status = (answer: string) => Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
+
+const hostile = suite('serve: hostile requests');
+hostile.before(async () => {
+  server = await start();
+});
+hostile.after(() => server.close());
+
+const lives = async () => assert.is(status(await get('/')), 200, 'the server must live');
+
+const PATHS: Record<string, string> = {
+  parent: '/models/0/../config.json',
+  'parent from the root': '/../../etc/passwd',
+  'encoded parent': '/models/0/%2e%2e/config.json',
+  'half encoded parent': '/models/0/.%2E/config.json',
+  'encoded slash': '/models/0/..%2fconfig.json',
+  'doubly encoded parent': '/models/0/%252e%252e/config.json',
+  'overlong UTF-8': '/models/0/%c0%ae%c0%ae/config.json',
+  backslash: '/models/0/..\\config.json',
+  'encoded backslash': '/models/0/%5c..%5cconfig.json',
+  NUL: '/models/0/config.json%00.png',
+  'line break': '/models/0/config.json%0d%0aX-Evil: 1',
+  'broken escape': '/models/0/%zz',
+  'empty segment': '//etc/passwd',
+  absolute: 'http://elsewhere.example/config.json',
+  asterisk: '*',
+  hidden: '/models/0/.git',
+  'symlink out': '/models/0/tokenizer.json',
+  'symlink to a folder': '/models/0/etc.safetensors',
+  'a folder': '/models/0/model-folder.safetensors',
+  'training state': '/models/0/optimizer.safetensors',
+  'a model that is not there': '/models/1/config.json',
+  'a negative model': '/models/-1/config.json',
+  'a property of arrays': '/models/length/config.json',
+  'a property of objects': '/__proto__',
+  'a file of the build': '/cli.js',
+  'a path of 10,000 characters': `/${'a'.repeat(10_000)}`,
+};
+for (const [name, path] of Object.entries(PATHS)) {
+  hostile(`refuses ${name}`, async () => {
+    const answer = await get(path);
+    assert.ok(status(answer) >= 400 && status(answer) < 500, answer.slice(0, 200));
+    assert.not.match(answer, /outside|root:|X-Evil/);
+    await lives();
+  });
+}
+
+hostile('answers to its own hosts only: a rebound name gets nothing', async () => {
+  for (const host of [`localhost:${server.port}`, `LOCALHOST:${server.port}`, `[::1]:${server.port}`]) {
+    assert.is(status(await get('/', { Host: host })), 200, host);
+  }
+  for (const host of ['evil.example', `evil.example:${server.port}`, '127.0.0.1:1', `127.0.0.1:${server.port}@evil.example`]) {
+    assert.is(status(await get('/api/models.json', { Host: host })), 403, host);
+  }
+  assert.is(status(await raw('GET / HTTP/1.1\r\nConnection: close\r\n\r\n')), 400);
+});
+
+hostile('checks the origin of what is not a plain read, and never opens itself to other origins', async () => {
+  const own = `http://127.0.0.1:${server.port}`;
+  assert.is(status(await get('/', { Origin: own })), 200);
+  assert.is(status(await get('/', { Origin: own }, 'POST')), 405);
+  for (const headers of [{}, { Origin: 'http://evil.example' }, { Origin: 'null' }, { Origin: `https://127.0.0.1:${server.port}` }]) {
+    assert.is(status(await get('/api/models.json', headers as Record<string, string>, 'POST')), 403);
+  }
+  assert.is(status(await get('/api/models.json', { Origin: 'http://evil.example' })), 403);
+  const preflight = await get('/', { Origin: 'http://evil.example', 'Access-Control-Request-Method': 'POST' }, 'OPTIONS');
+  assert.is(status(preflight), 403);
+  assert.not.match(preflight + (await get('/')), /access-control-allow/i);
+});
+
+hostile('sends the headers that fence the page in', async () => {
+  for (const path of ['/', '/api/models.json', '/nothing', '/models/0/config.json']) {
+    const answer = await get(path);
+    assert.match(answer, /content-security-policy: default-src 'none'; script-src 'self' 'wasm-unsafe-eval'/i);
+    assert.not.match(answer, /unsafe-inline|'unsafe-eval'/);
+    assert.match(answer, /x-content-type-options: nosniff/i);
+    assert.match(answer, /cross-origin-opener-policy: same-origin/i);
+    assert.match(answer, /cross-origin-embedder-policy: require-corp/i);
+  }
+});
+
+hostile('refuses huge bodies, told and untold, without reading them', async () => {
+  assert.is(status(await get('/', { 'Content-Length': '999999999999' }, 'POST', 'x')), 413);
+  assert.is(status(await get('/', { 'Content-Length': '999999999999', Expect: '100-continue' }, 'POST')), 413);
+  assert.is(status(await get('/', { 'Content-Length': '3' }, 'GET', 'abc')), 400);
+  const chunk = `10000\r\n${'x'.repeat(0x10000)}\r\n`;
+  const began = performance.now();
+  const answer = await get('/', { 'Transfer-Encoding': 'chunked' }, 'POST', chunk.repeat(200));
+  assert.ok(answer === '' || status(answer) === 403, answer.slice(0, 100));
+  assert.ok(performance.now() - began < 3000);
+  await lives();
+});
+
+hostile('cuts off slow clients and broken requests', async () => {
+  const began = performance.now();
+  const slow = await raw(`GET / HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\nX-Slow: `, 4000);
+  assert.ok(performance.now() - began < 3500, 'the connection must end by itself');
+  assert.is(status(slow), 408);
+  for (const text of ['\0\0\0\r\n\r\n', 'GET\r\n\r\n', 'GET / HTTP/9.9\r\n\r\n']) assert.is(status(await raw(text)), 400);
+  assert.is(status(await get('/', { 'X-Big': 'x'.repeat(40_000) })), 431);
+  await lives();
+});
+
+hostile('outlives clients that leave in the middle of a file', async () => {
+  for (let i = 0; i < 20; i++) {
+    await new Promise<void>((resolve) => {
+      const socket = connect(server.port, '127.0.0.1', () => {
+        socket.write(`GET /models/0/model.safetensors HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\n\r\n`);
+      });
+      socket.once('data', () => socket.destroy());
+      socket.on('close', () => resolve());
+    });
+  }
+  await lives();
+});
+hostile.run();
+
+const files = suite('serve: files');
+files.before(async () => {
+  server = await start();
+});
+files.after(() => server.close());
+
+files('reads Range headers as RFC 9110 has them', () => {
+  assert.equal(parseRange('bytes=0-0', 10), { first: 0, last: 0 });
+  assert.equal(parseRange('bytes=2-99', 10), { first: 2, last: 9 });
+  assert.equal(parseRange('bytes=7-', 10), { first: 7, last: 9 });
+  assert.equal(parseRange('bytes=-3', 10), { first: 7, last: 9 });
+  assert.equal(parseRange('bytes=-99', 10), { first: 0, last: 9 });
+  for (const none of ['bytes=10-', 'bytes=99-100', 'bytes=-0']) assert.is(parseRange(none, 10), 'unsatisfiable');
+  assert.is(parseRange('bytes=0-0', 0), 'unsatisfiable');
+  for (const all of [undefined, '', 'bytes=', 'bytes=-', 'bytes=5-2', 'bytes=0-1,3-4', 'items=0-1', 'bytes=a-b']) {
+    assert.is(parseRange(all, 10), null);
+  }
+});
+
+files('serves ranges, whole files, 304 and HEAD', async () => {
+  const url = `${server.url}models/0/model.safetensors`;
+  const part = await fetch(url, { headers: { Range: 'bytes=100-109' } });
+  assert.is(part.status, 206);
+  assert.is(part.headers.get('content-range'), `bytes 100-109/${weights.length}`);
+  assert.equal(new Uint8Array(await part.arrayBuffer()), weights.slice(100, 110));
+  const etag = part.headers.get('etag')!;
+  const whole = await fetch(url, { headers: { Range: 'bytes=0-1', 'If-Range': '"other"' } });
+  assert.is(whole.status, 200);
+  assert.equal(new Uint8Array(await whole.arrayBuffer()), weights);
+  const same = await fetch(url, { headers: { Range: 'bytes=0-1', 'If-Range': etag } });
+  assert.is(same.status, 206);
+  await same.arrayBuffer();
+  const beyond = await fetch(url, { headers: { Range: `bytes=${weights.length}-` } });
+  assert.is(beyond.status, 416);
+  const head = await fetch(url, { method: 'HEAD' });
+  assert.is(head.headers.get('content-length'), String(weights.length));
+  assert.is(head.headers.get('content-type'), 'application/octet-stream');
+  const page = await fetch(server.url);
+  assert.is(page.headers.get('content-type'), 'text/html; charset=utf-8');
+  const again = await fetch(server.url, { headers: { 'If-None-Match': page.headers.get('etag')! } });
+  assert.is(again.status, 304);
+});
+
+files('lists models by role, and examples with the answers of their questions', async () => {
+  const list = await (await fetch(`${server.url}api/models.json`)).json();
+  assert.equal(list.models, [{ name: 'tiny <b>', role: 'student', url: '/models/0' }]);
+  assert.is(list.examples.length, 8);
+  assert.ok(list.examples.every((e: { questions: unknown[] }) => e.questions.length > 5));
+  const png = await fetch(new URL(list.examples[0].url, server.url));
+  assert.is(png.headers.get('content-type'), 'image/png');
+  assert.equal([...new Uint8Array(await png.arrayBuffer())].slice(1, 4), [80, 78, 71]);
+});
+
+files('a folder over HTTP reads as one on disk', async () => {
+  const folder = httpFolder(`${server.url}models/0/`);
+  assert.is(await folder.open('none.safetensors'), null);
+  const file = (await folder.open('model.safetensors'))!;
+  assert.is(await file.size(), weights.length);
+  for (const [offset, length] of [[0, 10], [2 ** 20 - 5, 10], [5, 2 ** 21], [weights.length - 3, 3], [7, 0]]) {
+    assert.equal(await file.read(offset, length), weights.slice(offset, offset + length));
+  }
+  await assertRejects(() => file.read(weights.length - 3, 4), /the file ends here/);
+  const empty = (await folder.open('empty.safetensors'))!;
+  assert.is(await empty.size(), 0);
+  await assertRejects(() => folder.open('../config.json'), /no bare file name/);
+});
+
+files('a taken port is an error that says what to do', async () => {
+  const taken = createTcpServer();
+  await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
+  const { port } = taken.address() as AddressInfo;
+  const error = await assertRejects(() => start({ port }), /port \d+ of 127\.0\.0\.1 is in use: .*--port/);
+  assert.instance(error, SystemError);
+  assert.match(error.message, String(port));
+  taken.close();
+  assert.instance(await assertRejects(() => start({ port: 70000 }), /port is 70000/), ArgumentError);
+  assert.instance(await assertRejects(() => start({ pageDir: root }), /page is not built/), SystemError);
+});
+files.run();
+
+async function assertRejects(work: () => Promise<unknown>, message: RegExp): Promise<Error> {
+  const error = await work().then(
+    () => undefined,
+    (e: Error) => e,
+  );
+  assert.ok(error, `expected an error like ${message}`);
+  assert.match(error!.message, message);
+  return error!;
+}
+
+const liar = suite('http folder: a server that lies');
+const data = Uint8Array.from({ length: 100 }, (_, i) => i);
+
+interface Lie {
+  status?: number;
+  headers?: Record<string, string>;
+  body?: BodyInit | null;
+}
+
+/** A fetch whose n-th answer is changed by `lies[n]`. */
+function lyingFetch(lies: (Lie | undefined)[]): typeof fetch {
+  let call = 0;
+  return async () => {
+    const lie = lies[call++] ?? {};
+    const headers = { 'content-range': 'bytes 0-99/100', etag: '"1"', ...lie.headers };
+    return new Response(lie.body === undefined ? data : lie.body, { status: lie.status ?? 206, headers });
+  };
+}
+const failing = (body: Uint8Array): ReadableStream =>
+  new ReadableStream({
+    start: (c) => c.enqueue(body),
+    pull: (c) => c.error(new TypeError('connection reset')),
+  });
+
+const LIES: Record<string, [Lie, RegExp]> = {
+  'the whole file': [{ status: 200 }, /206/],
+  'another range': [{ headers: { 'content-range': 'bytes 1-99/100' } }, /Content-Range/],
+  'no range': [{ headers: { 'content-range': '' } }, /Content-Range/],
+  'a range beyond the end': [{ headers: { 'content-range': 'bytes 0-199/100' } }, /Content-Range/],
+  'an unknown total': [{ headers: { 'content-range': 'bytes 0-99/*' } }, /Content-Range/],
+  'a short body': [{ body: data.slice(0, 60) }, /byte 60: .*expected 40 bytes more/],
+  'an empty body': [{ body: null }, /byte 0: /],
+  'a long body': [{ body: new Uint8Array(101) }, /more than the 100 bytes/],
+  'a web page': [{ body: '<html>', headers: { 'content-type': 'text/html' } }, /web page/],
+  'compressed bytes': [{ headers: { 'content-encoding': 'br' } }, /Content-Encoding/],
+  'an error': [{ status: 500 }, /answered 500/],
+  'a connection that drops': [{ body: failing(data.slice(0, 10)) }, /cannot be fetched: connection reset/],
+};
+for (const [name, [lie, message]] of Object.entries(LIES)) {
+  liar(`${name} is an error`, async () => {
+    const folder = httpFolder('http://x.example/m', { fetch: lyingFetch([lie]) });
+    const error = await assertRejects(() => folder.open('model.safetensors'), message);
+    assert.match(error.message, 'http://x.example/m/model.safetensors');
+  });
+}
+
+liar('a file that changes between two reads is an error', async () => {
+  const total = 3 * 2 ** 20;
+  const answer = (block: number, etag: string, size = total) => ({
+    headers: { 'content-range': `bytes ${block * 2 ** 20}-${(block + 1) * 2 ** 20 - 1}/${size}`, etag },
+    body: new Uint8Array(2 ** 20),
+  });
+  for (const second of [answer(1, '"2"'), answer(1, '"1"', total + 1), { status: 404 }]) {
+    const folder = httpFolder('http://x.example/m', { fetch: lyingFetch([answer(0, '"1"'), second]) });
+    const file = (await folder.open('model.safetensors'))!;
+    await assertRejects(() => file.read(2 ** 20, 5), /changed while|gone/);
+  }
+});
+
+liar('a server that stalls is given up, and so is one that the caller gives up', async () => {
+  const stall = () => new ReadableStream({ start: (c) => c.enqueue(data.slice(0, 5)) });
+  const obeying = (body: () => ReadableStream): typeof fetch => async (_, init) => {
+    const stream = body();
+    const reader = stream.getReader();
+    const until = new Promise<never>((_, reject) => {
+      init!.signal!.addEventListener('abort', () => reject(init!.signal!.reason));
+    });
+    const piped = new ReadableStream({
+      pull: async (c) => {
+        const next = await Promise.race([reader.read(), until]);
+        c.enqueue(next.value as Uint8Array);
+      },
+    });
+    return new Response(piped, { status: 206, headers: { 'content-range': 'bytes 0-99/100' } });
+  };
+  const slow = httpFolder('http://x.example/m', { fetch: obeying(stall), stallTimeout: 50 });
+  await assertRejects(() => slow.open('model.safetensors'), /stopped sending/);
+  const controller = new AbortController();
+  const given = httpFolder('http://x.example/m', { fetch: obeying(stall), signal: controller.signal });
+  setTimeout(() => controller.abort(new Error('given up')), 30);
+  await assertRejects(() => given.open('model.safetensors'), /given up/);
+});
+liar.after(() => rmSync(root, { recursive: true }));
+liar.run();
