@@ -55,6 +55,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     const args = [grad, hyper, stats, param, m, v];
     return [{ shader: kernel, args, params: [param.size, weightDecay], grid: grid1d(param.size, WG) }];
   },
+  wasm({ inputs: [param, grad, m, v, hyper, stats], attrs: { weightDecay }, k }) {
+    k.adamw(param.ptr, grad.ptr, m.ptr, v.ptr, hyper.ptr, stats.ptr, param.size, weightDecay);
+    return true;
+  },
 });
 
 export interface AdamWStep {

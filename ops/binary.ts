@@ -1,7 +1,9 @@
 import { apply, apply1 } from '../engine/apply.ts';
+import type { WasmArg, WasmCall } from '../engine/backends/wasm/call.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
+import { binaryOnWasm } from './binary-wasm.ts';
 import { Elementwise } from './elementwise.ts';
 import { sumTo } from './reduce.ts';
 import { mulScalar } from './scalar.ts';
@@ -98,6 +100,7 @@ function forwardOp(name: BinaryName, row: Row): Op {
       for (let i = 0; i < y.size; i++) y.data[i] = row.f(a.data[ia[i]], b.data[ib[i]]);
     },
     webgpu: ({ inputs, outputs }) => [kernel.launch(inputs, outputs)],
+    wasm: ({ inputs: [a, b], outputs: [y], k }) => name !== 'pow' && binaryOnWasm(k, name, a, b, y),
     saves: constant(row.da) && constant(row.db) ? {} : { inputs: [0, 1] },
     backward({ input, inputSpecs, grads, needs }) {
       const dy = grads[0]!;
@@ -143,7 +146,28 @@ function backwardOp(name: BinaryName, row: Row): Op<Wanted> {
       });
     },
     webgpu: ({ inputs, outputs, attrs }) => [kernelFor(attrs).launch(inputs, outputs)],
+    wasm: (call) => partialsOnWasm(name, call),
   });
+}
+
+/** The partials of mul and div by C kernels. */
+function partialsOnWasm(name: BinaryName, { inputs: [a, b, dy], outputs, attrs, k }: WasmCall<Wanted>): boolean {
+  const da = attrs.a ? outputs[0] : null;
+  const db = attrs.b ? outputs[outputs.length - 1] : null;
+  switch (name) {
+    case 'mul':
+      return (!da || binaryOnWasm(k, 'mul', dy, b, da)) && (!db || binaryOnWasm(k, 'mul', dy, a, db));
+    case 'div': {
+      const byB = (x: WasmArg, y: WasmArg) => binaryOnWasm(k, 'div', x, b, y);
+      if (da && !byB(dy, da)) return false;
+      if (!db) return true;
+      const done = binaryOnWasm(k, 'mul', dy, a, db) && byB(db, db) && byB(db, db);
+      if (done) k.neg(db.ptr, db.ptr, db.size);
+      return done;
+    }
+    default:
+      return false;
+  }
 }
 
 function backwardKernel(name: string, row: Row, partials: readonly Formula[]): Elementwise {

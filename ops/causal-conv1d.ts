@@ -163,6 +163,14 @@ const conv = defineOp<ConvAttrs>({
       },
     ];
   },
+  wasm({ inputs, outputs: [y], attrs, k, scratch }) {
+    const [x, w] = inputs;
+    const { bias, initial } = optional(inputs, attrs, 2);
+    const args = wasmSizes(sizes(x, w, attrs.layout), attrs);
+    const room = scratch(k.causal_conv1d_scratch(args[1], args[2], args[3], args[4]));
+    k.causal_conv1d(x.ptr, w.ptr, bias?.ptr ?? 0, initial?.ptr ?? 0, y.ptr, ...args, room);
+    return true;
+  },
   saves: { inputs: [0, 1, 2, 3] },
   backward({ attrs, inputSpecs, needs, input, grads: [dy] }) {
     const { bias: biasAt, initial: initialAt } = optional(
@@ -238,7 +246,22 @@ const convBackward = defineOp<ConvBackwardAttrs>({
     }
     return launches;
   },
+  wasm({ inputs, outputs, attrs, k, scratch }) {
+    const [x, w, dy] = inputs;
+    const { bias, initial } = optional(inputs, attrs, 3);
+    const [dx, dw, db, dinitial] = byWant(outputs, attrs.wants).map((d) => d?.ptr ?? 0);
+    const args = wasmSizes(sizes(x, w, attrs.layout), attrs);
+    const room = scratch(k.causal_conv1d_scratch(args[1], args[2], args[3], args[4]));
+    const given = [x.ptr, w.ptr, bias?.ptr ?? 0, initial?.ptr ?? 0, dy.ptr] as const;
+    k.causal_conv1d_backward(...given, dx, dw, db, dinitial, ...args, room);
+    return true;
+  },
 });
+
+/** B, C, L, K and the flags that the C kernels take. */
+function wasmSizes(s: Sizes, { layout, silu }: ConvAttrs) {
+  return [s.batch, s.channels, s.length, s.width, Number(layout === 'blc'), Number(silu)] as const;
+}
 
 function byWant<T>(outputs: readonly T[], wants: readonly boolean[]): (T | undefined)[] {
   let next = 0;

@@ -75,6 +75,10 @@ export const addIntoOp = /* @__PURE__ */ defineOp<{ scale: number }>({
     for (let i = 0; i < dst.size; i++) dst.data[i] += scale * src.data[i];
   },
   webgpu: ({ inputs: [dst, src], attrs }) => [addKernel.launch([src], [dst], [attrs.scale])],
+  wasm({ inputs: [dst, src], attrs: { scale }, k }) {
+    k.scale_add(src.ptr, dst.ptr, dst.size, scale, 1);
+    return true;
+  },
   mutates: [0],
 });
 

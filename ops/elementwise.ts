@@ -6,10 +6,10 @@ import { broadcastStrides, show } from './shapes.ts';
  * How an argument is read at output element i. A row repeats along leading dims (a bias), a column is stretched along
  * trailing ones (a factor per token); anything else goes through strides.
  */
-const SAME = 0;
-const ROW = 1;
-const COLUMN = 2;
-const SCALAR = 3;
+export const SAME = 0;
+export const ROW = 1;
+export const COLUMN = 2;
+export const SCALAR = 3;
 const STRIDED = 4;
 const MODES = 5;
 
@@ -121,6 +121,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
 }
 
+type Sized = Pick<GpuArg, 'shape' | 'size'>;
+
 /** `kind`; elements of a row or elements that share one of a column; elements of the column. */
 interface Mode {
   readonly kind: number;
@@ -132,7 +134,8 @@ const MODE_SAME: Mode = { kind: SAME, step: 4, count: 0 };
 const MODE_SCALAR: Mode = { kind: SCALAR, step: 4, count: 0 };
 const MODE_STRIDED: Mode = { kind: STRIDED, step: 0, count: 0 };
 
-function modeOf(arg: GpuArg, target: readonly number[], size: number): Mode {
+/** How `arg` is read for an output of shape `target` with `size` elements. */
+export function modeOf(arg: Sized, target: readonly number[], size: number): Mode {
   if (arg.size === size) return MODE_SAME;
   if (arg.size === 1) return MODE_SCALAR;
   const offset = target.length - arg.shape.length;
@@ -145,7 +148,7 @@ function modeOf(arg: GpuArg, target: readonly number[], size: number): Mode {
 }
 
 /** Whether the dims of `arg` up to `last` are those of the target, but for leading ones. */
-function matches(arg: GpuArg, target: readonly number[], last: number, offset: number): boolean {
+function matches(arg: Sized, target: readonly number[], last: number, offset: number): boolean {
   let i = last;
   let rest = arg.size;
   while (i >= 0 && rest > 1) {

@@ -64,6 +64,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }));
     return [{ shader: kernel, args: [g, partials], params: [g.size, offset], grid: [groups, 1, 1] }];
   },
+  wasm({ inputs: [g, partials], attrs: { offset, groups }, k }) {
+    k.fill(partials.ptr + offset * 4, groups, 0);
+    k.fill(partials.ptr + offset * 4, 1, k.sum_squares(g.ptr, g.size));
+    return true;
+  },
 });
 
 interface Clip {

@@ -5,7 +5,7 @@ import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
 import { reshape } from './reshape.ts';
 import { normalizeDim, show, strides } from './shapes.ts';
-import { copyOnHost, gatherCopy, launchCopy, scatterCopy } from './strided.ts';
+import { copyOnHost, copyOnWasm, gatherCopy, launchCopy, scatterCopy } from './strided.ts';
 
 interface Along {
   readonly dim: number;
@@ -50,6 +50,10 @@ const catOp = /* @__PURE__ */ defineOp<Along>({
     const { own, starts } = parts(y.shape, inputs, dim);
     return inputs.flatMap((x, i) => (x.size === 0 ? [] : [launchCopy(scatterCopy(x.shape, own, starts[i]), x, y)]));
   },
+  wasm({ inputs, outputs: [y], attrs: { dim }, k }) {
+    const { own, starts } = parts(y.shape, inputs, dim);
+    return inputs.every((x, i) => copyOnWasm(k, scatterCopy(x.shape, own, starts[i]), x, y));
+  },
   backward: ({ attrs, grads, inputSpecs }) =>
     apply(splitOp, [grads[0]!], { dim: attrs.dim, sizes: inputSpecs.map((s) => s.shape[attrs.dim]) }),
 });
@@ -87,6 +91,10 @@ const splitOp = /* @__PURE__ */ defineOp<Sizes>({
   webgpu({ inputs: [x], outputs, attrs: { dim } }) {
     const { own, starts } = parts(x.shape, outputs, dim);
     return outputs.flatMap((y, i) => (y.size === 0 ? [] : [launchCopy(gatherCopy(y.shape, own, starts[i]), x, y)]));
+  },
+  wasm({ inputs: [x], outputs, attrs: { dim }, k }) {
+    const { own, starts } = parts(x.shape, outputs, dim);
+    return outputs.every((y, i) => copyOnWasm(k, gatherCopy(y.shape, own, starts[i]), x, y));
   },
   backward({ attrs, grads, outputSpecs }) {
     const { backend } = grads.find((g) => g !== null)!;

@@ -36,6 +36,10 @@ export const normOp = /* @__PURE__ */ defineOp({
   },
   webgpu: ({ inputs: [x], outputs: [y], scratch }) =>
     reduceLaunches('norm', x, y, x.shape.map((_, i) => i), scratch),
+  wasm({ inputs: [x], outputs: [y], k }) {
+    k.fill(y.ptr, 1, Math.sqrt(k.sum_squares(x.ptr, x.size)));
+    return true;
+  },
   saves: { inputs: [0], outputs: [0] },
   backward: ({ input, output, grads }) => [apply1(normBackward, [input(0), output(0), grads[0]!], {})],
 });

@@ -23,6 +23,9 @@ interface Named<T> {
   readonly rstd: T;
 }
 
+/** The C kernel's word for where the gate comes. */
+const WASM_GATE: Record<NormKind['gate'], number> = { none: 0, first: 1, last: 2 };
+
 const sigmoid = (v: number) => 1 / (1 + Math.exp(-v));
 const silu = (v: number) => v * sigmoid(v);
 const dsilu = (v: number) => sigmoid(v) * (1 + v * (1 - sigmoid(v)));
@@ -103,6 +106,14 @@ function forwardOp(kind: NormKind): Op<NormAttrs> {
         },
       ];
     },
+    wasm({ inputs, outputs, attrs: { group, eps }, k }) {
+      const { x, z } = named(kind, inputs, 0);
+      const { mean, rstd } = named(kind, outputs, 1);
+      const [weight, bias] = inputs.slice(weightAt);
+      const args = [x.ptr, z?.ptr ?? 0, weight.ptr, bias?.ptr ?? 0, outputs[0].ptr, mean?.ptr ?? 0, rstd.ptr] as const;
+      k.norm(...args, x.size / group, group, weight.size, eps, WASM_GATE[kind.gate]);
+      return true;
+    },
     saves: {
       inputs: kind.gate === 'none' ? [0, 1] : [0, 1, 2],
       outputs: kind.center ? [1, 2] : [1],
@@ -170,6 +181,14 @@ function inputsBackwardOp(kind: NormKind): Op<NormAttrs> {
         },
       ];
     },
+    wasm({ inputs, outputs: [dx, dz], attrs: { group }, k }) {
+      const { x, z, mean, rstd } = named(kind, inputs, weightAt + 2);
+      const [weight, dy] = inputs.slice(weightAt);
+      const args = [x.ptr, z?.ptr ?? 0, weight.ptr, mean?.ptr ?? 0, rstd.ptr, dy.ptr] as const;
+      const sizes = [x.size / group, group, weight.size, WASM_GATE[kind.gate]] as const;
+      k.norm_backward(...args, dx.ptr, dz?.ptr ?? 0, 0, 0, ...sizes);
+      return true;
+    },
   });
 }
 
@@ -211,6 +230,13 @@ function weightsBackwardOp(kind: NormKind): Op<NormAttrs> {
         grid: [Math.ceil(channels / 64), slices, 1],
       };
       return [first, ...outputs.map((out, i) => columnSum(partial, out, slices, stride, i * channels))];
+    },
+    wasm({ inputs, outputs: [dweight, dbias], attrs: { group }, k }) {
+      const { x, z, mean, rstd } = named(kind, inputs, dyAt + 1);
+      const args = [x.ptr, z?.ptr ?? 0, 0, mean?.ptr ?? 0, rstd.ptr, inputs[dyAt].ptr] as const;
+      const sizes = [x.size / group, group, dweight.size, WASM_GATE[kind.gate]] as const;
+      k.norm_backward(...args, 0, 0, dweight.ptr, dbias?.ptr ?? 0, ...sizes);
+      return true;
     },
   });
 }

@@ -1,9 +1,11 @@
 import { apply1 } from '../engine/apply.ts';
 import { elements, type Spec } from '../engine/backend.ts';
+import type { WasmCall } from '../engine/backends/wasm/call.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { type BackwardContext, defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
+import { binaryOnWasm } from './binary-wasm.ts';
 import { eqOp } from './compare.ts';
 import { Elementwise } from './elementwise.ts';
 import { type FoldName, reduceLaunches } from './reduce-kernel.ts';
@@ -106,6 +108,45 @@ function outShape(shape: readonly number[], { dims, keepdim }: ReduceAttrs): num
   return keepdim ? keptShape(shape, dims) : shape.filter((_, i) => !dims.includes(i));
 }
 
+/** x as (outer, reduced, inner), or null where kept dimensions lie between reduced ones. */
+function asMiddle(shape: readonly number[], dims: readonly number[]): [number, number, number] | null {
+  const sizes: [number, number, number] = [1, 1, 1];
+  let part = 0;
+  for (let i = 0; i < shape.length; i++) {
+    if (shape[i] === 1) continue;
+    const reduced = dims.includes(i);
+    if (part === 2 ? reduced : reduced !== (part === 1)) part++;
+    if (part > 2) return null;
+    sizes[part] *= shape[i];
+  }
+  return sizes;
+}
+
+/** Sums, means and logsumexp over one run of dimensions by C kernels. */
+function reduceOnWasm(name: ReduceName, { inputs: [x], outputs: [y], attrs, k }: WasmCall<ReduceAttrs>): boolean {
+  const sizes = asMiddle(x.shape, attrs.dims);
+  if (!sizes) return false;
+  const [outer, reduced, inner] = sizes;
+  switch (name) {
+    case 'sum':
+    case 'mean':
+      if (inner === 1) k.sum_last(x.ptr, y.ptr, outer, reduced);
+      for (let o = 0; o < outer && inner > 1; o++) {
+        k.sum_first(x.ptr + o * reduced * inner * 4, y.ptr + o * inner * 4, reduced, inner, 0);
+      }
+      if (name === 'mean') k.scale_add(y.ptr, y.ptr, y.size, 1 / reduced, 0);
+      return true;
+    case 'logsumexp':
+      if (inner === 1) k.logsumexp(x.ptr, y.ptr, outer, reduced);
+      return inner === 1;
+    case 'amax':
+    case 'amin':
+      return false;
+    default:
+      return name satisfies never;
+  }
+}
+
 function reduceOp(name: ReduceName, row: Row): Op<ReduceAttrs> {
   return defineOp<ReduceAttrs>({
     name,
@@ -120,6 +161,7 @@ function reduceOp(name: ReduceName, row: Row): Op<ReduceAttrs> {
       row.loops(x, y, broadcastIndex(keptShape(x.shape, dims), x.shape));
     },
     webgpu: ({ inputs: [x], outputs: [y], attrs, scratch }) => reduceLaunches(row.fold, x, y, attrs.dims, scratch),
+    wasm: (call) => reduceOnWasm(name, call),
     saves: row.saves,
     backward(context) {
       const kept = keptShape(context.inputSpecs[0].shape, context.attrs.dims);
@@ -145,6 +187,10 @@ const spreadOp = /* @__PURE__ */ defineOp<{ shape: readonly number[]; scale: num
     for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[from[i]] * scale;
   },
   webgpu: ({ inputs, outputs, attrs }) => [spreadKernel.launch(inputs, outputs, [attrs.scale])],
+  wasm({ inputs: [dy], outputs: [dx], attrs: { scale }, k }) {
+    k.fill(dx.ptr, dx.size, scale);
+    return binaryOnWasm(k, 'mul', dx, dy, dx);
+  },
 });
 
 function spread(dy: Tensor, shape: readonly number[], scale: number): Tensor {

@@ -5,7 +5,7 @@ import type { Tensor } from '../engine/tensor.ts';
 import { sum } from './reduce.ts';
 import { reshape } from './reshape.ts';
 import { around, normalizeDim } from './shapes.ts';
-import { copyOnHost, gatherCopy, launchCopy } from './strided.ts';
+import { copyOnHost, copyOnWasm, gatherCopy, launchCopy } from './strided.ts';
 
 interface Repeat {
   readonly dim: number;
@@ -26,6 +26,7 @@ const repeatInterleaveOp = /* @__PURE__ */ defineOp<Repeat>({
   webgpu({ inputs: [x], outputs: [y], attrs }) {
     return y.size === 0 ? [] : [launchCopy(plan(x.shape, attrs), x, y)];
   },
+  wasm: ({ inputs: [x], outputs: [y], attrs, k }) => copyOnWasm(k, plan(x.shape, attrs), x, y),
   backward({ attrs, grads, inputSpecs }) {
     const { outer, length, inner } = around(inputSpecs[0].shape, attrs.dim);
     const dy = reshape(grads[0]!, [outer * length, attrs.repeats, inner]);

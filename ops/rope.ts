@@ -155,6 +155,14 @@ const ropeOp: Op<RopeAttrs> = defineOp({
       },
     ];
   },
+  wasm({ inputs: [x, start], outputs: [y], attrs: { rotaryDim, theta, offset, layout, inverse }, k, scratch }) {
+    const { length, inner } = tokens(y.shape, layout);
+    const dim = y.shape[y.shape.length - 1];
+    const sizes = [y.size / dim, dim, length, inner, rotaryDim] as const;
+    const table = scratch(k.rope_scratch(length, rotaryDim));
+    k.rope(x.ptr, start?.ptr ?? 0, y.ptr, ...sizes, theta ** (-2 / rotaryDim), offset, Number(inverse), table);
+    return true;
+  },
   saves: { inputs: [1] },
   backward: ({ attrs, inputSpecs, input, grads: [dy] }) => {
     const start = inputSpecs.length > 1 ? [input(1)] : [];

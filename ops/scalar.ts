@@ -24,6 +24,10 @@ export const mulScalarOp = /* @__PURE__ */ defineOp<Scalar>({
     for (let i = 0; i < y.size; i++) y.data[i] = x.data[i] * c;
   },
   webgpu: ({ inputs, outputs, attrs }) => [mulKernel.launch(inputs, outputs, [attrs.c])],
+  wasm({ inputs: [x], outputs: [y], attrs: { c }, k }) {
+    k.scale_add(x.ptr, y.ptr, y.size, c, 0);
+    return true;
+  },
   backward: ({ grads, attrs }) => [mulScalar(grads[0]!, attrs.c)],
 });
 
@@ -37,6 +41,11 @@ export const addScalarOp = /* @__PURE__ */ defineOp<Scalar>({
     for (let i = 0; i < y.size; i++) y.data[i] = x.data[i] + c;
   },
   webgpu: ({ inputs, outputs, attrs }) => [addKernel.launch(inputs, outputs, [attrs.c])],
+  wasm({ inputs: [x], outputs: [y], attrs: { c }, k }) {
+    k.fill(y.ptr, y.size, c);
+    k.scale_add(x.ptr, y.ptr, y.size, 1, 1);
+    return true;
+  },
   backward: ({ grads }) => [grads[0]],
 });
 

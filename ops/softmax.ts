@@ -73,6 +73,11 @@ function softmaxOps(name: Name): Op<SoftmaxAttrs> {
     webgpu: ({ inputs: [y, dy], outputs: [dx], attrs }) => [
       linesLaunch(`${name}_backward`, backwardCode, ['y', 'dy'], [y, dy, dx], attrs.dim),
     ],
+    wasm({ inputs: [y, dy], outputs: [dx], attrs, k }) {
+      const { outer, length, inner } = around(y.shape, attrs.dim);
+      if (inner === 1) k[`${name}_backward`](y.ptr, dy.ptr, dx.ptr, outer, length);
+      return inner === 1;
+    },
   });
   return defineOp<SoftmaxAttrs>({
     name,
@@ -82,6 +87,11 @@ function softmaxOps(name: Name): Op<SoftmaxAttrs> {
     },
     reference: ({ inputs: [x], outputs: [y], attrs }) => softmaxLoops(x, y, attrs.dim, log),
     webgpu: ({ inputs: [x], outputs: [y], attrs }) => [linesLaunch(name, forwardCode, ['x'], [x, y], attrs.dim)],
+    wasm({ inputs: [x], outputs: [y], attrs, k }) {
+      const { outer, length, inner } = around(x.shape, attrs.dim);
+      if (inner === 1) k[name](x.ptr, y.ptr, outer, length);
+      return inner === 1;
+    },
     saves: { outputs: [0] },
     backward: ({ output, grads, attrs }) => [apply1(backwardOp, [output(0), grads[0]!], attrs)],
   });

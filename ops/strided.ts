@@ -1,4 +1,7 @@
+import type { WasmArg } from '../engine/backends/wasm/call.ts';
+import { bytesOf } from '../engine/dtype.ts';
 import type { HostArg } from '../engine/op.ts';
+import type { KernelExports } from '../wasm/exports.ts';
 import { type GpuArg, type Launch, FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { strides as stridesOf } from './shapes.ts';
 
@@ -55,6 +58,22 @@ export function copyOnHost(copy: StridedCopy, source: HostArg, target: HostArg):
     }
   };
   if (inner.size > 0 && dims.every((d) => d.size > 0)) walk(0, copy.fromOffset, copy.toOffset);
+}
+
+/** The copy by a C kernel; false for 16-bit elements, and for views that do not come down to four dimensions. */
+export function copyOnWasm(k: KernelExports, copy: StridedCopy, source: WasmArg, target: WasmArg): boolean {
+  const dims = merge(copy);
+  if (dims.length > 4 || bytesOf(source.dtype) !== 4) return false;
+  while (dims.length < 4) dims.unshift({ size: 1, from: 0, to: 0 });
+  const [a, b, c, d] = dims;
+  k.strided_copy(
+    source.ptr + copy.fromOffset * 4,
+    target.ptr + copy.toOffset * 4,
+    ...([a.size, b.size, c.size, d.size] as const),
+    ...([a.from, b.from, c.from, d.from] as const),
+    ...([a.to, b.to, c.to, d.to] as const),
+  );
+  return true;
 }
 
 const WG = 256;

@@ -156,6 +156,10 @@ function forwardOp(name: UnaryName, row: Row): Op {
       for (let i = 0; i < y.size; i++) y.data[i] = row.f(x.data[i]);
     },
     webgpu: ({ inputs, outputs }) => [kernel.launch(inputs, outputs)],
+    wasm({ inputs: [x], outputs: [y], k }) {
+      k[name](x.ptr, y.ptr, y.size);
+      return true;
+    },
     saves: { inputs: readsX ? [0] : [], outputs: readsY ? [0] : [] },
     backward({ input, output, grads }) {
       const dy = grads[0]!;
@@ -182,6 +186,10 @@ function backwardOp(name: UnaryName, row: Row): Op {
       for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[i] * row.df(x.data[i], y.data[i]);
     },
     webgpu: ({ inputs, outputs }) => [kernel.launch(inputs.filter((_, i) => read[i]), outputs)],
+    wasm({ inputs: [x, y, dy], outputs: [dx], k }) {
+      k[`${name}_backward`](x.ptr, y.ptr, dy.ptr, dx.ptr, dx.size);
+      return true;
+    },
   });
 }
 

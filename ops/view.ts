@@ -5,7 +5,7 @@ import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
 import { sumTo } from './reduce.ts';
 import { broadcastStrides, normalizeDim, show, strides } from './shapes.ts';
-import { copyOnHost, gatherCopy, launchCopy, scatterCopy, type StridedCopy } from './strided.ts';
+import { copyOnHost, copyOnWasm, gatherCopy, launchCopy, scatterCopy, type StridedCopy } from './strided.ts';
 
 /** Copies of x seen through other strides: permute, expand, flip and slice are all one kernel. */
 function viewOp<A>(
@@ -22,6 +22,7 @@ function viewOp<A>(
     webgpu({ inputs: [x], outputs: [y], attrs }) {
       return y.size === 0 ? [] : [launchCopy(plan(x.shape, attrs), x, y)];
     },
+    wasm: ({ inputs: [x], outputs: [y], attrs, k }) => copyOnWasm(k, plan(x.shape, attrs), x, y),
     backward,
   });
 }
@@ -123,6 +124,10 @@ const sliceScatterOp = /* @__PURE__ */ defineOp<Range>({
   webgpu({ inputs: [dst, src], attrs }) {
     const range = rangeOf(dst.shape, attrs);
     return src.size === 0 ? [] : [launchCopy(scatterCopy(src.shape, range.strides, range.offset), src, dst)];
+  },
+  wasm({ inputs: [dst, src], attrs, k }) {
+    const range = rangeOf(dst.shape, attrs);
+    return copyOnWasm(k, scatterCopy(src.shape, range.strides, range.offset), src, dst);
   },
 });
 

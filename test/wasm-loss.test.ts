@@ -53,18 +53,20 @@ test('kl_div and its gradient, at a temperature', () => {
   }
 });
 
-test('adamw: three steps as torch has them', () => {
+test('adamw: three steps as torch has them, and none where a gradient is not finite', () => {
   const [lr, beta1, beta2, eps, decay, clip] = [0.01, 0.9, 0.95, 1e-8, 0.1, 0.5];
   for (const m of all) {
     for (const n of [1, 6, 9]) {
       const start = random(n, n);
-      const [p, clipAt] = [m.inout(start), m.put([clip])];
+      const [p, taken, left] = [m.inout(start), m.put([9, clip, 1]), m.put([NaN, NaN, 0])];
       const [first, second] = [m.inout(new Float32Array(n)), m.inout(new Float32Array(n))];
       const want = Array.from(start, (v) => ({ p: v, m: 0, v: 0 }));
       for (let step = 1; step <= 3; step++) {
         const g = random(n, step + 10);
         const [c1, c2] = [1 - beta1 ** step, 1 - beta2 ** step];
-        m.kernels.exports.adamw(p, m.put(g), first, second, clipAt, n, lr, beta1, beta2, eps, decay, c1, c2);
+        const hyper = m.put([lr, beta1, beta2, eps, c1, c2]);
+        m.kernels.exports.adamw(p, m.put(g), first, second, hyper, taken, n, decay);
+        m.kernels.exports.adamw(p, m.put(g), first, second, hyper, left, n, decay);
         want.forEach((w, i) => {
           const grad = g[i] * clip;
           w.m = beta1 * w.m + (1 - beta1) * grad;

@@ -365,23 +365,18 @@ export interface KernelExports extends ElementwiseExports {
     scale: number,
   ): void;
   /**
-   * AdamW in torch's order: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^step. The gradient is first
-   * multiplied by the float at `clip`, unless 0.
+   * AdamW as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps). hyper: f32 [lr, beta1, beta2, eps, c1, c2],
+   * c = 1 − beta^step. stats: f32 [norm, factor on the gradient, 0 to leave everything as it is].
    */
   adamw(
     p: number,
     g: number,
     m: number,
     v: number,
-    clip: number,
+    hyper: number,
+    stats: number,
     n: number,
-    lr: number,
-    beta1: number,
-    beta2: number,
-    eps: number,
     decay: number,
-    c1: number,
-    c2: number,
   ): void;
 
   /**

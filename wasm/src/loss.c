@@ -70,12 +70,15 @@ void EXPORT(kl_div_backward)(const float *student, const float *teacher, const f
   }
 }
 
-// AdamW (Loshchilov & Hutter 2019) in torch's order: p ← p·(1 − lr·decay); p ← p − lr/c1·m/(√(v/c2) + eps), with
-// c1 = 1 − beta1^step and c2 = 1 − beta2^step. The gradient is multiplied by *clip first, unless null.
-void EXPORT(adamw)(float *p, const float *g, float *m, float *v, const float *clip, size_t n, float lr, float beta1,
-                   float beta2, float eps, float decay, float c1, float c2) {
-  f4 factor = splat(clip ? *clip : 1.0f), b1 = splat(beta1), b2 = splat(beta2), keep = splat(1.0f - lr * decay);
-  f4 rest1 = splat(1.0f - beta1), rest2 = splat(1.0f - beta2), rate = splat(lr / c1), epsilon = splat(eps);
+// AdamW (Loshchilov & Hutter 2019) as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps).
+// hyper: lr, beta1, beta2, eps, c1 = 1 − beta1^step, c2 = 1 − beta2^step. stats: the gradient's norm, the factor that
+// clips it, and 0 where it is not finite: then nothing changes.
+void EXPORT(adamw)(float *p, const float *g, float *m, float *v, const float *hyper, const float *stats, size_t n,
+                   float decay) {
+  float lr = hyper[0], beta1 = hyper[1], beta2 = hyper[2], c1 = hyper[4], c2 = hyper[5];
+  if (stats[2] == 0.0f) return;
+  f4 factor = splat(stats[1]), b1 = splat(beta1), b2 = splat(beta2), keep = splat(1.0f - lr * decay);
+  f4 rest1 = splat(1.0f - beta1), rest2 = splat(1.0f - beta2), rate = splat(lr / c1), epsilon = splat(hyper[3]);
   f4 root = splat(1.0f / __builtin_sqrtf(c2));
   for (size_t i = 0; i < n; i += 4) {
     size_t left = n - i;
