@@ -4,8 +4,7 @@ import { expectDType } from '../engine/dtype.ts';
 import { ArgumentError, DTypeError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
-import { Elementwise } from './elementwise.ts';
-import { asWords } from './fill.ts';
+import { asWords, Elementwise } from './elementwise.ts';
 import { expectShape } from './shapes.ts';
 
 const copyKernel = /* @__PURE__ */ new Elementwise({

@@ -1,4 +1,5 @@
 import { FLAT_INDEX, type GpuArg, grid1d, type Launch, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
+import { bytesOf } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { broadcastStrides, show } from './shapes.ts';
 
@@ -122,6 +123,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 }
 
 type Sized = Pick<GpuArg, 'shape' | 'size'>;
+
+/** A tensor of any dtype as the 32-bit words of its buffer. */
+export function asWords(arg: GpuArg): GpuArg {
+  const size = Math.ceil((arg.size * bytesOf(arg.dtype)) / 4);
+  return { buffer: arg.buffer, dtype: 'u32', size, shape: [size] };
+}
 
 /** `kind`; elements of a row or elements that share one of a column; elements of the column. */
 interface Mode {

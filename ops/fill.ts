@@ -1,11 +1,10 @@
 import { apply1 } from '../engine/apply.ts';
 import type { Backend } from '../engine/backend.ts';
-import type { GpuArg } from '../engine/backends/webgpu/launch.ts';
 import { bytesOf, type DType, toBfloat, toHalf } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
-import { Elementwise } from './elementwise.ts';
+import { asWords, Elementwise } from './elementwise.ts';
 
 interface FillAttrs {
   readonly shape: readonly number[];
@@ -27,12 +26,6 @@ function wordOf(value: number, dtype: DType): number {
   if (dtype === 'f32') word.setFloat32(0, value);
   else word.setInt32(0, bytesOf(dtype) === 2 ? stored(value, dtype) * 0x10001 : stored(value, dtype));
   return word.getUint32(0);
-}
-
-/** A tensor of any dtype as the 32-bit words of its buffer. */
-export function asWords(arg: GpuArg): GpuArg {
-  const size = Math.ceil((arg.size * bytesOf(arg.dtype)) / 4);
-  return { buffer: arg.buffer, dtype: 'u32', size, shape: [size] };
 }
 
 const fillKernel = /* @__PURE__ */ new Elementwise({

@@ -20,6 +20,7 @@ function layout(lanes: number, rows: boolean): Layout {
   };
 }
 
+const SHORTEST_ROWS = layout(8, true);
 const SHORT_ROWS = layout(32, true);
 const LONG_ROWS = layout(256, true);
 const NARROW = layout(64, false);
@@ -28,7 +29,10 @@ const ALONE = layout(1, false);
 
 /** The layout that reads such lines with neighbouring threads on neighbouring elements. */
 export function layoutFor(len: number, inner: number): Layout {
-  if (inner === 1) return len <= 4 ? ALONE : len <= 1024 ? SHORT_ROWS : LONG_ROWS;
+  if (inner === 1) {
+    if (len <= 64) return len <= 4 ? ALONE : SHORTEST_ROWS;
+    return len <= 1024 ? SHORT_ROWS : LONG_ROWS;
+  }
   if (len <= 16) return ALONE;
   return inner < 16 ? NARROW : WIDE;
 }
