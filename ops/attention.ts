@@ -49,6 +49,12 @@ function forEachRow(s: AttentionSizes, body: (b: number, h: number, i: number, r
   }
 }
 
+/** Sizes, strides and attributes in the order of the C kernels. */
+function wasmSizes(s: AttentionSizes, { scale, causal }: AttentionAttrs) {
+  const sizes = [s.batch, s.heads, s.kvHeads, s.length, s.keys, s.dim] as const;
+  return [...sizes, s.qHead, s.qToken, s.kHead, s.kToken, scale, Number(causal)] as const;
+}
+
 const attentionOp: Op<AttentionAttrs> = defineOp({
   name: 'attention',
   shape(inputs, attrs) {
@@ -81,6 +87,16 @@ const attentionOp: Op<AttentionAttrs> = defineOp({
   },
   webgpu({ inputs, outputs, attrs, caps }) {
     return forwardLaunches(attentionSizes(inputs[0], inputs[1], attrs.layout), attrs, inputs, outputs, caps);
+  },
+  wasm({ inputs, outputs: [o, lse], attrs, k: kernels, scratch }) {
+    if (!(attrs.scale > 0)) return false;
+    const [q, k, v] = inputs;
+    const { mask, count } = optionalInputs(inputs, attrs);
+    const s = attentionSizes(q, k, attrs.layout);
+    const room = scratch(kernels.attention_scratch(s.length, s.dim));
+    const given = [q.ptr, k.ptr, v.ptr, mask?.ptr ?? 0, count?.ptr ?? 0, o.ptr, lse.ptr] as const;
+    kernels.attention(...given, ...wasmSizes(s, attrs), room);
+    return true;
   },
   saves: { inputs: [0, 1, 2, 3], outputs: [0, 1] },
   backward({ attrs, inputSpecs, needs, grads: [grad], input, output }) {
@@ -142,6 +158,18 @@ const attentionBackward: Op<BackwardAttrs> = defineOp({
       stats: scratch([...lse.shape, 2]),
     };
     return backwardLaunches(s, attrs, args, caps);
+  },
+  wasm({ inputs, outputs, attrs, k: kernels, scratch }) {
+    if (!(attrs.scale > 0)) return false;
+    const [q, k, v] = inputs;
+    const [o, lse, grad] = inputs.slice(-3);
+    const s = attentionSizes(q, k, attrs.layout);
+    let next = 0;
+    const [dq, dk, dv] = attrs.wants.map((want) => (want ? outputs[next++].ptr : 0));
+    const room = scratch(kernels.attention_scratch(s.length, s.dim));
+    const given = [q.ptr, k.ptr, v.ptr, attrs.masked ? inputs[3].ptr : 0, o.ptr, lse.ptr, grad.ptr] as const;
+    kernels.attention_backward(...given, dq, dk, dv, ...wasmSizes(s, attrs), room);
+    return true;
   },
   flops: ({ inputs: [q, k], attrs }) => 10 * q.size * attentionSizes(q, k, attrs.layout).keys,
 });

@@ -82,6 +82,15 @@ export function lookupOp(name: string, shape: Op<LookupAttrs>['shape']): Op<Look
       const params = [y.size / width, index.size, length, inner / width, NAN_BITS];
       return [flatLaunch(lookupShader(kind), [x, index, y], params, y.size / width)];
     },
+    wasm({ inputs: [x, index], outputs: [y], attrs: { dim }, k }) {
+      if (x.dtype !== 'f32') return false;
+      const { outer, length, inner } = around(x.shape, dim);
+      for (let o = 0; o < outer; o++) {
+        const [from, to] = [x.ptr + o * length * inner * 4, y.ptr + o * index.size * inner * 4];
+        k.gather_rows(from, index.ptr, to, index.size, inner, length);
+      }
+      return true;
+    },
     saves: { inputs: [1] },
     backward: ({ needs, grads, inputSpecs, input, attrs }) => [
       needs[0] ? apply1(lookupBackward, [input(1), grads[0]!], { dim: attrs.dim, shape: inputSpecs[0].shape }) : null,
@@ -165,6 +174,15 @@ const lookupBackward = /* @__PURE__ */ defineOp<LookupBackwardAttrs>({
       grid: [Math.ceil(length / ROWS), Math.ceil(inner / COLUMNS), slices],
     };
     return slices === 1 ? [first] : [first, columnSum(target, dx, slices, dx.size, 0)];
+  },
+  wasm({ inputs: [index, dy], outputs: [dx], attrs: { dim }, k }) {
+    const { outer, length, inner } = around(dx.shape, dim);
+    k.fill(dx.ptr, dx.size, 0);
+    for (let o = 0; o < outer; o++) {
+      const [from, to] = [dy.ptr + o * index.size * inner * 4, dx.ptr + o * length * inner * 4];
+      k.scatter_add_rows(from, index.ptr, to, index.size, inner, length);
+    }
+    return true;
   },
 });
 

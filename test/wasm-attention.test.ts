@@ -72,8 +72,8 @@ function check(m: Machine, c: AttentionCase, withGradients = true): void {
   const [qs, ks] = [strides(H, L, D, c.tokenMajor), strides(KV, S, D, c.tokenMajor)];
   const scale = 1 / Math.sqrt(D);
   const shape = [B, H, KV, L, S, D] as const;
-  const tail = [qs.batch, qs.head, qs.token, ks.batch, ks.head, ks.token, scale, +c.causal, scratch] as const;
-  e.attention(q, k, v, maskPointer, o, lse, ...shape, ...tail);
+  const tail = [qs.head, qs.token, ks.head, ks.token, scale, +c.causal, scratch] as const;
+  e.attention(q, k, v, maskPointer, 0, o, lse, ...shape, ...tail);
   const f = reference(c, scale);
   close(label, m.read(o, sizes[0]), f(...inputs.map((x) => Array.from(x))), 2e-5, 2e-6);
   if (withGradients) {
@@ -103,6 +103,24 @@ test('a key mask, rows that see no key among them', () => {
     for (const causal of [false, true]) {
       check(m, { B: 2, H: 2, KV: 1, L: 5, S: 5, D: 4, causal, tokenMajor: false, mask });
     }
+  }
+});
+
+test('a count of keys is as a shorter cache, in every head', () => {
+  const [H, S, D, used] = [2, 9, 4, 6];
+  for (const m of all) {
+    const e = m.kernels.exports;
+    const [q, k, v] = [random(H * 2 * D, 1), random(H * S * D, 2), random(H * S * D, 3)];
+    const cut = (x: Float32Array): number[] =>
+      Array.from({ length: H }, (_, h) => Array.from(x.slice(h * S * D, (h * S + used) * D))).flat();
+    const [whole, short, lse] = [m.out(H * 2 * D), m.out(H * 2 * D), m.out(H * 2)];
+    const scratch = m.scratch(e.attention_scratch(2, D));
+    const count = m.put(Int32Array.of(used));
+    const [qp, tail] = [m.put(q), [0.5, 1, scratch] as const];
+    e.attention(qp, m.put(k), m.put(v), 0, count, whole, lse, 1, H, H, 2, S, D, 2 * D, D, S * D, D, ...tail);
+    e.attention(qp, m.put(cut(k)), m.put(cut(v)), 0, 0, short, lse, 1, H, H, 2, used, D, 2 * D, D, used * D, D, ...tail);
+    close('count', m.read(whole, H * 2 * D), m.read(short, H * 2 * D), 0, 0);
+    m.finish('count');
   }
 });
 
@@ -149,8 +167,8 @@ test('gradients past the blocks agree with a plain backward', () => {
     const [qp, kp, vp, dyp] = [q, k, v, dy].map((x) => m.put(x));
     const [o, lse, dq, dk, dv] = [L * D, L, L * D, S * D, S * D].map((n) => m.out(n));
     const scratch = m.scratch(e.attention_scratch(L, D));
-    const tail = [1, 1, 1, L, S, D, L * D, L * D, D, S * D, S * D, D, scale, 1, scratch] as const;
-    e.attention(qp, kp, vp, 0, o, lse, ...tail);
+    const tail = [1, 1, 1, L, S, D, L * D, D, S * D, D, scale, 1, scratch] as const;
+    e.attention(qp, kp, vp, 0, 0, o, lse, ...tail);
     e.attention_backward(qp, kp, vp, 0, o, lse, dyp, dq, 0, dv, ...tail);
     e.attention_backward(qp, kp, vp, 0, o, lse, dyp, 0, dk, 0, ...tail);
     close('dq', m.read(dq, L * D), want.dq, 1e-4, 1e-5);

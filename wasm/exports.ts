@@ -206,15 +206,17 @@ export interface KernelExports extends ElementwiseExports {
 
   attention_scratch(L: number, D: number): number;
   /**
-   * o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), laid out as the strides (in floats) say; query
-   * head h reads key head h/(H/KV). mask: i32 (B, S), 0 hides a key; or 0. causal is aligned to the end. scale > 0.
-   * lse (B, H, L) is for the backward; a query that sees no key gets o = 0 and lse = −∞.
+   * o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in
+   * floats) say; query head h reads key head h/(H/KV). mask: i32 (B, S), 0 hides a key; or 0. count: an i32, only that
+   * many of the first keys exist; or 0. causal is aligned to the end. scale > 0. lse (B, H, L) is for the backward; a
+   * query that sees no key gets o = 0 and lse = 0.
    */
   attention(
     q: number,
     k: number,
     v: number,
     mask: number,
+    count: number,
     o: number,
     lse: number,
     B: number,
@@ -223,10 +225,8 @@ export interface KernelExports extends ElementwiseExports {
     L: number,
     S: number,
     D: number,
-    qBatch: number,
     qHead: number,
     qToken: number,
-    kBatch: number,
     kHead: number,
     kToken: number,
     scale: number,
@@ -251,10 +251,8 @@ export interface KernelExports extends ElementwiseExports {
     L: number,
     S: number,
     D: number,
-    qBatch: number,
     qHead: number,
     qToken: number,
-    kBatch: number,
     kHead: number,
     kToken: number,
     scale: number,
@@ -399,8 +397,8 @@ export interface KernelExports extends ElementwiseExports {
     t2: number,
     t3: number,
   ): void;
-  /** y[r] = table[indices[r]], rows of n words; indices (i32) are not checked. */
-  gather_rows(table: number, indices: number, y: number, rows: number, n: number): void;
-  /** table[indices[r]] += x[r], rows of n floats; negative indices are left out. */
-  scatter_add_rows(x: number, indices: number, table: number, rows: number, n: number): void;
+  /** y[r] = table[indices[r]], f32 rows of n; NaN where the index (i32) is not one of the table's `count` rows. */
+  gather_rows(table: number, indices: number, y: number, rows: number, n: number, count: number): void;
+  /** table[indices[r]] += x[r], f32 rows of n; indices that are not one of the table's `count` rows are left out. */
+  scatter_add_rows(x: number, indices: number, table: number, rows: number, n: number, count: number): void;
 }

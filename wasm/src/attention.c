@@ -8,11 +8,10 @@
 #define KEYS 192
 #define NONE (-__builtin_inff())
 
-// Strides in floats. q, o and their gradients share one set, k and v the other. Query head h reads key head h/(H/KV).
+// Strides in floats. q, o and their gradients share one set, k and v the other.
 typedef struct {
-  size_t heads, kv_heads, length, keys, dim;
-  size_t q_batch, q_head, q_token, k_batch, k_head, k_token;
-  const int32_t *mask;  // (B, keys): 0 hides a key
+  size_t length, keys, dim;
+  size_t q_token, k_token;
   float scale;
   int causal;
 } Shape;
@@ -77,9 +76,10 @@ NOINLINE void forward_rows(const Shape *s, Forward *f, const float *q, const flo
   }
   for (size_t r = 0; r < rows; r++) {
     float *row = o + r * s->q_token;
-    if (f->max[r] == NONE) row_zero(row, s->dim);
-    else row_scale(row, row, s->dim, 1.0f / f->sum[r]);
-    lse[r] = f->max[r] == NONE ? NONE : f->max[r] + log1(f->sum[r]);
+    int some = f->max[r] != NONE;
+    if (some) row_scale(row, row, s->dim, 1.0f / f->sum[r]);
+    else row_zero(row, s->dim);
+    lse[r] = some ? f->max[r] + log1(f->sum[r]) : 0.0f;
   }
 }
 
@@ -94,18 +94,20 @@ size_t EXPORT(attention_scratch)(size_t length, size_t dim) {
   return sizeof(Forward) + 4 * (QUERIES * KEYS + product_floats(dim) + length);
 }
 
-// q (B, H, L, D) and k, v (B, KV, S, D) in memory as the strides say; lse (B, H, L) is ln Σ e^score, −∞ where a query
-// sees no key (its row of o is 0).
-void EXPORT(attention)(const float *q, const float *k, const float *v, const int32_t *mask, float *o, float *lse,
-                       size_t B, size_t H, size_t KV, size_t L, size_t S, size_t D, size_t q_batch, size_t q_head,
-                       size_t q_token, size_t k_batch, size_t k_head, size_t k_token, float scale, int causal,
+// q (B, H, L, D) and k, v (B, KV, S, D), heads and tokens in memory as the strides say; query head h reads key head
+// h/(H/KV). mask (B, S), or null: 0 hides a key. count, or null: only that many of the first keys exist. lse (B, H, L)
+// is ln Σ e^score. A query that sees no key gets o = 0 and lse = 0.
+void EXPORT(attention)(const float *q, const float *k, const float *v, const int32_t *mask, const int32_t *count,
+                       float *o, float *lse, size_t B, size_t H, size_t KV, size_t L, size_t S, size_t D,
+                       size_t q_head, size_t q_token, size_t k_head, size_t k_token, float scale, int causal,
                        Forward *scratch) {
-  Shape s = {H, KV, L, S, D, q_batch, q_head, q_token, k_batch, k_head, k_token, mask, scale, causal};
+  size_t keys = !count ? S : *count < 0 ? 0 : least((size_t)*count, S);
+  Shape s = {L, keys, D, q_token, k_token, scale, causal};
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < H; h++) {
-      size_t kv = b * k_batch + h / (H / KV) * k_head;
+      size_t kv = b * KV * S * D + h / (H / KV) * k_head;
       for (size_t i = 0; i < L; i += QUERIES) {
-        size_t at = b * q_batch + h * q_head + i * q_token;
+        size_t at = b * H * L * D + h * q_head + i * q_token;
         forward_rows(&s, scratch, q + at, k + kv, v + kv, mask ? mask + b * S : 0, o + at, lse + (b * H + h) * L + i,
                      i, least(QUERIES, L - i));
       }
@@ -122,7 +124,7 @@ typedef struct {
 
 // Weights of one row from its raw scores, then dS = p·(dp − delta)·scale over dp.
 INLINE void weights_row(const Shape *s, const Backward *t, float *row, size_t query, size_t j, size_t n) {
-  size_t seen = t->lse[query] == NONE ? 0 : seen_in(s, query, j, n);
+  size_t seen = seen_in(s, query, j, n);
   if (t->mask) hide(row, t->mask + j, seen);
   row_exp_sum(row, row, seen, s->scale, t->lse[query]);
   row_zero(row + seen, n - seen);
@@ -164,14 +166,13 @@ INLINE void zero_head(float *to, size_t tokens, size_t token, size_t dim) {
 // dout has the layout of o. Each of dq, dk and dv may be null; they are overwritten.
 void EXPORT(attention_backward)(const float *q, const float *k, const float *v, const int32_t *mask, const float *o,
                                 const float *lse, const float *dout, float *dq, float *dk, float *dv, size_t B,
-                                size_t H, size_t KV, size_t L, size_t S, size_t D, size_t q_batch, size_t q_head,
-                                size_t q_token, size_t k_batch, size_t k_head, size_t k_token, float scale, int causal,
-                                float *scratch) {
-  Shape s = {H, KV, L, S, D, q_batch, q_head, q_token, k_batch, k_head, k_token, mask, scale, causal};
+                                size_t H, size_t KV, size_t L, size_t S, size_t D, size_t q_head, size_t q_token,
+                                size_t k_head, size_t k_token, float scale, int causal, float *scratch) {
+  Shape s = {L, S, D, q_token, k_token, scale, causal};
   float *p = scratch, *ds = p + QUERIES * KEYS, *delta = ds + QUERIES * KEYS, *products = delta + L;
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < H; h++) {
-      size_t at = b * q_batch + h * q_head, kv = b * k_batch + h / (H / KV) * k_head;
+      size_t at = b * H * L * D + h * q_head, kv = b * KV * S * D + h / (H / KV) * k_head;
       for (size_t i = 0; i < L; i++) delta[i] = row_dot(o + at + i * q_token, dout + at + i * q_token, D);
       Backward t = {q + at, k + kv, v + kv, dout + at, lse + (b * H + h) * L, delta, mask ? mask + b * S : 0,
                     dq ? dq + at : 0, dk ? dk + kv : 0, dv ? dv + kv : 0, p, ds, products};

@@ -50,20 +50,22 @@ void EXPORT(strided_copy)(const uint32_t *x, uint32_t *y, size_t s0, size_t s1, 
       copy_plane(x + (ptrdiff_t)i * f0 + (ptrdiff_t)j * f1, y + (ptrdiff_t)i * t0 + (ptrdiff_t)j * t1, outer, inner);
 }
 
-// y[r] = table[indices[r]], rows of n words. Indices are the caller's to check.
-void EXPORT(gather_rows)(const uint32_t *table, const int32_t *indices, uint32_t *y, size_t rows, size_t n) {
+// y[r] = table[indices[r]], f32 rows of n; NaN where the index is not one of the table's `count` rows.
+void EXPORT(gather_rows)(const float *table, const int32_t *indices, float *y, size_t rows, size_t n, size_t count) {
   for (size_t r = 0; r < rows; r++, y += n) {
-    const uint32_t *x = table + (size_t)indices[r] * n;
+    int known = (uint32_t)indices[r] < count;
+    const float *x = table + (known ? (size_t)indices[r] * n : 0);
     size_t j = 0;
-    for (; j + 4 <= n; j += 4) st(y + j, ld(x + j));
-    for (; j < n; j++) y[j] = x[j];
+    for (; known && j + 4 <= n; j += 4) st(y + j, ld(x + j));
+    for (; j < n; j++) y[j] = known ? x[j] : __builtin_nanf("");
   }
 }
 
-// table[indices[r]] += x[r], f32 rows of n; rows whose index is negative are left out.
-void EXPORT(scatter_add_rows)(const float *x, const int32_t *indices, float *table, size_t rows, size_t n) {
+// table[indices[r]] += x[r], f32 rows of n; rows whose index is not one of the table's `count` rows are left out.
+void EXPORT(scatter_add_rows)(const float *x, const int32_t *indices, float *table, size_t rows, size_t n,
+                              size_t count) {
   for (size_t r = 0; r < rows; r++, x += n) {
-    if (indices[r] < 0) continue;
+    if ((uint32_t)indices[r] >= count) continue;
     float *y = table + (size_t)indices[r] * n;
     size_t j = 0;
     for (; j + 4 <= n; j += 4) st(y + j, add4(ld(y + j), ld(x + j)));
