@@ -117,7 +117,7 @@ function threadPlace(t: Tile): string {
 
 /**
  * bk outer products from tile buffer p. Unrolled, constant row indices cost no bounds check and no address sums;
- * `compact` tiles keep the loop.
+ * `compact` tiles keep the loop, with a count that drivers cannot know and so not unroll either.
  */
 function multiply(t: Tile): string {
   const [rows, columns] = [t.bm / t.tm, t.bn / t.tn];
@@ -129,7 +129,7 @@ function multiply(t: Tile): string {
     );
     return `    {\n${as.join('')}${bs.join('')}${sums.join('')}    }\n`;
   };
-  if (t.compact) return `    for (var k = 0u; k < ${t.bk}u; k++)\n${step('k')}`;
+  if (t.compact) return `    let steps = min(${t.bk}u, k_end - k0);\n    for (var k = 0u; k < steps; k++)\n${step('k')}`;
   return range(t.bk).map(step).join('');
 }
 
