@@ -1,4 +1,4 @@
-import { COMPACT, fits, TILES } from '../ops/gemm-select.ts';
+import { fits, TILES } from '../ops/gemm-select.ts';
 import { gemmVariant } from '../ops/gemm-wgsl.ts';
 import type { GemmCaps, GemmDType, GemmForce, GemmSpec, Tile } from '../ops/gemm-wgsl.ts';
 import { bind, download, Pipelines, upload } from './gemm-device.ts';
@@ -16,8 +16,8 @@ export interface CheckCase {
 /** A case in words. */
 export function describe({ spec, force }: CheckCase): string {
   const { M, N, K, batch = [1, 1], transA, transB, ...rest } = spec;
-  const tile = force ? `${force.tile.name}${force.splits ? ` /${force.splits}` : ''}` : 'chosen';
-  return `${M}x${N}x${K} b${batch.join('x')} ${transA ? 'T' : 'N'}${transB ? 'T' : 'N'} ${tile} ${JSON.stringify(rest)}`;
+  const cut = typeof force === 'object' ? `${force.tile.name} /${force.splits ?? 1}` : force;
+  return `${M}x${N}x${K} b${batch.join('x')} ${transA ? 'T' : 'N'}${transB ? 'T' : 'N'} ${cut ?? 'chosen'} ${JSON.stringify(rest)}`;
 }
 
 /** Pseudo-random numbers in [-1, 1) that halves hold exactly, the same on every run. */
@@ -104,7 +104,7 @@ function chosenCases(caps: GemmCaps): CheckCase[] {
   const specs: GemmSpec[] = [
     ...[1, 3, 8].flatMap((M) => [
       ...LAYOUTS.map((layout) => ({ M, N: 70, K: 301, ...layout, bias: 'f32' as const })),
-      ...LAYOUTS.map((layout) => ({ M, N: 68, K: 300, ...layout })),
+      ...LAYOUTS.map((layout) => ({ M: 4 * M, N: 68, K: 300, ...layout })),
     ]),
     ...[1, 4, 17].map((n) => ({ M: 9, N: n, K: n })),
     ...(['relu', 'silu', 'gelu_tanh'] as const).map((epilogue) => ({ ...base, epilogue, bias: 'f32' as const })),
@@ -122,11 +122,21 @@ function chosenCases(caps: GemmCaps): CheckCase[] {
   return [...specs, ...(caps.f16 ? halves : [])].map((spec) => ({ spec }));
 }
 
+/** Few rows, through both kernels for them. */
+function skinnyCases(): CheckCase[] {
+  return [1, 3, 8].flatMap((M) =>
+    [false, true].flatMap((transB) => [
+      { spec: { M, N: 70, K: 301, transB, bias: 'f32' as const }, force: 'skinny' as const },
+      { spec: { M, N: 68, K: 300, transB }, force: 'skinny' as const },
+    ]),
+  );
+}
+
 /**
- * The cases to run. Software adapters take seconds to compile a large tile, so they are given the compact tile and the
- * smallest prefetching one unless `all`.
+ * The cases to run: the choice on every layout, then, unless `brief`, each tile and the kernels for few rows by force.
+ * Software adapters take seconds to compile each of these.
  */
-export function checkCases({ caps }: GemmDevice, all = false): CheckCase[] {
-  const every = [...TILES.filter((tile) => fits(tile, caps)), COMPACT];
-  return [...chosenCases(caps), ...tileCases(caps.cpu && !all ? every.slice(-2) : every)];
+export function checkCases({ caps }: GemmDevice, brief: boolean): CheckCase[] {
+  if (brief) return chosenCases(caps);
+  return [...chosenCases(caps), ...skinnyCases(), ...tileCases(TILES.filter((tile) => fits(tile, caps)))];
 }

@@ -1,5 +1,5 @@
 // f32 GEMM on WebGPU, without the engine: is it right, and which tile is fastest at the sizes of the model?
-// node dist/bench/gemm-webgpu.bench.js [--check [--all]] [--time] [--f16] [--toggles=disable_robustness]
+// node dist/bench/gemm-webgpu.bench.js [--check [--brief]] [--time] [--f16] [--toggles=disable_robustness]
 import { fits, TILES } from '../ops/gemm-select.ts';
 import { gemmVariant } from '../ops/gemm-wgsl.ts';
 import type { GemmForce, GemmSpec } from '../ops/gemm-wgsl.ts';
@@ -15,7 +15,7 @@ const SPLITS = [4, 8, 16, 33, 66, 132, 264];
 
 async function check(gpu: GemmDevice): Promise<void> {
   const pipelines = new Pipelines(gpu.device);
-  const cases = checkCases(gpu, args.includes('--all'));
+  const cases = checkCases(gpu, args.includes('--brief'));
   let failures = 0;
   for (const test of cases) {
     const error = await checkCase(gpu, pipelines, test);

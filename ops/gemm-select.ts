@@ -28,11 +28,8 @@ export const TILES: readonly Tile[] = [
   tile([32, 32, 16], [4, 4], 1, 15),
 ];
 
-/** The tile of software adapters. */
-export const COMPACT: Tile = { ...tile([32, 32, 16], [4, 4], 1, 1), name: '32x32x16.compact', compact: true };
-
-/** What `select` answers: a kernel for few rows, or a tile and how many parts K is cut into. */
-export type Choice = { kind: 'skinny'; compact: boolean } | { kind: 'tile'; tile: Tile; splits: number; kChunk: number };
+/** What `select` answers: a kernel for few rows or for CPUs, or a tile and how many parts K is cut into. */
+export type Choice = { kind: 'skinny' | 'direct' } | { kind: 'tile'; tile: Tile; splits: number; kChunk: number };
 
 /** Rows up to which the kernels that only stream B are taken. */
 const SKINNY_ROWS = 8;
@@ -49,6 +46,10 @@ const BUSY = 256;
 /** True where the device can run the tile. */
 export const fits = (t: Tile, caps: GemmCaps): boolean =>
   tileMemory(t) <= caps.maxWorkgroupMemory && tileThreads(t) <= caps.maxInvocations;
+
+/** True where `skinnyKernel` takes the product. */
+export const skinnyFits = (g: Layout, caps: GemmCaps): boolean =>
+  g.M <= SKINNY_ROWS && !g.transA && caps.maxInvocations >= 256;
 
 /** Cuts K into about `splits` parts of whole steps; the count that comes out may be smaller. */
 export function cut(K: number, bk: number, splits: number): { splits: number; kChunk: number } {
@@ -82,16 +83,14 @@ function splitCounts(g: Layout, t: Tile, units: number): number[] {
 
 /**
  * Chooses the kernel for a product.
- * 1. M ≤ 8 and A not transposed: the kernels that stream B once (decoding).
- * 2. On software adapters: `COMPACT` without a split.
+ * 1. On software adapters the kernel without workgroup memory.
+ * 2. M ≤ 8 and A not transposed: the kernels that stream B once (decoding).
  * 3. Otherwise the cheapest by `cost` among the tiles that fit and, for each, the splits that fill the device. So large
  *    outputs get 128×128, awkward counts of tiles a smaller one, and weight gradients (few tiles, K = tokens) a split.
  */
 export function select(g: Layout, caps: GemmCaps): Choice {
-  if (g.M <= SKINNY_ROWS && !g.transA && caps.maxInvocations >= 256) {
-    return { kind: 'skinny', compact: caps.cpu ?? false };
-  }
-  if (caps.cpu) return { kind: 'tile', tile: COMPACT, ...cut(g.K, COMPACT.bk, 1) };
+  if (caps.cpu) return { kind: 'direct' };
+  if (skinnyFits(g, caps)) return { kind: 'skinny' };
   const units = caps.computeUnits ?? 132;
   const candidates = TILES.filter((t) => fits(t, caps)).flatMap((t) =>
     splitCounts(g, t, units).map((n) => ({ kind: 'tile' as const, tile: t, ...cut(g.K, t.bk, n) })),

@@ -15,22 +15,22 @@ const head = (threads = THREADS): string =>
 const rowsOf = (M: number): number => 2 ** Math.ceil(Math.log2(M));
 
 /** How many columns of C a workgroup makes: with [N,K] weights one per group of `lanes`, else 8 groups of four. */
-export function skinnyColumns(g: Layout, compact: boolean): number {
-  return g.transB ? THREADS / lanesOf(g, compact) : 32;
+export function skinnyColumns(g: Layout): number {
+  return g.transB ? THREADS / lanesOf(g) : 32;
 }
 
 /** Threads that share one dot product: a step of 4·lanes elements of K. */
-const lanesOf = (g: Layout, compact: boolean): number => (g.K >= 256 && !compact ? 32 : 8);
+const lanesOf = (g: Layout): number => (g.K >= 256 ? 32 : 8);
 
 /**
  * Few rows (M ≤ 8) times [N,K] weights: `lanes` threads read one row of B together, four elements a thread, and keep
  * one sum for each row of A; a thread per four results adds up the lanes. Bound by reading B.
  */
-function dotKernel(g: Layout, compact: boolean): Kernel {
-  const [rows, lanes, columns] = [rowsOf(g.M), lanesOf(g, compact), skinnyColumns(g, compact)];
+function dotKernel(g: Layout): Kernel {
+  const [rows, lanes, columns] = [rowsOf(g.M), lanesOf(g), skinnyColumns(g)];
   const bindings = outputBindings(g, 'a', 'b');
   const types = { a: elementType(g.a.dtype, g.a.vec4), b: elementType(g.b.dtype, g.b.vec4), ...outputTypes(g) };
-  const unroll = compact ? 1 : 4;
+  const unroll = 4;
   const loads = range(unroll).map((u) => `    let w${u} = load_b(b_base, n, k + ${u * lanes * 4}u, params.K);\n`);
   const sums = range(unroll).flatMap((u) =>
     range(rows).map((m) => `    s${m} = fma(w${u}, load_a(a_base, ${m}u, k + ${u * lanes * 4}u, params.K), s${m});\n`),
@@ -50,7 +50,7 @@ function dotKernel(g: Layout, compact: boolean): Kernel {
     `    let row = t / ${columns / 4}u;\n    let first = t % ${columns / 4}u * 4u;\n    var v = vec4<f32>();\n` +
     `    for (var i = 0u; i < ${lanes}u; i++) { v += vec4<f32>(${parts.join(', ')}); }\n` +
     `    store_c(c_base, row, group.x * ${columns}u + first, v);\n  }\n}\n`;
-  const key = ['gemm', `dot${rows}x${lanes}x${unroll}`, types.a, `${types.b}T`, storerKey(g)].join('|');
+  const key = ['gemm', `dot${rows}x${lanes}`, types.a, `${types.b}T`, storerKey(g)].join('|');
   return { key, code, bindings };
 }
 
@@ -58,9 +58,9 @@ function dotKernel(g: Layout, compact: boolean): Kernel {
  * Few rows (M ≤ 8) times [K,N]: 8 threads cover 32 columns, 32 groups of them (16 for eight rows, whose sums would not
  * fit otherwise) take every 32nd k; then a thread per row and four columns adds up the groups.
  */
-function axpyKernel(g: Layout, compact: boolean): Kernel {
+function axpyKernel(g: Layout): Kernel {
   const [rows, quads] = [rowsOf(g.M), 8];
-  const slices = compact ? 8 : rows > 4 ? 16 : 32;
+  const slices = rows > 4 ? 16 : 32;
   const threads = slices * quads;
   const bindings = outputBindings(g, 'a', 'b');
   const types = { a: g.a.dtype, b: elementType(g.b.dtype, g.b.vec4), ...outputTypes(g) };
@@ -77,12 +77,11 @@ function axpyKernel(g: Layout, compact: boolean): Kernel {
     `  workgroupBarrier();\n  if (t < ${rows * quads}u) {\n    let row = t / ${quads}u;\n    var v = vec4<f32>();\n` +
     `    for (var i = 0u; i < ${slices}u; i++) { v += sums[row][i * ${quads}u + t % ${quads}u]; }\n` +
     '    store_c(c_base, row, n, v);\n  }\n}\n';
-  return { key: ['gemm', `axpy${rows}x${slices}`, types.a, types.b, storerKey(g)].join('|'), code, bindings };
+  return { key: ['gemm', `axpy${rows}`, types.a, types.b, storerKey(g)].join('|'), code, bindings };
 }
 
-/** The kernel for M ≤ 8 and A stored [M,K]; `compact` makes short code for software adapters (see `Tile.compact`). */
-export const skinnyKernel = (g: Layout, compact: boolean): Kernel =>
-  g.transB ? dotKernel(g, compact) : axpyKernel(g, compact);
+/** The kernel for M ≤ 8 and A stored [M,K]. */
+export const skinnyKernel = (g: Layout): Kernel => (g.transB ? dotKernel(g) : axpyKernel(g));
 
 /** Threads that share the sum of one result when the partial sums of a split K are added. */
 export const reduceSlices = (splits: number): number => (splits >= 32 ? 16 : 4);

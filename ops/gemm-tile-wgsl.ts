@@ -115,13 +115,10 @@ function threadPlace(t: Tile): string {
   );
 }
 
-/**
- * bk outer products from tile buffer p. Unrolled, constant row indices cost no bounds check and no address sums;
- * `compact` tiles keep the loop, with a count that drivers cannot know and so not unroll either.
- */
+/** bk outer products from tile buffer p, unrolled: constant row indices cost no bounds check and no address sums. */
 function multiply(t: Tile): string {
   const [rows, columns] = [t.bm / t.tm, t.bn / t.tn];
-  const step = (k: number | string): string => {
+  const step = (k: number): string => {
     const as = range(t.tm / 4).map((i) => `    let a${i} = tile_a[p][${k}][tm + ${i * rows}u];\n`);
     const bs = range(t.tn / 4).map((j) => `    let b${j} = tile_b[p][${k}][tn + ${j * columns}u];\n`);
     const sums = range(t.tm).flatMap((i) =>
@@ -129,7 +126,6 @@ function multiply(t: Tile): string {
     );
     return `    {\n${as.join('')}${bs.join('')}${sums.join('')}    }\n`;
   };
-  if (t.compact) return `    let steps = min(${t.bk}u, k_end - k0);\n    for (var k = 0u; k < steps; k++)\n${step('k')}`;
   return range(t.bk).map(step).join('');
 }
 
@@ -158,15 +154,9 @@ function partialStorer(vec4: boolean): string {
   );
 }
 
-/** Zeroed sums, the walk over k; unless `compact`, the next tile is fetched while the current one is multiplied. */
+/** Zeroed sums, the walk over k; the next tile is fetched while the current one is multiplied. */
 function walk(t: Tile, moves: Moves): string {
   const sums = range(t.tm).flatMap((i) => range(t.tn / 4).map((j) => `  var s${i}_${j} = vec4<f32>();\n`));
-  if (t.compact) {
-    return (
-      `${sums.join('')}  const p = 0u;\n  for (var k0 = k_begin; k0 < k_end; k0 += ${t.bk}u) {\n` +
-      `${moves.fetch('k0')}    workgroupBarrier();\n${moves.place}    workgroupBarrier();\n${multiply(t)}  }\n`
-    );
-  }
   const turn = t.buffers === 2 ? '    p = 1u - p;\n' : '    workgroupBarrier();\n';
   return (
     `${sums.join('')}${t.buffers === 2 ? '  var p = 0u;\n' : '  const p = 0u;\n'}` +

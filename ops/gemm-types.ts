@@ -51,7 +51,7 @@ export interface GemmCaps {
   f16?: boolean;
   /** Streaming multiprocessors or cores to fill. WebGPU does not tell; default 132 (H200). */
   computeUnits?: number;
-  /** A software adapter (lavapipe, SwiftShader): one small tile, no split of K. */
+  /** A software adapter (lavapipe, SwiftShader): takes a kernel that compiles fast there. */
   cpu?: boolean;
 }
 
@@ -100,8 +100,6 @@ export interface Tile {
   tn: number;
   /** 2: the next tile is stored while the current one is read, one barrier a step. 1: half the memory, two barriers. */
   buffers: 1 | 2;
-  /** Short code without prefetch or unrolling, for software adapters, where compiling costs seconds; one buffer. */
-  compact?: boolean;
   /** Throughput on a GPU filled with it, TFLOP/s on an H200 (bench/gemm-webgpu.bench.ts); only ratios matter. */
   rate: number;
 }

@@ -1,7 +1,8 @@
 import { ArgumentError, DeviceError, ShapeError } from '../engine/errors.ts';
+import { DIRECT_TILE, directKernel } from './gemm-direct-wgsl.ts';
 import { layoutOf, paramsOf } from './gemm-parts.ts';
 import type { Layout } from './gemm-parts.ts';
-import { cut, fits, select } from './gemm-select.ts';
+import { cut, fits, select, skinnyFits } from './gemm-select.ts';
 import type { Choice } from './gemm-select.ts';
 import { reduceKernel, reduceWidth, skinnyColumns, skinnyKernel } from './gemm-skinny-wgsl.ts';
 import { tileKernel } from './gemm-tile-wgsl.ts';
@@ -11,10 +12,7 @@ import type { GemmCaps, GemmLaunch, GemmParam, GemmSpec, GemmVariant, Tile } fro
 export type * from './gemm-types.ts';
 
 /** Takes the place of the choice by `select`, for benchmarks and tests. */
-export interface GemmForce {
-  tile: Tile;
-  splits?: number;
-}
+export type GemmForce = 'direct' | 'skinny' | { tile: Tile; splits?: number };
 
 /**
  * WGSL for C = epilogue(alpha·A·B + bias) (see `GemmSpec`), as one dispatch or, where K is split, two that share
@@ -29,10 +27,10 @@ export function gemmVariant(spec: GemmSpec, caps: GemmCaps, force?: GemmForce): 
   const g = layoutOf(spec);
   check(g, caps);
   const choice = force ? forced(g, caps, force) : select(g, caps);
-  const { launches, scratch } = choice.kind === 'skinny' ? skinny(g, choice.compact) : tiled(g, choice);
+  const { launches, scratch } = choice.kind === 'tile' ? tiled(g, choice) : whole(g, choice.kind);
   for (const l of launches) checkGrid(l.grid, caps.maxWorkgroups ?? 65535);
-  const name = choice.kind === 'skinny' ? launches[0].key.split('|')[1] : choice.tile.name;
-  return { launches, scratch, name, splits: choice.kind === 'skinny' ? 1 : choice.splits };
+  const splits = choice.kind === 'tile' ? choice.splits : 1;
+  return { launches, scratch, name: launches[0].key.split('|')[1], splits };
 }
 
 /** The uniform block's bytes. */
@@ -50,9 +48,13 @@ function launch(kernel: Kernel, grid: [number, number, number], params: GemmPara
   return { ...kernel, grid, params };
 }
 
-function skinny(g: Layout, compact: boolean): { launches: GemmLaunch[]; scratch: number } {
-  const grid: [number, number, number] = [Math.ceil(g.N / skinnyColumns(g, compact)), 1, g.batch[0] * g.batch[1]];
-  return { launches: [launch(skinnyKernel(g, compact), grid, paramsOf(g, g.K, 1))], scratch: 0 };
+/** The kernels that make a result in one dispatch. */
+function whole(g: Layout, kind: 'direct' | 'skinny'): { launches: GemmLaunch[]; scratch: number } {
+  const skinny = kind === 'skinny';
+  const columns = Math.ceil(g.N / (skinny ? skinnyColumns(g) : DIRECT_TILE));
+  const rows = skinny ? 1 : Math.ceil(g.M / DIRECT_TILE);
+  const kernel = skinny ? skinnyKernel(g) : directKernel(g);
+  return { launches: [launch(kernel, [columns, rows, g.batch[0] * g.batch[1]], paramsOf(g, g.K, 1))], scratch: 0 };
 }
 
 function tiled(g: Layout, { tile, splits, kChunk }: Choice & { kind: 'tile' }) {
@@ -66,10 +68,16 @@ function tiled(g: Layout, { tile, splits, kChunk }: Choice & { kind: 'tile' }) {
   return { launches: [first, second], scratch: splits * results };
 }
 
-function forced(g: Layout, caps: GemmCaps, { tile, splits = 1 }: GemmForce): Choice {
+function forced(g: Layout, caps: GemmCaps, force: GemmForce): Choice {
+  if (force === 'direct') return { kind: 'direct' };
+  if (force === 'skinny') {
+    if (!skinnyFits(g, caps)) throw new ArgumentError(`gemm: the skinny kernels take up to 8 rows, got ${g.M}`);
+    return { kind: 'skinny' };
+  }
+  const { tile, splits = 1 } = force;
   if (!fits(tile, caps)) {
-    throw new DeviceError(`gemm: tile ${tile.name} exceeds the device's ${caps.maxWorkgroupMemory} bytes of workgroup ` +
-      `memory or ${caps.maxInvocations} invocations; choose a smaller tile`);
+    const limits = `${caps.maxWorkgroupMemory} bytes of workgroup memory, ${caps.maxInvocations} invocations`;
+    throw new DeviceError(`gemm: tile ${tile.name} exceeds the device (${limits}); choose a smaller tile`);
   }
   return { kind: 'tile', tile, ...cut(g.K, tile.bk, splits) };
 }

@@ -1,0 +1,40 @@
+import { bases, declare, elementType, loader, outputBindings, outputTypes, storer, storerKey } from './gemm-parts.ts';
+import type { Layout } from './gemm-parts.ts';
+import type { Kernel } from './gemm-tile-wgsl.ts';
+
+/** Rows and columns of C that a workgroup of `directKernel` makes. */
+export const DIRECT_TILE = 32;
+
+const range = [0, 1, 2, 3];
+
+/**
+ * The kernel of software adapters: 8×8 threads, each 4×4 of C in steps of four k, straight from storage. Without
+ * barriers their compilers need a second instead of many, and a CPU's caches do the work of workgroup memory.
+ */
+export function directKernel(g: Layout): Kernel {
+  const bindings = outputBindings(g, 'a', 'b');
+  const types = {
+    a: elementType(g.a.dtype, g.a.vec4),
+    b: elementType(g.b.dtype, g.b.vec4),
+    ...outputTypes(g),
+  };
+  const load = (x: 'a' | 'b', r: string, kContiguous: boolean) =>
+    range.map((i) => {
+      const at = kContiguous ? `${r} + ${i}u, k` : `${r}, k + ${i}u`;
+      return `    let ${x}${i} = load_${x}(${x}_base, ${at}, params.K);\n`;
+    });
+  const left = (m: number, k: number) => (g.transA ? `a${k}[${m}]` : `a${m}[${k}]`);
+  const right = (k: number) => (g.transB ? `vec4<f32>(b0[${k}], b1[${k}], b2[${k}], b3[${k}])` : `b${k}`);
+  const sums = range.flatMap((k) => range.map((m) => `    s${m} = fma(vec4<f32>(${left(m, k)}), r${k}, s${m});\n`));
+  const code =
+    declare(bindings, types) + loader('a', !g.transA, g.a.vec4) + loader('b', g.transB, g.b.vec4) + storer(g) +
+    '@compute @workgroup_size(8, 8)\nfn main(@builtin(global_invocation_id) id: vec3<u32>) {\n' +
+    `  let z = id.z;\n  let m = id.y * 4u;\n  let n = id.x * 4u;\n${bases('a', 'b', 'c')}` +
+    range.map((m) => `  var s${m} = vec4<f32>();\n`).join('') +
+    '  for (var k = 0u; k < params.K; k += 4u) {\n' +
+    [...load('a', 'm', !g.transA), ...load('b', 'n', g.transB)].join('') +
+    `${range.map((k) => `    let r${k} = ${right(k)};\n`).join('')}${sums.join('')}  }\n` +
+    range.map((m) => `  store_c(c_base, m + ${m}u, n, s${m});\n`).join('') + '}\n';
+  const operands = [types.a + (g.transA ? 'T' : ''), types.b + (g.transB ? 'T' : '')];
+  return { key: ['gemm', 'direct', ...operands, storerKey(g)].join('|'), code, bindings };
+}
