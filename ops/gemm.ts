@@ -102,7 +102,8 @@ export function gemmOnGpu<A>(
   operands: { a: GpuArg; b: GpuArg; bias?: GpuArg; c: GpuArg },
 ): Launch[] {
   const flags = (g.transA ? 1 : 0) + (g.transB ? 2 : 0) + (operands.bias ? 4 : 0) + (call.caps.software ? 8 : 0);
-  const key = `${flags}|${g.M},${g.N},${g.K},${g.batch},${g.strideA},${g.strideB}`;
+  let key = `${flags},${g.M},${g.N},${g.K}`;
+  if (g.batch[0] * g.batch[1] > 1) key += `,${g.batch},${g.strideA},${g.strideB}`;
   let plan = prepared.get(key);
   if (!plan) prepared.set(key, (plan = prepare(g, operands.bias !== undefined, call)));
   const scratch = plan.scratch > 0 ? call.scratch([plan.scratch]) : undefined;

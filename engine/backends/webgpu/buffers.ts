@@ -19,13 +19,50 @@ export function sizeClass(bytes: number): number {
   return Math.ceil(bytes / step) * step;
 }
 
+/** Idle buffers of one size as a binary heap: the one with the lowest id first. */
+class IdleHeap {
+  private readonly heap: GpuBuffer[] = [];
+
+  push(buffer: GpuBuffer): void {
+    const { heap } = this;
+    let i = heap.push(buffer) - 1;
+    for (let up = (i - 1) >> 1; i > 0 && heap[up].id > buffer.id; up = (i - 1) >> 1) {
+      heap[i] = heap[up];
+      i = up;
+    }
+    heap[i] = buffer;
+  }
+
+  pop(): GpuBuffer | undefined {
+    const { heap } = this;
+    const first = heap[0];
+    const last = heap.pop();
+    if (last === undefined || heap.length === 0) return first;
+    let i = 0;
+    for (let down = 1; down < heap.length; down = 2 * i + 1) {
+      if (down + 1 < heap.length && heap[down + 1].id < heap[down].id) down++;
+      if (heap[down].id > last.id) break;
+      heap[i] = heap[down];
+      i = down;
+    }
+    heap[i] = last;
+    return first;
+  }
+
+  all(): readonly GpuBuffer[] {
+    return this.heap;
+  }
+}
+
 /**
  * Hands out buffers and takes them back for reuse. Reuse is safe at once: everything runs in the order of one queue.
+ * Of the idle buffers the oldest goes first, so that a step that repeats gets the very same buffers in the same
+ * places, and with them the same cached bind groups.
  * With `poison`, what is handed out is filled with NaN, slack included, so that reading what nobody wrote shows.
  */
 export class BufferPool {
   readonly memory = new MemoryCounter();
-  private readonly idle = new Map<number, GpuBuffer[]>();
+  private readonly idle = new Map<number, IdleHeap>();
   private nextId = 1;
 
   constructor(
@@ -58,15 +95,15 @@ export class BufferPool {
 
   give(buffer: GpuBuffer): void {
     this.memory.freed(buffer.bytes);
-    const list = this.idle.get(buffer.capacity);
-    if (list) list.push(buffer);
-    else this.idle.set(buffer.capacity, [buffer]);
+    let idle = this.idle.get(buffer.capacity);
+    if (!idle) this.idle.set(buffer.capacity, (idle = new IdleHeap()));
+    idle.push(buffer);
   }
 
   /** Destroys all idle buffers. */
   trim(): void {
-    for (const list of this.idle.values()) {
-      for (const buffer of list) {
+    for (const idle of this.idle.values()) {
+      for (const buffer of idle.all()) {
         this.onDestroy(buffer);
         buffer.gpu.destroy();
         this.memory.reserved -= buffer.capacity;

@@ -21,14 +21,15 @@ export class Pipelines {
 
   constructor(private readonly device: GPUDevice) {
     this.paramLayout = device.createBindGroupLayout({
-      entries: [{ binding: 0, visibility: COMPUTE, buffer: { type: 'uniform', hasDynamicOffset: true } }],
+      entries: [{ binding: 0, visibility: COMPUTE, buffer: { type: 'uniform' } }],
     });
   }
 
-  paramGroup(buffer: GPUBuffer, size: number): GPUBindGroup {
+  /** The bind group of a range of the params buffer. */
+  paramGroup(buffer: GPUBuffer, offset: number, size: number): GPUBindGroup {
     return this.device.createBindGroup({
       layout: this.paramLayout,
-      entries: [{ binding: 0, resource: { buffer, size } }],
+      entries: [{ binding: 0, resource: { buffer, offset, size } }],
     });
   }
 

@@ -33,7 +33,8 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 
   private readonly pipelines: Pipelines;
   private readonly params: GPUBuffer;
-  private readonly paramGroup: GPUBindGroup;
+  /** One bind group a slot, made on first use: cheaper to set than one with a dynamic offset. */
+  private readonly paramGroups: GPUBindGroup[] = [];
   private readonly staging = new ArrayBuffer(PARAM_SLOT * SLOTS);
   private readonly stagingU32 = new Uint32Array(this.staging);
   private readonly stagingI32 = new Int32Array(this.staging);
@@ -41,6 +42,8 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   private used = 0;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
+  /** The pipeline that the open pass has set. */
+  private current: Compiled | null = null;
   private failure: Error | null = null;
   private timestamps: Timestamps | null = null;
   private readonly scratchInUse: GpuBuffer[] = [];
@@ -62,7 +65,6 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
       size: PARAM_SLOT * SLOTS,
       usage: GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST,
     });
-    this.paramGroup = this.pipelines.paramGroup(this.params, PARAM_SLOT);
     device.addEventListener?.('uncapturederror', (event) => {
       this.failure ??= new KernelError(this.pipelines.explain(event.error.message));
     });
@@ -195,7 +197,6 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 
   dispose(): void {
     this.failure ??= new DeviceLostError('this backend was disposed');
-    this.pool.trim();
     this.device.destroy();
   }
 
@@ -209,12 +210,14 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 
   private dispatch(launch: Launch, into: GPUComputePassEncoder = this.computePass()): void {
     const compiled = this.pipelines.compiled(launch.shader);
-    into.setPipeline(compiled.pipeline);
+    if (compiled !== this.current) into.setPipeline(compiled.pipeline);
+    this.current = compiled;
     into.setBindGroup(0, this.pipelines.bindGroup(compiled, launch.args));
     if (compiled.hasParams) {
       const slot = this.used++;
       this.stage(slot, launch.shader, launch.params!);
-      into.setBindGroup(1, this.paramGroup, [slot * PARAM_SLOT]);
+      this.paramGroups[slot] ??= this.pipelines.paramGroup(this.params, slot * PARAM_SLOT, PARAM_SLOT);
+      into.setBindGroup(1, this.paramGroups[slot]);
     }
     into.dispatchWorkgroups(launch.grid[0], launch.grid[1], launch.grid[2]);
     if (this.used === SLOTS) this.flush();
@@ -240,6 +243,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   private endPass(): void {
     this.pass?.end();
     this.pass = null;
+    this.current = null;
   }
 
   private timestampsFor(): Timestamps | null {
@@ -256,6 +260,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     const pass = this.encoder.beginComputePass({ timestampWrites: this.timestamps!.next(name, bytes) });
     for (const launch of launches) this.dispatch(launch, pass);
     pass.end();
+    this.current = null;
   }
 
   private check(): void {
@@ -276,5 +281,3 @@ function readCaps(device: GPUDevice, info: GPUAdapterInfo, description: string):
     software: /llvmpipe|lavapipe|swiftshader|basic render/i.test(description),
   };
 }
-
-export type { Compiled };
