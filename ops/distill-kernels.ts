@@ -1,0 +1,138 @@
+import { shader } from '../engine/backends/webgpu/launch.ts';
+import { FLAT_MAIN } from './flat.ts';
+import { LOG_SUMS } from './row-losses.ts';
+import { ROW_MAIN, ROW_WORKGROUP, ROWS } from './rows.ts';
+
+export type DistillKind = 'kl' | 'reverse' | 'jsd' | 'ce' | 'l2';
+
+/**
+ * log cosh(x), by its series near zero, where the logarithm would lose every digit.
+ * A student that has learned its teacher lives there.
+ */
+const LOG_COSH = /* wgsl */ `
+fn log_cosh(x: f32) -> f32 {
+  let a = abs(x);
+  let s = x * x;
+  let near = s * (0.5 - s * (0.083333333 - s * (0.022222222 - s * 0.0067460317)));
+  return select(a + log(1.0 + exp(-2.0 * a)) - 0.69314718, near, a < 0.25);
+}
+`;
+
+/**
+ * Terms of a row's (loss, aux) for each divergence, of a = log p_s and b = log p_t. Adding p_s − p_t, which sums to
+ * zero, makes every term of the KLs non-negative and cancels what rounding did to the two logsumexps.
+ */
+const TERMS = {
+  kl: 'vec2<f32>(scaled(q, b - a) + (p - q), 0.0)',
+  reverse: 'vec2<f32>(scaled(p, a - b) + (q - p), 0.0)',
+  jsd: 'vec2<f32>(scaled(0.5 * (p + q), log_cosh(0.5 * (a - b))), scaled(0.5 * p, log_cosh(0.5 * (a - b))))',
+} as const;
+
+const SCALED = /* wgsl */ `
+fn scaled(p: f32, x: f32) -> f32 { return select(p * x, 0.0, p == 0.0); }
+`;
+
+const DIVERGENCE = (kind: keyof typeof TERMS) => /* wgsl */ `
+  var sums = NOTHING;
+  for (var c = lane; c < params.columns; c += LANES) {
+    sums = join(sums, vec4<f32>(ss[base + c] * params.k, 1.0, ts[base + c] * params.k, 1.0));
+  }
+  let lse = log_sums(sums, local);
+  var terms = vec2<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    let a = ss[base + c] * params.k - lse.x;
+    let b = ts[base + c] * params.k - lse.y;
+    let p = exp(a);
+    let q = exp(b);
+    terms += ${TERMS[kind]};
+  }
+  let sum = row_sum2(terms, local);
+  let loss = sum.x;
+  let aux = ${kind === 'reverse' ? 'sum.x' : 'sum.y'};`;
+
+/** The teacher's argmax (the first of several) by the same tree, on values and places. */
+const ARGMAX = /* wgsl */ `
+  var sums = NOTHING;
+  var best = -1e38;
+  var place = params.columns;
+  for (var c = lane; c < params.columns; c += LANES) {
+    sums = join(sums, vec4<f32>(ss[base + c], 1.0, -1e30, 0.0));
+    if (ts[base + c] > best) { best = ts[base + c]; place = c; }
+  }
+  let lse = vec2<f32>(log_sums(sums, local).x, 0.0);
+  tree[local] = vec2<f32>(best, f32(place));
+  workgroupBarrier();
+  for (var step = LANES / 2u; step > 0u; step /= 2u) {
+    if (local % LANES < step) {
+      let a = tree[local];
+      let b = tree[local + step];
+      if (b.x > a.x || (b.x == a.x && b.y < a.y)) { tree[local] = b; }
+    }
+    workgroupBarrier();
+  }
+  let aux = min(tree[local - lane].y, f32(params.columns - 1u));
+  let loss = lse.x - ss[base + u32(aux)];`;
+
+const SQUARES = /* wgsl */ `
+  var squares = 0.0;
+  for (var c = lane; c < params.columns; c += LANES) {
+    let d = ss[base + c] - ts[base + c];
+    squares += d * d;
+  }
+  let loss = row_sum(squares, local);
+  let lse = vec2<f32>();
+  let aux = 0.0;`;
+
+/** Losses of rows and, in `stats`, (log Σ exp student, log Σ exp teacher, aux): what the backward needs. */
+export function distillForward(kind: DistillKind, lanes: number) {
+  return shader(`distill_loss.${kind}.${lanes}`, () => ({
+    reads: { ss: 'f32', ts: 'f32' },
+    writes: { losses: 'f32', stats: 'f32' },
+    params: { rows: 'u32', columns: 'u32', k: 'f32' },
+    constants: { WG: ROW_WORKGROUP, LANES: lanes },
+    code: /* wgsl */ `${ROWS}${LOG_SUMS}${SCALED}${LOG_COSH}
+${ROW_MAIN} {
+  let row = row_of(group, groups, local);
+  let lane = local % LANES;
+  let base = min(row, params.rows - 1u) * params.columns;
+  ${kind === 'ce' ? ARGMAX : kind === 'l2' ? SQUARES : DIVERGENCE(kind)}
+  if (row >= params.rows || lane > 0u) { return; }
+  losses[row] = loss;
+  stats[row * 3u] = lse.x;
+  stats[row * 3u + 1u] = lse.y;
+  stats[row * 3u + 2u] = aux;
+}`,
+  }));
+}
+
+/** The derivative of a row's loss by one logit of the student, of a = log p_s, b = log p_t and aux. */
+const SLOPES = {
+  kl: 'params.k * (p - q)',
+  reverse: 'params.k * scaled(p, a - b - aux)',
+  jsd: 'params.k * (scaled(p, 0.5 * log_cosh(0.5 * (a - b)) - aux) + 0.25 * (p - q))',
+  ce: 'p - select(0.0, 1.0, u32(aux) == c)',
+  l2: '2.0 * (ss[i] - ts[i])',
+} as const satisfies Record<DistillKind, string>;
+
+/** One invocation per logit. */
+export function distillBackward(kind: DistillKind, weighted: boolean) {
+  return shader(`distill_loss.backward.${kind}.${weighted}`, () => ({
+    reads: { ss: 'f32', ts: 'f32', stats: 'f32', factor: 'f32', dys: 'f32', ...(weighted ? { weights: 'f32' } : {}) },
+    writes: { dss: 'f32' },
+    params: { n: 'u32', columns: 'u32', k: 'f32' },
+    code: /* wgsl */ `${SCALED}${LOG_COSH}
+${FLAT_MAIN} {
+  let i = flat_index(group, groups, local, WG);
+  if (i >= params.n) { return; }
+  let row = i / params.columns;
+  let c = i - row * params.columns;
+  let a = ss[i] * params.k - stats[row * 3u];
+  let b = ts[i] * params.k - stats[row * 3u + 1u];
+  let aux = stats[row * 3u + 2u];
+  let p = exp(a);
+  let q = exp(b);
+  let w = factor[0] * dys[0]${weighted ? ' * weights[row]' : ''};
+  dss[i] = select(w * (${SLOPES[kind]}), 0.0, w == 0.0);
+}`,
+  }));
+}
