@@ -1,0 +1,54 @@
+import type { Chart } from './chart.ts';
+
+/** A value of a setting; lists and objects are shown as JSON. */
+export type Setting = string | number | boolean | null | readonly Setting[] | { readonly [key: string]: Setting };
+
+/** Shares of right answers by question kind. */
+export interface AccuracyRow {
+  readonly name: string;
+  /** What the row is: published numbers stand apart from those that were measured here. */
+  readonly source: 'teacher' | 'student' | 'before' | 'published';
+  /** 0…1 by kind; a kind that is not there was not measured. */
+  readonly scores: Readonly<Record<string, number>>;
+}
+
+export interface AccuracyTable {
+  /** Question kinds, in the order of the columns. */
+  readonly kinds: readonly string[];
+  /** Questions asked of each kind. */
+  readonly counts: Readonly<Record<string, number>>;
+  readonly rows: readonly AccuracyRow[];
+}
+
+/** A test question with what was answered. */
+export interface ReportSample {
+  /** A `data:image/png;base64,` or jpeg URI. */
+  readonly image: string;
+  readonly kind: string;
+  readonly question: string;
+  readonly gold: string;
+  /** Answers by model, in order. */
+  readonly answers: readonly { readonly model: string; readonly text: string }[];
+}
+
+/** A number to show large. */
+export interface Headline {
+  readonly label: string;
+  readonly value: string;
+  readonly note?: string;
+}
+
+/** All that a report shows. */
+export interface ReportData {
+  readonly title: string;
+  readonly summary?: string;
+  /** What was run, to run it again. */
+  readonly command?: string;
+  readonly created?: Date;
+  readonly headlines?: readonly Headline[];
+  readonly accuracy?: AccuracyTable;
+  readonly curves: readonly Chart[];
+  readonly samples: readonly ReportSample[];
+  readonly settings: Readonly<Record<string, Setting>>;
+  readonly environment: Readonly<Record<string, string>>;
+}

@@ -1,0 +1,147 @@
+import { ArgumentError } from '../../../engine/errors.ts';
+import { renderChart } from './chart.ts';
+import type { AccuracyRow, AccuracyTable, Headline, ReportData, ReportSample, Setting } from './data.ts';
+import { html, type Html, raw } from './html.ts';
+import style from './report.css';
+
+export type { Chart, Series } from './chart.ts';
+export { curvesOf, type LoggedRun } from './curves.ts';
+export type * from './data.ts';
+
+/** The file may load nothing: even a hole in the escaping would reach no network and run no script. */
+const POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
+
+const IMAGE = /^data:image\/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}$/;
+
+/**
+ * A report as one HTML file that needs no network and no script.
+ * @throws ArgumentError for a sample's image that is no data URI of a PNG or JPEG
+ */
+export function renderReport(data: ReportData): string {
+  const sections: [id: string, title: string, body: Html][] = [];
+  if (data.accuracy) sections.push(['accuracy', 'Accuracy', accuracy(data.accuracy)]);
+  if (data.curves.length > 0) sections.push(['curves', 'Curves', html`<div class="charts">${data.curves.map(renderChart)}</div>`]);
+  if (data.samples.length > 0) sections.push(['samples', 'Samples', samples(data.samples)]);
+  sections.push(['settings', 'Settings', definitions(flatten(data.settings))]);
+  sections.push(['environment', 'Environment', definitions(Object.entries(data.environment))]);
+  return html`<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="${POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>${data.title}</title>
+<style>${raw(style)}</style>
+</head>
+<body>
+<header>
+<p class="brand">matvlm report</p>
+<h1>${data.title}</h1>
+${data.summary && html`<p class="summary">${data.summary}</p>`}
+${data.command && html`<pre><code>${data.command}</code></pre>`}
+${data.headlines && headlines(data.headlines)}
+<nav aria-label="Sections">${sections.map(([id, title]) => html`<a href="#${id}">${title}</a>`)}</nav>
+</header>
+<main>
+${sections.map(([id, title, body]) => html`<section id="${id}" aria-labelledby="${id}-title"><h2 id="${id}-title">${title}</h2>${body}</section>`)}
+</main>
+<footer>${data.created && html`<p>Made <time datetime="${data.created.toISOString()}">${when(data.created)}</time>. This file needs no network.</p>`}</footer>
+</body>
+</html>
+`.text;
+}
+
+const when = (date: Date): string => `${date.toISOString().slice(0, 16).replace('T', ' ')} UTC`;
+
+function headlines(list: readonly Headline[]): Html {
+  const tile = ({ label, value, note }: Headline) =>
+    html`<div><dt>${label}</dt><dd>${value}${note && html`<small>${note}</small>`}</dd></div>`;
+  return html`<dl class="headlines">${list.map(tile)}</dl>`;
+}
+
+function accuracy(table: AccuracyTable): Html {
+  const measured = table.rows.filter((row) => row.source !== 'published');
+  const published = table.rows.filter((row) => row.source === 'published');
+  const teacher = table.rows.find((row) => row.source === 'teacher');
+  const head = table.kinds.map((kind) => html`<th scope="col">${kind}${countOf(table, kind)}</th>`);
+  const row = (r: AccuracyRow) =>
+    html`<tr class="${r.source}"><th scope="row">${r.name}</th>${table.kinds.map((kind) => score(r, kind, teacher))}</tr>`;
+  const group = (title: string, rows: readonly AccuracyRow[]) =>
+    rows.length > 0 &&
+    html`<tbody><tr class="group"><th scope="rowgroup" colspan="${table.kinds.length + 1}">${title}</th></tr>${rows.map(row)}</tbody>`;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Accuracy by question kind"><table class="accuracy">
+<caption>Share of answers that equal the right one word for word, in percent; for students, the points between them and the teacher.${margins(table)}</caption>
+<thead><tr><th scope="col">Model</th>${head}</tr></thead>
+${group('Measured here', measured)}
+${group('Published by others', published)}
+</table></div>`;
+}
+
+function countOf({ counts }: AccuracyTable, kind: string): Html | false {
+  return kind in counts && html`<small>${counts[kind].toLocaleString('en-US')} questions</small>`;
+}
+
+/** How far chance alone can move a score of 90 %: the half width of its 95 % interval. */
+function margins({ kinds, counts }: AccuracyTable): string {
+  const each = kinds
+    .filter((kind) => counts[kind] > 0)
+    .map((kind) => `±${(196 * Math.sqrt(0.09 / counts[kind])).toFixed(1)} for ${kind}`);
+  return each.length > 0 ? ` Chance alone moves a score near 90 by ${each.join(', ')} (95 %).` : '';
+}
+
+function score(row: AccuracyRow, kind: string, teacher: AccuracyRow | undefined): Html {
+  const value = row.scores[kind];
+  if (value === undefined) return html`<td class="none"><span aria-label="not measured">–</span></td>`;
+  const target = teacher?.scores[kind];
+  const compared = target !== undefined && (row.source === 'student' || row.source === 'before');
+  const width = Math.round(1000 * Math.max(0, Math.min(1, value))) / 10;
+  return html`<td><span class="score">${(value * 100).toFixed(1)}</span>${compared && html` <small>${points(value - target)}</small>`}<svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect width="100" height="4"/><rect class="fill" width="${width}" height="4"/></svg></td>`;
+}
+
+function points(difference: number): string {
+  const rounded = (Math.abs(difference) * 100).toFixed(1);
+  if (rounded === '0.0') return '±0.0';
+  return `${difference < 0 ? '−' : '+'}${rounded}`;
+}
+
+/** Samples by image: one card for each, with all that was asked about it. */
+function samples(list: readonly ReportSample[]): Html {
+  const byImage = new Map<string, ReportSample[]>();
+  for (const sample of list) byImage.set(sample.image, [...(byImage.get(sample.image) ?? []), sample]);
+  return html`<div class="samples">${[...byImage].map(([image, asked], i) => sampleCard(image, asked, i + 1))}</div>`;
+}
+
+function sampleCard(image: string, asked: readonly ReportSample[], number: number): Html {
+  if (!IMAGE.test(image)) {
+    throw new ArgumentError(`sample ${number}: its image is no data URI of a PNG or JPEG: ${image.slice(0, 40)}`);
+  }
+  const models = asked[0].answers.map((a) => a.model);
+  return html`<article class="sample" aria-label="Sample ${number}">
+<img src="${image}" alt="Image of sample ${number}" width="150" height="150">
+<div class="scroll"><table>
+<thead><tr><th scope="col">Question</th><th scope="col">Right answer</th>${models.map((m) => html`<th scope="col">${m}</th>`)}</tr></thead>
+<tbody>${asked.map((s) => html`<tr><th scope="row">${s.question}<small>${s.kind}</small></th><td>${s.gold}</td>${s.answers.map((a) => answer(a.text, s.gold))}</tr>`)}</tbody>
+</table></div>
+</article>`;
+}
+
+function answer(text: string, gold: string): Html {
+  const right = text.trim() === gold.trim();
+  const [sign, word, kind] = right ? ['✓', 'right', 'right'] : ['✗', 'wrong', 'wrong'];
+  return html`<td class="${kind}"><span class="verdict" role="img" aria-label="${word}">${sign}</span> ${text === '' ? '(nothing)' : text}</td>`;
+}
+
+/** Nested settings as dotted names. */
+function flatten(settings: Readonly<Record<string, Setting>>, prefix = ''): [string, string][] {
+  return Object.entries(settings).flatMap(([key, value]): [string, string][] => {
+    if (value !== null && typeof value === 'object' && !Array.isArray(value)) {
+      return flatten(value as Record<string, Setting>, `${prefix}${key}.`);
+    }
+    return [[prefix + key, typeof value === 'string' ? value : JSON.stringify(value)]];
+  });
+}
+
+function definitions(entries: readonly (readonly [string, string])[]): Html {
+  return html`<dl class="values">${entries.map(([key, value]) => html`<div><dt>${key}</dt><dd>${value}</dd></div>`)}</dl>`;
+}

@@ -1,0 +1,183 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ArgumentError } from '../engine/errors.ts';
+import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
+import { pngDataUri } from '../models/matvlm/node/encode-png.ts';
+import { label, renderChart } from '../models/matvlm/report/chart.ts';
+import { curvesOf } from '../models/matvlm/report/curves.ts';
+import { escapeHtml, html, raw } from '../models/matvlm/report/html.ts';
+import { renderReport, type ReportData } from '../models/matvlm/report/report.ts';
+import { linearScale, logScale, niceTicks } from '../models/matvlm/report/scale.ts';
+
+const EVIL = `</style></title><script>alert(1)</script><img src=x onerror='a()'>" & \0 \x1b[31m`;
+const image = await pngDataUri(new SortOfClevr('test').get(0).image() as never);
+
+const data = (text: string): ReportData => ({
+  title: text,
+  summary: text,
+  command: text,
+  created: new Date(Date.UTC(2026, 0, 2, 3, 4)),
+  headlines: [{ label: text, value: text, note: text }],
+  accuracy: {
+    kinds: [`non-relational ${text}`, 'relational'],
+    counts: { relational: 2000 },
+    rows: [
+      { name: `teacher ${text}`, source: 'teacher', scores: { relational: 0.951 } },
+      { name: `student ${text}`, source: 'student', scores: { relational: 0.9304 } },
+      { name: `paper ${text}`, source: 'published', scores: { relational: 0.94 } },
+    ],
+  },
+  curves: [{ title: text, xLabel: text, yLabel: text, series: [{ name: text, points: [[0, 1], [1, 0.5]] }] }],
+  samples: [
+    {
+      image,
+      kind: text,
+      question: text,
+      gold: 'circle',
+      answers: [
+        { model: text, text: 'circle' },
+        { model: 'student', text },
+      ],
+    },
+  ],
+  settings: { [text]: text, nested: { deep: { list: [1, text] }, on: true, none: null } },
+  environment: { [text]: text },
+});
+
+const report = suite('report');
+
+report('escapes everything that it is given', () => {
+  const plain = renderReport(data('plain'));
+  const evil = renderReport(data(EVIL));
+  for (const tag of ['script', 'img', 'style', 'title', 'a', 'section', 'td']) {
+    const count = (text: string) => text.split(new RegExp(`<${tag}[\\s>]`)).length;
+    assert.is(count(evil), count(plain), `<${tag}>`);
+  }
+  assert.not.match(evil.replace(/"[^"]*"/g, '""'), /<[^>]*\sonerror/, 'no attribute may be left');
+  assert.not.match(evil, '\0');
+  assert.not.match(evil, '\x1b');
+  assert.match(evil, '&lt;script&gt;alert(1)');
+  assert.is(escapeHtml(`<&>"'`), '&lt;&amp;&gt;&quot;&#39;');
+  assert.is(html`<i>${'<'}${raw('<b>')}${[html`${1}`, null, false]}</i>`.text, '<i>&lt;<b>1</i>');
+});
+
+report('needs no network and no script', () => {
+  const text = renderReport(data('https'));
+  assert.not.match(text, /(https?:)?\/\/[a-z0-9]/i);
+  assert.not.match(text, /<(script|link|iframe|object|embed|base)\b|@import|url\(/i);
+  for (const [, where] of text.matchAll(/(?:src|href)="([^"]*)"/g)) assert.match(where, /^(#|data:image\/png;base64,)/);
+  assert.match(text, 'content="default-src &#39;none&#39;;');
+});
+
+report('refuses an image that is no data URI', () => {
+  for (const bad of ['http://x.example/a.png', 'data:text/html;base64,AAAA', 'data:image/svg+xml;base64,AAAA', `${image}" onload="x`]) {
+    const changed = data('x');
+    assert.throws(
+      () => renderReport({ ...changed, samples: [{ ...changed.samples[0], image: bad }] }),
+      (e: Error) => e instanceof ArgumentError && /sample 1/.test(e.message),
+    );
+  }
+});
+
+report('marks right and wrong in words and signs, and compares students with their teacher', () => {
+  const text = renderReport(data('plain'));
+  assert.match(text, /<td class="right"><span class="verdict" role="img" aria-label="right">✓<\/span> circle/);
+  assert.match(text, /<td class="wrong"><span class="verdict" role="img" aria-label="wrong">✗<\/span> plain/);
+  assert.match(text, /93\.0<\/span> <small>−2\.1<\/small>/);
+  assert.match(text, 'Published by others');
+  assert.match(text, '±1.3 for relational');
+  assert.match(text, 'aria-label="not measured"');
+  assert.match(text, /<dt>nested\.deep\.list<\/dt><dd>\[1,&quot;plain&quot;\]/);
+  assert.match(text, '2026-01-02 03:04 UTC');
+});
+
+report('has headings, landmarks and labels in order, every id once and every anchor a target', () => {
+  const text = renderReport(data('plain'));
+  assert.is(text.split('<h1>').length, 2);
+  const ids = [...text.matchAll(/\sid="([^"]+)"/g)].map((m) => m[1]);
+  assert.is(new Set(ids).size, ids.length);
+  for (const [, to] of text.matchAll(/href="#([^"]+)"/g)) assert.ok(ids.includes(to), to);
+  for (const [tag] of text.matchAll(/<svg[^>]*>/g)) assert.match(tag, /role="img" aria-label=|aria-hidden="true"/);
+  for (const [tag] of text.matchAll(/<img[^>]*>/g)) assert.match(tag, / alt="/);
+  assert.match(text, '<html lang="en">');
+});
+
+report('works with as little as a title and settings', () => {
+  const text = renderReport({ title: 't', curves: [], samples: [], settings: {}, environment: {} });
+  assert.match(text, '<h1>t</h1>');
+  assert.not.match(text, 'undefined');
+});
+report.run();
+
+const charts = suite('charts');
+
+charts('draw each series from its first to its last point', () => {
+  const points = [[0, 10], [50, 5], [100, 0]] as const;
+  const text = renderChart({ title: 'c', xLabel: 'step', yLabel: 'loss', series: [{ name: 's', points }] }).text;
+  const path = /<path d="([^"]+)"/.exec(text)![1];
+  assert.is(path, 'M72 12L349 140L626 268');
+  assert.match(text, 's goes from 10 to 0');
+});
+
+charts('leave out what is not finite, and say so where nothing is left', () => {
+  const points = [[0, NaN], [1, Infinity], [2, 3], [3, 4]] as const;
+  const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series: [{ name: 's', points }] }).text;
+  assert.not.match(text, /NaN|Infinity/);
+  assert.match(renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series: [] }).text, 'Nothing was measured');
+  const one = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', log: true, series: [{ name: 's', points: [[5, 5]] }] });
+  assert.not.match(one.text, /NaN|Infinity/);
+});
+
+charts('stay small however long a run was, and keep its mean', () => {
+  const points = Array.from({ length: 50_000 }, (_, i) => [i, i % 2] as const);
+  const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series: [{ name: 's', points }] }).text;
+  assert.ok(text.length < 20_000, `${text.length}`);
+  assert.match(text, 's goes from 0.5 to 0.5');
+});
+
+charts('tell series apart without colour', () => {
+  const series = ['a', 'b', 'c'].map((name, i) => ({ name, points: [[0, i], [1, i + 1]] as const }));
+  const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series }).text;
+  const dashes = [...text.matchAll(/<path d="[^"]+" stroke-dasharray="([^"]+)"\/>\n/g)].map((m) => m[1]);
+  assert.is(new Set(dashes).size, 3);
+});
+
+charts('scales have round ticks around their values', () => {
+  assert.equal(niceTicks(0, 1, 5), [0, 0.2, 0.4, 0.6, 0.8, 1]);
+  const linear = linearScale(3, 97, 0, 100, 5);
+  assert.equal(linear.ticks, [0, 20, 40, 60, 80, 100]);
+  assert.is(linear.at(50), 50);
+  const log = logScale(0.03, 40, 0, 100);
+  assert.ok(log.ticks[0] <= 0.03 && log.ticks.at(-1)! >= 40);
+  assert.ok(Math.abs(log.at(log.ticks[0])) < 1e-9 && Math.abs(log.at(log.ticks.at(-1)!) - 100) < 1e-9);
+  for (const value of [1e-9, 0.001, 0.5, 1, 1e5, 1e9]) {
+    const { ticks } = logScale(value, value * 1.01, 0, 1);
+    assert.ok(ticks.length >= 2 && ticks[0] <= value && ticks.at(-1)! >= value * 1.01, `${value}: ${ticks}`);
+  }
+  assert.is(label(0.123456), '0.123');
+  assert.is(label(0.9567, true), '95.7 %');
+  assert.is(label(2e-4), '2e-4');
+});
+
+charts('come from the logs of runs, one line a run', () => {
+  const runs = ['from attention', 'random'].map((name, i) => ({
+    name,
+    lines: [
+      { step: 1, 'train/loss': 3 + i, 'train/kl': 2, lr: 1e-3 },
+      { step: 2, 'train/loss': 'NaN', 'train/kl': 1, 'eval/accuracy/relational': 0.5 },
+    ],
+  }));
+  const made = curvesOf(runs);
+  assert.equal(made.map((c) => c.title), [
+    'Total loss',
+    'Kullback–Leibler divergence to the teacher',
+    'Accuracy, relational',
+    'Learning rate',
+  ]);
+  assert.equal(made[0].series, [
+    { name: 'from attention', points: [[1, 3]] },
+    { name: 'random', points: [[1, 4]] },
+  ]);
+  assert.is(made[2].percent, true);
+});
+charts.run();
