@@ -86,7 +86,8 @@ test('infinities, NaN, zeros and subnormals', () => {
       const fround = Float32Array.from(x);
       const want = Array.from(fround, (v) => Math.fround(TABLE[name].f(v)) + 0);
       if (name === 'gelu_tanh') want[1] = NaN; // −∞·0, as the formula has it
-      close(name, m.read(y, x.length).map((v) => v + 0), want, 1e-5, 1e-44);
+      // all but exp itself may flush what is subnormal
+      close(name, m.read(y, x.length).map((v) => v + 0), want, 1e-5, name === 'exp' ? 1e-44 : 1.2e-38);
       m.finish(name);
     }
   }

@@ -33,42 +33,56 @@ INLINE const float *tap_row(const Conv *s, size_t l, size_t k) {
   return s->initial ? s->initial + at * s->channels : 0;
 }
 
-// Token-major, one token: its K rows of taps, then bias + Σ w·x of four channels (or the last `left`).
+// Token-major: rows of channels and the rows of weights that they are multiplied by.
 typedef struct {
   const float *row[MAX_WIDTH], *w[MAX_WIDTH];
   size_t taps;
 } Taps;
 
+INLINE void add_tap(Taps *t, const float *row, const float *w) {
+  t->row[t->taps] = row;
+  t->w[t->taps++] = w;
+}
+
 INLINE Taps taps_of(const Conv *s, size_t l) {
   Taps t = {.taps = 0};
   for (size_t k = 0; k < s->width; k++) {
     const float *row = tap_row(s, l, k);
-    if (!row) continue;
-    t.row[t.taps] = row;
-    t.w[t.taps++] = s->w + k * s->channels;
+    if (row) add_tap(&t, row, s->w + k * s->channels);
   }
   return t;
 }
 
-INLINE f4 token_pre(const Conv *s, const Taps *t, size_t c, size_t left) {
-  f4 pre = s->bias ? ld_upto(s->bias + c, left) : zero4();
-  if (t->taps == 4 && left >= 4) {  // the usual width, unrolled
-    pre = fma4(ld(t->w[0] + c), ld(t->row[0] + c), pre);
-    pre = fma4(ld(t->w[1] + c), ld(t->row[1] + c), pre);
-    pre = fma4(ld(t->w[2] + c), ld(t->row[2] + c), pre);
-    return fma4(ld(t->w[3] + c), ld(t->row[3] + c), pre);
+// bias + Σ w·row, then the activation, or with dy its slope times dy.
+INLINE f4 finish4(f4 pre, const float *dy, size_t left, int silu) {
+  return dy ? dact4(pre, ld_upto(dy, left), silu) : act4(pre, silu);
+}
+
+// One row of channels; the usual four taps have a loop of their own.
+INLINE void sum_taps(const Taps *t, const float *bias, const float *dy, int silu, size_t channels, float *to) {
+  size_t c = 0;
+  if (t->taps == 4) {
+    const float *r0 = t->row[0], *r1 = t->row[1], *r2 = t->row[2], *r3 = t->row[3];
+    const float *w0 = t->w[0], *w1 = t->w[1], *w2 = t->w[2], *w3 = t->w[3];
+    for (; c + 4 <= channels; c += 4) {
+      f4 pre = fma4(ld(w0 + c), ld(r0 + c), bias ? ld(bias + c) : zero4());
+      pre = fma4(ld(w1 + c), ld(r1 + c), pre);
+      f4 rest = fma4(ld(w3 + c), ld(r3 + c), mul4(ld(w2 + c), ld(r2 + c)));
+      st(to + c, finish4(add4(pre, rest), dy ? dy + c : 0, 4, silu));
+    }
   }
-  for (size_t k = 0; k < t->taps; k++) pre = fma4(ld_upto(t->w[k] + c, left), ld_upto(t->row[k] + c, left), pre);
-  return pre;
+  for (; c < channels; c += 4) {
+    size_t left = channels - c;
+    f4 pre = bias ? ld_upto(bias + c, left) : zero4();
+    for (size_t k = 0; k < t->taps; k++) pre = fma4(ld_upto(t->w[k] + c, left), ld_upto(t->row[k] + c, left), pre);
+    st_upto(to + c, left, finish4(pre, dy ? dy + c : 0, left, silu));
+  }
 }
 
 NOINLINE void tokens_forward(const Conv *s, float *y) {
   for (size_t l = 0; l < s->length; l++, y += s->channels) {
     Taps t = taps_of(s, l);
-    for (size_t c = 0; c < s->channels; c += 4) {
-      size_t left = s->channels - c;
-      st_upto(y + c, left, act4(token_pre(s, &t, c, left), s->silu));
-    }
+    sum_taps(&t, s->bias, 0, s->silu, s->channels, y);
   }
 }
 
@@ -128,37 +142,29 @@ void EXPORT(causal_conv1d)(const float *x, const float *w, const float *bias, co
 NOINLINE void tokens_slopes(const Conv *s, const float *dy, float *g) {
   for (size_t l = 0; l < s->length; l++, dy += s->channels, g += s->channels) {
     Taps t = taps_of(s, l);
-    for (size_t c = 0; c < s->channels; c += 4) {
-      size_t left = s->channels - c;
-      st_upto(g + c, left, dact4(token_pre(s, &t, c, left), ld_upto(dy + c, left), s->silu));
-    }
+    sum_taps(&t, s->bias, dy, s->silu, s->channels, g);
   }
 }
 
 // Gradient of column `at`: Σ_k w[k]·g[at − k].
 NOINLINE void tokens_column(const Conv *s, const float *g, size_t at, float *to) {
-  row_zero(to, s->channels);
-  for (size_t k = 0; k < s->width; k++) {
-    if (at < k || at - k >= s->length) continue;
-    const float *w = s->w + k * s->channels, *row = g + (at - k) * s->channels;
-    for (size_t c = 0; c < s->channels; c += 4) {
-      size_t left = s->channels - c;
-      f4 sum = fma4(ld_upto(w + c, left), ld_upto(row + c, left), ld_upto(to + c, left));
-      st_upto(to + c, left, sum);
-    }
-  }
+  Taps t = {.taps = 0};
+  for (size_t k = 0; k < s->width && k <= at; k++)
+    if (at - k < s->length) add_tap(&t, g + (at - k) * s->channels, s->w + k * s->channels);
+  sum_taps(&t, 0, 0, 0, s->channels, to);
 }
 
+// dw[k] += g·(the row that tap k reads), db += g.
 NOINLINE void tokens_weights(const Conv *s, const float *g, float *dw, float *db) {
   for (size_t l = 0; l < s->length; l++, g += s->channels) {
     if (db) row_axpy(g, db, s->channels, 1.0f);
     for (size_t k = 0; dw && k < s->width; k++) {
       const float *row = tap_row(s, l, k);
+      if (!row) continue;
       float *to = dw + k * s->channels;
-      for (size_t c = 0; row && c < s->channels; c += 4) {
-        size_t left = s->channels - c;
-        st_upto(to + c, left, fma4(ld_upto(g + c, left), ld_upto(row + c, left), ld_upto(to + c, left)));
-      }
+      size_t c = 0;
+      for (; c + 4 <= s->channels; c += 4) st(to + c, fma4(ld(g + c), ld(row + c), ld(to + c)));
+      for (; c < s->channels; c++) to[c] += g[c] * row[c];
     }
   }
 }

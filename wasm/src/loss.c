@@ -37,7 +37,7 @@ void EXPORT(cross_entropy_backward)(const float *logits, const int32_t *targets,
 // Terms of Σ p_t·(ln p_t − ln p_s), p = softmax(logits·k), for four columns; both logits' logsumexp are known.
 INLINE f4 kl_terms(f4 s, f4 t, f4 k, f4 ls, f4 lt) {
   f4 log_t = sub4(mul4(t, k), lt), log_s = sub4(mul4(s, k), ls);
-  return mul4(exp4(log_t), sub4(log_t, log_s));
+  return mul4(exp_neg4(log_t), sub4(log_t, log_s));
 }
 
 // KL(teacher ‖ student) a row at temperature 1/k. lse_s, lse_t [rows] are for the backward.
@@ -63,8 +63,8 @@ void EXPORT(kl_div_backward)(const float *student, const float *teacher, const f
   for (size_t r = 0; r < rows; r++, student += n, teacher += n, dstudent += n) {
     f4 ls = splat(lse_s[r]), lt = splat(lse_t[r]);
     for (size_t i = 0; i < n; i += 4) {
-      f4 s = exp4(sub4(mul4(ld_upto(student + i, n - i), kv), ls));
-      f4 t = exp4(sub4(mul4(ld_upto(teacher + i, n - i), kv), lt));
+      f4 s = exp_neg4(sub4(mul4(ld_upto(student + i, n - i), kv), ls));
+      f4 t = exp_neg4(sub4(mul4(ld_upto(teacher + i, n - i), kv), lt));
       st_upto(dstudent + i, n - i, mul4(factor, sub4(s, t)));
     }
   }

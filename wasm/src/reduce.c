@@ -92,9 +92,9 @@ void EXPORT(log_softmax_backward)(const float *y, const float *dy, float *dx, si
   for (size_t r = 0; r < rows; r++, y += n, dy += n, dx += n) {
     f4 sum = splat(row_sum(dy, n));
     size_t i = 0;
-    for (; i + 4 <= n; i += 4) st(dx + i, sub4(ld(dy + i), mul4(exp4(ld(y + i)), sum)));
+    for (; i + 4 <= n; i += 4) st(dx + i, sub4(ld(dy + i), mul4(exp_neg4(ld(y + i)), sum)));
     if (i < n) {
-      f4 e = exp4(ld_part(y + i, n - i, 0.0f));
+      f4 e = exp_neg4(ld_part(y + i, n - i, 0.0f));
       st_part(dx + i, n - i, sub4(ld_part(dy + i, n - i, 0.0f), mul4(e, sum)));
     }
   }

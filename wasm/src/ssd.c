@@ -78,7 +78,7 @@ INLINE void discretise(const float *raw, size_t stride, float bias, float A, siz
     for (size_t i = 0; i < 4 && i < left; i++) lanes[i] = raw[(t + i) * stride] + bias;
     f4 d = softplus4(ld(lanes));
     st_upto(dt + t, left, d);
-    st_upto(a + t, left, exp4(mul4(d, splat(A))));
+    st_upto(a + t, left, exp_neg4(mul4(d, splat(A))));
   }
 }
 

@@ -27,7 +27,7 @@ INLINE f4 dgelu_tanh4(f4 x) {
 }
 
 INLINE f4 dgelu4(f4 x) {
-  f4 density = mul4(exp4(mul4(mul4(x, x), c4(-0.5f))), c4(0.39894228040143267794f));
+  f4 density = mul4(exp_neg4(mul4(mul4(x, x), c4(-0.5f))), c4(0.39894228040143267794f));
   f4 c = wasm_f32x4_max(wasm_f32x4_min(x, c4(1e30f)), c4(-1e30f));
   return fma4(c, density, normal_cdf4(x));
 }
@@ -73,7 +73,7 @@ UNARY(silu, silu4(x), dsilu4(x))
 UNARY(softplus, softplus4(x), sigmoid4(x))
 UNARY(gelu, mul4(x, normal_cdf4(x)), dgelu4(x))
 UNARY(gelu_tanh, gelu_tanh4(x), dgelu_tanh4(x))
-UNARY(erf, erf4(x), mul4(c4(1.1283791670955126f), exp4(wasm_f32x4_neg(mul4(x, x)))))
+UNARY(erf, erf4(x), mul4(c4(1.1283791670955126f), exp_neg4(wasm_f32x4_neg(mul4(x, x)))))
 UNARY(square, mul4(x, x), add4(x, x))
 UNARY(sqrt, wasm_f32x4_sqrt(x), div4(c4(0.5f), y))
 UNARY(rsqrt, div4(c4(1.0f), wasm_f32x4_sqrt(x)), mul4(c4(-0.5f), div4(y, x)))
