@@ -79,6 +79,11 @@ export const crossEntropyOp = /* @__PURE__ */ defineOp<CrossEntropyAttrs>({
       finishLaunch(losses, counts, loss, factor, FINISH),
     ];
   },
+  wasm({ inputs: [logits, labels], outputs: [loss, lse, factor], attrs: { ignoreIndex }, k }) {
+    const sizes = [labels.size, logits.shape.at(-1)!, ignoreIndex] as const;
+    k.cross_entropy(logits.ptr, labels.ptr, loss.ptr, lse.ptr, factor.ptr, ...sizes);
+    return true;
+  },
   saves: { inputs: [0, 1], outputs: [1, 2] },
   backward: ({ needs, input, output, grads, attrs }) => [
     needs[0] ? apply1(crossEntropyBackward, [input(0), input(1), output(1), output(2), grads[0]!], attrs) : null,
@@ -117,6 +122,11 @@ ${FLAT_MAIN} {
     }));
     const params = [dx.size, logits.shape.at(-1)!, ignoreIndex];
     return [flatLaunch(kernel, [logits, labels, lse, factor, dy, dx], params, dx.size)];
+  },
+  wasm({ inputs: [logits, labels, lse, factor, dy], outputs: [dx], attrs: { ignoreIndex }, k }) {
+    const sizes = [labels.size, logits.shape.at(-1)!, ignoreIndex] as const;
+    k.cross_entropy_backward(logits.ptr, labels.ptr, lse.ptr, factor.ptr, dy.ptr, dx.ptr, ...sizes);
+    return true;
   },
 });
 

@@ -147,6 +147,14 @@ export const distillLossOp = /* @__PURE__ */ defineOp<DistillOptions>({
       finishLaunch(losses, weights ?? null, loss, factor, finish(attrs, batchOf(student.shape))),
     ];
   },
+  wasm({ inputs: [student, teacher, weights], outputs: [loss, factor, stats], attrs, k }) {
+    if (attrs.kind !== 'kl') return false;
+    const n = student.shape.at(-1)!;
+    const end = finish(attrs, batchOf(student.shape));
+    const args = [student.ptr, teacher.ptr, weights?.ptr ?? 0, loss.ptr, factor.ptr, stats.ptr] as const;
+    k.kl_div(...args, student.size / n, n, inverse(attrs), end.factor, Number(end.byWeight));
+    return true;
+  },
   saves: { inputs: [0, 1, 2], outputs: [1, 2] },
   backward({ needs, inputSpecs, input, output, grads, attrs }) {
     const weights = inputSpecs.length > 2 ? [input(2)] : [];
@@ -172,6 +180,13 @@ const distillLossBackward = /* @__PURE__ */ defineOp<DistillOptions>({
   webgpu({ inputs, outputs: [ds], attrs }) {
     const kernel = distillBackward(attrs.kind, inputs.length > 5);
     return [flatLaunch(kernel, [...inputs, ds], [ds.size, ds.shape.at(-1)!, inverse(attrs)], ds.size)];
+  },
+  wasm({ inputs: [student, teacher, stats, factor, dy, weights], outputs: [ds], attrs, k }) {
+    if (attrs.kind !== 'kl') return false;
+    const n = ds.shape.at(-1)!;
+    const args = [student.ptr, teacher.ptr, stats.ptr, factor.ptr, dy.ptr, weights?.ptr ?? 0, ds.ptr] as const;
+    k.kl_div_backward(...args, ds.size / n, n, inverse(attrs));
+    return true;
   },
 });
 

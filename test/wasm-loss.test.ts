@@ -17,38 +17,62 @@ test('cross_entropy and its gradient, ignored rows among them', () => {
     const e = m.kernels.exports;
     for (const [rows, n] of SHAPES) {
       const logits = random(rows * n, n, 6);
-      const targets = Int32Array.from({ length: rows }, (_, r) => (r % 3 === 1 ? IGNORE : (r * 7) % n));
-      const [x, t, loss, lse, dx] = [m.put(logits), m.put(targets), m.out(rows), m.out(rows), m.out(rows * n)];
-      e.cross_entropy(x, t, loss, lse, rows, n, IGNORE);
-      e.cross_entropy_backward(x, t, lse, dx, rows, n, IGNORE, 0.25);
-      const f: Reference = (v) =>
-        rowsOf(v, n).map((row, r) => (targets[r] === IGNORE ? 0 : -logSoftmax(row)[targets[r]]));
-      close('cross_entropy', m.read(loss, rows), f(Array.from(logits)), 1e-5, 2e-6);
-      const want = gradients(f, [logits], new Array(rows).fill(0.25))[0];
-      close('cross_entropy_backward', m.read(dx, rows * n), want, 1e-4, 1e-6);
+      const labels = Int32Array.from({ length: rows }, (_, r) => (r % 3 === 1 ? IGNORE : (r * 7) % n));
+      const [x, t, loss] = [m.put(logits), m.put(labels), m.out(1)];
+      const [lse, factor, dx] = [m.out(rows), m.out(1), m.out(rows * n)];
+      e.cross_entropy(x, t, loss, lse, factor, rows, n, IGNORE);
+      e.cross_entropy_backward(x, t, lse, factor, m.put([0.25]), dx, rows, n, IGNORE);
+      const f: Reference = (v) => {
+        const losses = rowsOf(v, n).flatMap((row, r) => (labels[r] === IGNORE ? [] : [-logSoftmax(row)[labels[r]]]));
+        return [losses.reduce((a, b) => a + b, 0) / losses.length];
+      };
+      close('cross_entropy', m.read(loss, 1), f(Array.from(logits)), 1e-5, 2e-6);
+      close('cross_entropy_backward', m.read(dx, rows * n), gradients(f, [logits], [0.25])[0], 1e-4, 1e-6);
       m.finish('cross_entropy');
     }
   }
 });
 
-test('kl_div and its gradient, at a temperature', () => {
+test('cross_entropy of nothing is 0, of a label out of range NaN', () => {
+  for (const m of all) {
+    const e = m.kernels.exports;
+    const [x, loss, lse, factor, dx] = [m.put(random(6, 1)), m.out(1), m.out(2), m.out(1), m.out(6)];
+    const none = m.put(Int32Array.of(IGNORE, IGNORE));
+    e.cross_entropy(x, none, loss, lse, factor, 2, 3, IGNORE);
+    e.cross_entropy_backward(x, none, lse, factor, m.put([1]), dx, 2, 3, IGNORE);
+    close('loss and gradient', [...m.read(loss, 1), ...m.read(dx, 6)], new Array(7).fill(0), 0, 0);
+    e.cross_entropy(x, m.put(Int32Array.of(1, 3)), loss, lse, factor, 2, 3, IGNORE);
+    close('out of range', m.read(loss, 1), [NaN]);
+    m.finish('cross_entropy');
+  }
+});
+
+test('kl_div and its gradient: a temperature, weights, both reductions', () => {
+  const [k, scale] = [0.5, 3];
   for (const m of all) {
     const e = m.kernels.exports;
     for (const [rows, n] of SHAPES) {
-      const [student, teacher] = [random(rows * n, 1, 4), random(rows * n, 2, 4)];
-      const [s, t, loss] = [m.put(student), m.put(teacher), m.out(rows)];
-      const [ls, lt, ds] = [m.out(rows), m.out(rows), m.out(rows * n)];
-      e.kl_div(s, t, loss, ls, lt, rows, n, 0.5);
-      e.kl_div_backward(s, t, ls, lt, ds, rows, n, 0.5, 3);
-      const f: Reference = (v) =>
-        rowsOf(v, n).map((row, r) => {
-          const target = logSoftmax(rowsOf(Array.from(teacher), n)[r].map((x) => x / 2));
-          return logSoftmax(row.map((x) => x / 2)).reduce((sum, q, i) => sum + Math.exp(target[i]) * (target[i] - q), 0);
-        });
-      close('kl_div', m.read(loss, rows), f(Array.from(student)), 1e-5, 3e-6);
-      const want = gradients(f, [student], new Array(rows).fill(3))[0];
-      close('kl_div_backward', m.read(ds, rows * n), want, 1e-4, 3e-6);
-      m.finish('kl_div');
+      for (const weighted of [false, true]) {
+        const [student, teacher] = [random(rows * n, 1, 4), random(rows * n, 2, 4)];
+        const weights = Array.from({ length: rows }, (_, r) => (weighted ? r % 3 : 1));
+        if (weighted && rows === 1) weights[0] = 2;
+        const [s, t, w] = [m.put(student), m.put(teacher), weighted ? m.put(weights) : 0];
+        const [loss, factor, stats, ds] = [m.out(1), m.out(1), m.out(rows * 3), m.out(rows * n)];
+        e.kl_div(s, t, w, loss, factor, stats, rows, n, k, scale, +weighted);
+        e.kl_div_backward(s, t, stats, factor, m.put([0.7]), w, ds, rows, n, k);
+        const targets = rowsOf(Array.from(teacher), n).map((row) => logSoftmax(row.map((x) => x * k)));
+        const f: Reference = (v) => {
+          const losses = rowsOf(v, n).map((row, r) => {
+            const log = logSoftmax(row.map((x) => x * k));
+            return weights[r] * log.reduce((sum, q, i) => sum + Math.exp(targets[r][i]) * (targets[r][i] - q), 0);
+          });
+          const over = weighted ? weights.reduce((a, b) => a + b, 0) : 1;
+          return [(scale / over) * losses.reduce((a, b) => a + b, 0)];
+        };
+        close('kl_div', m.read(loss, 1), f(Array.from(student)), 1e-5, 3e-6);
+        close('kl_div_backward', m.read(ds, rows * n), gradients(f, [student], [0.7])[0], 1e-4, 3e-6);
+        m.finish('kl_div');
+      }
     }
   }
 });

@@ -318,49 +318,61 @@ export interface KernelExports extends ElementwiseExports {
     scratch: number,
   ): void;
 
-  /** loss[rows] = logsumexp − logit of the target, 0 where targets (i32) is `ignore`; lse [rows] for the backward. */
+  /**
+   * Mean of −log softmax(logits)[label] over the rows [rows, n] whose label (i32) is not `ignore`; NaN where a label is
+   * no column. loss and factor (1/rows that count) are one float each, lse has [rows]; both are for the backward.
+   */
   cross_entropy(
     logits: number,
-    targets: number,
+    labels: number,
     loss: number,
     lse: number,
+    factor: number,
     rows: number,
     n: number,
     ignore: number,
   ): void;
-  /** dlogits = scale·(softmax − one_hot), zeros where ignored. May work in place. */
+  /** dlogits = dy·factor·(softmax − one_hot), zeros where ignored. May work in place. */
   cross_entropy_backward(
     logits: number,
-    targets: number,
+    labels: number,
     lse: number,
+    factor: number,
+    dy: number,
     dlogits: number,
     rows: number,
     n: number,
     ignore: number,
-    scale: number,
   ): void;
-  /** loss[rows] = KL(teacher ‖ student) of softmax(k·logits), k = 1/temperature; both lse [rows] for the backward. */
+  /**
+   * loss = factor·Σ weights·KL(teacher ‖ student) of softmax(k·logits), k = 1/temperature; factor = scale, or by weight
+   * scale/Σ weights. weights [rows], or 0: ones. factor [1] and stats [rows, 3] are for the backward.
+   */
   kl_div(
     student: number,
     teacher: number,
+    weights: number,
     loss: number,
-    lseStudent: number,
-    lseTeacher: number,
+    factor: number,
+    stats: number,
     rows: number,
     n: number,
     k: number,
+    scale: number,
+    byWeight: number,
   ): void;
-  /** dstudent = scale·k·(softmax(k·student) − softmax(k·teacher)). */
+  /** dstudent = dy·factor·weight·k·(softmax(k·student) − softmax(k·teacher)). */
   kl_div_backward(
     student: number,
     teacher: number,
-    lseStudent: number,
-    lseTeacher: number,
+    stats: number,
+    factor: number,
+    dy: number,
+    weights: number,
     dstudent: number,
     rows: number,
     n: number,
     k: number,
-    scale: number,
   ): void;
   /**
    * AdamW as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps). hyper: f32 [lr, beta1, beta2, eps, c1, c2],

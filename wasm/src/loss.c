@@ -6,66 +6,86 @@ INLINE float row_lse(const float *x, size_t n, float scale) {
   return max + log1(row_exp_sum(x, 0, n, scale, max));
 }
 
-// loss[r] = lse − logit of the target, 0 where the target is `ignore`; lse [rows] is for the backward.
-void EXPORT(cross_entropy)(const float *logits, const int32_t *targets, float *loss, float *lse, size_t rows, size_t n,
-                           int32_t ignore) {
+// The mean over rows whose label is not `ignore` of lse − logit of the label; NaN where a label is no column. lse [rows]
+// and factor [1] = 1/(rows that count) are for the backward; where none counts, loss and factor are 0.
+void EXPORT(cross_entropy)(const float *logits, const int32_t *labels, float *loss, float *lse, float *factor,
+                           size_t rows, size_t n, int32_t ignore) {
+  double total = 0;
+  size_t counted = 0;
   for (size_t r = 0; r < rows; r++, logits += n) {
-    int32_t target = targets[r];
-    if (target == ignore) {
-      loss[r] = lse[r] = 0.0f;
-      continue;
-    }
     lse[r] = row_lse(logits, n, 1.0f);
-    loss[r] = lse[r] - logits[target];
+    if (labels[r] == ignore) continue;
+    counted++;
+    total += (uint32_t)labels[r] < n ? lse[r] - logits[labels[r]] : __builtin_nanf("");
   }
+  *factor = counted ? 1.0f / counted : 0.0f;
+  *loss = counted ? (float)(total / counted) : 0.0f;
 }
 
-// dlogits = scale·(softmax − one_hot), rows of zeros where ignored. May work in place.
-void EXPORT(cross_entropy_backward)(const float *logits, const int32_t *targets, const float *lse, float *dlogits,
-                                    size_t rows, size_t n, int32_t ignore, float scale) {
+// dlogits = dy·factor·(softmax − one_hot), rows of zeros where ignored.
+void EXPORT(cross_entropy_backward)(const float *logits, const int32_t *labels, const float *lse, const float *factor,
+                                    const float *dy, float *dlogits, size_t rows, size_t n, int32_t ignore) {
+  float scale = *factor * *dy;
   for (size_t r = 0; r < rows; r++, logits += n, dlogits += n) {
-    if (targets[r] == ignore) {
+    if (labels[r] == ignore) {
       row_zero(dlogits, n);
       continue;
     }
     row_exp_sum(logits, dlogits, n, 1.0f, lse[r]);
     row_scale(dlogits, dlogits, n, scale);
-    dlogits[targets[r]] -= scale;
+    if ((uint32_t)labels[r] < n) dlogits[labels[r]] -= scale;
   }
 }
 
-// Terms of Σ p_t·(ln p_t − ln p_s), p = softmax(logits·k), for four columns; both logits' logsumexp are known.
+// Terms of Σ p_t·(ln p_t − ln p_s) + p_s − p_t, p = softmax(k·logits): the difference sums to 0, makes every term at
+// least 0 and cancels what rounding did to the two logsumexps. 0·∞ is 0.
 INLINE f4 kl_terms(f4 s, f4 t, f4 k, f4 ls, f4 lt) {
-  f4 log_t = sub4(mul4(t, k), lt), log_s = sub4(mul4(s, k), ls);
-  return mul4(exp_neg4(log_t), sub4(log_t, log_s));
+  f4 log_t = sub4(mul4(t, k), lt), log_s = sub4(mul4(s, k), ls), q = exp_neg4(log_t);
+  f4 product = wasm_v128_andnot(mul4(q, sub4(log_t, log_s)), wasm_f32x4_eq(q, zero4()));
+  return add4(product, sub4(exp_neg4(log_s), q));
 }
 
-// KL(teacher ‖ student) a row at temperature 1/k. lse_s, lse_t [rows] are for the backward.
-void EXPORT(kl_div)(const float *student, const float *teacher, float *loss, float *lse_s, float *lse_t, size_t rows,
-                    size_t n, float k) {
-  for (size_t r = 0; r < rows; r++, student += n, teacher += n) {
-    lse_s[r] = row_lse(student, n, k);
-    lse_t[r] = row_lse(teacher, n, k);
-    f4 sum = zero4(), ls = splat(lse_s[r]), lt = splat(lse_t[r]);
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) sum = add4(sum, kl_terms(ld(student + i), ld(teacher + i), splat(k), ls, lt));
-    float total = sum4(sum);
-    for (; i < n; i++)
-      total += wasm_f32x4_extract_lane(kl_terms(splat(student[i]), splat(teacher[i]), splat(k), ls, lt), 0);
-    loss[r] = total;
+INLINE float row_kl(const float *s, const float *t, size_t n, float k, float lse_s, float lse_t) {
+  f4 sum = zero4(), kv = splat(k), ls = splat(lse_s), lt = splat(lse_t);
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) sum = add4(sum, kl_terms(ld(s + i), ld(t + i), kv, ls, lt));
+  float total = sum4(sum);
+  for (; i < n; i++) total += wasm_f32x4_extract_lane(kl_terms(splat(s[i]), splat(t[i]), kv, ls, lt), 0);
+  return total;
+}
+
+// Σ weights·KL(teacher ‖ student)·factor at temperature 1/k, where factor = scale, or scale / Σ weights. weights [rows]
+// or null: 1. stats [rows, 3] (both logsumexps and 0) and factor [1] are for the backward.
+void EXPORT(kl_div)(const float *student, const float *teacher, const float *weights, float *loss, float *factor,
+                    float *stats, size_t rows, size_t n, float k, float scale, int by_weight) {
+  double total = 0, weight = 0;
+  for (size_t r = 0; r < rows; r++, student += n, teacher += n, stats += 3) {
+    float w = weights ? weights[r] : 1.0f;
+    stats[0] = row_lse(student, n, k);
+    stats[1] = row_lse(teacher, n, k);
+    stats[2] = 0.0f;
+    if (w != 0.0f) total += (double)w * row_kl(student, teacher, n, k, stats[0], stats[1]);
+    weight += w;
   }
+  double f = !by_weight ? scale : weight == 0 ? 0 : scale / weight;
+  *factor = (float)f;
+  *loss = (float)(total * f);
 }
 
-// dstudent = scale·k·(p_s − p_t).
-void EXPORT(kl_div_backward)(const float *student, const float *teacher, const float *lse_s, const float *lse_t,
-                             float *dstudent, size_t rows, size_t n, float k, float scale) {
-  f4 kv = splat(k), factor = splat(scale * k);
-  for (size_t r = 0; r < rows; r++, student += n, teacher += n, dstudent += n) {
-    f4 ls = splat(lse_s[r]), lt = splat(lse_t[r]);
+// dstudent = dy·factor·weight·k·(p_s − p_t).
+void EXPORT(kl_div_backward)(const float *student, const float *teacher, const float *stats, const float *factor,
+                             const float *dy, const float *weights, float *dstudent, size_t rows, size_t n, float k) {
+  for (size_t r = 0; r < rows; r++, student += n, teacher += n, dstudent += n, stats += 3) {
+    float w = *factor * *dy * (weights ? weights[r] : 1.0f);
+    if (w == 0.0f) {
+      row_zero(dstudent, n);
+      continue;
+    }
+    f4 kv = splat(k), scale = splat(w * k), ls = splat(stats[0]), lt = splat(stats[1]);
     for (size_t i = 0; i < n; i += 4) {
       f4 s = exp_neg4(sub4(mul4(ld_upto(student + i, n - i), kv), ls));
       f4 t = exp_neg4(sub4(mul4(ld_upto(teacher + i, n - i), kv), lt));
-      st_upto(dstudent + i, n - i, mul4(factor, sub4(s, t)));
+      st_upto(dstudent + i, n - i, mul4(scale, sub4(s, t)));
     }
   }
 }
