@@ -7,6 +7,7 @@ import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add } from '../../ops/index.ts';
 import { elementwiseAdapters } from './adapters/elementwise.ts';
 import { lookupAdapters } from './adapters/lookup.ts';
+import { lossAdapters } from './adapters/loss.ts';
 import { movementAdapters } from './adapters/movement.ts';
 import { normAdapters } from './adapters/norm.ts';
 import { productAdapters } from './adapters/products.ts';
@@ -32,6 +33,7 @@ export interface OpCase {
 export const adapters: Adapters = {
   ...elementwiseAdapters,
   ...lookupAdapters,
+  ...lossAdapters,
   ...movementAdapters,
   ...normAdapters,
   ...productAdapters,
