@@ -18,7 +18,7 @@ export interface DistillOptions {
    * - `reverse`: Σ p_s (log p_s − log p_t)
    * - `jsd`: ½ Σ m (log m − log p_s) + ½ Σ m (log m − log p_t), m = ½(p_s + p_t)
    * - `ce`: −log softmax(student)[argmax teacher], without temperature
-   * - `l2`: ‖student − teacher‖² of the logits, without temperature; the root is drawn of what the reduction gives
+   * - `l2`: ‖student − teacher‖² of the logits, without temperature; the reduction's root is the loss
    */
   readonly kind: DistillKind;
   readonly temperature: number;

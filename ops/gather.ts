@@ -81,8 +81,8 @@ export const gatherOp = /* @__PURE__ */ defineOp<GatherAttrs>({
     const fits = x.shape.length > 0 && index.shape.every((n, d) => d === dim || n <= x.shape[d]);
     if (index.shape.length !== x.shape.length || !fits || x.shape.length > MAX_RANK) {
       throw new ShapeError(
-        `gather: index has shape ${show(index.shape)}, expected that of x ${show(x.shape)} or less but in dim ${dim}, ` +
-          `and 1 to ${MAX_RANK} dimensions`,
+        `gather: index has shape ${show(index.shape)}, expected that of x ${show(x.shape)} or less, ` +
+          `but any size in dim ${dim}, and 1 to ${MAX_RANK} dimensions`,
       );
     }
     return [spec(index.shape, x.dtype)];

@@ -99,7 +99,7 @@ ${FLAT_MAIN} {
 });
 
 /**
- * ‖a − b‖₂ over all elements (the Frobenius norm of the difference): f32 of one shape → []. Its gradient at a = b is 0.
+ * ‖a − b‖₂ over all elements (Frobenius norm of the difference): f32 of one shape → []. Its gradient at a = b is 0.
  */
 export function l2Distance(a: Tensor, b: Tensor): Tensor {
   return apply1(l2DistanceOp, [a, b], {});

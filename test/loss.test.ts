@@ -1,0 +1,154 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { elements } from '../engine/backend.ts';
+import { ArgumentError, ShapeError } from '../engine/errors.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
+import { crossEntropy, distillLoss, type DistillOptions, l2Distance } from '../ops/index.ts';
+import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { closeBackend, openBackend } from './support/backends.ts';
+
+const reference = await openBackend('reference');
+const gpu = await openBackend('webgpu');
+const backends = [reference, gpu];
+const test = suite('losses');
+
+test.after(() => backends.forEach(closeBackend));
+
+async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 2e-5) {
+  assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), label, tolerance);
+}
+
+/** Labels below n, every fifth ignored. */
+function labelsFor(rows: number, n: number): Int32Array {
+  return Int32Array.from({ length: rows }, (_, i) => (i % 5 === 3 ? -100 : (i * 37) % n));
+}
+
+const kinds = ['kl', 'reverse', 'jsd', 'ce', 'l2'] as const;
+const reductions = ['batchmean', 'mean', 'sum'] as const;
+const options: DistillOptions[] = kinds.flatMap((kind) =>
+  reductions.map((reduction) => ({ kind, reduction, temperature: 1.7 })),
+);
+
+test('cross-entropy agrees for narrow, wide and many rows', async () => {
+  for (const [rows, n] of [[1, 1], [9, 33], [2100, 12], [3, 5001]]) {
+    const data = random(rows * n, 3, 40);
+    const inputs = [{ shape: [rows, n], data }, { shape: [rows], data: labelsFor(rows, n) }];
+    await agree(inputs, ([x, t]) => [crossEntropy(x, t)], `${rows}×${n}`);
+  }
+});
+
+test('cross-entropy holds at extremes', async () => {
+  const data = Float32Array.of(1e4, -1e4, 0, -Infinity, 0, 3);
+  for (const backend of backends) {
+    const inputs = [{ shape: [2, 3], data }, { shape: [2], data: Int32Array.of(0, 2) }];
+    const [loss, grad] = await evaluate(backend, inputs, ([x, t]) => [crossEntropy(x, t)]);
+    assert.ok(Math.abs(loss[0] - Math.log1p(Math.exp(-3)) / 2) < 1e-6, `${backend.kind}: ${loss[0]}`);
+    assert.ok(grad.every(Number.isFinite), `${backend.kind}: ${grad}`);
+  }
+});
+
+test('cross-entropy is 0 where no label counts, and NaN for a label out of range', async () => {
+  for (const backend of backends) {
+    const of = (...labels: number[]) =>
+      evaluate(backend, [{ shape: [2, 3] }, { shape: [2], data: Int32Array.from(labels) }], ([x, t]) => [
+        crossEntropy(x, t, { ignoreIndex: 7 }),
+      ]);
+    assert.equal((await of(7, 7)).map((a) => [...a]), [[0], [0, 0, 0, 0, 0, 0]], backend.kind);
+    assert.ok(Number.isNaN((await of(7, 3))[0][0]), backend.kind);
+    assert.ok(Number.isNaN((await of(-1, 0))[0][0]), backend.kind);
+  }
+});
+
+for (const option of options) {
+  test(`distillation agrees: ${option.kind}, ${option.reduction}`, async () => {
+    for (const shape of [[3, 5, 23], [260, 70], [2, 3000], [3, 2, 7]]) {
+      const inputs = [1, 7].map((seed) => ({ shape, data: random(elements(shape), seed, 30) }));
+      const body = ([s, t]: Tensor[]) => [distillLoss(s, t.detach(), option)];
+      await agree(inputs, body, `[${shape}]`, 5e-5);
+    }
+  });
+
+  test(`distillation leaves out rows of weight 0: ${option.kind}, ${option.reduction}`, async () => {
+    const [s, t] = [random(4 * 9, 1, 8), random(4 * 9, 2, 8)];
+    s.fill(NaN, 9, 18);
+    const run = async (backend: typeof gpu, rows: number[], weights: number[]) => {
+      const pick = (x: Float32Array) => ({
+        shape: [rows.length, 9],
+        data: Float32Array.from(rows.flatMap((r) => [...x.subarray(r * 9, r * 9 + 9)])),
+      });
+      const w = { shape: [rows.length], data: Float32Array.from(weights) };
+      const fixed = { ...option, reduction: option.reduction === 'batchmean' ? 'sum' : option.reduction } as const;
+      return evaluate(backend, [pick(s), pick(t), w], ([x, y, z]) => [distillLoss(x, y.detach(), fixed, z.detach())]);
+    };
+    for (const backend of backends) {
+      const [all, allGrad] = await run(backend, [0, 1, 2, 3], [1, 0, 0.5, 2]);
+      const [some, someGrad] = await run(reference, [0, 2, 3], [1, 0.5, 2]);
+      assertNear([all, allGrad.subarray(18)], [some, someGrad.subarray(9)], backend.kind, 2e-5);
+      assert.ok(allGrad.subarray(9, 18).every((v) => v === 0), `${backend.kind}: gradient of a row of weight 0`);
+    }
+  });
+}
+
+test('distillation of a student that is its teacher: loss and gradient 0, gradients close by are right', async () => {
+  const same = random(50, 4, 10);
+  const near = same.map((v, i) => v + (i % 2 ? 1e-3 : -1e-3));
+  for (const kind of ['kl', 'reverse', 'jsd', 'l2'] as const) {
+    const body = ([s, t]: Tensor[]) => [distillLoss(s, t.detach(), { kind, temperature: 1, reduction: 'sum' })];
+    const twins = [same, same].map((data) => ({ shape: [2, 25], data }));
+    const [loss, grad] = await evaluate(gpu, twins, body);
+    assert.ok(Math.abs(loss[0]) < 1e-6 && grad.every((v) => Math.abs(v) < 1e-6), `${kind}: ${loss} ${grad}`);
+    const close = [near, same].map((data) => ({ shape: [2, 25], data }));
+    const got = await evaluate(gpu, close, body);
+    const want = await evaluate(reference, close, body);
+    assertNear([got[1]], [want[1]], kind, 5e-3);
+  }
+});
+
+test('distillation holds at extremes', async () => {
+  const s = Float32Array.of(-Infinity, 0, 1e4, 300, -300, 0);
+  const t = Float32Array.of(-Infinity, 1, 1e4, -300, 300, 0);
+  for (const kind of ['kl', 'ce'] as const) {
+    const inputs = [s, t].map((data) => ({ shape: [2, 3], data }));
+    const body = ([x, y]: Tensor[]) => [distillLoss(x, y.detach(), { kind, temperature: 1, reduction: 'sum' })];
+    for (const backend of backends) {
+      const [loss, grad] = await evaluate(backend, inputs, body);
+      assert.ok(Math.abs(loss[0] - 600) < 1e-3, `${backend.kind} ${kind}: ${loss[0]}`);
+      assert.ok(grad.every(Number.isFinite), `${backend.kind} ${kind}: ${grad}`);
+    }
+  }
+});
+
+test('a loss has the same bits twice', async () => {
+  const inputs = [1, 2].map((seed) => ({ shape: [700, 70], data: random(49000, seed, 9) }));
+  const body = ([s, t]: Tensor[]) => [
+    distillLoss(s, t.detach(), { kind: 'kl', temperature: 2, reduction: 'mean' }),
+    l2Distance(s, t),
+  ];
+  assert.equal(await evaluate(gpu, inputs, body), await evaluate(gpu, inputs, body));
+});
+
+test('l2Distance agrees, and its gradient at 0 is 0', async () => {
+  for (const shape of [[], [7], [3, 5, 7], [130, 500]]) {
+    await agree([{ shape }, { shape }], ([a, b]) => [l2Distance(a, b)], `[${shape}]`);
+    await agree([{ shape }, { shape }], ([a, b]) => [l2Distance(a.detach(), b)], `[${shape}], to b alone`);
+  }
+  const data = random(5, 1);
+  for (const backend of backends) {
+    const twins = [data, data].map((d) => ({ shape: [5], data: d }));
+    const [y, da, db] = await evaluate(backend, twins, ([a, b]) => [l2Distance(a, b)]);
+    assert.ok([...y, ...da, ...db].every((v) => v === 0), backend.kind);
+  }
+});
+
+test('wrong shapes and temperatures are named', () => {
+  const [x, y] = [fromData(reference, random(6, 1), [2, 3]), fromData(reference, random(6, 1), [3, 2])];
+  const option = { kind: 'kl', temperature: 1, reduction: 'sum' } as const;
+  const shape = (e: Error) => e instanceof ShapeError;
+  assert.throws(() => distillLoss(x, y, option), /distill_loss: teacher has shape \[3, 2\], expected \[2, 3\]/);
+  assert.throws(() => distillLoss(x, x, option, y), shape);
+  assert.throws(() => distillLoss(x, x, { ...option, temperature: 0 }), (e: Error) => e instanceof ArgumentError);
+  assert.throws(() => l2Distance(x, y), shape);
+  assert.throws(() => crossEntropy(x, fromData(reference, [0, 1, 2], [3], 'i32')), shape);
+});
+
+test.run();

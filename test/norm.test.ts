@@ -1,0 +1,72 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { elements } from '../engine/backend.ts';
+import { ShapeError } from '../engine/errors.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
+import { layerNorm, rmsNorm, rmsNormGated } from '../ops/index.ts';
+import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { closeBackend, openBackend } from './support/backends.ts';
+
+const reference = await openBackend('reference');
+const gpu = await openBackend('webgpu');
+const test = suite('norms');
+
+test.after(() => [reference, gpu].forEach(closeBackend));
+
+async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 3e-5) {
+  assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), label, tolerance);
+}
+
+/** Few and many rows, narrow and wide. */
+const shapes = [[1], [5], [3, 5, 7], [1000, 20], [300, 128], [33, 130], [2, 2560]];
+
+for (const shape of shapes) {
+  const c = [shape.at(-1)!];
+  test(`layer norm and RMS norm of [${shape}]`, async () => {
+    const x = { shape, data: random(elements(shape), 5, 4, 0.5) };
+    // A single channel is its own mean: all that is left is rounding.
+    if (c[0] > 1) {
+      await agree([x, { shape: c }, { shape: c }], ([x, w, b]) => [layerNorm(x, w, b)], 'layer');
+      await agree([x, { shape: c }, { shape: c }], ([x, w, b]) => [layerNorm(x, w.detach(), b.detach())], 'x alone');
+      await agree([x, { shape: c }, { shape: c }], ([x, w, b]) => [layerNorm(x.detach(), w, b)], 'weights alone');
+    }
+    await agree([x, { shape: c }], ([x, w]) => [rmsNorm(x, w, 1e-3)], 'rms');
+  });
+}
+
+test('gated RMS norm by groups, gated before and after', async () => {
+  for (const [shape, groupSize] of [
+    [[3, 5, 12], 4],
+    [[200, 80], 20],
+    [[70, 256], 128],
+    [[9, 33], undefined],
+  ] as const) {
+    for (const normBeforeGate of [false, true]) {
+      const inputs = [{ shape }, { shape, data: random(elements(shape), 8, 6) }, { shape: [shape.at(-1)!] }];
+      const body = ([x, z, w]: Tensor[]) => [rmsNormGated(x, z, w, { groupSize, normBeforeGate })];
+      await agree(inputs, body, `[${shape}] by ${groupSize}, norm first: ${normBeforeGate}`);
+    }
+  }
+});
+
+test('layer norm of far-off values keeps their differences', async () => {
+  const data = random(4 * 64, 2, 2, 1000);
+  const inputs = [{ shape: [4, 64], data }, { shape: [64] }, { shape: [64] }];
+  await agree(inputs, ([x, w, b]) => [layerNorm(x, w, b)], 'mean 1000', 5e-4);
+});
+
+test('the gradient of the weights has the same bits twice', async () => {
+  const body = ([x, w, b]: Tensor[]) => [layerNorm(x, w, b)];
+  const inputs = [{ shape: [3000, 70] }, { shape: [70] }, { shape: [70] }];
+  assert.equal(await evaluate(gpu, inputs, body), await evaluate(gpu, inputs, body));
+});
+
+test('wrong shapes are named', () => {
+  const x = fromData(reference, random(12, 1), [2, 6]);
+  const w = fromData(reference, random(4, 1), [4]);
+  assert.throws(() => rmsNorm(x, w), /rms_norm: weight has shape \[4\], expected \[6\]/);
+  const six = fromData(reference, random(6, 1), [6]);
+  assert.throws(() => rmsNormGated(x, x, six, { groupSize: 4 }), (e: Error) => e instanceof ShapeError);
+});
+
+test.run();
