@@ -85,25 +85,28 @@ export async function download(device: GPUDevice, source: GPUBuffer): Promise<Ar
 /** Pipelines by launch key. */
 export class Pipelines {
   readonly #device: GPUDevice;
-  readonly #cache = new Map<string, GPUComputePipeline>();
+  readonly #cache = new Map<string, Promise<GPUComputePipeline>>();
 
   constructor(device: GPUDevice) {
     this.#device = device;
   }
 
-  /** Compiles on first use. @throws KernelError with Dawn's message and the source. */
-  async get(launch: GemmLaunch): Promise<GPUComputePipeline> {
+  /** Compiles on first use, beside others that were asked for. @throws KernelError with Dawn's message and the source. */
+  get(launch: GemmLaunch): Promise<GPUComputePipeline> {
     const known = this.#cache.get(launch.key);
     if (known) return known;
-    const module = this.#device.createShaderModule({ code: launch.code, label: launch.key });
-    const pipeline = await this.#device
-      .createComputePipelineAsync({ layout: 'auto', compute: { module, entryPoint: 'main' } })
-      .catch((e: Error) => {
-        const source = launch.code.split('\n').map((l, i) => `${i + 1}: ${l}`);
-        throw new KernelError(`${launch.key}: ${e.message}\n${source.join('\n')}`);
-      });
+    const pipeline = this.#compile(launch);
     this.#cache.set(launch.key, pipeline);
     return pipeline;
+  }
+
+  async #compile({ key, code }: GemmLaunch): Promise<GPUComputePipeline> {
+    const module = this.#device.createShaderModule({ code, label: key });
+    const compute = { module, entryPoint: 'main' };
+    return this.#device.createComputePipelineAsync({ layout: 'auto', compute }).catch((e: Error) => {
+      const source = code.split('\n').map((l, i) => `${i + 1}: ${l}`);
+      throw new KernelError(`${key}: ${e.message}\n${source.join('\n')}`);
+    });
   }
 }
 

@@ -2,7 +2,7 @@
 // node dist/bench/gemm-webgpu.bench.js [--check [--brief]] [--time] [--f16] [--toggles=disable_robustness]
 import { fits, TILES } from '../ops/gemm-select.ts';
 import { gemmVariant } from '../ops/gemm-wgsl.ts';
-import type { GemmForce, GemmSpec } from '../ops/gemm-wgsl.ts';
+import type { GemmForce, GemmSpec, Tile } from '../ops/gemm-wgsl.ts';
 import { checkCase, checkCases, describe } from './gemm-check.ts';
 import { bind, closeDevice, openDevice, Pipelines } from './gemm-device.ts';
 import type { Bound, GemmDevice } from './gemm-device.ts';
@@ -11,11 +11,14 @@ import { extentOf } from './gemm-reference.ts';
 const args = process.argv.slice(2);
 const TOKENS = 25_000;
 const WIDTHS = [128, 384, 512];
+const NOISE = Float32Array.from({ length: 1 << 20 }, () => Math.random() - 0.5);
 const SPLITS = [4, 8, 16, 33, 66, 132, 264];
 
 async function check(gpu: GemmDevice): Promise<void> {
   const pipelines = new Pipelines(gpu.device);
   const cases = checkCases(gpu, args.includes('--brief'));
+  const launches = cases.flatMap(({ spec, force }) => gemmVariant(spec, gpu.caps, force).launches);
+  await Promise.all(launches.map((l) => pipelines.get(l)));
   let failures = 0;
   for (const test of cases) {
     const error = await checkCase(gpu, pipelines, test);
@@ -45,15 +48,25 @@ class Timer {
     this.#staging = gpu.device.createBuffer({ size: 16, usage: COPY_DST | MAP_READ });
   }
 
-  /** A storage buffer of at least `elements` f32, kept and grown by name; its content is zero, which costs the same. */
+  /** A storage buffer of at least `elements` f32 of noise, kept and grown by name; zeros would flatter the clocks. */
   #buffer(name: string, elements: number): GPUBuffer {
     const size = Math.max(16, Math.ceil(elements / 4) * 16);
     const known = this.#pool.get(name);
     if (known && known.size >= size) return known;
     known?.destroy();
-    const buffer = this.#gpu.device.createBuffer({ size, usage: GPUBufferUsage.STORAGE });
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
+    const buffer = this.#gpu.device.createBuffer({ size, usage });
+    for (let at = 0; at < size; at += NOISE.byteLength) {
+      this.#gpu.device.queue.writeBuffer(buffer, at, NOISE, 0, Math.min(NOISE.length, (size - at) / 4));
+    }
     this.#pool.set(name, buffer);
     return buffer;
+  }
+
+  /** Compiles everything at once: drivers do so on all cores. */
+  async compile(cases: readonly { spec: GemmSpec; force?: GemmForce }[]): Promise<void> {
+    const launches = cases.flatMap(({ spec, force }) => gemmVariant(spec, this.#gpu.caps, force).launches);
+    await Promise.all(launches.map((l) => this.#pipelines.get(l)));
   }
 
   /** Seconds that `repeats` runs in one pass take, by the GPU's clock. */
@@ -130,15 +143,18 @@ function row(name: string, values: number[], tail = ''): void {
 async function tileTable(gpu: GemmDevice, timer: Timer, extra: Partial<GemmSpec>): Promise<void> {
   const tiles = TILES.filter((t) => fits(t, gpu.caps));
   tiles.forEach((t, i) => console.log(`tile ${i}: ${t.name}`));
+  const specs = shapes().map((shape) => ({ ...shape, ...extra }));
+  const forceOf = (spec: GemmSpec, tile: Tile) => ({ tile, splits: spec.transA ? splitFor(spec, tile) : 1 });
+  const forced = specs.flatMap((spec) => tiles.map((tile) => ({ spec, force: forceOf(spec, tile) })));
+  const start = performance.now();
+  await timer.compile([...forced, ...specs.map((spec) => ({ spec }))]);
+  console.log(`compiled in ${((performance.now() - start) / 1000).toFixed(1)} s`);
+  await timer.warm(600);
   console.log(`${'GFLOP/s'.padEnd(19)}${tiles.map((_, i) => `tile ${i} `.padStart(8)).join('')}  chosen`);
-  for (const shape of shapes()) {
-    const spec = { ...shape, ...extra };
+  for (const spec of specs) {
     const chosen = gemmVariant(spec, gpu.caps);
     const values = [];
-    for (const tile of tiles) {
-      const splits = spec.transA ? splitFor(spec, tile) : 1;
-      values.push(gflops(spec, await timer.seconds(spec, { tile, splits })));
-    }
+    for (const tile of tiles) values.push(gflops(spec, await timer.seconds(spec, forceOf(spec, tile))));
     const own = gflops(spec, await timer.seconds(spec));
     row(label(spec), values, `  ${Math.round(own)} (${chosen.name} /${chosen.splits})`);
   }
@@ -184,7 +200,6 @@ console.log(`${gpu.name}: ${JSON.stringify(gpu.caps)}`);
 if (args.includes('--check')) await check(gpu);
 if (args.includes('--time')) {
   const timer = new Timer(gpu);
-  await timer.warm(600);
   const half = { a: { dtype: 'f16' }, b: { dtype: 'f16' } } as const;
   await tileTable(gpu, timer, args.includes('--f16') ? half : {});
   await splitTable(gpu, timer);
