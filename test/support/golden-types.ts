@@ -35,15 +35,15 @@ export async function readTensors(folder: string, stem: string): Promise<Map<str
   return tensors;
 }
 
-/** ‖got − want‖ / ‖want‖, infinite where a value is not a number. */
-export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
+export function norm(values: ArrayLike<number>): number {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i] ** 2;
+  return Math.sqrt(sum);
+}
+
+/** ‖got − want‖ / max(‖want‖, floor), infinite where a value is not a number. */
+export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>, floor = 0): number {
   if (got.length !== want.length) return Infinity;
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < want.length; i++) {
-    difference += (got[i] - want[i]) ** 2;
-    norm += want[i] ** 2;
-  }
-  const ratio = Math.sqrt(difference) / (Math.sqrt(norm) || 1);
+  const ratio = norm(Array.from(want, (w, i) => got[i] - w)) / (Math.max(norm(want), floor) || 1);
   return Number.isNaN(ratio) ? Infinity : ratio;
 }

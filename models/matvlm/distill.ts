@@ -1,0 +1,182 @@
+import { scope } from '../../engine/scope.ts';
+import { noGrad } from '../../engine/tape.ts';
+import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { add, distillLoss } from '../../ops/index.ts';
+import type { DecoderOutput, PassOptions } from './layers/decoder.ts';
+import { answerWeights, layerLoss, type LayerPair, type LossOptions, nextTokenLoss, weightedSum } from './losses.ts';
+import type { MaTVLM } from './model.ts';
+import type { Spliced, TokenBatch } from './splice.ts';
+import { forwardVqa, joinNorms, layerVqa, uploadVqa, type VqaBatch, type VqaInputs, type VqaOutput } from './vqa-pass.ts';
+
+/** The parts of a loss; `total` is what is differentiated. */
+export interface LossParts {
+  readonly total: Tensor;
+  readonly kl: Tensor | null;
+  readonly layer: Tensor | null;
+  readonly ce: Tensor | null;
+}
+
+/** Parameters that distillation trains: the mixers and the connector. */
+export function isTrainable(name: string): boolean {
+  return name.includes('.mamba.') || name.startsWith('connector.');
+}
+
+/** Sets `requiresGrad` on the parameters that `which` names and clears it on the others; returns the former. */
+export function setTrainable(model: MaTVLM, which: (name: string) => boolean): Map<string, Tensor> {
+  const trained = new Map<string, Tensor>();
+  for (const [name, tensor] of model.parameters) {
+    tensor.requiresGrad = which(name);
+    if (tensor.requiresGrad) trained.set(name, tensor);
+  }
+  return trained;
+}
+
+/** Cross-entropy of a model on a VqaBatch: the loss of pre-training. */
+export function vqaLoss(model: MaTVLM, batch: VqaBatch, options: PassOptions = {}): Tensor {
+  return scope(() => {
+    const inputs = uploadVqa(model, batch);
+    const out = forwardVqa(model, batch, inputs, model.visionFeatures(inputs.pixels), options);
+    return nextTokenLoss(model.decoder.logits(out.questions.hidden.at(-1)!), batch.labels);
+  });
+}
+
+/** The student's loss on a VqaBatch: one pass of the shared tower, the teacher without recording, the student. */
+export function distillVqa(
+  teacher: MaTVLM,
+  student: MaTVLM,
+  batch: VqaBatch,
+  loss: LossOptions,
+  options: PassOptions = {},
+): LossParts {
+  return scope(() => {
+    const inputs = uploadVqa(student, batch);
+    const features = noGrad(() => student.visionFeatures(inputs.pixels));
+    const target = noGrad(() => scope(() => teacherTargets(teacher, batch, inputs, features, loss)));
+    const out = forwardVqa(student, batch, inputs, features, options);
+    return combine(loss, {
+      kl: () => klVqa(student, batch, out, target, loss),
+      layer: () =>
+        layerLoss(
+          student,
+          loss.layerKind,
+          (i): LayerPair[] => {
+            const [before, after] = [target.hidden[i], target.hidden[i + 1]];
+            const y = layerVqa(student.decoder.layers[i], before.prefix, before.questions, inputs.owner, options);
+            return [
+              [y.prefix, after.prefix],
+              [y.questions, after.questions],
+            ];
+          },
+          (parts) => (loss.layerKind === 'l2' ? joinNorms(parts[0], parts[1], batch) : add(parts[0], parts[1])),
+        ),
+      ce: () => nextTokenLoss(student.decoder.logits(out.questions.hidden.at(-1)!), batch.labels),
+    });
+  });
+}
+
+interface Segments {
+  readonly prefix: Tensor;
+  readonly questions: Tensor;
+}
+
+interface Targets {
+  readonly hidden: Segments[];
+  readonly logits: Segments;
+}
+
+function teacherTargets(
+  teacher: MaTVLM,
+  batch: VqaBatch,
+  inputs: VqaInputs,
+  features: Tensor,
+  loss: LossOptions,
+): Targets {
+  const out = forwardVqa(teacher, batch, inputs, features);
+  const hidden = out.prefix.hidden.map((prefix, i) => ({ prefix, questions: out.questions.hidden[i] }));
+  const last = hidden.at(-1)!;
+  const questions = teacher.decoder.logits(last.questions);
+  const prefix = loss.reduction === 'sum' ? teacher.decoder.logits(last.prefix) : questions;
+  return { hidden, logits: { prefix, questions } };
+}
+
+function klVqa(student: MaTVLM, batch: VqaBatch, out: VqaOutput, target: Targets, loss: LossOptions): Tensor {
+  const { kind, temperature } = loss;
+  const questions = student.decoder.logits(out.questions.hidden.at(-1)!);
+  if (loss.reduction === 'mean') {
+    const rows = answerWeights(batch.labels, batch.questions, batch.length);
+    const weights = fromData(student.backend, rows, [batch.questions, batch.length]);
+    return distillLoss(questions, target.logits.questions, { kind, temperature, reduction: 'sum' }, weights);
+  }
+  const prefix = student.decoder.logits(out.prefix.hidden.at(-1)!);
+  const options = { kind, temperature, reduction: 'batchmean' as const };
+  return add(
+    distillLoss(prefix, target.logits.prefix, options),
+    distillLoss(questions, target.logits.questions, options),
+  );
+}
+
+/** What a teacher says of a plain batch. */
+export interface PlainTargets {
+  readonly output: DecoderOutput & { spliced: Spliced };
+  readonly logits: Tensor;
+}
+
+/** The student's loss on a plain batch of conversations, one image each. @param features the shared tower's output */
+export function distillPlain(
+  teacher: MaTVLM,
+  student: MaTVLM,
+  batch: TokenBatch,
+  features: Tensor,
+  loss: LossOptions,
+  options: PassOptions = {},
+): LossParts {
+  return scope(() => {
+    const target = noGrad(() => scope((): PlainTargets => {
+      const output = teacher.forward(batch, features);
+      return { output, logits: teacher.decoder.logits(output.hidden.at(-1)!) };
+    }));
+    const out = student.forward(batch, features, options);
+    const { labels, mask, batch: b, length } = out.spliced;
+    const logits = student.decoder.logits(out.hidden.at(-1)!);
+    const { kind, temperature } = loss;
+    return combine(loss, {
+      kl: () => {
+        if (loss.reduction === 'sum') {
+          return distillLoss(logits, target.logits, { kind, temperature, reduction: 'batchmean' });
+        }
+        const weights = fromData(student.backend, answerWeights(labels, b, length), [b, length]);
+        return distillLoss(logits, target.logits, { kind, temperature, reduction: 'sum' }, weights);
+      },
+      layer: () => {
+        const keyMask = fromData(student.backend, mask, [b, length], 'i32');
+        return layerLoss(
+          student,
+          loss.layerKind,
+          (i) => [
+            [
+              student.decoder.layers[i].forward(target.output.hidden[i], null, { ...options, keyMask }, 0)[0],
+              target.output.hidden[i + 1],
+            ],
+          ],
+          ([only]) => only,
+        );
+      },
+      ce: () => nextTokenLoss(logits, labels),
+    });
+  });
+}
+
+type Terms = Record<'kl' | 'layer' | 'ce', () => Tensor>;
+
+/** Forms only the terms that have a weight. */
+function combine(loss: LossOptions, terms: Terms): LossParts {
+  const kl = loss.klWeight ? terms.kl() : null;
+  const layer = loss.layerWeight ? terms.layer() : null;
+  const ce = loss.ceWeight ? terms.ce() : null;
+  const total = weightedSum([
+    [loss.klWeight, kl],
+    [loss.layerWeight, layer],
+    [loss.ceWeight, ce],
+  ]);
+  return { total, kl, layer, ce };
+}

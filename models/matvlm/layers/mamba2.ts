@@ -1,0 +1,94 @@
+import type { Parameters } from '../../../engine/module.ts';
+import type { Tensor } from '../../../engine/tensor.ts';
+import { cat, causalConv1d, repeatInterleave, reshape, rmsNormGated, slice, split, ssdScan, zeros } from '../../../ops/index.ts';
+import type { MambaConfig } from '../config.ts';
+import { Linear } from './basic.ts';
+import type { MambaState } from './state.ts';
+
+/** Width of the convolution. */
+export const CONV_WIDTH = 4;
+/** Epsilon of the gated norm. */
+const NORM_EPS = 1e-5;
+
+/**
+ * The Mamba-2 mixer that takes the place of attention (MaTVLM §3.2; Mamba-2, arXiv 2405.21060). Groups = heads,
+ * state size = head size; x and B have the width of the KV heads and repeat to all heads.
+ */
+export class Mamba2Mixer {
+  readonly kind = 'mamba';
+  readonly in_proj: Linear;
+  readonly out_proj: Linear;
+  readonly conv: { weight: Tensor; bias: Tensor };
+  readonly dt_bias: Tensor;
+  readonly A_log: Tensor;
+  readonly D: Tensor;
+  readonly norm: Tensor;
+  private readonly heads: number;
+  private readonly headSize: number;
+
+  constructor(
+    p: Parameters,
+    private readonly c: MambaConfig,
+    private readonly chunkSize = 256,
+  ) {
+    this.heads = c.ssm_cfg.ngroups;
+    this.headSize = c.d_inner / this.heads;
+    const { d_model: d, d_inner: inner, d_xb: xb } = c;
+    const channels = inner + 2 * xb;
+    this.in_proj = new Linear(p.at('in_proj'), d, 2 * inner + 2 * xb + this.heads, c.is_bias);
+    this.out_proj = new Linear(p.at('out_proj'), inner, d, c.is_bias);
+    this.conv = {
+      weight: p.at('conv1d').get('weight', [channels, 1, CONV_WIDTH]),
+      bias: p.at('conv1d').get('bias', [channels]),
+    };
+    this.dt_bias = p.get('dt_bias', [this.heads]);
+    this.A_log = p.get('A_log', [this.heads]);
+    this.D = p.get('D', [this.heads]);
+    this.norm = p.at('norm').get('weight', [inner]);
+  }
+
+  /** u (B, L, D) → (B, L, D) and the state after its last position. */
+  forward(u: Tensor, past: MambaState | null): [Tensor, MambaState] {
+    const [b, l] = u.shape;
+    const { d_inner: inner, d_xb: xb } = this.c;
+    // 1. [z | x | B | C | dt] = W_in u
+    const [z, xBC, dt] = split(this.in_proj.forward(u), [inner, 2 * xb + inner, this.heads], -1);
+    // 2. a causal depthwise convolution with SiLU over x|B|C
+    const before = past?.conv ?? zeros(u.backend, [b, CONV_WIDTH - 1, 2 * xb + inner]);
+    const weight = reshape(this.conv.weight, [2 * xb + inner, CONV_WIDTH]);
+    const mixed = causalConv1d(xBC, weight, this.conv.bias, { activation: 'silu', layout: 'blc', initial: before });
+    const [x, B, C] = split(mixed, [xb, xb, inner], -1);
+    // 3.–4. x and B repeat from the KV heads to all heads; the state space scan
+    const [y, ssm] = ssdScan(
+      {
+        x: this.toHeads(x),
+        dt,
+        A_log: this.A_log,
+        B: this.toHeads(B),
+        C: this.toHeads(C),
+        D: this.D,
+        dt_bias: this.dt_bias,
+      },
+      { chunkSize: this.chunkSize, initialState: past?.ssm },
+    );
+    // 5. gate, norm by head, and out
+    const gated = rmsNormGated(reshape(y, [b, l, inner]), z, this.norm, { groupSize: this.headSize, eps: NORM_EPS });
+    const conv = lastColumns(before, xBC);
+    return [this.out_proj.forward(gated), { kind: 'mamba', conv, ssm }];
+  }
+
+  /** (B, L, heads' width) → (B, L, H, head size), each KV head repeated for its group. */
+  private toHeads(t: Tensor): Tensor {
+    const [b, l, width] = t.shape;
+    const own = width / this.headSize;
+    const split = reshape(t, [b, l, own, this.headSize]);
+    return own === this.heads ? split : repeatInterleave(split, this.heads / own, 2);
+  }
+}
+
+/** The last K−1 columns of what went into the convolution so far. */
+function lastColumns(before: Tensor, xBC: Tensor): Tensor {
+  const keep = CONV_WIDTH - 1;
+  if (xBC.shape[1] >= keep) return slice(xBC, 1, -keep);
+  return slice(cat([before, xBC], 1), 1, -keep);
+}

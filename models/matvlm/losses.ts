@@ -1,0 +1,97 @@
+import { noGrad } from '../../engine/tape.ts';
+import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { add, crossEntropy, distillLoss, type DistillKind, l2Distance, mulScalar, reshape, slice } from '../../ops/index.ts';
+import { ssmLayers } from './config.ts';
+import type { MaTVLM } from './model.ts';
+
+/** The distillation objective: `w_kl·KL + w_tl·layer + w_ce·CE` (MaTVLM §3.3). */
+export interface LossOptions {
+  /** Weight of the loss on probabilities. */
+  readonly klWeight: number;
+  /** Weight of the layer-wise loss. */
+  readonly layerWeight: number;
+  /** Weight of cross-entropy with the answers. */
+  readonly ceWeight: number;
+  readonly temperature: number;
+  /** Loss on probabilities: the paper's forward KL or one of its alternatives. */
+  readonly kind: DistillKind;
+  /** Layer-wise: l2 over the replaced layers, kl over all. */
+  readonly layerKind: 'l2' | 'kl';
+  /** `sum` over all positions as published, or the mean over answer tokens. */
+  readonly reduction: 'sum' | 'mean';
+}
+
+/** Published weights 1, 1, 0 and temperature 1. */
+export const publishedLosses: LossOptions = {
+  klWeight: 1,
+  layerWeight: 1,
+  ceWeight: 0,
+  temperature: 1,
+  kind: 'kl',
+  layerKind: 'l2',
+  reduction: 'sum',
+};
+
+/**
+ * Next-token cross-entropy: logits (B, L, V) at position i against label i + 1.
+ * @param labels (B·L), −100 where nothing is to be learnt
+ */
+export function nextTokenLoss(logits: Tensor, labels: Int32Array): Tensor {
+  const [b, l, v] = logits.shape;
+  const shifted = new Int32Array(b * (l - 1));
+  for (let i = 0; i < b; i++) shifted.set(labels.subarray(i * l + 1, (i + 1) * l), i * (l - 1));
+  const target = fromData(logits.backend, shifted, [b * (l - 1)], 'i32');
+  return crossEntropy(reshape(slice(logits, 1, 0, l - 1), [b * (l - 1), v]), target);
+}
+
+/** 1 / count on rows whose next label counts, else 0: weights that make a sum over rows a mean over answer tokens. */
+export function answerWeights(labels: Int32Array, batch: number, length: number): Float32Array {
+  const weights = new Float32Array(batch * length);
+  let counted = 0;
+  for (let b = 0; b < batch; b++) {
+    for (let i = 0; i < length - 1; i++) {
+      if (labels[b * length + i + 1] === -100) continue;
+      weights[b * length + i] = 1;
+      counted++;
+    }
+  }
+  return weights.map((w) => w / Math.max(counted, 1));
+}
+
+/** One replaced layer's output and what it should have been. */
+export type LayerPair = readonly [output: Tensor, target: Tensor];
+
+/** Runs student layer i on the teacher's state before it, in as many segments as the pass has. */
+export type RunLayer = (layer: number) => LayerPair[];
+
+/**
+ * The layer-wise loss: every replaced layer run on the teacher's input of that layer, against the teacher's output;
+ * one Frobenius norm a layer, neither squared nor averaged (kl: over D, all layers). Only where it is the last layer
+ * do both go through the final norm. No gradient enters the teacher's states.
+ * @param join one loss from those of the segments
+ */
+export function layerLoss(
+  student: MaTVLM,
+  kind: LossOptions['layerKind'],
+  run: RunLayer,
+  join: (parts: Tensor[]) => Tensor,
+): Tensor {
+  const { layers, final_layernorm } = student.decoder;
+  const which = kind === 'l2' ? ssmLayers(student.config) : layers.map((_, i) => i);
+  const losses = which.map((i) => {
+    const finish = (t: Tensor) => (i === layers.length - 1 ? final_layernorm.forward(t) : t);
+    const parts = run(i).map(([output, target]) => {
+      const goal = noGrad(() => finish(target));
+      if (kind === 'l2') return l2Distance(finish(output), goal);
+      return distillLoss(finish(output), goal, { kind: 'kl', temperature: 1, reduction: 'batchmean' });
+    });
+    return join(parts);
+  });
+  return losses.reduce((sum, loss) => add(sum, loss));
+}
+
+/** Σ weightᵢ·lossᵢ over those with a weight. */
+export function weightedSum(terms: readonly (readonly [number, Tensor | null])[]): Tensor {
+  const scaled = terms.flatMap(([w, loss]) => (loss && w !== 0 ? [w === 1 ? loss : mulScalar(loss, w)] : []));
+  return scaled.reduce((sum, loss) => add(sum, loss));
+}

@@ -1,0 +1,75 @@
+import type { Backend } from '../../engine/backend.ts';
+import { Parameters, type ParameterSource } from '../../engine/module.ts';
+import { scope } from '../../engine/scope.ts';
+import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { cat, embedding, indexSelect, reshape, slice, zeros } from '../../ops/index.ts';
+import { featureLayer, type MatvlmConfig } from './config.ts';
+import { Connector } from './layers/connector.ts';
+import { Decoder, type DecoderOutput, type PassOptions } from './layers/decoder.ts';
+import { SiglipTower } from './layers/siglip.ts';
+import { type Spliced, spliceLayout, type TokenBatch } from './splice.ts';
+
+/**
+ * A vision-language model: SigLIP tower, connector, Phi decoder whose layers hold attention or Mamba-2 mixers. One
+ * class for teacher and student, for training and inference, on every backend.
+ */
+export class MaTVLM {
+  /** Every parameter by its public name. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  readonly tower: SiglipTower;
+  readonly connector: Connector;
+  readonly decoder: Decoder;
+
+  /**
+   * @param source where parameters come from: fresh ones, or another model's to share
+   */
+  constructor(
+    readonly config: MatvlmConfig,
+    readonly backend: Backend,
+    source: ParameterSource,
+  ) {
+    const p = new Parameters(source);
+    const { vision_config: vision, text_config: text } = config.model;
+    this.tower = new SiglipTower(p.at('vision_tower').at('_vision_tower').at('vision_model'), vision);
+    this.connector = new Connector(p.at('connector').at('_connector'), vision.hidden_size, text.hidden_size);
+    this.decoder = new Decoder(p.at('language_model'), config);
+    this.parameters = p.all;
+  }
+
+  /**
+   * pixels (B, 3, size, size) in −1…1 → the tower's features (B, T, vision width), before the connector: what teacher
+   * and student share. `vision_feature_select_strategy: "patch"` drops the first patch, as public weights expect.
+   */
+  visionFeatures(pixels: Tensor): Tensor {
+    const { vision_feature_layer, vision_feature_select_strategy, vision_config } = this.config.model;
+    const layer = featureLayer(vision_feature_layer, vision_config.num_hidden_layers);
+    return scope(() => {
+      const features = this.tower.hiddenStates(pixels, layer)[layer];
+      return vision_feature_select_strategy === 'patch' ? slice(features, 1, 1) : features;
+    });
+  }
+
+  /**
+   * Embeds a batch of token ids with image features in place of the placeholder, padded on the right with zeros.
+   * @param features (B, T, D) after the connector
+   */
+  splice(batch: TokenBatch, features: Tensor): Spliced & { embeds: Tensor } {
+    const [images, perImage, d] = features.shape;
+    const layout = spliceLayout(batch, perImage);
+    const embeds = scope(() => {
+      const ids = fromData(this.backend, layout.textIds, [layout.textIds.length], 'i32');
+      const text = embedding(this.decoder.embed_tokens, ids);
+      const rows = cat([reshape(features, [images * perImage, d]), text, zeros(this.backend, [1, d])], 0);
+      const index = fromData(this.backend, layout.rows, [layout.rows.length], 'i32');
+      return reshape(indexSelect(rows, 0, index), [layout.batch, layout.length, d]);
+    });
+    return { ...layout, embeds };
+  }
+
+  /** Image features (B, T, vision width) and tokens → hidden states and state of the decoder. */
+  forward(batch: TokenBatch, features: Tensor, options: PassOptions = {}): DecoderOutput & { spliced: Spliced } {
+    const spliced = this.splice(batch, this.connector.forward(features));
+    const keyMask = fromData(this.backend, spliced.mask, [spliced.batch, spliced.length], 'i32');
+    return { ...this.decoder.forward(spliced.embeds, { ...options, keyMask }), spliced };
+  }
+}

@@ -1,0 +1,170 @@
+import { scope } from '../../../engine/scope.ts';
+import { noGrad } from '../../../engine/tape.ts';
+import { fromData, type Tensor } from '../../../engine/tensor.ts';
+import { argmax, slice } from '../../../ops/index.ts';
+import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
+import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
+import { keep } from '../../../engine/scope.ts';
+import type { Vlm } from '../vlm.ts';
+import { branch, forwardPrefix } from '../vqa-pass.ts';
+
+/** Right answers among those asked. */
+export interface Score {
+  total: number;
+  correct: number;
+}
+
+/** One question with the answer that came. */
+export interface Answered {
+  readonly id: string;
+  readonly question: string;
+  readonly answer: string;
+  readonly predicted: string;
+  readonly kind: string;
+  readonly topic: string;
+}
+
+export interface Evaluation extends Score {
+  readonly byKind: Map<string, Score>;
+  readonly samples: Answered[];
+}
+
+export interface EvaluateOptions {
+  /** Images to evaluate, from the first; all when absent. */
+  readonly limit?: number;
+  /** Images at a time. */
+  readonly batch?: number;
+  readonly maxNewTokens?: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (done: number, of: number) => void;
+}
+
+/** Share of right answers, 0…1. */
+export function accuracy(score: Score): number {
+  return score.total === 0 ? 0 : score.correct / score.total;
+}
+
+/**
+ * Answers every question of a data set greedily, as text, and compares with the answers exactly. All questions on an
+ * image share its prefix; questions of one length run as one batch.
+ */
+export async function evaluate(vlm: Vlm, data: VqaDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
+  const { limit = data.length, batch = 16, maxNewTokens = 8, signal, onProgress } = options;
+  const result: Evaluation = { total: 0, correct: 0, byKind: new Map(), samples: [] };
+  const images = Math.min(limit, data.length);
+  for (let first = 0; first < images; first += batch) {
+    signal?.throwIfAborted();
+    const samples = Array.from({ length: Math.min(batch, images - first) }, (_, i) => data.get(first + i));
+    const answers = await answerSamples(vlm, samples, maxNewTokens);
+    samples.forEach((sample, i) => sample.questions.forEach((q, j) => note(result, sample, q, answers[i][j])));
+    onProgress?.(first + samples.length, images);
+  }
+  return result;
+}
+
+function note(result: Evaluation, sample: VqaSample, q: VqaQuestion, predicted: string): void {
+  const score = result.byKind.get(q.kind) ?? { total: 0, correct: 0 };
+  result.byKind.set(q.kind, score);
+  const right = Number(predicted === q.answer);
+  for (const s of [result, score]) {
+    s.total++;
+    s.correct += right;
+  }
+  const { question, answer, kind, topic } = q;
+  result.samples.push({ id: sample.id, question, answer, predicted, kind, topic });
+}
+
+interface Asked {
+  readonly image: number;
+  readonly question: number;
+  readonly ids: Int32Array;
+}
+
+async function answerSamples(vlm: Vlm, samples: readonly VqaSample[], maxNewTokens: number): Promise<string[][]> {
+  const size = vlm.model.config.model.vision_config.image_size;
+  const pixels = new Float32Array(samples.length * 3 * size * size);
+  for (const [i, sample] of samples.entries()) {
+    pixels.set(vlm.pixels(await sample.image()), i * 3 * size * size);
+  }
+  const prefix = noGrad(() =>
+    scope(() => {
+      const features = vlm.model.visionFeatures(fromData(vlm.model.backend, pixels, [samples.length, 3, size, size]));
+      return forwardPrefix(vlm.model, { prefixIds: vlm.encoder.prefixIds(), images: samples.length }, features).state;
+    }),
+  );
+  const state = mapState(prefix, keep);
+  const answers = samples.map((s) => new Array<string>(s.questions.length).fill(''));
+  try {
+    for (const group of byLength(vlm, samples)) {
+      const texts = await answerGroup(vlm, group, state, maxNewTokens);
+      group.forEach((asked, i) => {
+        answers[asked.image][asked.question] = texts[i];
+      });
+    }
+  } finally {
+    disposeState(state);
+  }
+  return answers;
+}
+
+/** All questions, in groups of the same length: no padding is needed. */
+function byLength(vlm: Vlm, samples: readonly VqaSample[]): Asked[][] {
+  const groups = new Map<number, Asked[]>();
+  samples.forEach((sample, image) =>
+    sample.questions.forEach((q, question) => {
+      const { ids } = vlm.encoder.questionIds(q.question);
+      const group = groups.get(ids.length) ?? [];
+      groups.set(ids.length, group);
+      group.push({ image, question, ids });
+    }),
+  );
+  return [...groups.values()];
+}
+
+async function answerGroup(
+  vlm: Vlm,
+  group: readonly Asked[],
+  prefix: DecoderState,
+  maxNewTokens: number,
+): Promise<string[]> {
+  const { model, tokenizer } = vlm;
+  const made: number[][] = group.map(() => []);
+  const done = new Set<number>();
+  const length = group[0].ids.length;
+  const ids = Int32Array.from(group.flatMap((asked) => Array.from(asked.ids)));
+  let step = advance(vlm, ids, length, () =>
+    branch(prefix, fromData(model.backend, Int32Array.from(group, (g) => g.image), [group.length], 'i32')),
+  );
+  for (let i = 0; ; i++) {
+    const chosen = await step.ids.data();
+    step.ids.dispose();
+    for (let j = 0; j < group.length; j++) {
+      if (chosen[j] === tokenizer.eosId) done.add(j);
+      else if (!done.has(j)) made[j].push(chosen[j]);
+    }
+    if (done.size === group.length || i + 1 >= maxNewTokens) break;
+    const past = step.state;
+    step = advance(vlm, Int32Array.from(chosen), 1, () => past);
+    disposeState(past);
+  }
+  disposeState(step.state);
+  return made.map((tokens) => tokenizer.decode(tokens).trim());
+}
+
+/** Runs `length` tokens of every row on a state; the likeliest next token of each row, and the state after. */
+function advance(
+  { model }: Vlm,
+  ids: Int32Array,
+  length: number,
+  past: () => DecoderState,
+): { ids: Tensor; state: DecoderState } {
+  const made = noGrad(() =>
+    scope(() => {
+      const embeds = model.decoder.embed(fromData(model.backend, ids, [ids.length / length, length], 'i32'));
+      const { hidden, state } = model.decoder.forward(embeds, { past: past() });
+      const logits = model.decoder.logits(slice(hidden.at(-1)!, 1, -1));
+      return { ids: argmax(logits, -1), state };
+    }),
+  );
+  return { ids: keep(made.ids), state: mapState(made.state, keep) };
+}

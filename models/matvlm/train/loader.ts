@@ -1,0 +1,133 @@
+import { ArgumentError, DataError } from '../../../engine/errors.ts';
+import { Random } from '../../../engine/random.ts';
+import type { VqaDataset, VqaQuestion } from '../data/dataset.ts';
+import type { RgbImage } from '../image/image.ts';
+import { normalize, padToSquare } from '../image/preprocess.ts';
+import { resizeBicubic } from '../image/resize.ts';
+import { IGNORE_LABEL, type PromptEncoder } from '../template.ts';
+import type { VqaBatch } from '../vqa-pass.ts';
+
+export interface LoaderOptions {
+  readonly imagesPerBatch: number;
+  /** Questions drawn of each image, anew in every batch; all of them when absent. */
+  readonly questionsPerImage?: number;
+  readonly seed: number;
+  readonly imageSize: number;
+  readonly aspect: 'square' | 'pad';
+  /** What fills short questions up. */
+  readonly padId: number;
+}
+
+/** Question lengths are rounded up to this, so that few shapes occur. */
+const LENGTH_STEP = 2;
+
+/** Images resized once and kept as bytes. */
+export class ImageCache {
+  private readonly images = new Map<string, RgbImage>();
+
+  constructor(
+    private readonly size: number,
+    private readonly aspect: 'square' | 'pad',
+  ) {}
+
+  /** Normalised pixels (3, size, size) of a sample's image, written at `offset`. */
+  async write(data: VqaDataset, index: number, out: Float32Array, offset: number): Promise<void> {
+    const sample = data.get(index);
+    let image = this.images.get(sample.id);
+    if (!image) {
+      const whole = await sample.image();
+      image = resizeBicubic(this.aspect === 'pad' ? padToSquare(whole) : whole, this.size, this.size);
+      this.images.set(sample.id, image);
+    }
+    normalize(image, out, offset);
+  }
+}
+
+/**
+ * Batches of images with their questions, over one or more data sets mixed evenly. Which samples batch k holds depends
+ * on the seed and k alone, so that a resumed run goes on with the very same data.
+ */
+export class BatchLoader {
+  /** Images in all sets. */
+  readonly images: number;
+  readonly batchesPerEpoch: number;
+  private readonly cache: ImageCache;
+  private order: { epoch: number; indices: Uint32Array } | null = null;
+
+  /** @throws DataError when the sets hold less than one batch */
+  constructor(
+    private readonly sets: readonly VqaDataset[],
+    private readonly encoder: PromptEncoder,
+    private readonly options: LoaderOptions,
+  ) {
+    this.images = sets.reduce((sum, set) => sum + set.length, 0);
+    this.batchesPerEpoch = Math.floor(this.images / options.imagesPerBatch);
+    if (this.batchesPerEpoch < 1) {
+      throw new DataError(`the data has ${this.images} images, a batch takes ${options.imagesPerBatch}; lower the batch size`);
+    }
+    this.cache = new ImageCache(options.imageSize, options.aspect);
+  }
+
+  /** Batch number k, counted over all epochs. */
+  async batch(k: number): Promise<VqaBatch> {
+    const { imagesPerBatch: count } = this.options;
+    const epoch = Math.floor(k / this.batchesPerEpoch);
+    const first = (k % this.batchesPerEpoch) * count;
+    const chosen = Array.from(this.permutation(epoch).subarray(first, first + count), (i) => this.locate(i));
+    const random = Random.stream(this.options.seed + 1, k);
+    const questions = chosen.map(({ set, index }) => this.draw(set.get(index).questions, random));
+    const pixels = new Float32Array(count * 3 * this.options.imageSize ** 2);
+    const size = pixels.length / count;
+    for (const [i, { set, index }] of chosen.entries()) await this.cache.write(set, index, pixels, i * size);
+    return { pixels, images: count, ...collate(questions, this.encoder, this.options.padId) };
+  }
+
+  private permutation(epoch: number): Uint32Array {
+    if (this.order?.epoch !== epoch) {
+      const indices = Uint32Array.from({ length: this.images }, (_, i) => i);
+      Random.stream(this.options.seed, epoch).shuffle(indices);
+      this.order = { epoch, indices };
+    }
+    return this.order.indices;
+  }
+
+  private locate(index: number): { set: VqaDataset; index: number } {
+    let rest = index;
+    for (const set of this.sets) {
+      if (rest < set.length) return { set, index: rest };
+      rest -= set.length;
+    }
+    throw new ArgumentError(`sample ${index} is out of range for ${this.images} images`);
+  }
+
+  private draw(questions: readonly VqaQuestion[], random: Random): readonly VqaQuestion[] {
+    const count = this.options.questionsPerImage;
+    if (count === undefined || count >= questions.length) return questions;
+    const order = Uint32Array.from({ length: questions.length }, (_, i) => i);
+    random.shuffle(order);
+    return Array.from(order.subarray(0, count), (i) => questions[i]);
+  }
+}
+
+/** Questions of all images as one padded batch. */
+export function collate(
+  questions: readonly (readonly VqaQuestion[])[],
+  encoder: PromptEncoder,
+  padId: number,
+): Omit<VqaBatch, 'pixels' | 'images'> {
+  const encoded = questions.flatMap((list, image) =>
+    list.map((q) => ({ image, ...encoder.questionIds(q.question, q.answer) })),
+  );
+  const longest = Math.max(...encoded.map((e) => e.ids.length));
+  const length = Math.ceil(longest / LENGTH_STEP) * LENGTH_STEP;
+  const questionIds = new Int32Array(encoded.length * length).fill(padId);
+  const labels = new Int32Array(encoded.length * length).fill(IGNORE_LABEL);
+  encoded.forEach((e, i) => {
+    questionIds.set(e.ids, i * length);
+    labels.set(e.labels, i * length);
+  });
+  const prefixIds = encoder.prefixIds();
+  const tokens = encoded.reduce((sum, e) => sum + e.ids.length, questions.length * prefixIds.length);
+  const owner = Int32Array.from(encoded, (e) => e.image);
+  return { prefixIds, questionIds, labels, owner, questions: encoded.length, length, tokens };
+}

@@ -1,0 +1,246 @@
+import { NumericError } from '../../../engine/errors.ts';
+import { Random } from '../../../engine/random.ts';
+import { scope } from '../../../engine/scope.ts';
+import type { Tensor } from '../../../engine/tensor.ts';
+import { add, backward, cat, mulScalar, reshape } from '../../../ops/index.ts';
+import { distillVqa, isTrainable, type LossParts, setTrainable, vqaLoss } from '../distill.ts';
+import type { PassOptions } from '../layers/decoder.ts';
+import type { LossOptions } from '../losses.ts';
+import type { MaTVLM } from '../model.ts';
+import type { VqaBatch } from '../vqa-pass.ts';
+import type { BatchLoader } from './loader.ts';
+import { AdamW, type AdamWOptions } from './optimiser.ts';
+import { type Schedule, wsd } from './schedule.ts';
+
+/** What is trained, and the loss that trains it. */
+export interface TrainTask {
+  readonly model: MaTVLM;
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  loss(batch: VqaBatch, options: PassOptions): LossParts;
+}
+
+/** Pre-training: cross-entropy with the answers, every parameter. */
+export function pretrainTask(model: MaTVLM): TrainTask {
+  const parameters = setTrainable(model, () => true);
+  const loss = (batch: VqaBatch, options: PassOptions): LossParts => {
+    const ce = vqaLoss(model, batch, options);
+    return { total: ce, kl: null, layer: null, ce: null };
+  };
+  return { model, parameters, loss };
+}
+
+/** Single-stage distillation: the mixers and the connector. The teacher is left without gradients. */
+export function distillTask(teacher: MaTVLM, student: MaTVLM, losses: LossOptions): TrainTask {
+  setTrainable(teacher, () => false);
+  const parameters = setTrainable(student, isTrainable);
+  return { model: student, parameters, loss: (batch, options) => distillVqa(teacher, student, batch, losses, options) };
+}
+
+export interface TrainSettings {
+  readonly optimiser: AdamWOptions;
+  /** Peak learning rate. */
+  readonly lr: number;
+  readonly schedule: Schedule;
+  /** Batches whose gradients are averaged into one step. */
+  readonly accumulate: number;
+  /** Recompute decoder layers in backward. */
+  readonly checkpointing: boolean;
+  /** Steps with a non-finite loss or gradient in a row that stop the run. */
+  readonly maxSkipped: number;
+  readonly seed: number;
+}
+
+/** One finished step. */
+export interface StepReport {
+  /** Counted from 1. */
+  readonly step: number;
+  readonly loss: number;
+  readonly kl?: number;
+  readonly layer?: number;
+  readonly ce?: number;
+  readonly lr: number;
+  readonly gradNorm: number;
+  /** The step was not taken, because its loss or gradient was not finite. */
+  readonly skipped: boolean;
+  /** Tokens of this step's batches. */
+  readonly tokens: number;
+  readonly milliseconds: number;
+}
+
+/** Where a run stands; plain JSON. */
+export interface TrainState {
+  step: number;
+  skipped: number;
+  skippedInARow: number;
+  tokens: number;
+}
+
+/** What a resumed run needs beside the weights and the optimiser's tensors; plain JSON. */
+export interface TrainerSnapshot {
+  readonly state: TrainState;
+  readonly optimiserSteps: number;
+  readonly seed: number;
+}
+
+export interface RunOptions {
+  /** Go on until this many steps are done. */
+  readonly until: number;
+  readonly signal?: AbortSignal;
+  readonly onStep?: (report: StepReport) => void | Promise<void>;
+}
+
+/** Steps whose numbers have not come back from the device yet, at most. */
+const IN_FLIGHT = 3;
+
+interface Waiting {
+  readonly values: Promise<ArrayLike<number>>;
+  readonly names: readonly ('kl' | 'layer' | 'ce')[];
+  readonly report: Pick<StepReport, 'step' | 'lr' | 'tokens'>;
+}
+
+/**
+ * The training loop: batches from the loader, gradients averaged over `accumulate` of them, clipping, AdamW, the
+ * schedule. All that varies from step to step follows from the seed and the step's number, so a run that was
+ * interrupted and resumed gives the same numbers as one that was not.
+ */
+export class Trainer {
+  readonly state: TrainState = { step: 0, skipped: 0, skippedInARow: 0, tokens: 0 };
+  private readonly optimiser: AdamW;
+  private readonly waiting: Waiting[] = [];
+  private last = 0;
+
+  constructor(
+    private readonly task: TrainTask,
+    private readonly loader: Pick<BatchLoader, 'batch'>,
+    private readonly settings: TrainSettings,
+  ) {
+    this.optimiser = new AdamW(task.parameters, settings.optimiser);
+  }
+
+  /**
+   * Runs until `until` steps are done, or the signal aborts, which is seen between steps.
+   * @throws NumericError after too many skipped steps in a row, naming the step and what is not finite
+   */
+  async run({ until, signal, onStep }: RunOptions): Promise<void> {
+    this.last = performance.now();
+    let next = this.batches(this.state.step);
+    try {
+      while (this.state.step < until && !signal?.aborted) {
+        const batches = await next;
+        this.take(batches);
+        if (this.state.step < until) next = this.batches(this.state.step);
+        while (this.waiting.length > IN_FLIGHT) await this.settle(onStep);
+      }
+      while (this.waiting.length > 0) await this.settle(onStep);
+    } finally {
+      await next.catch(() => {});
+      this.waiting.length = 0;
+    }
+  }
+
+  /** The optimiser's tensors by name, for a checkpoint. */
+  optimiserTensors(): Map<string, Tensor> {
+    return this.optimiser.tensors();
+  }
+
+  snapshot(): TrainerSnapshot {
+    return { state: { ...this.state }, optimiserSteps: this.optimiser.steps, seed: this.settings.seed };
+  }
+
+  /** Takes up a run where `snapshot` was taken. @param tensors those of `optimiserTensors`, on the host */
+  restore(snapshot: TrainerSnapshot, tensors: ReadonlyMap<string, Float32Array>): void {
+    Object.assign(this.state, snapshot.state);
+    this.optimiser.steps = snapshot.optimiserSteps;
+    for (const [name, tensor] of this.optimiser.tensors()) {
+      const data = tensors.get(name);
+      if (!data) throw new NumericError(`optimizer.safetensors: "${name}" is missing; the checkpoint is of another run`);
+      tensor.backend.write(tensor.buffer, data);
+    }
+  }
+
+  dispose(): void {
+    this.optimiser.dispose();
+  }
+
+  private batches(step: number): Promise<VqaBatch[]> {
+    const { accumulate } = this.settings;
+    return Promise.all(Array.from({ length: accumulate }, (_, i) => this.loader.batch(step * accumulate + i)));
+  }
+
+  /** Enqueues one step; its numbers come back later. */
+  private take(batches: readonly VqaBatch[]): void {
+    const step = this.state.step++;
+    const lr = this.settings.lr * wsd(step, this.settings.schedule);
+    const random = Random.stream(this.settings.seed + 2, step);
+    const tokens = batches.reduce((sum, b) => sum + b.tokens, 0);
+    const names: ('kl' | 'layer' | 'ce')[] = [];
+    const numbers = scope(() => {
+      const parts = batches.map((batch) => this.gradients(batch, random));
+      const stats = this.optimiser.step(lr);
+      const total = parts.map((p) => p.total).reduce(add);
+      const rows = [reshape(stats, [3]), reshape(total, [1])];
+      for (const name of ['kl', 'layer', 'ce'] as const) {
+        if (!parts[0][name]) continue;
+        names.push(name);
+        rows.push(reshape(parts.map((p) => p[name]!).reduce(add), [1]));
+      }
+      return cat(rows, 0);
+    });
+    this.waiting.push({ values: numbers.data(), names, report: { step: step + 1, lr, tokens } });
+    numbers.dispose();
+  }
+
+  /** Loss parts of one batch, scaled to their share of the step, with gradients added to the parameters. */
+  private gradients(batch: VqaBatch, random: Random): LossParts {
+    return scope(() => {
+      const parts = this.task.loss(batch, { random, checkpointing: this.settings.checkpointing });
+      const share = (t: Tensor) => (this.settings.accumulate === 1 ? t : mulScalar(t, 1 / this.settings.accumulate));
+      const total = share(parts.total);
+      backward(total);
+      const detached = (t: Tensor | null) => t && share(t).detach();
+      return {
+        total: total.detach(),
+        kl: detached(parts.kl),
+        layer: detached(parts.layer),
+        ce: detached(parts.ce),
+      };
+    });
+  }
+
+  /** Waits for the oldest step's numbers. */
+  private async settle(onStep: RunOptions['onStep']): Promise<void> {
+    const { values, names, report } = this.waiting.shift()!;
+    const [gradNorm, , finite, loss, ...rest] = Array.from(await values);
+    const skipped = finite === 0;
+    this.state.tokens += report.tokens;
+    this.state.skippedInARow = skipped ? this.state.skippedInARow + 1 : 0;
+    if (skipped) this.state.skipped++;
+    const now = performance.now();
+    const milliseconds = now - this.last;
+    this.last = now;
+    const parts = Object.fromEntries(names.map((name, i) => [name, rest[i]]));
+    await onStep?.({ ...report, loss, ...parts, gradNorm, skipped, milliseconds });
+    if (this.state.skippedInARow >= this.settings.maxSkipped) {
+      throw new NumericError(await this.explain(report.step, loss));
+    }
+  }
+
+  private async explain(step: number, loss: number): Promise<string> {
+    const what = Number.isFinite(loss) ? `a gradient is not finite (the loss is ${loss})` : `the loss is ${loss}`;
+    const cause = await nonFiniteParameter(this.task.model);
+    return (
+      `step ${step}: ${what}, ${this.state.skippedInARow} steps in a row; ${cause ?? 'all weights are finite'}. ` +
+      'The run was stopped; lower the learning rate or resume from the last checkpoint'
+    );
+  }
+}
+
+/** Names the first parameter that holds NaN or infinity; null when all are finite. */
+export async function nonFiniteParameter(model: MaTVLM): Promise<string | null> {
+  for (const [name, tensor] of model.parameters) {
+    const data = await tensor.data();
+    const at = data.findIndex((x) => !Number.isFinite(x));
+    if (at >= 0) return `weight "${name}" holds ${data[at]} at element ${at}`;
+  }
+  return null;
+}

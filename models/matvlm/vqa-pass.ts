@@ -1,0 +1,106 @@
+import { scope } from '../../engine/scope.ts';
+import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { add, indexSelect, mulScalar, sqrt, square } from '../../ops/index.ts';
+import type { DecoderOutput, PassOptions, PhiBlock } from './layers/decoder.ts';
+import { type DecoderState, type LayerState, mapState } from './layers/state.ts';
+import type { MaTVLM } from './model.ts';
+
+/**
+ * Images with all that is asked about them. Every question on an image has the same prefix (template and image), so
+ * the prefix goes through the model once an image and the questions branch off its state: keys and values for
+ * attention, convolution and SSM state for Mamba-2. Values and gradients are those of the plain batch in which each
+ * question has a copy of its image, at a fraction of the work.
+ */
+export interface VqaBatch {
+  /** (B, 3, size, size), −1…1. */
+  readonly pixels: Float32Array;
+  readonly images: number;
+  /** Ids up to and including the image placeholder. */
+  readonly prefixIds: Int32Array;
+  /** (N, S), padded on the right. */
+  readonly questionIds: Int32Array;
+  /** (N, S), −100 where nothing is to be learnt. */
+  readonly labels: Int32Array;
+  /** (N): the image of each question. */
+  readonly owner: Int32Array;
+  readonly questions: number;
+  readonly length: number;
+  /** Tokens in all, padding not counted. */
+  readonly tokens: number;
+}
+
+/** One pass over a VqaBatch: the prefix segment (B, P, D) and the question segment (N, S, D). */
+export interface VqaOutput {
+  readonly prefix: DecoderOutput;
+  readonly questions: DecoderOutput;
+}
+
+/** A batch's tensors on the device. */
+export interface VqaInputs {
+  readonly pixels: Tensor;
+  readonly questionIds: Tensor;
+  readonly owner: Tensor;
+}
+
+/** Copies a batch to a backend. */
+export function uploadVqa(model: MaTVLM, batch: VqaBatch): VqaInputs {
+  const { image_size: size } = model.config.model.vision_config;
+  return {
+    pixels: fromData(model.backend, batch.pixels, [batch.images, 3, size, size]),
+    questionIds: fromData(model.backend, batch.questionIds, [batch.questions, batch.length], 'i32'),
+    owner: fromData(model.backend, batch.owner, [batch.questions], 'i32'),
+  };
+}
+
+/** The state of each question's image. */
+export function branch(state: DecoderState, owner: Tensor): DecoderState {
+  return mapState(state, (t) => indexSelect(t, 0, owner));
+}
+
+/** Runs prefix and questions through the decoder. @param features the tower's output, before the connector */
+export function forwardVqa(
+  model: MaTVLM,
+  batch: VqaBatch,
+  inputs: VqaInputs,
+  features: Tensor,
+  options: PassOptions = {},
+): VqaOutput {
+  const prefix = forwardPrefix(model, batch, features, options);
+  const past = branch(prefix.state, inputs.owner);
+  const questions = model.decoder.forward(model.decoder.embed(inputs.questionIds), { ...options, past });
+  return { prefix, questions };
+}
+
+/** Runs the prefix of a batch alone. */
+export function forwardPrefix(
+  model: MaTVLM,
+  batch: Pick<VqaBatch, 'prefixIds' | 'images'>,
+  features: Tensor,
+  options: PassOptions = {},
+): DecoderOutput {
+  const ids = Array.from({ length: batch.images }, () => Array.from(batch.prefixIds));
+  const { embeds } = model.splice({ ids }, model.connector.forward(features));
+  return model.decoder.forward(embeds, options);
+}
+
+/** One layer on both segments: the questions branch off the prefix's state. */
+export function layerVqa(
+  layer: PhiBlock,
+  prefix: Tensor,
+  questions: Tensor,
+  owner: Tensor,
+  options: PassOptions,
+): { prefix: Tensor; questions: Tensor } {
+  return scope(() => {
+    const [prefixOut, state] = layer.forward(prefix, null, options, 0);
+    const past = branch({ length: prefix.shape[1], layers: [state] }, owner).layers[0] as LayerState;
+    const [questionOut] = layer.forward(questions, past, options, prefix.shape[1]);
+    return { prefix: prefixOut, questions: questionOut };
+  });
+}
+
+/** ‖·‖ of a plain batch from its two segments: the prefix counts once for each question. */
+export function joinNorms(prefix: Tensor, questions: Tensor, batch: VqaBatch): Tensor {
+  const repeats = batch.questions / batch.images;
+  return sqrt(add(mulScalar(square(prefix), repeats), square(questions)));
+}

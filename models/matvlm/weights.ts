@@ -1,0 +1,153 @@
+import type { Backend } from '../../engine/backend.ts';
+import { CheckpointError, ConfigError } from '../../engine/errors.ts';
+import { emptyParameters, listNames, type ParameterSource } from '../../engine/module.ts';
+import { type Checkpoint, type FolderSource, readWhole } from '../../engine/safetensors/index.ts';
+import { sameShape, show } from '../../ops/shapes.ts';
+import { type MatvlmConfig, parseConfig } from './config.ts';
+import { isTrainable } from './distill.ts';
+import { MaTVLM } from './model.ts';
+
+/** Tells how far a load is: `loaded` of `total` bytes. */
+export type OnProgress = (event: { file: string; loaded: number; total: number }) => void;
+
+export interface LoadOptions {
+  readonly onProgress?: OnProgress;
+  readonly signal?: AbortSignal;
+}
+
+/** SigLIP's pooling head: in public checkpoints, used by nothing. */
+const UNUSED = /^vision_tower\._vision_tower\.vision_model\.head\./;
+
+/** Largest config file that is read. */
+const CONFIG_LIMIT = 2 ** 20;
+
+/** Reads and parses a JSON file of a folder; null when it is not there. @throws ConfigError when it is no JSON */
+export async function readJson(folder: FolderSource, file: string, limit = CONFIG_LIMIT): Promise<unknown> {
+  const source = await folder.open(file);
+  if (!source) return null;
+  try {
+    return JSON.parse(new TextDecoder().decode(await readWhole(source, limit)));
+  } catch (error) {
+    if (error instanceof SyntaxError) throw new ConfigError(`${source.name}: no valid JSON: ${error.message}`);
+    throw error;
+  } finally {
+    await source.close();
+  }
+}
+
+/** `config.json` and, if there, `mamba_config.json` of a checkpoint folder. */
+export async function readConfig(folder: FolderSource): Promise<MatvlmConfig> {
+  const model = await readJson(folder, 'config.json');
+  if (model === null) {
+    throw new ConfigError(`${folder.name}: no config.json; give the folder of a checkpoint`);
+  }
+  return parseConfig(model, await readJson(folder, 'mamba_config.json'), `${folder.name}/config.json`);
+}
+
+/**
+ * Compares a model's parameters with a checkpoint's tensors. A missing or unexpected key, or another shape, is an
+ * error that names it: nothing is ever left unloaded silently.
+ * @throws CheckpointError
+ */
+export function checkKeys(model: MaTVLM, checkpoint: Checkpoint): void {
+  const missing = [...model.parameters.keys()].filter((name) => !checkpoint.has(name));
+  if (missing.length > 0) {
+    throw new CheckpointError(
+      `${checkpoint.name}: missing ${listNames(missing)}; config.json asks for it, so config and weights do not match`,
+    );
+  }
+  const unexpected = checkpoint.keys().filter((name) => !model.parameters.has(name) && !UNUSED.test(name));
+  if (unexpected.length > 0) {
+    throw new CheckpointError(
+      `${checkpoint.name}: unexpected ${listNames(unexpected)}; config.json describes no such parameter`,
+    );
+  }
+  for (const [name, tensor] of model.parameters) {
+    const { shape } = checkpoint.spec(name);
+    if (!sameShape(shape, tensor.shape)) {
+      throw new CheckpointError(`${checkpoint.name}: "${name}" has shape ${show(shape)}, config.json gives ${show(tensor.shape)}`);
+    }
+  }
+}
+
+/** Fills a model's parameters from a checkpoint, one tensor at a time; `only` leaves the others as they are. */
+export async function loadWeights(
+  model: MaTVLM,
+  checkpoint: Checkpoint,
+  options: LoadOptions = {},
+  only: (name: string) => boolean = () => true,
+): Promise<void> {
+  checkKeys(model, checkpoint);
+  const names = [...model.parameters.keys()].filter(only);
+  const total = names.reduce((sum, name) => sum + model.parameters.get(name)!.size * 4, 0);
+  let loaded = 0;
+  for (const name of names) {
+    options.signal?.throwIfAborted();
+    const tensor = model.parameters.get(name)!;
+    model.backend.write(tensor.buffer, await checkpoint.readAs(name, 'f32'));
+    loaded += tensor.size * 4;
+    options.onProgress?.({ file: checkpoint.name, loaded, total });
+  }
+}
+
+/** A model of that configuration with the weights of an open checkpoint. */
+export async function modelFrom(
+  config: MatvlmConfig,
+  checkpoint: Checkpoint,
+  backend: Backend,
+  options: LoadOptions = {},
+): Promise<MaTVLM> {
+  checkEmbedding(config, checkpoint);
+  const model = new MaTVLM(config, backend, emptyParameters(backend));
+  try {
+    await loadWeights(model, checkpoint, options);
+  } catch (error) {
+    disposeModel(model);
+    throw error;
+  }
+  return model;
+}
+
+/** Refuses a vocabulary that the weights contradict before anything is allocated. */
+function checkEmbedding(config: MatvlmConfig, checkpoint: Checkpoint): void {
+  const name = 'language_model.model.embed_tokens.weight';
+  const { vocab_size, hidden_size } = config.model.text_config;
+  if (!checkpoint.has(name)) return;
+  const { shape } = checkpoint.spec(name);
+  if (!sameShape(shape, [vocab_size, hidden_size])) {
+    throw new CheckpointError(
+      `${checkpoint.name}: "${name}" has shape ${show(shape)}, but config.json gives vocab_size ${vocab_size} and hidden_size ${hidden_size}`,
+    );
+  }
+}
+
+/**
+ * Parameters of a student that shares all frozen tensors with its teacher: one copy in memory. What is trained gets
+ * tensors of its own.
+ */
+export function sharedParameters(teacher: MaTVLM): ParameterSource {
+  const fresh = emptyParameters(teacher.backend);
+  return (name, shape) => {
+    const shared = isTrainable(name) ? undefined : teacher.parameters.get(name);
+    return shared ?? fresh(name, shape);
+  };
+}
+
+/** Host copies of the parameters that `which` names. */
+export async function hostWeights(
+  model: MaTVLM,
+  which: (name: string) => boolean = () => true,
+): Promise<Map<string, Float32Array>> {
+  const weights = new Map<string, Float32Array>();
+  for (const [name, tensor] of model.parameters) {
+    if (which(name)) weights.set(name, Float32Array.from(await tensor.data()));
+  }
+  return weights;
+}
+
+/** Frees a model's parameters, except those of a model it shares them with. */
+export function disposeModel(model: MaTVLM, sharedWith: MaTVLM | null = null): void {
+  for (const [name, tensor] of model.parameters) {
+    if (sharedWith?.parameters.get(name) !== tensor && !tensor.disposed) tensor.dispose();
+  }
+}

@@ -1,0 +1,62 @@
+import type { Backend } from '../../engine/backend.ts';
+import { emptyParameters } from '../../engine/module.ts';
+import { Random } from '../../engine/random.ts';
+import { type MatvlmConfig, mambaConfig, parseConfig } from '../../models/matvlm/config.ts';
+import { isTrainable } from '../../models/matvlm/distill.ts';
+import { initialise, initialiseMixers } from '../../models/matvlm/initialise.ts';
+import { MaTVLM } from '../../models/matvlm/model.ts';
+import { PromptEncoder } from '../../models/matvlm/template.ts';
+import { Tokenizer } from '../../models/matvlm/tokenizer.ts';
+import { sharedParameters } from '../../models/matvlm/weights.ts';
+import { tinyTokenizer } from '../../models/matvlm/word-tokenizer.ts';
+
+const files = tinyTokenizer();
+export const tokenizer = Tokenizer.fromJSON(files.tokenizer, files.config);
+export const encoder = new PromptEncoder(tokenizer, 'short');
+
+/** A configuration small enough for hundreds of passes in a test. */
+export function smallConfig(text: Record<string, unknown> = {}): MatvlmConfig {
+  return parseConfig({
+    conv_version: 'short',
+    vision_feature_layer: -1,
+    vision_feature_select_strategy: 'cls_patch',
+    vision_config: {
+      image_size: 16,
+      patch_size: 8,
+      hidden_size: 16,
+      num_hidden_layers: 1,
+      num_attention_heads: 2,
+      intermediate_size: 24,
+    },
+    text_config: {
+      vocab_size: tokenizer.size,
+      hidden_size: 32,
+      num_hidden_layers: 3,
+      num_attention_heads: 4,
+      num_key_value_heads: 2,
+      intermediate_size: 48,
+      max_position_embeddings: 128,
+      ...text,
+    },
+  });
+}
+
+/** A model with seeded random weights. */
+export function smallTeacher(backend: Backend, config = smallConfig()): MaTVLM {
+  const model = new MaTVLM(config, backend, emptyParameters(backend));
+  initialise(model, new Random(1));
+  return model;
+}
+
+/** A student of `teacher` that shares its frozen tensors, its mixers drawn at random. */
+export function smallStudent(teacher: MaTVLM, layers: readonly number[]): MaTVLM {
+  const config = { model: teacher.config.model, mamba: mambaConfig(teacher.config.model.text_config, layers) };
+  const student = new MaTVLM(config, teacher.backend, sharedParameters(teacher));
+  const random = new Random(2);
+  for (const [name, tensor] of student.parameters) {
+    if (!isTrainable(name) || name.includes('.mamba.')) continue;
+    student.backend.write(tensor.buffer, new Float32Array(tensor.size).map(() => random.uniform(-0.2, 0.2)));
+  }
+  initialiseMixers(student, new Map(), random, { from: 'random', identityConv: false });
+  return student;
+}
