@@ -17,7 +17,8 @@ export interface CheckCase {
 export function describe({ spec, force }: CheckCase): string {
   const { M, N, K, batch = [1, 1], transA, transB, ...rest } = spec;
   const cut = typeof force === 'object' ? `${force.tile.name} /${force.splits ?? 1}` : force;
-  return `${M}x${N}x${K} b${batch.join('x')} ${transA ? 'T' : 'N'}${transB ? 'T' : 'N'} ${cut ?? 'chosen'} ${JSON.stringify(rest)}`;
+  const layout = `${transA ? 'T' : 'N'}${transB ? 'T' : 'N'}`;
+  return `${M}x${N}x${K} b${batch.join('x')} ${layout} ${cut ?? 'chosen'} ${JSON.stringify(rest)}`;
 }
 
 /** Pseudo-random numbers in [-1, 1) that halves hold exactly, the same on every run. */

@@ -28,7 +28,7 @@ export async function openDevice(backend?: string, toggles = ''): Promise<GemmDe
   const features = `enable-dawn-features=${TOGGLES}${toggles && `,${toggles}`}`;
   gpu = create([features, ...(backend ? [`backend=${backend}`] : [])]);
   const adapter = await gpu.requestAdapter();
-  if (!adapter) throw new DeviceError('no WebGPU adapter: install a Vulkan driver, for instance lavapipe (.ci/setup.sh)');
+  if (!adapter) throw new DeviceError('no WebGPU adapter: install a Vulkan driver such as lavapipe (.ci/setup.sh)');
   const wanted: GPUFeatureName[] = ['shader-f16', 'timestamp-query'];
   const requiredFeatures = wanted.filter((f) => adapter.features.has(f));
   const requiredLimits: Record<string, number> = {};
@@ -91,7 +91,7 @@ export class Pipelines {
     this.#device = device;
   }
 
-  /** Compiles on first use, beside others that were asked for. @throws KernelError with Dawn's message and the source. */
+  /** Compiles on first use, beside others asked for. @throws KernelError with Dawn's message and the source. */
   get(launch: GemmLaunch): Promise<GPUComputePipeline> {
     const known = this.#cache.get(launch.key);
     if (known) return known;

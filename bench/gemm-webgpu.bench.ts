@@ -188,7 +188,8 @@ async function skinnyTable(gpu: GemmDevice, timer: Timer): Promise<void> {
         const spec: GemmSpec = { M, N, K, transB, b: { dtype } };
         const seconds = await timer.seconds(spec);
         const bytes = N * K * (dtype === 'f16' ? 2 : 4);
-        console.log(`${label(spec)} ${dtype} ${Math.round(bytes / seconds / 1e9)} GB/s, ${Math.round(seconds * 1e6)} us`);
+        const rate = Math.round(bytes / seconds / 1e9);
+        console.log(`${label(spec)} ${dtype} ${rate} GB/s, ${Math.round(seconds * 1e6)} us`);
       }
     }
   }

@@ -43,7 +43,9 @@ export const EPILOGUES: Record<Exclude<GemmEpilogue, 'none'>, string> = {
   relu: 'return max(x, vec4<f32>());',
   silu: 'return x / (1.0 + exp(-x));',
   // Hendrycks and Gimpel 2016; the clamp keeps drivers whose tanh overflows from answering NaN.
-  gelu_tanh: 'let u = 0.7978845608 * (x + 0.044715 * x * x * x);\n  return 0.5 * x * (1.0 + tanh(clamp(u, vec4(-15.0), vec4(15.0))));',
+  gelu_tanh:
+    'let u = 0.7978845608 * (x + 0.044715 * x * x * x);\n' +
+    '  return 0.5 * x * (1.0 + tanh(clamp(u, vec4(-15.0), vec4(15.0))));',
 };
 
 const FIELDS = [

@@ -110,7 +110,8 @@ export function reduceKernel(g: Layout, splits: number): Kernel {
     `  if (e < total) {\n    for (var i = t / ${columns}u; i < params.splits; i += ${slices}u) {\n` +
     `      s += scratch[(i * total + e) / ${wide}u];\n    }\n  }\n  sums[t] = s;\n  workgroupBarrier();\n` +
     `  if (t < ${columns}u && e < total) {\n` +
-    `    for (var i = 1u; i < ${slices}u; i++) { s += sums[t + i * ${columns}u]; }\n    let z = e / (params.M * params.N);\n` +
+    `    for (var i = 1u; i < ${slices}u; i++) { s += sums[t + i * ${columns}u]; }\n` +
+    `    let z = e / (params.M * params.N);\n` +
     `  ${bases('c')}    let row = e / params.N;\n` +
     `    store_c(c_base, row % params.M, e % params.N, ${vec4 ? 's' : 'vec4<f32>(s)'});\n  }\n}\n`;
   return { key: ['gemm', `reduce${slices}${vec4 ? 'v' : ''}`, storerKey(g)].join('|'), code, bindings };

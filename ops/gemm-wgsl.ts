@@ -94,6 +94,7 @@ function check(g: Layout, caps: GemmCaps): void {
 
 function checkGrid(grid: readonly number[], limit: number): void {
   if (grid.some((n) => n > limit)) {
-    throw new ArgumentError(`gemm: a grid of ${grid.join('×')} workgroups exceeds the device's ${limit}; cut the batch`);
+    const size = grid.join('×');
+    throw new ArgumentError(`gemm: a grid of ${size} workgroups exceeds the device's ${limit}; cut the batch`);
   }
 }

@@ -44,7 +44,8 @@ test('weight gradients split K and fill the device, large products do not', () =
 });
 
 test('what is chosen fits the limits', () => {
-  for (const spec of [square, { M: 25_000, N: 128, K: 384, transB: true }, { M: 128, N: 128, K: 25_000, transA: true }]) {
+  const forward = { M: 25_000, N: 128, K: 384, transB: true };
+  for (const spec of [square, forward, { M: 128, N: 128, K: 25_000, transA: true }]) {
     const { name } = gemmVariant(spec, DEFAULTS);
     const tile = TILES.find((t) => t.name === name)!;
     assert.ok(tileMemory(tile) <= 16384 && tileThreads(tile) <= 256, name);
@@ -79,7 +80,8 @@ function everyKernel(): { spec: GemmSpec; force: GemmForce }[] {
   const layouts = [false, true].flatMap((transA) => [false, true].map((transB) => ({ transA, transB })));
   const forces: GemmForce[] = ['direct', ...TILES.flatMap((tile) => [{ tile }, { tile, splits: 3 }])];
   const sizes = [{ M: 128, N: 128, K: 128 }, { M: 127, N: 127, K: 127 }];
-  const types: Partial<GemmSpec>[] = [{}, { a: { dtype: 'f16' }, b: { dtype: 'f16' }, c: { dtype: 'f16' }, bias: 'f16' }];
+  const half = { dtype: 'f16' } as const;
+  const types: Partial<GemmSpec>[] = [{}, { a: half, b: half, c: half, bias: 'f16' }];
   const specs = sizes.flatMap((size) => layouts.flatMap((l) => types.map((t) => ({ ...size, ...l, ...t }))));
   const rows = specs.filter((s) => !s.transA).flatMap((s) => [1, 2, 3, 8].map((M) => ({ ...s, M })));
   return [
