@@ -78,8 +78,9 @@ export function copyOnWasm(k: KernelExports, copy: StridedCopy, source: WasmArg,
 
 const WG = 256;
 
-function kernel(rank: number) {
-  return shader(`strided_copy.${rank}`, () => {
+function kernel(rank: number, wide: boolean) {
+  return shader(`strided_copy.${rank}.${wide}`, () => {
+    const word = wide ? 'vec4<u32>' : 'u32';
     const dims = Array.from({ length: rank }, (_, i) => i);
     const fields = dims.flatMap((i) => [[`size${i}`, 'u32'] as const, [`from${i}`, 'i32'] as const, [`to${i}`, 'i32'] as const]);
     const steps = dims.reverse().map(
@@ -91,8 +92,8 @@ function kernel(rank: number) {
   }`,
     );
     return {
-      reads: { xs: 'u32' },
-      writes: { ys: 'u32' },
+      reads: { xs: word },
+      writes: { ys: word },
       params: { n: 'u32', source: 'i32', goal: 'i32', ...Object.fromEntries(fields) },
       constants: { WG },
       code: /* wgsl */ `${FLAT_INDEX}
@@ -110,10 +111,27 @@ ${steps.join('\n')}
   });
 }
 
-/** The copy as one launch. Elements are moved as 32-bit words, whatever their dtype. */
+/** Whether the copy moves whole groups of four elements that lie together and begin at multiples of four. */
+function fourAtOnce(dims: readonly { size: number; from: number; to: number }[], copy: StridedCopy): boolean {
+  const inner = dims[dims.length - 1];
+  if (inner.from !== 1 || inner.to !== 1 || (inner.size | copy.fromOffset | copy.toOffset) % 4 !== 0) return false;
+  for (let i = 0; i < dims.length - 1; i++) if ((dims[i].from | dims[i].to) % 4 !== 0) return false;
+  return true;
+}
+
+/** The copy as one launch. Elements are moved as 32-bit words, whatever their dtype, by fours where they allow it. */
 export function launchCopy(copy: StridedCopy, source: GpuArg, target: GpuArg): Launch {
   const dims = merge(copy);
-  const n = dims.reduce((size, d) => size * d.size, 1);
-  const params = [n, copy.fromOffset, copy.toOffset, ...dims.flatMap((d) => [d.size, d.from, d.to])];
-  return { shader: kernel(dims.length), args: [source, target], params, grid: grid1d(n, WG) };
+  const wide = fourAtOnce(dims, copy);
+  const unit = wide ? 4 : 1;
+  const params = [0, copy.fromOffset / unit, copy.toOffset / unit];
+  let n = 1;
+  dims.forEach(({ size, from, to }, i) => {
+    const inner = i === dims.length - 1;
+    const count = inner ? size / unit : size;
+    params.push(count, inner ? from : from / unit, inner ? to : to / unit);
+    n *= count;
+  });
+  params[0] = n;
+  return { shader: kernel(dims.length, wide), args: [source, target], params, grid: grid1d(n, WG) };
 }
