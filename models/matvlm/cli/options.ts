@@ -1,0 +1,151 @@
+import { Option as Flag, type Command } from 'commander';
+import * as v from 'valibot';
+import { UsageError } from './errors.ts';
+import { didYouMean } from './suggest.ts';
+
+/** One setting: a flag of a command and a key of its YAML file, checked by one schema. */
+export interface Option<T> {
+  readonly about: string;
+  readonly schema: v.GenericSchema<unknown, T>;
+  readonly fallback: T;
+  /** How help shows the value, such as `<n>`; absent for a switch. */
+  readonly argument?: string;
+  /** A flag's text as the value that YAML would give. */
+  readonly parse: (text: string) => unknown;
+}
+
+/** The settings of a command by their names in code; flags and YAML spell them with dashes. */
+export type OptionTable = Readonly<Record<string, Option<unknown>>>;
+
+export type Settings<T extends OptionTable> = {
+  readonly [K in keyof T]: T[K] extends Option<infer V> ? V : never;
+};
+
+interface Range {
+  readonly min?: number;
+  readonly above?: number;
+  readonly max?: number;
+  readonly whole?: boolean;
+}
+
+/** A number within a range; both ends belong to it, `above` does not. */
+export function number(about: string, fallback: number, range: Range = {}): Option<number> {
+  const { min = -Infinity, above = -Infinity, max = Infinity, whole = false } = range;
+  const fits = (x: number) => x >= min && x > above && x <= max && (!whole || Number.isSafeInteger(x));
+  const schema = v.pipe(v.number(`expected ${rangeText(range)}`), v.check(fits, `expected ${rangeText(range)}`));
+  return { about, schema, fallback, argument: whole ? '<n>' : '<number>', parse: parseNumber };
+}
+
+/** A whole number from `min` (1 unless given). */
+export function count(about: string, fallback: number, min = 1): Option<number> {
+  return number(about, fallback, { whole: true, min });
+}
+
+function rangeText({ min, above, max, whole }: Range): string {
+  const parts = [whole ? 'a whole number' : 'a number'];
+  if (min !== undefined) parts.push(`from ${min}`);
+  if (above !== undefined) parts.push(`above ${above}`);
+  if (max !== undefined) parts.push(`to ${max}`);
+  return parts.join(' ');
+}
+
+/** The same option with null, "not set", as its default. */
+export function optional<T>(option: Option<T>): Option<T | null> {
+  return { ...option, schema: v.nullable(option.schema), fallback: null };
+}
+
+export function text(about: string, fallback: string, argument = '<text>'): Option<string> {
+  const schema = v.pipe(v.string('expected a text'), v.nonEmpty('expected a text that is not empty'));
+  return { about, schema, fallback, argument, parse: (s) => s };
+}
+
+/** One of a few words. */
+export function choice<const T extends string>(about: string, fallback: T, words: readonly T[]): Option<T> {
+  const schema = v.picklist(words, ({ input }) => {
+    const hint = typeof input === 'string' ? didYouMean(input, words) : '';
+    return `expected ${words.join(', ')}${hint}`;
+  });
+  return { about, schema, fallback, argument: `<${words.join('|')}>`, parse: (s) => s };
+}
+
+/** A switch; `--no-x` turns it off again. */
+export function toggle(about: string, fallback: boolean): Option<boolean> {
+  return { about, schema: v.boolean('expected true or false'), fallback, parse: (s) => s };
+}
+
+/** Texts, in flags parted by commas. */
+export function texts(about: string, fallback: readonly string[], argument: string): Option<readonly string[]> {
+  const schema = v.pipe(v.array(v.pipe(v.string(), v.nonEmpty()), 'expected a list of texts'), v.minLength(1));
+  return { about, schema, fallback, argument, parse: (s) => s.split(',').map((item) => item.trim()) };
+}
+
+/** Numbers, in flags parted by commas. */
+export function numbers(about: string, fallback: readonly number[], range: Range, length?: number): Option<readonly number[]> {
+  const item = number(about, 0, range).schema;
+  const what = `expected ${length ?? 'a list of'} numbers, each ${rangeText(range)}`;
+  const schema = v.pipe(
+    v.array(item, what),
+    v.check((list) => list.length > 0 && (length === undefined || list.length === length), what),
+  );
+  return { about, schema, fallback, argument: '<n,n,…>', parse: (s) => s.split(',').map(parseNumber) };
+}
+
+/** A text that is no number stays one: the schema tells what was expected. */
+function parseNumber(s: string): unknown {
+  return s.trim() !== '' && !Number.isNaN(Number(s)) ? Number(s) : s;
+}
+
+/** `weightDecay` → `weight-decay`. */
+export function dashed(key: string): string {
+  return key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
+}
+
+/** Adds a table's flags to a command. They have no defaults there, so that a YAML file can come between. */
+export function addOptions(command: Command, table: OptionTable): void {
+  for (const [key, option] of Object.entries(table)) {
+    const name = `--${dashed(key)}`;
+    const shown = show(option.fallback);
+    const about = shown === '' ? option.about : `${option.about} (default: ${shown})`;
+    if (option.argument) command.addOption(new Flag(`${name} ${option.argument}`, about));
+    else command.addOption(new Flag(name, about)).addOption(new Flag(`--no-${dashed(key)}`).hideHelp());
+  }
+}
+
+function show(value: unknown): string {
+  if (value === null || value === false || value === '') return '';
+  return value === true ? 'on' : String(value);
+}
+
+/** Values from one source. Later layers win over earlier ones. */
+export interface Layer {
+  readonly values: ReadonlyMap<string, unknown>;
+  /** What errors call a value: the flag, or file and line. */
+  readonly where: (key: string) => string;
+}
+
+/** What was given on the command line. @param given commander's options */
+export function flagLayer(table: OptionTable, given: Readonly<Record<string, unknown>>): Layer {
+  const values = new Map<string, unknown>();
+  for (const [key, option] of Object.entries(table)) {
+    const value = given[key];
+    if (value !== undefined) values.set(key, typeof value === 'string' ? option.parse(value) : value);
+  }
+  return { values, where: (key) => `--${dashed(key)}` };
+}
+
+/** Merges layers over the defaults and checks each value. @throws UsageError naming flag or file and line */
+export function resolve<T extends OptionTable>(table: T, layers: readonly Layer[]): Settings<T> {
+  const settings: Record<string, unknown> = {};
+  for (const [key, option] of Object.entries(table)) {
+    const layer = layers.findLast(({ values }) => values.has(key));
+    settings[key] = layer ? check(option, layer, key) : option.fallback;
+  }
+  return settings as Settings<T>;
+}
+
+function check(option: Option<unknown>, layer: Layer, key: string): unknown {
+  const value = layer.values.get(key);
+  const result = v.safeParse(option.schema, value);
+  if (result.success) return result.output;
+  throw new UsageError(`${layer.where(key)}: ${result.issues[0].message}, got ${JSON.stringify(value) ?? String(value)}`);
+}

@@ -1,0 +1,72 @@
+import pc from 'picocolors';
+import { dashed } from './options.ts';
+
+/** Results go to stdout; what is said along the way goes to stderr, so that output can be piped. */
+export function print(line = ''): void {
+  process.stdout.write(`${line}\n`);
+}
+
+/** A line for people, on stderr. */
+export function say(line = ''): void {
+  process.stderr.write(`${line}\n`);
+}
+
+export function warn(message: string): void {
+  say(`${pc.yellow('warning:')} ${message}`);
+}
+
+export function printJson(value: unknown): void {
+  print(JSON.stringify(value, null, 2));
+}
+
+/** Rows as aligned columns; numbers to the right. The first row is the heading. */
+export function table(rows: readonly (readonly (string | number)[])[]): string {
+  const cells = rows.map((row) => row.map(String));
+  const widths = cells[0].map((_, c) => Math.max(...cells.map((row) => (row[c] ?? '').length)));
+  const numeric = cells[0].map((_, c) => cells.length > 1 && cells.slice(1).every((row) => /^[-–\d.,]/.test(row[c] ?? '')));
+  return cells
+    .map((row, r) => {
+      const line = row.map((cell, c) => (numeric[c] ? cell.padStart(widths[c]) : cell.padEnd(widths[c]))).join('  ');
+      return r === 0 ? pc.bold(line.trimEnd()) : line.trimEnd();
+    })
+    .join('\n');
+}
+
+/** The resolved settings, a line each. */
+export function saySettings(settings: Readonly<Record<string, unknown>>): void {
+  const width = Math.max(...Object.keys(settings).map((key) => dashed(key).length));
+  for (const [key, value] of Object.entries(settings)) {
+    say(`  ${pc.dim(dashed(key).padEnd(width))}  ${value === null ? pc.dim('–') : String(value)}`);
+  }
+}
+
+const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'];
+
+/** Bytes for people: 12.3 MB. */
+export function bytes(n: number): string {
+  let unit = 0;
+  let value = n;
+  while (value >= 1000 && unit < UNITS.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toPrecision(3)} ${UNITS[unit]}`;
+}
+
+/** 1234567 → 1,234,567. */
+export function thousands(n: number): string {
+  return n.toLocaleString('en-US');
+}
+
+/** 0.9312 → 93.1 %. */
+export function percent(share: number): string {
+  return `${(share * 100).toFixed(1)} %`;
+}
+
+/** Seconds for people: 1:05, 2:03:04. */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (n: number) => String(n).padStart(2, '0');
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}

@@ -1,0 +1,53 @@
+import pc from 'picocolors';
+import { duration } from './output.ts';
+
+/** Without a terminal a plain line is written this often, in milliseconds. */
+const PLAIN_EVERY = 10_000;
+/** A terminal's line is redrawn at most this often, in milliseconds. */
+const DRAW_EVERY = 100;
+const WIDTH = 24;
+
+/** A progress line on stderr: redrawn in place on a terminal, a plain line now and then elsewhere. */
+export class Progress {
+  private readonly started = performance.now();
+  private drawn = -Infinity;
+  private shown = false;
+
+  /**
+   * @param first where a resumed run begins
+   * @param silent nothing at all is written
+   */
+  constructor(
+    private readonly label: string,
+    private readonly total: number,
+    private readonly first = 0,
+    private readonly silent = false,
+    private readonly stream: NodeJS.WriteStream = process.stderr,
+  ) {}
+
+  /** @param details what stands behind the bar, such as `loss 0.123` */
+  update(done: number, details = ''): void {
+    const now = performance.now();
+    const wait = this.stream.isTTY ? DRAW_EVERY : PLAIN_EVERY;
+    if (this.silent || (now - this.drawn < wait && done < this.total)) return;
+    this.drawn = now;
+    const rate = (now - this.started) / 1000 / Math.max(1, done - this.first);
+    const eta = done > this.first ? `ETA ${duration(rate * (this.total - done))}` : '';
+    const parts = [`${done}/${this.total}`, details, done < this.total ? eta : duration((now - this.started) / 1000)];
+    const line = `${this.label} ${this.stream.isTTY ? `${bar(done / this.total)} ` : ''}${parts.filter(Boolean).join('  ')}`;
+    if (this.stream.isTTY) this.stream.write(`\r\x1b[2K${line.slice(0, (this.stream.columns ?? 120) + 20)}`);
+    else this.stream.write(`${line}\n`);
+    this.shown = true;
+  }
+
+  /** Ends the line, so that others can follow. */
+  end(): void {
+    if (this.shown && this.stream.isTTY) this.stream.write('\n');
+    this.shown = false;
+  }
+}
+
+function bar(share: number): string {
+  const full = Math.round(Math.min(1, share) * WIDTH);
+  return pc.green('━'.repeat(full)) + pc.dim('━'.repeat(WIDTH - full));
+}

@@ -1,0 +1,44 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import * as v from 'valibot';
+import { CheckpointError } from '../../../engine/errors.ts';
+import { diskFolder, systemError } from '../../../engine/node/index.ts';
+import { Checkpoint } from '../../../engine/safetensors/index.ts';
+import type { TrainerSnapshot } from '../train/loop.ts';
+
+const whole = v.pipe(v.number(), v.integer(), v.minValue(0));
+const StateSchema = v.object({
+  state: v.object({ step: whole, skipped: whole, skippedInARow: whole, tokens: whole }),
+  optimiserSteps: whole,
+});
+const RandomSchema = v.object({ seed: whole, step: whole });
+
+/** What `saveModel` wrote of a trainer. @throws CheckpointError naming file and field */
+export async function loadTrainer(
+  folder: string,
+): Promise<{ snapshot: TrainerSnapshot; tensors: Map<string, Float32Array> }> {
+  const state = await readState(join(folder, 'trainer_state.json'), StateSchema);
+  const random = await readState(join(folder, 'rng_state.json'), RandomSchema);
+  const checkpoint = await Checkpoint.open(diskFolder(folder), 'optimizer');
+  try {
+    const tensors = new Map<string, Float32Array>();
+    for (const name of checkpoint.keys()) tensors.set(name, await checkpoint.readAs(name, 'f32'));
+    return { snapshot: { ...state, seed: random.seed }, tensors };
+  } finally {
+    await checkpoint.close();
+  }
+}
+
+async function readState<T>(path: string, schema: v.GenericSchema<unknown, T>): Promise<T> {
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(path, 'utf8'));
+  } catch (error) {
+    if (error instanceof SyntaxError) throw new CheckpointError(`${path}: no valid JSON: ${error.message}`);
+    throw systemError('read', path, error);
+  }
+  const result = v.safeParse(schema, json);
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  throw new CheckpointError(`${path}: ${v.getDotPath(issue) ?? 'the whole file'}: ${issue.message}`);
+}

@@ -1,0 +1,59 @@
+import { stringify } from 'yaml';
+import { type MatvlmConfig, ssmLayers } from '../config.ts';
+import { outline } from '../sizes.ts';
+
+/** What a card tells beside what the configuration says. */
+export interface CardFacts {
+  readonly title: string;
+  /** The command that made the model. */
+  readonly command: string;
+  readonly datasets?: readonly string[];
+  /** Measured accuracy, 0…1, by kind of question. */
+  readonly accuracy?: ReadonlyMap<string, number>;
+  /** Steps of training so far. */
+  readonly step?: number;
+  /** The teacher that a student was made from. */
+  readonly teacher?: string;
+}
+
+/** README.md of an exported folder: front matter as model hubs read it, then the facts. */
+export function modelCard(config: MatvlmConfig, facts: CardFacts): string {
+  const layers = ssmLayers(config);
+  const front = {
+    library_name: 'matvlm',
+    pipeline_tag: 'visual-question-answering',
+    tags: ['vision-language', 'siglip', 'phi', ...(layers.length > 0 ? ['mamba-2', 'hybrid', 'distillation'] : [])],
+    ...(facts.datasets ? { datasets: [...facts.datasets] } : {}),
+  };
+  const { text_config: text, vision_config: vision } = config.model;
+  const lines = [
+    `# ${facts.title}`,
+    '',
+    layers.length > 0
+      ? `A Mamba–Transformer hybrid (MaTVLM): layers ${layers.join(', ')} of ${text.num_hidden_layers} hold a Mamba-2 mixer.`
+      : 'A vision-language transformer in the TinyLLaVA architecture.',
+    '',
+    `- Parameters: ${parameters(config).toLocaleString('en-US')}`,
+    `- Images: ${vision.image_size} × ${vision.image_size}, SigLIP, patches of ${vision.patch_size}`,
+    `- Decoder: Phi, ${text.num_hidden_layers} layers of ${text.hidden_size}, vocabulary ${text.vocab_size}`,
+    ...(facts.teacher ? [`- Teacher: ${facts.teacher}`] : []),
+    ...(facts.step !== undefined ? [`- Steps: ${facts.step}`] : []),
+    ...[...(facts.accuracy ?? [])].map(([kind, share]) => `- Accuracy, ${kind}: ${(share * 100).toFixed(1)} %`),
+    '',
+    'Made by:',
+    '```sh',
+    facts.command,
+    '```',
+    '',
+    'Ask it something:',
+    '```sh',
+    'npx matvlm generate . --image picture.png --prompt "what shape is the red object?"',
+    '```',
+    '',
+  ];
+  return `---\n${stringify(front)}---\n${lines.join('\n')}`;
+}
+
+function parameters(config: MatvlmConfig): number {
+  return [...outline(config).parameters.values()].reduce((sum, { size }) => sum + size, 0);
+}

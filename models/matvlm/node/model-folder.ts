@@ -1,0 +1,47 @@
+import { existsSync, statSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CheckpointError } from '../../../engine/errors.ts';
+import { latestCheckpoint, listCheckpoints, systemError } from '../../../engine/node/index.ts';
+import { assetPath } from './package-root.ts';
+
+/** Files that belong to a tokenizer; the first two must be there. */
+const TOKENIZER_FILES = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.json',
+  'merges.txt',
+];
+
+/** The models that come with the package, by name. */
+export const SHIPPED = ['teacher', 'student'];
+
+/**
+ * The checkpoint folder that a user means: the folder itself, the newest whole checkpoint of a run folder, or
+ * `teacher` and `student` for what comes with the package.
+ * @throws CheckpointError when there is no such folder
+ */
+export async function modelFolder(spec: string, warn?: (line: string) => void): Promise<string> {
+  if (existsSync(spec) && statSync(spec).isDirectory()) {
+    if (existsSync(join(spec, 'config.json')) || (await listCheckpoints(spec)).length === 0) return spec;
+    const latest = await latestCheckpoint(spec, { warn });
+    if (latest) return latest.path;
+    throw new CheckpointError(`${spec}: no checkpoint of this run is whole; give the folder of another model`);
+  }
+  if (SHIPPED.includes(spec) && existsSync(assetPath(spec))) return assetPath(spec);
+  const what = existsSync(spec) ? 'is a file, expected the folder of a model' : 'there is no such folder';
+  throw new CheckpointError(`${spec}: ${what}; give a checkpoint folder, a run folder, or one of ${SHIPPED.join(', ')}`);
+}
+
+/** The tokenizer files of a folder as they are, for copies of it. */
+export async function tokenizerFiles(folder: string): Promise<Map<string, Uint8Array>> {
+  const files = new Map<string, Uint8Array>();
+  for (const name of TOKENIZER_FILES) {
+    const path = join(folder, name);
+    if (!existsSync(path)) continue;
+    files.set(name, await readFile(path).catch((error: unknown) => Promise.reject(systemError('read', path, error))));
+  }
+  return files;
+}

@@ -1,0 +1,110 @@
+import { copyFile, mkdir, readdir } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { ArgumentError, CheckpointError } from '../../../engine/errors.ts';
+import {
+  acquireLock,
+  type CheckpointFolder,
+  latestCheckpoint,
+  listCheckpoints,
+  type Lock,
+  systemError,
+  verifyCheckpoint,
+  writeFileAtomic,
+} from '../../../engine/node/index.ts';
+
+/** A run's folder: config.yaml, metrics.jsonl, checkpoint-N, samples, report.html. Held by a lock until released. */
+export interface RunFolder {
+  readonly path: string;
+  release(): Promise<void>;
+}
+
+/**
+ * Makes `<root>/<name>`, or `<name>-2`, `<name>-3`, … when there are such already: nothing is ever overwritten.
+ * @throws SystemError naming the folder and the cause; ArgumentError for a name that is a path
+ */
+export async function createRun(root: string, name: string): Promise<RunFolder> {
+  if (!/^[\p{L}\p{N}_][\p{L}\p{N}_.-]{0,99}$/u.test(name)) {
+    throw new ArgumentError(`run name "${name}": expected letters, digits, "_", "." and "-"; --runs chooses the folder`);
+  }
+  try {
+    await mkdir(root, { recursive: true });
+  } catch (error) {
+    throw systemError('create', root, error);
+  }
+  for (let i = 1; ; i++) {
+    const path = join(root, i === 1 ? name : `${name}-${i}`);
+    try {
+      await mkdir(path);
+      return lockRun(path);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw systemError('create', path, error);
+    }
+  }
+}
+
+/** Takes an existing run. @throws SystemError when another process has it */
+export async function lockRun(path: string): Promise<RunFolder> {
+  const lock: Lock = await acquireLock(path);
+  return { path, release: () => lock.release() };
+}
+
+/** Where a run goes on. */
+export interface ResumePoint {
+  readonly run: string;
+  readonly checkpoint: CheckpointFolder;
+  /** Whether newer checkpoints follow in the same run. */
+  readonly superseded: boolean;
+}
+
+/**
+ * Finds what `--resume` means: `latest` is the newest run of that name, else the path of a run or of a checkpoint.
+ * @throws CheckpointError when there is none, or the named one is broken
+ */
+export async function findResume(
+  which: string,
+  root: string,
+  name: string,
+  warn: (line: string) => void,
+): Promise<ResumePoint> {
+  const path = which === 'latest' ? await newestRun(root, name) : resolve(which);
+  const [, step] = /^checkpoint-(\d+)$/.exec(basename(path)) ?? [];
+  if (step !== undefined) {
+    await verifyCheckpoint(path);
+    const run = dirname(path);
+    const [newest] = await listCheckpoints(run);
+    return { run, checkpoint: { path, step: Number(step) }, superseded: newest.step > Number(step) };
+  }
+  const checkpoint = await latestCheckpoint(path, { warn });
+  if (checkpoint) return { run: path, checkpoint, superseded: false };
+  throw new CheckpointError(`${path}: no checkpoint to resume from; leave out --resume to begin a new run`);
+}
+
+async function newestRun(root: string, name: string): Promise<string> {
+  const names = await readdir(root).catch(() => []);
+  const numbered = names
+    .map((entry) => (entry === name ? 1 : entry.startsWith(`${name}-`) ? Number(entry.slice(name.length + 1)) : NaN))
+    .filter((i) => Number.isSafeInteger(i) && i > 0)
+    .sort((a, b) => b - a);
+  for (const i of numbered) {
+    const path = join(root, i === 1 ? name : `${name}-${i}`);
+    if ((await listCheckpoints(path)).length > 0) return path;
+  }
+  throw new CheckpointError(
+    `${join(root, name)}: no run with a checkpoint to resume; leave out --resume, or give the run with --resume PATH`,
+  );
+}
+
+/** A new run that goes on from an older checkpoint of another: the other stays as it is. */
+export async function forkRun(from: string): Promise<RunFolder> {
+  const run = await createRun(dirname(from), basename(from).replace(/-\d+$/, ''));
+  const metrics = join(run.path, 'metrics.jsonl');
+  await copyFile(join(from, 'metrics.jsonl'), metrics).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw systemError('write', metrics, error);
+  });
+  return run;
+}
+
+/** Writes the settings that a run was started with. */
+export function writeSettings(run: RunFolder, yaml: string): Promise<void> {
+  return writeFileAtomic(join(run.path, 'config.yaml'), yaml);
+}

@@ -1,0 +1,89 @@
+import type { Backend } from '../../engine/backend.ts';
+import { ArgumentError } from '../../engine/errors.ts';
+import { Storage, Tensor } from '../../engine/tensor.ts';
+import { imageTokens, kvHeads, type MatvlmConfig, ssmLayers } from './config.ts';
+import { CONV_WIDTH } from './layers/mamba2.ts';
+import { MaTVLM } from './model.ts';
+
+/** A backend that holds nothing: a model on it has names and shapes only, whatever its size. */
+function shapesOnly(): Backend<null> {
+  const refuse = (): never => {
+    throw new ArgumentError('this model has shapes only; load it on a backend to run it');
+  };
+  return {
+    kind: 'reference',
+    description: 'shapes only',
+    memory: { live: 0, peak: 0, buffers: 0, reserved: 0 },
+    profiler: null,
+    alloc: () => null,
+    free: () => {},
+    write: refuse,
+    read: refuse,
+    run: refuse,
+    supports: () => 'none',
+    sync: async () => {},
+    dispose: () => {},
+  };
+}
+
+/** A model without data: its parameters' names and shapes, at no cost in memory. */
+export function outline(config: MatvlmConfig): MaTVLM {
+  const backend = shapesOnly();
+  return new MaTVLM(config, backend, (_, shape) => new Tensor(new Storage(backend, null), shape, 'f32'));
+}
+
+/** Parts of a model that parameters are counted by, in order. */
+export const PARTS = ['vision tower', 'connector', 'embedding', 'attention', 'mamba', 'mlp', 'norms', 'head'] as const;
+export type Part = (typeof PARTS)[number];
+
+/** The part that a parameter belongs to, by its public name. */
+export function partOf(name: string): Part {
+  if (name.startsWith('vision_tower.')) return 'vision tower';
+  if (name.startsWith('connector.')) return 'connector';
+  if (name.includes('.embed_tokens.')) return 'embedding';
+  if (name.includes('.lm_head.')) return 'head';
+  if (name.includes('.mamba.')) return 'mamba';
+  if (name.includes('.self_attn.')) return 'attention';
+  return name.includes('.mlp.') ? 'mlp' : 'norms';
+}
+
+/** Parameters of each part; parts without any are left out. */
+export function countByPart(model: MaTVLM, which: (name: string) => boolean = () => true): Map<Part, number> {
+  const counts = new Map<Part, number>(PARTS.map((part) => [part, 0]));
+  for (const [name, { size }] of model.parameters) {
+    if (which(name)) counts.set(partOf(name), counts.get(partOf(name))! + size);
+  }
+  return new Map([...counts].filter(([, count]) => count > 0));
+}
+
+/** Bytes that keys, values and SSM states of one sequence of `length` positions occupy, in f32. */
+export function cacheBytes(config: MatvlmConfig, length: number): number {
+  const { hidden_size: d, num_attention_heads: heads, num_hidden_layers: layers } = config.model.text_config;
+  const kvWidth = kvHeads(config.model.text_config) * (d / heads);
+  const ssm = ssmLayers(config).length;
+  const mixer = (CONV_WIDTH - 1) * (d + 2 * kvWidth) + d * (d / heads);
+  return 4 * ((layers - ssm) * 2 * kvWidth * length + ssm * mixer);
+}
+
+/**
+ * Bytes that training holds beside activations: weights, and for those trained a gradient and two moments.
+ * @param shared parameters of a teacher that the student does not share
+ */
+export function trainingBytes(model: MaTVLM, trained: (name: string) => boolean, shared = 0): number {
+  let bytes = 4 * shared;
+  for (const [name, { size }] of model.parameters) bytes += 4 * size * (trained(name) ? 4 : 1);
+  return bytes;
+}
+
+/**
+ * Bytes of activations that one batch keeps for backward, estimated: about 14 D + 3 MLP numbers a token and layer,
+ * and the logits thrice.
+ */
+export function activationBytes({ model }: MatvlmConfig, images: number, questions: number, length: number): number {
+  const { text_config: t, vision_config: c } = model;
+  const perLayer = (d: number, mlp: number) => 14 * d + 3 * mlp;
+  const vision = images * imageTokens(model) * c.num_hidden_layers * perLayer(c.hidden_size, c.intermediate_size);
+  const tokens = images * imageTokens(model) + questions * length;
+  const text = tokens * (t.num_hidden_layers * perLayer(t.hidden_size, t.intermediate_size) + 3 * t.vocab_size);
+  return 4 * (vision + text);
+}
