@@ -268,6 +268,11 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   }
 }
 
+/** Whether an adapter's description is that of a rasteriser on the CPU. */
+export function isSoftwareAdapter(description: string): boolean {
+  return /llvmpipe|lavapipe|swiftshader|basic render/i.test(description);
+}
+
 function readCaps(device: GPUDevice, info: GPUAdapterInfo, description: string): GpuCaps {
   const subgroup = info as GPUAdapterInfo & { subgroupMinSize?: number; subgroupMaxSize?: number };
   return {
@@ -278,6 +283,6 @@ function readCaps(device: GPUDevice, info: GPUAdapterInfo, description: string):
     maxInvocations: device.limits.maxComputeInvocationsPerWorkgroup,
     maxWorkgroupMemory: device.limits.maxComputeWorkgroupStorageSize,
     maxStorageBuffers: device.limits.maxStorageBuffersPerShaderStage,
-    software: /llvmpipe|lavapipe|swiftshader|basic render/i.test(description),
+    software: isSoftwareAdapter(description),
   };
 }

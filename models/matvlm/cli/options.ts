@@ -137,7 +137,7 @@ export function flagLayer(table: OptionTable, given: Readonly<Record<string, unk
 export function resolve<T extends OptionTable>(table: T, layers: readonly Layer[]): Settings<T> {
   const settings: Record<string, unknown> = {};
   for (const [key, option] of Object.entries(table)) {
-    const layer = layers.findLast(({ values }) => values.has(key));
+    const layer = [...layers].reverse().find(({ values }) => values.has(key));
     settings[key] = layer ? check(option, layer, key) : option.fallback;
   }
   return settings as Settings<T>;

@@ -3,13 +3,15 @@ import { NumericError } from '../../../engine/errors.ts';
 import { type FileSystem, writeFileAtomic, writeFolderAtomic, writeSafetensors, writeShardedSafetensors } from '../../../engine/node/index.ts';
 import type { SafeTensor } from '../../../engine/safetensors/index.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import type { MaTVLM } from '../model.ts';
+import type { MatvlmConfig } from '../config.ts';
 import type { TrainerSnapshot } from '../train/loop.ts';
 import { modelCard, type CardFacts } from './model-card.ts';
 
 /** Everything of a checkpoint folder but the trainer's part. */
 export interface SaveOptions {
-  readonly model: MaTVLM;
+  readonly config: MatvlmConfig;
+  /** The weights by their public names; `finiteTensors` gives those of a model. */
+  readonly tensors: readonly SafeTensor[];
   /** tokenizer.json and its companions, as they are. */
   readonly tokenizer: ReadonlyMap<string, Uint8Array>;
   readonly card: CardFacts;
@@ -29,8 +31,8 @@ export interface TrainerPart {
 export function saveModel(path: string, options: SaveOptions, trainer: TrainerPart | null = null): Promise<void> {
   return writeFolderAtomic(path, async (folder, files) => {
     const write = (name: string, data: string | Uint8Array) => writeFileAtomic(join(folder, name), data, files);
-    const { config } = options.model;
-    await writeShardedSafetensors(folder, finite(options.model.parameters), { files });
+    const { config } = options;
+    await writeShardedSafetensors(folder, options.tensors, { files });
     await write('config.json', json(config.model));
     if (config.mamba) await write('mamba_config.json', json(config.mamba));
     for (const [name, bytes] of options.tokenizer) await write(name, bytes);
@@ -45,15 +47,18 @@ async function writeTrainer(
   write: (name: string, data: string) => Promise<void>,
   files: FileSystem,
 ): Promise<void> {
-  await writeSafetensors(join(folder, 'optimizer.safetensors'), finite(tensors), { files });
+  await writeSafetensors(join(folder, 'optimizer.safetensors'), finiteTensors(tensors), { files });
   const { seed, ...state } = snapshot;
   await write('trainer_state.json', json(state));
   // All that is drawn in step k follows from the seed and k: the seed is the whole random state.
   await write('rng_state.json', json({ seed, step: snapshot.state.step }));
 }
 
-/** Tensors to be written, read from the device one at a time. */
-function finite(tensors: ReadonlyMap<string, Tensor>): SafeTensor[] {
+/**
+ * Tensors to be written, read from the device one at a time as their turn comes; a NumericError names the one that
+ * holds NaN or infinity.
+ */
+export function finiteTensors(tensors: ReadonlyMap<string, Tensor>): SafeTensor[] {
   return [...tensors].map(([name, tensor]) => ({
     name,
     dtype: 'F32',

@@ -1,0 +1,76 @@
+#!/usr/bin/env node
+import { Command, CommanderError } from 'commander';
+import pc from 'picocolors';
+import { attach, type CommandSpec } from './command.ts';
+import { describeError, EXIT, exitCode } from './errors.ts';
+import { didYouMean } from './suggest.ts';
+
+interface Entry {
+  readonly about: string;
+  readonly load: () => Promise<{ default: CommandSpec }>;
+}
+
+/** Every command; its code is loaded only when it is called. */
+const COMMANDS: Readonly<Record<string, Entry>> = {
+  start: { about: 'distil a student from the shipped teacher, compare, report and serve', load: () => import('./start.ts') },
+  devices: { about: 'list the backends of this machine', load: () => import('./devices.ts') },
+  train: { about: 'pre-train a vision-language model (a teacher)', load: () => import('./train.ts') },
+  init: { about: 'make a student folder from a teacher, from its attention weights', load: () => import('./init.ts') },
+  distill: { about: 'distil a student from its teacher', load: () => import('./distill.ts') },
+  eval: { about: 'measure the accuracy of a model on data sets', load: () => import('./eval.ts') },
+  generate: { about: 'answer a question about an image', load: () => import('./generate.ts') },
+  serve: { about: 'serve a page on which to ask models about images', load: () => import('./serve.ts') },
+  info: { about: 'show configuration, parameters and cache sizes of a model', load: () => import('./info.ts') },
+  recipes: { about: 'list or copy the settings files that come with the package', load: () => import('./recipes.ts') },
+};
+
+const FOOTER = `
+Exit codes: 0 done (also after Ctrl-C, with the state saved), 1 error, 2 wrong usage, 130 second Ctrl-C.
+NO_COLOR is honoured. "matvlm <command> --help" shows flags and examples.`;
+
+async function program(argv: readonly string[]): Promise<Command> {
+  const { packageVersion } = await import('../node/package-root.ts');
+  const root = new Command('matvlm')
+    .description('Train and run hybrid Mamba–Transformer vision-language models on WebGPU, WASM or plain JavaScript.')
+    .version(packageVersion())
+    .option('--debug', 'show the stack of an error')
+    .addHelpText('after', FOOTER);
+  for (const [name, { about, load }] of Object.entries(COMMANDS)) {
+    const command = root.command(name).description(about);
+    if (argv.includes(name)) attach(command, (await load()).default);
+  }
+  root.on('command:*', ([name]: string[]) => {
+    root.error(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))}; "matvlm --help" lists them`);
+  });
+  for (const command of [root, ...root.commands]) {
+    command.exitOverride().configureOutput({ outputError: (text, write) => write(errorLine(text.replace(/^error: /, ''))) });
+    command.showSuggestionAfterError();
+  }
+  return root;
+}
+
+function errorLine(message: string): string {
+  return `${pc.red('error:')} ${message.trim().replace(/\s*\n\s*/g, ' ')}\n`;
+}
+
+/** Runs a command line and gives its exit code. */
+async function main(argv: readonly string[]): Promise<number> {
+  const debug = argv.includes('--debug');
+  try {
+    const root = await program(argv);
+    if (argv.length === 0) root.outputHelp();
+    else await root.parseAsync(argv, { from: 'user' });
+    return EXIT.ok;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    process.stderr.write(errorLine(describeError(error, debug)));
+    return exitCode(error);
+  }
+}
+
+// A reader such as `head` that has seen enough is no error.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(EXIT.ok);
+  throw error;
+});
+process.exitCode = await main(process.argv.slice(2));

@@ -1,0 +1,188 @@
+import type { Backend } from '../../../engine/backend.ts';
+import { ArgumentError, CheckpointError } from '../../../engine/errors.ts';
+import { diskFolder } from '../../../engine/node/index.ts';
+import { Random } from '../../../engine/random.ts';
+import { Checkpoint } from '../../../engine/safetensors/index.ts';
+import type { MatvlmConfig } from '../config.ts';
+import { isTrainable } from '../distill.ts';
+import type { LossOptions } from '../losses.ts';
+import { MaTVLM } from '../model.ts';
+import { openDatasets } from '../node/datasets.ts';
+import { modelFolder, tokenizerFiles } from '../node/model-folder.ts';
+import { countByPart, outline } from '../sizes.ts';
+import { createStudent, evenLayers, studentConfig } from '../student.ts';
+import { distillTask } from '../train/loop.ts';
+import { loadVlm, readTokenizer, Vlm } from '../vlm.ts';
+import { PromptEncoder } from '../template.ts';
+import { disposeModel, loadWeights, readConfig, sharedParameters } from '../weights.ts';
+import type { Context } from './command.ts';
+import type { distillTable } from './distill.ts';
+import { UsageError } from './errors.ts';
+import { interrupted } from './interrupt.ts';
+import type { Settings } from './options.ts';
+import { say, warn } from './output.ts';
+import { type Outcome, runSession } from './session.ts';
+import { makeLoader, openRun, openSettings, sayDryRun, sayOutcome, sessionSettings, trainSettings, withBackend } from './training.ts';
+
+type DistillTable = typeof distillTable;
+export type DistillSettings = Settings<DistillTable>;
+
+/** `matvlm distill` */
+export async function distill(given: DistillSettings, context: Context<DistillTable>): Promise<void> {
+  const opened = await openSettings<DistillTable>(given, context);
+  const { settings, point } = opened;
+  const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
+  const plan = await planDistillation(settings, point?.checkpoint.path ?? null, signal);
+  if (context.flags.dryRun) return sayPlan(plan, settings);
+  const run = await openRun(opened, 'distill');
+  try {
+    await withBackend(settings, async (backend) => {
+      const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
+      const student = await studentOf(teacher.model, plan, settings, backend);
+      const outcome = await distillInto({ ...plan, teacher, student, run, settings, resume: point?.checkpoint.path ?? null, signal });
+      sayOutcome(outcome, { run, steps: plan.steps }, 'distill');
+      disposeModel(student, teacher.model);
+      teacher.dispose();
+    });
+  } finally {
+    await run.release();
+  }
+}
+
+/** What is known before anything is computed. */
+export interface DistillPlan {
+  /** Folder of the teacher. */
+  readonly teacher: string;
+  /** Folder of a student that the run begins or goes on with. */
+  readonly from: string | null;
+  readonly config: MatvlmConfig;
+  readonly layers: readonly number[];
+  readonly loader: ReturnType<typeof makeLoader>;
+  readonly steps: number;
+  readonly first: { readonly questions: number; readonly length: number };
+  readonly signal: AbortSignal;
+}
+
+/** Opens folders and data sets and checks that all fits, before a run folder is made. */
+export async function planDistillation(
+  settings: DistillSettings,
+  resume: string | null,
+  signal: AbortSignal,
+): Promise<DistillPlan> {
+  if (settings.klWeight + settings.layerWeight + settings.ceWeight === 0) {
+    throw new UsageError('--kl-weight, --layer-weight and --ce-weight are all 0: there is no loss; give one a weight');
+  }
+  const teacher = await modelFolder(settings.teacher, warn);
+  const source = diskFolder(teacher);
+  const teacherConfig = await readConfig(source);
+  const tokenizer = await readTokenizer(source);
+  const from = resume ?? (settings.student && (await modelFolder(settings.student, warn)));
+  const layers = settings.layers ?? evenLayers(teacherConfig.model.text_config.num_hidden_layers, settings.ratio);
+  const config = from ? await readConfig(diskFolder(from)) : studentConfig(teacherConfig, layers, settings.bias);
+  if (!config.mamba) throw new UsageError(`--student ${from}: it has no mamba_config.json, so it is no student`);
+  const sets = await openDatasets(settings.data, 'train', settings.images, signal);
+  const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
+  const loader = makeLoader({ model: outline(config), encoder, tokenizer }, sets, settings);
+  const steps = settings.steps ?? Math.floor(loader.batchesPerEpoch / settings.accumulate);
+  if (steps < 1) throw new ArgumentError(`an epoch of ${loader.images} images has no whole step; lower --batch or --accumulate`);
+  const { questions } = sets[0].get(0);
+  const lengths = questions.map((q) => encoder.questionIds(q.question, q.answer).ids.length);
+  const first = { questions: questions.length, length: Math.max(...lengths) };
+  return { teacher, from, config, layers, loader, steps, first, signal };
+}
+
+function sayPlan(plan: DistillPlan, settings: DistillSettings): void {
+  const attention = outline({ ...plan.config, mamba: null });
+  const shared = new Set(outline(plan.config).parameters.keys());
+  const replaced = [...countByPart(attention, (name) => !shared.has(name) || isTrainable(name)).values()];
+  const dry = {
+    config: plan.config,
+    trained: isTrainable,
+    teacherOnly: replaced.reduce((a, b) => a + b, 0),
+    images: plan.loader.images,
+    steps: plan.steps,
+    questionsPerImage: plan.first.questions,
+    questionLength: plan.first.length,
+  };
+  sayDryRun(dry, settings);
+}
+
+/** The student on the teacher's backend: read from a folder, or made anew. */
+export async function studentOf(
+  teacher: MaTVLM,
+  plan: Pick<DistillPlan, 'from' | 'config' | 'layers'>,
+  settings: Pick<DistillSettings, 'init' | 'identityConv' | 'bias' | 'seed'>,
+  backend: Backend,
+): Promise<MaTVLM> {
+  const { init: from, identityConv, bias, seed } = settings;
+  if (!plan.from) return createStudent(teacher, { from, identityConv, bias, layers: plan.layers }, new Random(seed));
+  const student = new MaTVLM(plan.config, backend, sharedParameters(teacher));
+  const checkpoint = await Checkpoint.open(diskFolder(plan.from));
+  try {
+    await loadWeights(student, checkpoint, {}, isTrainable);
+    await expectSameFrozen(student, checkpoint);
+  } finally {
+    await checkpoint.close();
+  }
+  return student;
+}
+
+/** The student was made from this very teacher: told by the frozen vectors, which are quick to compare. */
+async function expectSameFrozen(student: MaTVLM, checkpoint: Checkpoint): Promise<void> {
+  for (const [name, tensor] of student.parameters) {
+    if (isTrainable(name) || tensor.shape.length > 1) continue;
+    const [own, stored] = [await tensor.data(), await checkpoint.readAs(name, 'f32')];
+    if (own.every((x, i) => x === stored[i])) continue;
+    throw new CheckpointError(`${checkpoint.name}: "${name}" is not the teacher's; give the teacher that the student was made from`);
+  }
+}
+
+/** A student, its teacher, and the run to distil in. */
+export interface Distillation extends Pick<DistillPlan, 'loader' | 'steps'> {
+  readonly teacher: Vlm;
+  readonly student: MaTVLM;
+  readonly run: Parameters<typeof runSession>[0]['run'];
+  readonly settings: DistillSettings;
+  readonly resume: string | null;
+  /** Steps that the schedule is made for, where the run ends earlier. */
+  readonly planned?: number;
+  /** Test images of each set at most. */
+  readonly testImages?: number | null;
+  readonly evalFirst?: boolean;
+  readonly signal: AbortSignal;
+}
+
+/** Runs the training of a distillation. */
+export async function distillInto(d: Distillation): Promise<Outcome> {
+  const { teacher, student, settings, steps, loader, run, resume, signal } = d;
+  const tests = await openDatasets(settings.data, 'test', d.testImages ?? null, signal);
+  const folder = await modelFolder(settings.teacher, warn);
+  say(`teacher ${folder}`);
+  return runSession({
+    ...{ run, resume, loader, tests, steps, signal },
+    vlm: new Vlm(student, teacher.tokenizer),
+    tokenizer: await tokenizerFiles(folder),
+    task: distillTask(teacher.model, student, lossOptions(settings)),
+    training: trainSettings(settings, d.planned ?? steps),
+    evalFirst: d.evalFirst,
+    ...sessionSettings(settings),
+    card: {
+      title: 'A MaTVLM student distilled by matvlm',
+      command: 'matvlm distill -c config.yaml',
+      datasets: settings.data,
+      teacher: settings.teacher,
+    },
+  });
+}
+
+function lossOptions(s: DistillSettings): LossOptions {
+  return {
+    klWeight: s.klWeight,
+    layerWeight: s.layerWeight,
+    ceWeight: s.ceWeight,
+    temperature: s.temperature,
+    kind: s.loss,
+    layerKind: s.layerLoss,
+    reduction: s.reduction,
+  };
+}

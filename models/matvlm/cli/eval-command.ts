@@ -1,0 +1,32 @@
+import { diskFolder, writeFileAtomic } from '../../../engine/node/index.ts';
+import { closeBackend, openBackend } from '../node/backend.ts';
+import { openDatasets } from '../node/datasets.ts';
+import { modelFolder } from '../node/model-folder.ts';
+import { loadVlm } from '../vlm.ts';
+import type { evalTable } from './eval.ts';
+import { accuracyTable, evaluateAll } from './evaluation.ts';
+import { interrupted } from './interrupt.ts';
+import type { Settings } from './options.ts';
+import { print, printJson, say, warn } from './output.ts';
+
+/** `matvlm eval MODEL` */
+export async function evalModel(settings: Settings<typeof evalTable>, spec: string, json: boolean): Promise<void> {
+  const folder = await modelFolder(spec, warn);
+  const signal = interrupted('Stopping; Ctrl-C again quits at once.');
+  const sets = await openDatasets(settings.data, settings.split, settings.images, signal);
+  const backend = await openBackend(settings.backend, say);
+  try {
+    const vlm = await loadVlm(diskFolder(folder), backend, { signal });
+    const { total, correct, byKind, samples } = await evaluateAll(vlm, sets, { batch: settings.batch, signal, label: 'eval' });
+    vlm.dispose();
+    const result = { model: folder, data: settings.data, split: settings.split, total, correct, byKind: Object.fromEntries(byKind) };
+    if (settings.out) await writeFileAtomic(settings.out, `${JSON.stringify({ ...result, samples }, null, 2)}\n`);
+    if (json) printJson(result);
+    else print(accuracyTable(new Map([[spec, { total, correct, byKind, samples }]])));
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    say('stopped before the end: no result');
+  } finally {
+    closeBackend(backend);
+  }
+}

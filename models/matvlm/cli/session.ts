@@ -1,0 +1,207 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { diskFolder, pruneCheckpoints, writeFileAtomic } from '../../../engine/node/index.ts';
+import { Checkpoint } from '../../../engine/safetensors/index.ts';
+import type { VqaDataset } from '../data/dataset.ts';
+import { loadTrainer } from '../node/load-trainer.ts';
+import { type MetricLine, MetricsLog, readMetrics } from '../node/metrics.ts';
+import type { CardFacts } from '../node/model-card.ts';
+import type { RunFolder } from '../node/run-folder.ts';
+import { finiteTensors, saveModel } from '../node/save-model.ts';
+import { accuracy, type Evaluation } from '../train/evaluate.ts';
+import type { BatchLoader } from '../train/loader.ts';
+import { type StepReport, Trainer, type TrainSettings, type TrainTask } from '../train/loop.ts';
+import type { Vlm } from '../vlm.ts';
+import { loadWeights } from '../weights.ts';
+import { evaluateAll, shares } from './evaluation.ts';
+import { say, warn } from './output.ts';
+import { Progress } from './progress.ts';
+
+/** All that a run of training needs. */
+export interface Session {
+  readonly run: RunFolder;
+  /** The checkpoint folder to go on from. */
+  readonly resume: string | null;
+  /** The model that is trained, with its tokenizer. */
+  readonly vlm: Vlm;
+  readonly tokenizer: ReadonlyMap<string, Uint8Array>;
+  readonly task: TrainTask;
+  readonly loader: BatchLoader;
+  readonly tests: readonly VqaDataset[];
+  readonly training: TrainSettings;
+  readonly steps: number;
+  readonly saveEvery: number;
+  readonly saveTotalLimit: number;
+  readonly evalEvery: number;
+  readonly evalImages: number | null;
+  readonly finalEval: boolean;
+  /** Evaluate before the first step too. */
+  readonly evalFirst?: boolean;
+  readonly card: Omit<CardFacts, 'step' | 'accuracy'>;
+  readonly signal: AbortSignal;
+}
+
+/** How a run ended. */
+export interface Outcome {
+  readonly step: number;
+  /** The checkpoint folder of the last step. */
+  readonly checkpoint: string;
+  readonly finished: boolean;
+  readonly skipped: number;
+  /** The evaluation before the first step, if asked for. */
+  readonly before: Evaluation | null;
+  /** The evaluation at the end, if the run came there. */
+  readonly evaluation: Evaluation | null;
+}
+
+/** Questions of an evaluation that are kept with their answers. */
+const SAMPLES = 200;
+
+/**
+ * Runs training to its end or until the signal aborts: logs each step, saves checkpoints that can be resumed from,
+ * evaluates. Whatever ends it, the newest checkpoint stays whole.
+ */
+export async function runSession(session: Session): Promise<Outcome> {
+  const trainer = new Trainer(session.task, session.loader, session.training);
+  if (session.resume) await restore(session, trainer, session.resume);
+  const log = await MetricsLog.open(join(session.run.path, 'metrics.jsonl'), trainer.state.step);
+  try {
+    return await new Runner(session, trainer, log).run();
+  } finally {
+    await log.close();
+    trainer.dispose();
+  }
+}
+
+async function restore({ task }: Session, trainer: Trainer, folder: string): Promise<void> {
+  const checkpoint = await Checkpoint.open(diskFolder(folder));
+  try {
+    await loadWeights(task.model, checkpoint, {}, (name) => task.parameters.has(name));
+  } finally {
+    await checkpoint.close();
+  }
+  const { snapshot, tensors } = await loadTrainer(folder);
+  trainer.restore(snapshot, tensors);
+}
+
+class Runner {
+  private saved: number;
+  private readonly progress: Progress;
+
+  constructor(
+    private readonly session: Session,
+    private readonly trainer: Trainer,
+    private readonly log: MetricsLog,
+  ) {
+    this.saved = session.resume ? trainer.state.step : -1;
+    this.progress = new Progress('train', session.steps, trainer.state.step);
+  }
+
+  async run(): Promise<Outcome> {
+    const { steps, signal, finalEval } = this.session;
+    if (this.saved > 0) await this.catchUp();
+    const before = this.session.evalFirst && this.step === 0 ? await this.evaluate('start') : null;
+    while (this.step < steps && !signal.aborted) {
+      await this.trainer.run({ until: this.milestone(), signal, onStep: (report) => this.note(report) });
+      // Saved before it is evaluated: an evaluation that fails or is killed must not cost the steps before it.
+      if (this.isDue(this.session.saveEvery) || this.step === steps || signal.aborted) await this.save();
+      if (this.isDue(this.session.evalEvery) && this.step < steps && !signal.aborted) await this.evaluate('eval');
+    }
+    this.progress.end();
+    const ended = this.step >= steps && !signal.aborted;
+    const evaluation = ended && finalEval ? await this.evaluate('test') : null;
+    const { skipped } = this.trainer.state;
+    if (skipped > 0) warn(`${skipped} steps were skipped: their loss or gradient was not finite`);
+    return { step: this.step, checkpoint: this.folder(), finished: this.step >= steps, skipped, before, evaluation };
+  }
+
+  private get step(): number {
+    return this.trainer.state.step;
+  }
+
+  private folder(): string {
+    return join(this.session.run.path, `checkpoint-${this.step}`);
+  }
+
+  /** The next step at which something is to be done. */
+  private milestone(): number {
+    const after = (every: number) => (every > 0 ? (Math.floor(this.step / every) + 1) * every : Infinity);
+    return Math.min(this.session.steps, after(this.session.saveEvery), after(this.session.evalEvery));
+  }
+
+  private isDue(every: number): boolean {
+    return every > 0 && this.step % every === 0;
+  }
+
+  /** An evaluation that was due at the resumed step, and that a crash or Ctrl-C prevented. */
+  private async catchUp(): Promise<void> {
+    if (!this.isDue(this.session.evalEvery) || this.step >= this.session.steps) return;
+    const lines = await readMetrics(join(this.session.run.path, 'metrics.jsonl'));
+    if (!lines.some((line) => line.step === this.step && 'eval/accuracy' in line)) await this.evaluate('eval');
+  }
+
+  private async note(report: StepReport): Promise<void> {
+    const rate = Math.round((report.tokens / report.milliseconds) * 1000);
+    await this.log.add(metricLine(report, rate));
+    const loss = `loss ${report.loss.toPrecision(4)}`;
+    this.progress.update(report.step, `${loss}  ${rate.toLocaleString('en-US')} tokens/s`);
+  }
+
+  private async save(): Promise<void> {
+    if (this.saved === this.step) return;
+    const { run, vlm, tokenizer, card, saveTotalLimit } = this.session;
+    const { config, parameters } = vlm.model;
+    const trainer = { snapshot: this.trainer.snapshot(), tensors: this.trainer.optimiserTensors() };
+    const options = { config, tensors: finiteTensors(parameters), tokenizer, card: { ...card, step: this.step } };
+    await saveModel(this.folder(), options, trainer);
+    this.saved = this.step;
+    await pruneCheckpoints(run.path, saveTotalLimit, { warn });
+  }
+
+  /** Evaluates, logs and keeps some answers; null when interrupted. */
+  private async evaluate(label: 'start' | 'eval' | 'test'): Promise<Evaluation | null> {
+    const { vlm, tests, evalImages, signal, run } = this.session;
+    this.progress.end();
+    try {
+      const limit = label === 'eval' ? (evalImages ?? undefined) : undefined;
+      const evaluation = await evaluateAll(vlm, tests, { limit, signal, label });
+      await this.log.add(evaluationLine(this.step, evaluation));
+      await writeSamples(run.path, this.step, evaluation);
+      return evaluation;
+    } catch (error) {
+      if (!signal.aborted) throw error;
+      return null;
+    }
+  }
+}
+
+function metricLine(report: StepReport, rate: number): MetricLine {
+  const { step, loss, kl, layer, ce, lr, gradNorm, skipped, tokens } = report;
+  return {
+    step,
+    'train/loss': loss,
+    ...(kl === undefined ? {} : { 'train/kl': kl }),
+    ...(layer === undefined ? {} : { 'train/layer': layer }),
+    ...(ce === undefined ? {} : { 'train/ce': ce }),
+    lr,
+    grad_norm: gradNorm,
+    ...(skipped ? { skipped } : {}),
+    tokens,
+    tokens_per_second: rate,
+  };
+}
+
+function evaluationLine(step: number, evaluation: Evaluation): MetricLine {
+  const byKind = [...shares(evaluation)].map(([kind, share]) => [`eval/accuracy/${kind}`, share]);
+  return { step, 'eval/accuracy': accuracy(evaluation), ...Object.fromEntries(byKind), 'eval/questions': evaluation.total };
+}
+
+/** Keeps answers from all over the evaluation in `samples/step-N.json`. */
+async function writeSamples(run: string, step: number, { samples }: Evaluation): Promise<void> {
+  const folder = join(run, 'samples');
+  await mkdir(folder, { recursive: true });
+  const every = Math.max(1, Math.floor(samples.length / SAMPLES));
+  const kept = samples.filter((_, i) => i % every === 0).slice(0, SAMPLES);
+  await writeFileAtomic(join(folder, `step-${step}.json`), `${JSON.stringify(kept, null, 1)}\n`);
+  say(`  answers: ${join(folder, `step-${step}.json`)}`);
+}

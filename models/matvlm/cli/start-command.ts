@@ -1,0 +1,187 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import pc from 'picocolors';
+import { SystemError } from '../../../engine/errors.ts';
+import { diskFolder } from '../../../engine/node/index.ts';
+import { openDatasets } from '../node/datasets.ts';
+import { assetPath } from '../node/package-root.ts';
+import { createRun, type RunFolder, writeSettings } from '../node/run-folder.ts';
+import { accuracy, type Evaluation } from '../train/evaluate.ts';
+import { loadVlm, type Vlm } from '../vlm.ts';
+import { disposeModel } from '../weights.ts';
+import { configLayer } from './command.ts';
+import { distillTable } from './distill.ts';
+import { distillInto, type DistillPlan, type DistillSettings, planDistillation, studentOf } from './distill-command.ts';
+import { accuracyTable, evaluateAll, shares } from './evaluation.ts';
+import { interrupted } from './interrupt.ts';
+import { type Layer, resolve, type Settings } from './options.ts';
+import { duration, percent, print, say, saySettings } from './output.ts';
+import { type Measured, writeReport } from './report.ts';
+import { serveModels } from './serve-command.ts';
+import type { Outcome } from './session.ts';
+import { toYaml } from './settings-file.ts';
+import type { startTable } from './start.ts';
+import { withBackend } from './training.ts';
+
+type StartSettings = Settings<typeof startTable>;
+
+/** Ports that are tried after one that is taken. */
+const PORTS = 10;
+
+/** `matvlm start`: the main job. */
+export async function start(given: StartSettings): Promise<void> {
+  const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
+  const settings = await distillSettings(given);
+  const plan = await planDistillation(settings, null, signal);
+  const run = await createRun(settings.runs, settings.name);
+  let student: string | null;
+  try {
+    saySettings(settings);
+    await writeSettings(run, toYaml(settings, 'matvlm distill -c config.yaml does the same again'));
+    student = await withBackend(settings, async (backend) => new Job(given, settings, plan, run, signal, backend.description).run(
+      await loadVlm(diskFolder(plan.teacher), backend, { signal }),
+    ));
+  } finally {
+    await run.release();
+  }
+  if (student && given.serve) await serveResult(plan.teacher, student, given.port);
+}
+
+/** The recipe's settings with what was given over them. */
+async function distillSettings(given: StartSettings): Promise<DistillSettings> {
+  const recipe = await configLayer(given.recipe ?? (given.full ? 'full' : 'start'), distillTable);
+  const { teacher, data, steps, backend, runs } = given;
+  const values = new Map(Object.entries({ teacher, data, steps, backend, runs, name: 'start' }).filter(([, v]) => v !== null));
+  const flags: Layer = { values, where: (key) => `--${key}` };
+  return resolve(distillTable, [recipe, flags]);
+}
+
+/** Distillation, comparison and report in one run folder. */
+class Job {
+  private readonly started = performance.now();
+
+  constructor(
+    private readonly given: StartSettings,
+    private readonly settings: DistillSettings,
+    private readonly plan: DistillPlan,
+    private readonly folder: RunFolder,
+    private readonly signal: AbortSignal,
+    private readonly backend: string,
+  ) {}
+
+  /** The student's folder; null when interrupted. */
+  async run(teacher: Vlm): Promise<string | null> {
+    const tests = await openDatasets(this.settings.data, 'test', this.given.testImages, this.signal);
+    say(`run ${this.folder.path}`);
+    const target = await this.aborted(evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' }));
+    if (!target) return null;
+    const outcome = await this.distil(teacher, this.settings, this.plan.steps, this.folder);
+    if (!outcome.evaluation) return this.sayStopped(outcome);
+    const random = await this.compare(teacher);
+    const measured: Measured[] = [
+      { name: 'teacher', source: 'teacher', evaluation: target },
+      ...(outcome.before ? [{ name: 'student, undistilled', source: 'before' as const, evaluation: outcome.before }] : []),
+      { name: 'student', source: 'student', evaluation: outcome.evaluation },
+    ];
+    print(accuracyTable(new Map(measured.map(({ name, evaluation }) => [name, evaluation]))));
+    const report = await this.report(measured, tests, random);
+    say(`student ${outcome.checkpoint}\nreport  ${report}`);
+    teacher.dispose();
+    return outcome.checkpoint;
+  }
+
+  private async distil(teacher: Vlm, settings: DistillSettings, steps: number, run: RunFolder): Promise<Outcome> {
+    const student = await studentOf(teacher.model, this.plan, settings, teacher.model.backend);
+    try {
+      const { loader } = this.plan;
+      const { testImages } = this.given;
+      const common = { teacher, student, run, settings, loader, steps, testImages, evalFirst: true };
+      return await distillInto({ ...common, planned: this.plan.steps, resume: null, signal: this.signal });
+    } finally {
+      disposeModel(student, teacher.model);
+    }
+  }
+
+  /** The same steps from random initialisation; the folder of that run. */
+  private async compare(teacher: Vlm): Promise<string | null> {
+    const steps = Math.min(this.plan.steps, this.given.compareSteps ?? this.plan.steps);
+    if (steps === 0 || this.signal.aborted) return null;
+    say(pc.dim(`for comparison, ${steps} steps from random initialisation`));
+    const run = await createRun(this.folder.path, 'random-init');
+    try {
+      const settings = { ...this.settings, init: 'random' as const, saveTotalLimit: 1, finalEval: false };
+      await this.distil(teacher, settings, steps, run);
+    } finally {
+      await run.release();
+    }
+    return run.path;
+  }
+
+  private report(measured: Measured[], tests: Parameters<typeof writeReport>[0]['tests'], random: string | null): Promise<string> {
+    const [target, result] = [measured[0].evaluation, measured.at(-1)!.evaluation];
+    const layers = this.plan.layers.join(', ');
+    return writeReport({
+      run: this.folder.path,
+      title: 'A teacher turned into a Mamba–Transformer hybrid',
+      summary:
+        `Layers ${layers} of the decoder became Mamba-2 mixers, initialised from attention and distilled in ` +
+        `${this.plan.steps} steps; ${duration((performance.now() - this.started) / 1000)} in all.`,
+      command: `npm start -- ${this.flags()}`.trim(),
+      headlines: headlines(target, result),
+      measured,
+      curves: new Map([['from attention', this.folder.path], ...(random ? [['from random', random] as const] : [])]),
+      tests,
+      settings: this.settings,
+      backend: this.backend,
+    });
+  }
+
+  private flags(): string {
+    const { full, data, steps } = this.given;
+    const parts = [full && '--full', data && `--data ${data.join(',')}`, steps && `--steps ${steps}`];
+    return parts.filter(Boolean).join(' ');
+  }
+
+  private sayStopped({ step, checkpoint }: Outcome): null {
+    say(`stopped at step ${step} of ${this.plan.steps}, saved in ${checkpoint}`);
+    say(`go on with: npx matvlm distill --resume ${this.folder.path}`);
+    return null;
+  }
+
+  private async aborted<T>(work: Promise<T>): Promise<T | null> {
+    try {
+      return await work;
+    } catch (error) {
+      if (!this.signal.aborted) throw error;
+      say('stopped before the first step');
+      return null;
+    }
+  }
+}
+
+function headlines(teacher: Evaluation, student: Evaluation): { label: string; value: string; note: string }[] {
+  return [...shares(student)]
+    .filter(([kind]) => kind !== 'all')
+    .map(([kind, share]) => {
+      const target = shares(teacher).get(kind) ?? accuracy(teacher);
+      return { label: `student, ${kind}`, value: percent(share), note: `teacher ${percent(target)}` };
+    });
+}
+
+/** Serves teacher, the new student and the shipped one; a port that is taken gives way to the next. */
+async function serveResult(teacher: string, student: string, port: number): Promise<void> {
+  const shipped = assetPath('student');
+  const models = [
+    { name: 'teacher', folder: teacher },
+    { name: 'student', folder: student },
+    ...(existsSync(join(shipped, 'config.json')) ? [{ name: 'student, distilled at length', folder: shipped }] : []),
+  ];
+  for (let i = 0; ; i++) {
+    try {
+      return await serveModels(models, { port: port === 0 ? 0 : port + i });
+    } catch (error) {
+      const taken = error instanceof SystemError && (error.cause as NodeJS.ErrnoException)?.code === 'EADDRINUSE';
+      if (!taken || i === PORTS) throw error;
+    }
+  }
+}

@@ -1,0 +1,108 @@
+import { readFile } from 'node:fs/promises';
+import { emptyParameters } from '../../../engine/module.ts';
+import { systemError } from '../../../engine/node/index.ts';
+import { Random } from '../../../engine/random.ts';
+import { ConfigError } from '../../../engine/errors.ts';
+import { type MatvlmConfig, parseConfig } from '../config.ts';
+import type { VqaDataset } from '../data/dataset.ts';
+import { initialise } from '../initialise.ts';
+import { MaTVLM } from '../model.ts';
+import { openDatasets } from '../node/datasets.ts';
+import { modelFolder, tokenizerFiles } from '../node/model-folder.ts';
+import { tinyConfig } from '../presets.ts';
+import { outline } from '../sizes.ts';
+import { PromptEncoder } from '../template.ts';
+import { Tokenizer } from '../tokenizer.ts';
+import { pretrainTask } from '../train/loop.ts';
+import { Vlm } from '../vlm.ts';
+import { tinyTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
+import type { Context } from './command.ts';
+import { interrupted } from './interrupt.ts';
+import { say, warn } from './output.ts';
+import type { Settings } from './options.ts';
+import { runSession } from './session.ts';
+import type { trainTable } from './train.ts';
+import { makeLoader, openRun, openSettings, sayDryRun, sayOutcome, sessionSettings, trainSettings, withBackend } from './training.ts';
+
+type TrainTable = typeof trainTable;
+
+/** `matvlm train` */
+export async function train(given: Settings<TrainTable>, context: Context<TrainTable>): Promise<void> {
+  const opened = await openSettings<TrainTable>(given, context);
+  const { settings, point } = opened;
+  const files = await tokenizerOf(settings.tokenizer);
+  const tokenizer = parseTokenizer(files);
+  const config = await configOf(settings.model, tokenizer.size);
+  const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
+  const sets = await openDatasets(settings.data, 'train', settings.images, signal);
+  const training = trainSettings(settings, settings.steps);
+  const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
+  const loader = makeLoader({ model: outline(config), encoder, tokenizer }, sets, settings);
+  if (context.flags.dryRun) return sayTrainDryRun(config, settings, sets, encoder);
+  const tests = await openDatasets(settings.data, 'test', null, signal);
+  const run = await openRun(opened, 'train');
+  try {
+    await withBackend(settings, async (backend) => {
+      const model = new MaTVLM(config, backend, emptyParameters(backend));
+      if (!point) initialise(model, new Random(settings.seed));
+      const vlm = new Vlm(model, tokenizer);
+      const card = { title: 'A teacher trained by matvlm', command: `matvlm train -c config.yaml`, datasets: settings.data };
+      const session = { run, resume: point?.checkpoint.path ?? null, vlm, tokenizer: files, task: pretrainTask(model), loader, tests, training };
+      const outcome = await runSession({ ...session, steps: settings.steps, ...sessionSettings(settings), card, signal });
+      sayOutcome(outcome, { run, steps: settings.steps }, 'train');
+      vlm.dispose();
+    });
+  } finally {
+    await run.release();
+  }
+}
+
+function sayTrainDryRun(
+  config: MatvlmConfig,
+  settings: Settings<TrainTable>,
+  sets: readonly VqaDataset[],
+  encoder: PromptEncoder,
+): void {
+  const questions = sets[0].get(0).questions;
+  sayDryRun(
+    {
+      config,
+      trained: () => true,
+      teacherOnly: 0,
+      images: sets.reduce((sum, set) => sum + set.length, 0),
+      steps: settings.steps,
+      questionsPerImage: questions.length,
+      questionLength: Math.max(...questions.map((q) => encoder.questionIds(q.question, q.answer).ids.length)),
+    },
+    settings,
+  );
+}
+
+async function tokenizerOf(folder: string | null): Promise<Map<string, Uint8Array>> {
+  if (folder !== null) return tokenizerFiles(await modelFolder(folder, warn));
+  const texts = Object.entries(tokenizerFileTexts(tinyTokenizer()));
+  return new Map(texts.map(([name, text]) => [name, new TextEncoder().encode(text)]));
+}
+
+function parseTokenizer(files: ReadonlyMap<string, Uint8Array>): Tokenizer {
+  const text = (name: string) => {
+    const bytes = files.get(name);
+    if (bytes) return new TextDecoder().decode(bytes);
+    throw new ConfigError(`the tokenizer's folder has no ${name}; copy it from the model's public folder`);
+  };
+  return Tokenizer.fromJSON(text('tokenizer.json'), text('tokenizer_config.json'));
+}
+
+/** The configuration that `--model` names, checked. */
+async function configOf(model: string, vocabulary: number): Promise<MatvlmConfig> {
+  if (model === 'tiny') return parseConfig(tinyConfig(vocabulary));
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(model, 'utf8'));
+  } catch (error) {
+    if (error instanceof SyntaxError) throw new ConfigError(`${model}: no valid JSON: ${error.message}`);
+    throw systemError('read', model, error);
+  }
+  say(`configuration ${model}`);
+  return parseConfig(json, null, model);
+}

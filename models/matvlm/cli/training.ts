@@ -1,0 +1,153 @@
+import { basename } from 'node:path';
+import type { Backend } from '../../../engine/backend.ts';
+import { imageTokens } from '../config.ts';
+import type { VqaDataset } from '../data/dataset.ts';
+import { closeBackend, openBackend } from '../node/backend.ts';
+import { createRun, findResume, forkRun, lockRun, type ResumePoint, type RunFolder, writeSettings } from '../node/run-folder.ts';
+import { countByPart, activationBytes, outline, trainingBytes } from '../sizes.ts';
+import { BatchLoader } from '../train/loader.ts';
+import type { TrainSettings } from '../train/loop.ts';
+import { planSchedule } from '../train/schedule.ts';
+import type { Vlm } from '../vlm.ts';
+import type { MatvlmConfig } from '../config.ts';
+import type { Context } from './command.ts';
+import { accuracyTable } from './evaluation.ts';
+import { dashed, type OptionTable, type Settings } from './options.ts';
+import { bytes, print, say, saySettings, table, thousands, warn } from './output.ts';
+import type { Outcome, Session } from './session.ts';
+import { toYaml } from './settings-file.ts';
+import type { trainingOptions } from './training-options.ts';
+
+/** The settings that `train` and `distill` have in common. */
+export type TrainingSettings = Settings<ReturnType<typeof trainingOptions>>;
+
+/** Warmup where nothing is said: this share of the steps. */
+const WARMUP_SHARE = 0.03;
+
+/** The optimiser, schedule and loop as the settings say. */
+export function trainSettings(s: TrainingSettings, steps: number): TrainSettings {
+  const warmup = s.warmup ?? Math.round(steps * WARMUP_SHARE);
+  return {
+    optimiser: { betas: [s.betas[0], s.betas[1]], eps: s.eps, weightDecay: s.weightDecay, clip: s.clip },
+    lr: s.lr,
+    schedule: planSchedule(steps, Math.min(warmup, Math.max(0, steps - 1)), s.decay),
+    accumulate: s.accumulate,
+    checkpointing: s.checkpointing,
+    maxSkipped: s.maxSkipped,
+    seed: s.seed,
+  };
+}
+
+/** Batches of the training sets for a model. */
+export function makeLoader(vlm: Pick<Vlm, 'model' | 'encoder' | 'tokenizer'>, sets: readonly VqaDataset[], s: TrainingSettings): BatchLoader {
+  const { vision_config, image_aspect_ratio } = vlm.model.config.model;
+  return new BatchLoader(sets, vlm.encoder, {
+    imagesPerBatch: s.batch,
+    questionsPerImage: s.questions ?? undefined,
+    seed: s.seed,
+    imageSize: vision_config.image_size,
+    aspect: image_aspect_ratio,
+    padId: vlm.tokenizer.padId,
+  });
+}
+
+/** What the session takes straight from the settings. */
+export function sessionSettings(s: TrainingSettings) {
+  const { saveEvery, saveTotalLimit, evalEvery, evalImages, finalEval } = s;
+  return { saveEvery, saveTotalLimit, evalEvery, evalImages, finalEval };
+}
+
+/** A run to begin or to go on with, and its settings. */
+export interface Opened<S> {
+  readonly settings: S;
+  readonly point: ResumePoint | null;
+}
+
+/** Follows `--resume`: the settings are then those of the run, with what is given now over them. */
+export async function openSettings<T extends OptionTable>(
+  settings: Settings<T> & TrainingSettings,
+  context: Context<T>,
+): Promise<Opened<Settings<T> & TrainingSettings>> {
+  const { resume } = context.flags;
+  if (resume === undefined) return { settings, point: null };
+  const which = resume === true ? 'latest' : String(resume);
+  const point = await findResume(which, settings.runs, settings.name, warn);
+  return { settings: context.over(`${point.run}/config.yaml`) as Settings<T> & TrainingSettings, point };
+}
+
+/** The run's folder: the one to go on with, or a new one. A run that went further than `--resume` says is left alone. */
+export async function openRun(
+  { settings, point }: Opened<Readonly<Record<string, unknown>> & TrainingSettings>,
+  command: string,
+): Promise<RunFolder> {
+  if (point) say(`resuming ${point.run} at step ${point.checkpoint.step}${point.superseded ? ', in a new folder' : ''}`);
+  const run = !point
+    ? await createRun(settings.runs, settings.name)
+    : point.superseded
+      ? await forkRun(point.run)
+      : await lockRun(point.run);
+  try {
+    saySettings(settings);
+    await writeSettings(run, toYaml(settings, `matvlm ${command} -c config.yaml does the same again`));
+    say(`run ${run.path}`);
+    return run;
+  } catch (error) {
+    await run.release();
+    throw error;
+  }
+}
+
+/** Opens the backend for `body` and closes it afterwards. */
+export async function withBackend<T>(s: Pick<TrainingSettings, 'backend'>, body: (b: Backend) => Promise<T>): Promise<T> {
+  const backend = await openBackend(s.backend, say);
+  try {
+    return await body(backend);
+  } finally {
+    closeBackend(backend);
+  }
+}
+
+/** What the user is told at the end. */
+export function sayOutcome({ step, finished, checkpoint, evaluation }: Outcome, session: Pick<Session, 'run' | 'steps'>, command: string): void {
+  if (!finished) {
+    say(`stopped at step ${step} of ${session.steps}, saved in ${checkpoint}`);
+    say(`go on with: matvlm ${command} --resume ${session.run.path}`);
+    return;
+  }
+  if (evaluation) print(accuracyTable(new Map([[basename(session.run.path), evaluation]])));
+  say(`saved in ${checkpoint}`);
+}
+
+/** What a dry run tells. */
+export interface DryRun {
+  readonly config: MatvlmConfig;
+  readonly trained: (name: string) => boolean;
+  /** Parameters of a teacher beside those that the student shares. */
+  readonly teacherOnly: number;
+  readonly images: number;
+  readonly steps: number;
+  readonly questionsPerImage: number;
+  readonly questionLength: number;
+}
+
+export function sayDryRun(dry: DryRun, s: TrainingSettings): void {
+  saySettings(s);
+  const model = outline(dry.config);
+  const trained = countByPart(model, dry.trained);
+  const rows = [...countByPart(model)].map(([part, count]) => [part, thousands(count), thousands(trained.get(part) ?? 0)]);
+  const sum = (counts: Iterable<number>) => [...counts].reduce((a, b) => a + b, 0);
+  print(table([['part', 'parameters', 'trained'], ...rows, ['all', thousands(sum(countByPart(model).values())), thousands(sum(trained.values()))]]));
+  const fixed = trainingBytes(model, dry.trained, dry.teacherOnly);
+  const questions = s.batch * Math.min(s.questions ?? Infinity, dry.questionsPerImage);
+  const activations = activationBytes(dry.config, s.batch, questions, dry.questionLength);
+  print(`memory  ${bytes(fixed)} for weights, gradients and moments, about ${bytes(activations)} for a batch's activations`);
+  const perStep = s.batch * s.accumulate;
+  const epochs = (dry.steps * perStep) / dry.images;
+  print(`steps   ${thousands(dry.steps)} of ${perStep} images with ${questions * s.accumulate} questions: ${epochs.toFixed(2)} epochs of ${thousands(dry.images)} images`);
+  print(`tokens  ${imageTokens(dry.config.model)} an image, ${dry.questionLength} a question at most in the first sample`);
+}
+
+/** Names the settings that a resumed run changes; the numbers then differ from those of the first plan. */
+export function changedSettings(before: Readonly<Record<string, unknown>>, now: Readonly<Record<string, unknown>>): string[] {
+  return Object.keys(now).filter((key) => String(before[key]) !== String(now[key])).map(dashed);
+}

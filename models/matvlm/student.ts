@@ -1,0 +1,49 @@
+import { ArgumentError, ConfigError } from '../../engine/errors.ts';
+import type { Random } from '../../engine/random.ts';
+import { type MatvlmConfig, mambaConfig } from './config.ts';
+import { isTrainable } from './distill.ts';
+import { type InitOptions, initialiseMixers } from './initialise.ts';
+import { MaTVLM } from './model.ts';
+import { hostWeights, sharedParameters } from './weights.ts';
+
+/** Which layers of a teacher a student replaces, and how. */
+export interface StudentOptions extends InitOptions {
+  readonly layers: readonly number[];
+  /** Give the projections of the mixers biases. */
+  readonly bias: boolean;
+}
+
+/** A share of a decoder's layers, evenly spread from the first: 0.25 of 32 is 0, 4, …, 28. */
+export function evenLayers(layers: number, share: number): number[] {
+  const count = Math.max(1, Math.round(layers * share));
+  if (!(share > 0 && share <= 1)) throw new ArgumentError(`ratio is ${share}, expected a number above 0 to 1`);
+  return Array.from({ length: count }, (_, i) => Math.floor((i * layers) / count));
+}
+
+/** The configuration of a student. @throws ConfigError for a layer out of range, or a teacher that is a hybrid already */
+export function studentConfig({ model, mamba }: MatvlmConfig, layers: readonly number[], bias: boolean): MatvlmConfig {
+  if (mamba) throw new ConfigError('the teacher has a mamba_config.json: it is a student already; give a pure transformer');
+  const distinct = [...new Set(layers)];
+  return { model, mamba: mambaConfig(model.text_config, distinct, bias) };
+}
+
+/** Attention weights of a layer that is to be replaced. */
+export function isReplaced(name: string, layers: readonly number[]): boolean {
+  const [, layer] = /\.layers\.(\d+)\.self_attn\./.exec(name) ?? [];
+  return layer !== undefined && name.startsWith('language_model.') && layers.includes(Number(layer));
+}
+
+/**
+ * A student of a teacher on the same backend: frozen tensors are shared, the connector starts as the teacher's, the
+ * mixers as `options` says.
+ */
+export async function createStudent(teacher: MaTVLM, options: StudentOptions, random: Random): Promise<MaTVLM> {
+  const config = studentConfig(teacher.config, options.layers, options.bias);
+  const student = new MaTVLM(config, teacher.backend, sharedParameters(teacher));
+  const attention = await hostWeights(teacher, (name) => isReplaced(name, options.layers));
+  initialiseMixers(student, attention, random, options);
+  for (const [name, data] of await hostWeights(teacher, (n) => isTrainable(n) && student.parameters.has(n))) {
+    student.backend.write(student.parameters.get(name)!.buffer, data);
+  }
+  return student;
+}
