@@ -58,7 +58,15 @@ const jobs = [];
 const add = (options) => options.entryPoints.length > 0 && jobs.push(build(options));
 
 if (args.size === 0 || args.has('--all')) rmSync('dist', { recursive: true, force: true });
-add({ ...node, entryPoints: present(['models/matvlm/cli/cli.ts']), outfile: 'dist/cli.js' });
+// Split, so that a command loads only what it needs.
+rmSync('dist/chunks', { recursive: true, force: true });
+add({
+  ...node,
+  splitting: true,
+  entryPoints: present(['models/matvlm/cli/cli.ts']),
+  outdir: 'dist',
+  chunkNames: 'chunks/[name]-[hash]',
+});
 add({
   ...node,
   splitting: true,

@@ -40,7 +40,7 @@ async function program(argv: readonly string[]): Promise<Command> {
     if (argv.includes(name)) attach(command, (await load()).default);
   }
   root.on('command:*', ([name]: string[]) => {
-    root.error(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))}; "matvlm --help" lists them`);
+    root.error(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))} (matvlm --help lists them)`);
   });
   for (const command of [root, ...root.commands]) {
     command.exitOverride().configureOutput({ outputError: (text, write) => write(errorLine(text.replace(/^error: /, ''))) });

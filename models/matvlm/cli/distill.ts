@@ -29,7 +29,7 @@ export const distillTable = {
 
 export default defineCommand({
   about:
-    'Distils a Mamba–Transformer student from its teacher, in one stage: the mixers and the connector learn, all else\n' +
+    'Distils a Mamba–Transformer student from its teacher, in one stage: the mixers and the connector learn, all else ' +
     'is frozen and shared with the teacher. The defaults are the published recipe.',
   table: distillTable,
   yaml: true,

@@ -7,7 +7,7 @@ export const infoTable = {
 
 export default defineCommand({
   about:
-    'Shows configuration, parameters by part and the bytes of its cache by context length. Reads headers only: a\n' +
+    'Shows configuration, parameters by part and the bytes of its cache by context length. Reads headers only: a ' +
     'folder of many gigabytes opens at once.',
   args: [['<model>', 'folder of a model or run, or "teacher", "student"']],
   table: infoTable,

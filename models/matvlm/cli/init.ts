@@ -6,7 +6,7 @@ export const initTable = { ...studentOptions, seed: count('seed of what is drawn
 
 export default defineCommand({
   about:
-    'Makes a student folder from a teacher folder: some attention layers become Mamba-2 mixers that take over the\n' +
+    'Makes a student folder from a teacher folder: some attention layers become Mamba-2 mixers that take over the ' +
     'projections of attention; everything else is copied as it is. Needs no accelerator and little memory.',
   args: [
     ['<teacher>', 'folder of a model or run'],

@@ -106,8 +106,13 @@ export function addOptions(command: Command, table: OptionTable): void {
     const name = `--${dashed(key)}`;
     const shown = show(option.fallback);
     const about = shown === '' ? option.about : `${option.about} (default: ${shown})`;
-    if (option.argument) command.addOption(new Flag(`${name} ${option.argument}`, about));
-    else command.addOption(new Flag(name, about)).addOption(new Flag(`--no-${dashed(key)}`).hideHelp());
+    if (option.argument) {
+      command.addOption(new Flag(`${name} ${option.argument}`, about));
+      continue;
+    }
+    const off = new Flag(`--no-${dashed(key)}`, `do not ${option.about}`);
+    command.addOption(new Flag(name, option.about).hideHelp(option.fallback === true));
+    command.addOption(off.hideHelp(option.fallback !== true));
   }
 }
 

@@ -8,7 +8,7 @@ export const serveTable = {
 
 export default defineCommand({
   about:
-    'Serves a page on which to pick or drop an image, ask, and see models answer; they run in the browser. Without\n' +
+    'Serves a page on which to pick or drop an image, ask, and see models answer; they run in the browser. Without ' +
     'models given: the teacher and student that come with the package.',
   args: [['[models...]', 'folders of models or runs']],
   table: serveTable,

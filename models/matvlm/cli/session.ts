@@ -84,7 +84,20 @@ async function restore({ task }: Session, trainer: Trainer, folder: string): Pro
   trainer.restore(snapshot, tensors);
 }
 
+/** Tokens a second over the last steps: a single step's time says little, as several are under way at once. */
+class Speed {
+  private readonly recent: { tokens: number; milliseconds: number }[] = [];
+
+  add(tokens: number, milliseconds: number): number {
+    this.recent.push({ tokens, milliseconds });
+    if (this.recent.length > 20) this.recent.shift();
+    const sum = (key: 'tokens' | 'milliseconds') => this.recent.reduce((all, step) => all + step[key], 0);
+    return Math.round((sum('tokens') / sum('milliseconds')) * 1000);
+  }
+}
+
 class Runner {
+  private readonly speed = new Speed();
   private saved: number;
   private readonly progress: Progress;
 
@@ -141,7 +154,7 @@ class Runner {
   }
 
   private async note(report: StepReport): Promise<void> {
-    const rate = Math.round((report.tokens / report.milliseconds) * 1000);
+    const rate = this.speed.add(report.tokens, report.milliseconds);
     await this.log.add(metricLine(report, rate));
     const loss = `loss ${report.loss.toPrecision(4)}`;
     this.progress.update(report.step, `${loss}  ${rate.toLocaleString('en-US')} tokens/s`);

@@ -18,8 +18,8 @@ export const startTable = {
 
 export default defineCommand({
   about:
-    'The main job: loads the shipped teacher, replaces a quarter of its decoder layers by Mamba-2 mixers initialised\n' +
-    'from attention, distils on the built-in data, compares with the teacher and the undistilled student by kind of\n' +
+    'The main job: loads the shipped teacher, replaces a quarter of its decoder layers by Mamba-2 mixers initialised ' +
+    'from attention, distils on the built-in data, compares with the teacher and the undistilled student by kind of ' +
     'question, writes a report, and serves a page on which to ask both.',
   table: startTable,
   examples: [

@@ -16,12 +16,11 @@ export const trainTable = {
     decay: 0.4,
     checkpointing: false,
   }),
-  warmup: optional({ ...count('steps of warmup; 3 % of all when not set', 0, 0), fallback: 300 }),
 };
 
 export default defineCommand({
   about:
-    'Trains a vision-language model from nothing: SigLIP tower, connector and Phi decoder, on answers to questions\n' +
+    'Trains a vision-language model from nothing: SigLIP tower, connector and Phi decoder, on answers to questions ' +
     'about images. The result is a teacher to distil from.',
   table: trainTable,
   yaml: true,

@@ -31,7 +31,7 @@ export function trainingOptions(d: TrainingDefaults) {
     eps: number("AdamW's epsilon", 1e-8, { above: 0 }),
     weightDecay: number('weight decay, on matrices only', d.weightDecay, { min: 0 }),
     clip: number('clip the global gradient norm here; 0 does not', d.clip, { min: 0 }),
-    warmup: optional(count('steps of warmup; 3 % of all when not set', 0, 0)),
+    warmup: optional(count('steps of warmup; 2 % of all when not set', 0, 0)),
     decay: number('share of the steps, the last, in which the rate decays', d.decay, { min: 0, max: 1 }),
     checkpointing: toggle('recompute decoder layers in backward to save memory', d.checkpointing),
     maxSkipped: count('skipped steps in a row that stop the run', 20),

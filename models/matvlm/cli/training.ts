@@ -12,7 +12,7 @@ import type { Vlm } from '../vlm.ts';
 import type { MatvlmConfig } from '../config.ts';
 import type { Context } from './command.ts';
 import { accuracyTable } from './evaluation.ts';
-import { dashed, type OptionTable, type Settings } from './options.ts';
+import type { OptionTable, Settings } from './options.ts';
 import { bytes, print, say, saySettings, table, thousands, warn } from './output.ts';
 import type { Outcome, Session } from './session.ts';
 import { toYaml } from './settings-file.ts';
@@ -22,7 +22,7 @@ import type { trainingOptions } from './training-options.ts';
 export type TrainingSettings = Settings<ReturnType<typeof trainingOptions>>;
 
 /** Warmup where nothing is said: this share of the steps. */
-const WARMUP_SHARE = 0.03;
+const WARMUP_SHARE = 0.02;
 
 /** The optimiser, schedule and loop as the settings say. */
 export function trainSettings(s: TrainingSettings, steps: number): TrainSettings {
@@ -30,7 +30,7 @@ export function trainSettings(s: TrainingSettings, steps: number): TrainSettings
   return {
     optimiser: { betas: [s.betas[0], s.betas[1]], eps: s.eps, weightDecay: s.weightDecay, clip: s.clip },
     lr: s.lr,
-    schedule: planSchedule(steps, Math.min(warmup, Math.max(0, steps - 1)), s.decay),
+    schedule: planSchedule(steps, warmup, s.decay),
     accumulate: s.accumulate,
     checkpointing: s.checkpointing,
     maxSkipped: s.maxSkipped,
@@ -145,9 +145,4 @@ export function sayDryRun(dry: DryRun, s: TrainingSettings): void {
   const epochs = (dry.steps * perStep) / dry.images;
   print(`steps   ${thousands(dry.steps)} of ${perStep} images with ${questions * s.accumulate} questions: ${epochs.toFixed(2)} epochs of ${thousands(dry.images)} images`);
   print(`tokens  ${imageTokens(dry.config.model)} an image, ${dry.questionLength} a question at most in the first sample`);
-}
-
-/** Names the settings that a resumed run changes; the numbers then differ from those of the first plan. */
-export function changedSettings(before: Readonly<Record<string, unknown>>, now: Readonly<Record<string, unknown>>): string[] {
-  return Object.keys(now).filter((key) => String(before[key]) !== String(now[key])).map(dashed);
 }
