@@ -75,15 +75,26 @@ export function trainingBytes(model: MaTVLM, trained: (name: string) => boolean,
   return bytes;
 }
 
+/** A batch as its size is estimated. */
+export interface BatchSize {
+  readonly images: number;
+  readonly questions: number;
+  /** Tokens of a question with its answer. */
+  readonly length: number;
+  /** Decoder layers are recomputed in backward. */
+  readonly checkpointing: boolean;
+}
+
 /**
- * Bytes of activations that one batch keeps for backward, estimated: about 14 D + 3 MLP numbers a token and layer,
- * and the logits thrice.
+ * Bytes of activations that one batch keeps for backward, estimated: about 14 D + 3 MLP numbers a token and layer (of
+ * recomputed layers the input, and one layer at a time), and the logits thrice.
  */
-export function activationBytes({ model }: MatvlmConfig, images: number, questions: number, length: number): number {
+export function activationBytes({ model }: MatvlmConfig, batch: BatchSize): number {
   const { text_config: t, vision_config: c } = model;
-  const perLayer = (d: number, mlp: number) => 14 * d + 3 * mlp;
-  const vision = images * imageTokens(model) * c.num_hidden_layers * perLayer(c.hidden_size, c.intermediate_size);
-  const tokens = images * imageTokens(model) + questions * length;
-  const text = tokens * (t.num_hidden_layers * perLayer(t.hidden_size, t.intermediate_size) + 3 * t.vocab_size);
-  return 4 * (vision + text);
+  const layer = (d: number, mlp: number) => 14 * d + 3 * mlp;
+  const own = layer(t.hidden_size, t.intermediate_size);
+  const layers = batch.checkpointing ? t.num_hidden_layers * t.hidden_size + own : t.num_hidden_layers * own;
+  const patches = batch.images * imageTokens(model);
+  const vision = patches * c.num_hidden_layers * layer(c.hidden_size, c.intermediate_size);
+  return 4 * (vision + (patches + batch.questions * batch.length) * (layers + 3 * t.vocab_size));
 }

@@ -4,6 +4,7 @@ import { diskFolder } from '../../../engine/node/index.ts';
 import { Random } from '../../../engine/random.ts';
 import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import type { MatvlmConfig } from '../config.ts';
+import type { VqaDataset } from '../data/dataset.ts';
 import { isTrainable } from '../distill.ts';
 import type { LossOptions } from '../losses.ts';
 import { MaTVLM } from '../model.ts';
@@ -22,7 +23,7 @@ import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
 import { say, warn } from './output.ts';
 import { type Outcome, runSession } from './session.ts';
-import { makeLoader, openRun, openSettings, sayDryRun, sayOutcome, sessionSettings, trainSettings, withBackend } from './training.ts';
+import { finishRun, makeLoader, openRun, openSettings, sayDryRun, sessionSettings, trainSettings, withBackend } from './training.ts';
 
 type DistillTable = typeof distillTable;
 export type DistillSettings = Settings<DistillTable>;
@@ -39,8 +40,10 @@ export async function distill(given: DistillSettings, context: Context<DistillTa
     await withBackend(settings, async (backend) => {
       const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
       const student = await studentOf(teacher.model, plan, settings, backend);
-      const outcome = await distillInto({ ...plan, teacher, student, run, settings, resume: point?.checkpoint.path ?? null, signal });
-      sayOutcome(outcome, { run, steps: plan.steps }, 'distill');
+      const tests = await openDatasets(settings.data, 'test', null, signal);
+      const resume = point?.checkpoint.path ?? null;
+      const outcome = await distillInto({ ...plan, teacher, student, run, settings, tests, resume, signal });
+      await finishRun(outcome, { command: 'distill', run, steps: plan.steps, settings, tests, backend });
       disposeModel(student, teacher.model);
       teacher.dispose();
     });
@@ -146,16 +149,14 @@ export interface Distillation extends Pick<DistillPlan, 'loader' | 'steps'> {
   readonly resume: string | null;
   /** Steps that the schedule is made for, where the run ends earlier. */
   readonly planned?: number;
-  /** Test images of each set at most. */
-  readonly testImages?: number | null;
+  readonly tests: readonly VqaDataset[];
   readonly evalFirst?: boolean;
   readonly signal: AbortSignal;
 }
 
 /** Runs the training of a distillation. */
 export async function distillInto(d: Distillation): Promise<Outcome> {
-  const { teacher, student, settings, steps, loader, run, resume, signal } = d;
-  const tests = await openDatasets(settings.data, 'test', d.testImages ?? null, signal);
+  const { teacher, student, settings, steps, loader, tests, run, resume, signal } = d;
   const folder = await modelFolder(settings.teacher, warn);
   say(`teacher ${folder}`);
   return runSession({

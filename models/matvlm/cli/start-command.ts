@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import pc from 'picocolors';
 import { SystemError } from '../../../engine/errors.ts';
 import { diskFolder } from '../../../engine/node/index.ts';
+import type { VqaDataset } from '../data/dataset.ts';
 import { openDatasets } from '../node/datasets.ts';
 import { assetPath } from '../node/package-root.ts';
 import { createRun, type RunFolder, writeSettings } from '../node/run-folder.ts';
@@ -73,11 +74,11 @@ class Job {
   async run(teacher: Vlm): Promise<string | null> {
     const tests = await openDatasets(this.settings.data, 'test', this.given.testImages, this.signal);
     say(`run ${this.folder.path}`);
-    const target = await this.aborted(evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' }));
+    const target = await this.unlessStopped(evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' }));
     if (!target) return null;
-    const outcome = await this.distil(teacher, this.settings, this.plan.steps, this.folder);
+    const outcome = await this.distil(teacher, tests, this.settings, this.plan.steps, this.folder);
     if (!outcome.evaluation) return this.sayStopped(outcome);
-    const random = await this.compare(teacher);
+    const random = await this.compare(teacher, tests);
     const measured: Measured[] = [
       { name: 'teacher', source: 'teacher', evaluation: target },
       ...(outcome.before ? [{ name: 'student, undistilled', source: 'before' as const, evaluation: outcome.before }] : []),
@@ -90,12 +91,17 @@ class Job {
     return outcome.checkpoint;
   }
 
-  private async distil(teacher: Vlm, settings: DistillSettings, steps: number, run: RunFolder): Promise<Outcome> {
+  private async distil(
+    teacher: Vlm,
+    tests: readonly VqaDataset[],
+    settings: DistillSettings,
+    steps: number,
+    run: RunFolder,
+  ): Promise<Outcome> {
     const student = await studentOf(teacher.model, this.plan, settings, teacher.model.backend);
     try {
       const { loader } = this.plan;
-      const { testImages } = this.given;
-      const common = { teacher, student, run, settings, loader, steps, testImages, evalFirst: true };
+      const common = { teacher, student, run, settings, loader, steps, tests, evalFirst: true };
       return await distillInto({ ...common, planned: this.plan.steps, resume: null, signal: this.signal });
     } finally {
       disposeModel(student, teacher.model);
@@ -103,21 +109,21 @@ class Job {
   }
 
   /** The same steps from random initialisation; the folder of that run. */
-  private async compare(teacher: Vlm): Promise<string | null> {
+  private async compare(teacher: Vlm, tests: readonly VqaDataset[]): Promise<string | null> {
     const steps = Math.min(this.plan.steps, this.given.compareSteps ?? this.plan.steps);
     if (steps === 0 || this.signal.aborted) return null;
     say(pc.dim(`for comparison, ${steps} steps from random initialisation`));
     const run = await createRun(this.folder.path, 'random-init');
     try {
       const settings = { ...this.settings, init: 'random' as const, saveTotalLimit: 1, finalEval: false };
-      await this.distil(teacher, settings, steps, run);
+      await this.distil(teacher, tests, settings, steps, run);
     } finally {
       await run.release();
     }
     return run.path;
   }
 
-  private report(measured: Measured[], tests: Parameters<typeof writeReport>[0]['tests'], random: string | null): Promise<string> {
+  private report(measured: Measured[], tests: readonly VqaDataset[], random: string | null): Promise<string> {
     const [target, result] = [measured[0].evaluation, measured.at(-1)!.evaluation];
     const layers = this.plan.layers.join(', ');
     return writeReport({
@@ -148,7 +154,7 @@ class Job {
     return null;
   }
 
-  private async aborted<T>(work: Promise<T>): Promise<T | null> {
+  private async unlessStopped<T>(work: Promise<T>): Promise<T | null> {
     try {
       return await work;
     } catch (error) {

@@ -22,7 +22,7 @@ import { say, warn } from './output.ts';
 import type { Settings } from './options.ts';
 import { runSession } from './session.ts';
 import type { trainTable } from './train.ts';
-import { makeLoader, openRun, openSettings, sayDryRun, sayOutcome, sessionSettings, trainSettings, withBackend } from './training.ts';
+import { finishRun, makeLoader, openRun, openSettings, sayDryRun, sessionSettings, trainSettings, withBackend } from './training.ts';
 
 type TrainTable = typeof trainTable;
 
@@ -49,7 +49,7 @@ export async function train(given: Settings<TrainTable>, context: Context<TrainT
       const card = { title: 'A teacher trained by matvlm', command: `matvlm train -c config.yaml`, datasets: settings.data };
       const session = { run, resume: point?.checkpoint.path ?? null, vlm, tokenizer: files, task: pretrainTask(model), loader, tests, training };
       const outcome = await runSession({ ...session, steps: settings.steps, ...sessionSettings(settings), card, signal });
-      sayOutcome(outcome, { run, steps: settings.steps }, 'train');
+      await finishRun(outcome, { command: 'train', run, steps: settings.steps, settings, tests, backend });
       vlm.dispose();
     });
   } finally {

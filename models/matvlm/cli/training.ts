@@ -14,7 +14,8 @@ import type { Context } from './command.ts';
 import { accuracyTable } from './evaluation.ts';
 import type { OptionTable, Settings } from './options.ts';
 import { bytes, print, say, saySettings, table, thousands, warn } from './output.ts';
-import type { Outcome, Session } from './session.ts';
+import { writeReport } from './report.ts';
+import type { Outcome } from './session.ts';
 import { toYaml } from './settings-file.ts';
 import type { trainingOptions } from './training-options.ts';
 
@@ -107,15 +108,37 @@ export async function withBackend<T>(s: Pick<TrainingSettings, 'backend'>, body:
   }
 }
 
-/** What the user is told at the end. */
-export function sayOutcome({ step, finished, checkpoint, evaluation }: Outcome, session: Pick<Session, 'run' | 'steps'>, command: string): void {
+/** A run that has ended, with what its report shows. */
+export interface Ended {
+  readonly command: 'train' | 'distill';
+  readonly run: RunFolder;
+  readonly steps: number;
+  readonly settings: TrainingSettings;
+  readonly tests: readonly VqaDataset[];
+  readonly backend: Backend;
+}
+
+/** What the user is told at the end, and the report of a run that came there. */
+export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
+  const { step, finished, checkpoint, evaluation } = outcome;
+  const { command, run, steps, settings, tests, backend } = ended;
   if (!finished) {
-    say(`stopped at step ${step} of ${session.steps}, saved in ${checkpoint}`);
-    say(`go on with: matvlm ${command} --resume ${session.run.path}`);
+    say(`stopped at step ${step} of ${steps}, saved in ${checkpoint}`);
+    say(`go on with: matvlm ${command} --resume ${run.path}`);
     return;
   }
-  if (evaluation) print(accuracyTable(new Map([[basename(session.run.path), evaluation]])));
-  say(`saved in ${checkpoint}`);
+  const name = basename(run.path);
+  if (evaluation) print(accuracyTable(new Map([[name, evaluation]])));
+  const source = command === 'train' ? ('teacher' as const) : ('student' as const);
+  const report = await writeReport({
+    run: run.path,
+    title: command === 'train' ? 'A teacher, trained' : 'A student, distilled',
+    command: `npx matvlm ${command} -c config.yaml`,
+    measured: evaluation ? [{ name, source, evaluation }] : [],
+    curves: new Map([[name, run.path]]),
+    ...{ tests, settings, backend: backend.description },
+  });
+  say(`saved in ${checkpoint}\nreport ${report}`);
 }
 
 /** What a dry run tells. */
@@ -139,7 +162,9 @@ export function sayDryRun(dry: DryRun, s: TrainingSettings): void {
   print(table([['part', 'parameters', 'trained'], ...rows, ['all', thousands(sum(countByPart(model).values())), thousands(sum(trained.values()))]]));
   const fixed = trainingBytes(model, dry.trained, dry.teacherOnly);
   const questions = s.batch * Math.min(s.questions ?? Infinity, dry.questionsPerImage);
-  const activations = activationBytes(dry.config, s.batch, questions, dry.questionLength);
+  const activations = activationBytes(dry.config, {
+    ...{ images: s.batch, questions, length: dry.questionLength, checkpointing: s.checkpointing },
+  });
   print(`memory  ${bytes(fixed)} for weights, gradients and moments, about ${bytes(activations)} for a batch's activations`);
   const perStep = s.batch * s.accumulate;
   const epochs = (dry.steps * perStep) / dry.images;
