@@ -33,6 +33,7 @@ export * from './reshape.ts';
 export * from './rope.ts';
 export * from './scalar.ts';
 export * from './softmax.ts';
+export * from './ssd-scan.ts';
 export * from './topk.ts';
 export * from './tril.ts';
 export * from './unary.ts';

@@ -1,0 +1,27 @@
+// What the scan kernels share. A workgroup owns P_BLOCK rows of the state of one head over one chunk, and walks it in
+// tiles of STEPS tokens. Rows of the state p, p + PV, p + 2 PV and p + 3 PV make one vec4 of x; n goes in vec4 NV.
+// Rows in workgroup memory are an odd number of vec4 apart, so that neighbours lie in different banks.
+struct Place { block: u32, chunk: u32, head: u32, batch: u32, group: u32, first: u32, last: u32 }
+
+fn place_of(index: u32) -> Place {
+  var rest = index / params.blocks;
+  let block = index % params.blocks;
+  let chunk = rest % params.chunks;
+  rest /= params.chunks;
+  let head = rest % params.heads;
+  let first = chunk * params.chunk;
+  return Place(block, chunk, head, rest / params.heads, head / (params.heads / params.groups), first,
+               min(first + params.chunk, params.length));
+}
+
+fn step_index(at: Place, l: u32) -> u32 { return (at.batch * params.length + l) * params.heads + at.head; }
+/** Row of token l in B and C. */
+fn group_row(at: Place, l: u32) -> u32 {
+  return (at.batch * params.length + l) * params.groups + at.group;
+}
+/** Index of the state of this head at this chunk among (batch, head, chunk). */
+fn state_index(at: Place) -> u32 {
+  return (at.batch * params.heads + at.head) * params.chunks + at.chunk;
+}
+/** Row p of the block, of the p rows a head has. */
+fn row_of(at: Place, p: u32) -> u32 { return at.block * P_BLOCK + p; }
