@@ -6,6 +6,15 @@
 #define c4(x) wasm_f32x4_const_splat(x)
 #define select4(yes, no, mask) wasm_v128_bitselect(yes, no, mask)
 
+// Engines turn min and max into eight instructions each, to treat NaN and −0 by the book; these are one. A NaN in x
+// stays, one in y is lost.
+#define least4(x, y) wasm_f32x4_pmin(x, y)
+#define most4(x, y) wasm_f32x4_pmax(x, y)
+
+// x + 1.5·2^23 is x rounded to a whole number, which then stands in the low bits: cheaper than the instructions that
+// round and convert. For |x| < 2^22.
+#define ROUNDER 12582912.0f
+
 // e^r for |r| ≤ ln 2 / 2, where x = n·ln 2 + r.
 INLINE f4 exp_rest4(f4 x, f4 n) {
   f4 r = fma4(n, c4(-0.693359375f), x);
@@ -19,24 +28,24 @@ INLINE f4 exp_rest4(f4 x, f4 n) {
   return add4(fma4(mul4(r, r), p, r), c4(1.0f));
 }
 
-// 2^n for whole n from −126 to 127.
+// 2^n for whole n from −126 to 127; of n, the low bits count.
 INLINE f4 power_of_two4(i4 n) {
-  return wasm_i32x4_shl(wasm_i32x4_add(n, wasm_i32x4_const_splat(127)), 23);
+  return wasm_i32x4_add(wasm_i32x4_shl(n, 23), c4(1.0f));
 }
 
 // e^x, all of it. The power of two is applied in two halves: it may lie outside of the exponent's range.
 INLINE f4 exp4(f4 x) {
-  x = wasm_f32x4_max(wasm_f32x4_min(x, c4(89.0f)), c4(-104.5f));
-  f4 n = wasm_f32x4_nearest(mul4(x, c4(1.44269504088896341f)));
-  i4 whole = wasm_i32x4_trunc_sat_f32x4(n), half = wasm_i32x4_shr(whole, 1);
-  f4 p = mul4(exp_rest4(x, n), power_of_two4(half));
+  x = most4(least4(x, c4(89.0f)), c4(-104.5f));
+  f4 rounded = fma4(x, c4(1.44269504088896341f), c4(ROUNDER));
+  i4 whole = wasm_i32x4_sub(rounded, c4(ROUNDER)), half = wasm_i32x4_shr(whole, 1);
+  f4 p = mul4(exp_rest4(x, sub4(rounded, c4(ROUNDER))), power_of_two4(half));
   return mul4(p, power_of_two4(wasm_i32x4_sub(whole, half)));
 }
 
 // e^x for x up to 88: what would be subnormal is 0, because processors take a hundred times longer over subnormals.
 INLINE f4 exp_neg4(f4 x) {
-  f4 n = wasm_f32x4_nearest(mul4(x, c4(1.44269504088896341f)));
-  f4 y = mul4(exp_rest4(x, n), power_of_two4(wasm_i32x4_trunc_sat_f32x4(n)));
+  f4 rounded = fma4(x, c4(1.44269504088896341f), c4(ROUNDER));
+  f4 y = mul4(exp_rest4(x, sub4(rounded, c4(ROUNDER))), power_of_two4(rounded));
   return wasm_v128_andnot(y, wasm_f32x4_lt(x, c4(-87.3f)));
 }
 
@@ -96,7 +105,7 @@ INLINE f4 silu4(f4 x) {
 // x·σ(x) differentiated: σ·(1 + x·(1 − σ)). Where σ is 0, so is the whole, however large x.
 INLINE f4 dsilu4(f4 x) {
   f4 s = sigmoid4(x);
-  return mul4(s, fma4(wasm_f32x4_max(x, c4(-1e30f)), sub4(c4(1.0f), s), c4(1.0f)));
+  return mul4(s, fma4(most4(x, c4(-1e30f)), sub4(c4(1.0f), s), c4(1.0f)));
 }
 
 // ln(1 + e), 0 ≤ e ≤ 1: 2·artanh(e/(2 + e)) by its series, whose argument is at most ⅓.
@@ -115,7 +124,7 @@ INLINE f4 log1p4(f4 e) {
 
 // ln(1 + e^x)
 INLINE f4 softplus4(f4 x) {
-  return add4(wasm_f32x4_max(x, zero4()), log1p4(exp_neg4(wasm_f32x4_neg(wasm_f32x4_abs(x)))));
+  return add4(most4(x, zero4()), log1p4(exp_neg4(wasm_f32x4_neg(wasm_f32x4_abs(x)))));
 }
 
 // erfc(a) for a ≥ ½: Numerical Recipes' Chebyshev fit in 1/(1 + a/2) (relative error 1.2e-7).
@@ -192,11 +201,11 @@ NOINLINE f4 sine_far4(f4 x, int turn) {
 // sin(x + turn·π/2): turn 0 is the sine, turn 1 the cosine.
 INLINE f4 sine4(f4 x, int turn) {
   if (!wasm_i32x4_all_true(wasm_f32x4_lt(wasm_f32x4_abs(x), c4(8192.0f)))) return sine_far4(x, turn);
-  f4 n = wasm_f32x4_nearest(mul4(x, c4(0.63661977236f)));
+  f4 rounded = fma4(x, c4(0.63661977236f), c4(ROUNDER)), n = sub4(rounded, c4(ROUNDER));
   f4 r = fma4(n, c4(-1.5703125f), x);
   r = fma4(n, c4(-4.8375129699707031e-4f), r);
   r = fma4(n, c4(-7.549789948768648e-8f), r);
-  i4 quadrant = wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(n), wasm_i32x4_splat(turn));
+  i4 quadrant = wasm_i32x4_add(rounded, wasm_i32x4_splat(turn));
   f4 z = mul4(r, r), s = c4(-1.9515295891e-4f), c = c4(2.443315711809948e-5f);
   s = fma4(s, z, c4(8.3321608736e-3f));
   s = fma4(s, z, c4(-1.6666654611e-1f));

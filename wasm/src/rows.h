@@ -28,11 +28,12 @@ INLINE float row_dot(const float *a, const float *b, size_t n) {
   return sum4(add4(s0, s1));
 }
 
+// NaN are passed over.
 INLINE float row_max(const float *x, size_t n) {
   f4 m = c4(-__builtin_inff());
   size_t i = 0;
-  for (; i + 4 <= n; i += 4) m = wasm_f32x4_max(m, ld(x + i));
-  if (i < n) m = wasm_f32x4_max(m, ld_part(x + i, n - i, -__builtin_inff()));
+  for (; i + 4 <= n; i += 4) m = most4(m, ld(x + i));
+  if (i < n) m = most4(m, ld_part(x + i, n - i, -__builtin_inff()));
   return max4_across(m);
 }
 

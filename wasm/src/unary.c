@@ -10,7 +10,7 @@ INLINE f4 sign4(f4 x) {  // 0 at 0, as torch has it
 
 // tanh-GELU is x·σ(2u), u = √(2/π)·(x + 0.044715·x³). Beyond ±100 the sigmoid is 0 or 1, and x³ must not overflow.
 INLINE f4 gelu_sigmoid4(f4 x, f4 *du) {
-  f4 c = wasm_f32x4_max(wasm_f32x4_min(x, c4(100.0f)), c4(-100.0f)), z = mul4(c, c);
+  f4 c = most4(least4(x, c4(100.0f)), c4(-100.0f)), z = mul4(c, c);
   *du = fma4(z, c4(2 * SQRT_2_OVER_PI * 0.134145f), c4(2 * SQRT_2_OVER_PI));
   return sigmoid4(mul4(c, fma4(z, c4(2 * SQRT_2_OVER_PI * 0.044715f), c4(2 * SQRT_2_OVER_PI))));
 }
@@ -22,13 +22,13 @@ INLINE f4 gelu_tanh4(f4 x) {
 
 INLINE f4 dgelu_tanh4(f4 x) {
   f4 du, s = gelu_sigmoid4(x, &du);
-  f4 c = wasm_f32x4_max(wasm_f32x4_min(x, c4(100.0f)), c4(-100.0f));
+  f4 c = most4(least4(x, c4(100.0f)), c4(-100.0f));
   return fma4(mul4(c, du), mul4(s, sub4(c4(1.0f), s)), s);
 }
 
 INLINE f4 dgelu4(f4 x) {
   f4 density = mul4(exp_neg4(mul4(mul4(x, x), c4(-0.5f))), c4(0.39894228040143267794f));
-  f4 c = wasm_f32x4_max(wasm_f32x4_min(x, c4(1e30f)), c4(-1e30f));
+  f4 c = most4(least4(x, c4(1e30f)), c4(-1e30f));
   return fma4(c, density, normal_cdf4(x));
 }
 
@@ -68,7 +68,7 @@ UNARY(sin, sine4(x, 0), sine4(x, 1))
 UNARY(cos, sine4(x, 1), wasm_f32x4_neg(sine4(x, 0)))
 UNARY(tanh, tanh4(x), sub4(c4(1.0f), mul4(y, y)))
 UNARY(sigmoid, sigmoid4(x), mul4(y, sub4(c4(1.0f), y)))
-UNARY(relu, wasm_f32x4_max(x, zero4()), wasm_v128_and(c4(1.0f), wasm_f32x4_gt(x, zero4())))
+UNARY(relu, most4(x, zero4()), wasm_v128_and(c4(1.0f), wasm_f32x4_gt(x, zero4())))
 UNARY(silu, silu4(x), dsilu4(x))
 UNARY(softplus, softplus4(x), sigmoid4(x))
 UNARY(gelu, mul4(x, normal_cdf4(x)), dgelu4(x))
