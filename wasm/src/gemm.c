@@ -172,27 +172,57 @@ size_t matmul_scratch_floats(size_t M, size_t N, size_t K, int transA) {
   return nc * kc + (transA ? (M < MC ? M : MC) * packed_width(kc) : 0);
 }
 
-// y[n] = x · B[n, :] (+ init). One row after the other reads memory in order, which beats four at once here: 31 against
-// 23 GB/s at 2560×2560, on Node 20.
-NOINLINE void rows_times_vector(const float *B, size_t ldb, const float *x, float *y, size_t incy, const float *init,
-                                size_t inci, size_t N, size_t K) {
+#define FEW 3  // so few rows of A go over B as it lies: packing it would cost more than it saves
+
+// C[i, n] = init[i, n] + A[i, :] · B[n, :] for m ≤ FEW rows of A. One row of B after the other reads memory in order,
+// which beats four at once here: 31 against 23 GB/s at 2560×2560, on Node 20. `chains` sums a row keep the adders busy.
+INLINE void few_rows(const int m, const int chains, const float *A, size_t lda, const float *B, size_t ldb, float *C,
+                     size_t row, size_t column, const float *init, size_t init_row, size_t init_column, size_t N,
+                     size_t K) {
   for (size_t n = 0; n < N; n++) {
-    const float *r = B + n * ldb, *xs = x;
-    f4 s[4] = {zero4(), zero4(), zero4(), zero4()};
+    const float *r = B + n * ldb, *x[FEW];
+    f4 s[FEW][4];
+    UNROLL for (int i = 0; i < m; i++) {
+      x[i] = A + i * lda;
+      UNROLL for (int j = 0; j < chains; j++) s[i][j] = zero4();
+    }
     size_t k = K;
     for (; k >= 16; k -= 16) {
-      UNROLL for (int j = 0; j < 4; j++) s[j] = fma4(ld(r + 4 * j), ld(xs + 4 * j), s[j]);
+      UNROLL for (int j = 0; j < 4; j++)
+        UNROLL for (int i = 0; i < m; i++)
+          s[i][j % chains] = fma4(ld(r + 4 * j), ld(x[i] + 4 * j), s[i][j % chains]);
       r += 16;
-      xs += 16;
       KEEP(r);
-      KEEP(xs);
+      UNROLL for (int i = 0; i < m; i++) {
+        x[i] += 16;
+        KEEP(x[i]);
+      }
     }
-    for (; k >= 4; k -= 4, r += 4, xs += 4) s[0] = fma4(ld(r), ld(xs), s[0]);
-    float sum = sum4(add4(add4(s[0], s[1]), add4(s[2], s[3])));
-    for (size_t i = 0; i < k; i++) sum += r[i] * xs[i];
-    y[n * incy] = sum + init[n * inci];
+    for (; k >= 4; k -= 4, r += 4)
+      UNROLL for (int i = 0; i < m; i++) {
+        s[i][0] = fma4(ld(r), ld(x[i]), s[i][0]);
+        x[i] += 4;
+      }
+    UNROLL for (int i = 0; i < m; i++) {
+      UNROLL for (int j = 1; j < chains; j++) s[i][0] = add4(s[i][0], s[i][j]);
+      float sum = sum4(s[i][0]);
+      for (size_t j = 0; j < k; j++) sum += r[j] * x[i][j];
+      C[i * row + n * column] = sum + init[i * init_row + n * init_column];
+    }
   }
 }
+
+typedef void Few(const float *A, size_t lda, const float *B, size_t ldb, float *C, size_t row, size_t column,
+                 const float *init, size_t init_row, size_t init_column, size_t N, size_t K);
+
+#define FEW_ROWS(m, chains)                                                                                       \
+  NOINLINE void rows_##m(const float *A, size_t lda, const float *B, size_t ldb, float *C, size_t row,            \
+                         size_t column, const float *init, size_t init_row, size_t init_column, size_t N,         \
+                         size_t K) {                                                                              \
+    few_rows(m, chains, A, lda, B, ldb, C, row, column, init, init_row, init_column, N, K);                       \
+  }
+FEW_ROWS(1, 4) FEW_ROWS(2, 2) FEW_ROWS(3, 2)
+static Few *const ROWS_OF[FEW] = {rows_1, rows_2, rows_3};
 
 // y[n] += Σ_k x[k·incx]·B[k, n]: four rows of B at once, y in cache. y holds its start value.
 NOINLINE void vector_times_rows(const float *x, size_t incx, const float *B, size_t ldb, float *y, size_t N,
@@ -219,12 +249,12 @@ NOINLINE void vector_times_rows(const float *x, size_t incx, const float *B, siz
   }
 }
 
-// One row, or one column, of output. False when the operands do not lie so that a vector path reads them in order.
-INLINE int vector_product(const float *A, size_t lda, int transA, const float *B, size_t ldb, int transB, float *C,
-                          size_t ldc, const float *bias, size_t M, size_t N, size_t K, int accumulate) {
-  if (M == 1 && transB && (!transA || lda == 1)) {
-    const float *init = accumulate ? C : bias ? bias : ZEROS;
-    rows_times_vector(B, ldb, A, C, 1, init, accumulate || bias ? 1 : 0, N, K);
+// A few rows, or columns, of output. False when the operands do not lie so that they can be read in order.
+INLINE int thin_product(const float *A, size_t lda, int transA, const float *B, size_t ldb, int transB, float *C,
+                        size_t ldc, const float *bias, size_t M, size_t N, size_t K, int accumulate) {
+  const float *init = accumulate ? C : bias ? bias : ZEROS;
+  if (M <= FEW && M > 0 && transB && (!transA || (M == 1 && lda == 1))) {
+    ROWS_OF[M - 1](A, lda, B, ldb, C, ldc, 1, init, accumulate ? ldc : 0, accumulate || bias ? 1 : 0, N, K);
     return 1;
   }
   if (M == 1 && !transB) {
@@ -233,8 +263,8 @@ INLINE int vector_product(const float *A, size_t lda, int transA, const float *B
     vector_times_rows(A, transA ? lda : 1, B, ldb, C, N, K);
     return 1;
   }
-  if (N == 1 && !transA && (transB || ldb == 1)) {
-    rows_times_vector(A, lda, B, C, ldc, accumulate ? C : bias ? bias : ZEROS, accumulate ? ldc : 0, M, K);
+  if (N <= FEW && N > 0 && !transA && (transB || (N == 1 && ldb == 1))) {
+    ROWS_OF[N - 1](B, ldb, A, lda, C, 1, ldc, init, accumulate || bias ? 1 : 0, accumulate ? ldc : 0, M, K);
     return 1;
   }
   return 0;
@@ -242,7 +272,7 @@ INLINE int vector_product(const float *A, size_t lda, int transA, const float *B
 
 void matmul(const float *A, size_t lda, int transA, const float *B, size_t ldb, int transB, float *C, size_t ldc,
             const float *bias, size_t M, size_t N, size_t K, int accumulate, float *scratch) {
-  if (vector_product(A, lda, transA, B, ldb, transB, C, ldc, bias, M, N, K, accumulate)) return;
+  if (thin_product(A, lda, transA, B, ldb, transB, C, ldc, bias, M, N, K, accumulate)) return;
   size_t kblock = block(K, KC), nblock = (block(N, NC) + NR - 1) / NR * NR;
   for (size_t n = 0; n < N; n += nblock) {
     size_t nc = N - n < nblock ? N - n : nblock, k = 0;
