@@ -1,4 +1,5 @@
 import { apply } from '../engine/apply.ts';
+import type { WasmArg } from '../engine/backends/wasm/call.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { scanBackwardLaunches, scanLaunches } from './ssd-kernels.ts';
@@ -52,6 +53,12 @@ function byWant<T>(outputs: readonly T[], wants: readonly boolean[]): (T | undef
   return wants.map((want) => (want ? outputs[next++] : undefined));
 }
 
+/** x, dt, A_log, B, C, D, dt_bias and the initial state, or 0 for none. */
+function wasmInputs(inputs: readonly WasmArg[]) {
+  const [x, dt, aLog, b, c, d, bias, initial] = inputs;
+  return [x.ptr, dt.ptr, aLog.ptr, b.ptr, c.ptr, d.ptr, bias.ptr, initial?.ptr ?? 0] as const;
+}
+
 const scan: Op<SsdAttrs> = defineOp({
   name: 'ssd_scan',
   shape(inputs, attrs) {
@@ -60,6 +67,12 @@ const scan: Op<SsdAttrs> = defineOp({
   },
   reference: ({ inputs, outputs: [y, final] }) => scanReference(ssdSizes(inputs[0], inputs[3]), inputs, y, final),
   webgpu: (call) => scanLaunches(ssdSizes(call.inputs[0], call.inputs[3]), call),
+  wasm({ inputs, outputs: [y, final], k, scratch }) {
+    const s = ssdSizes(inputs[0], inputs[3]);
+    const room = scratch(k.ssd_scan_scratch(s.length));
+    k.ssd_scan(...wasmInputs(inputs), y.ptr, final.ptr, s.batch, s.length, s.heads, s.p, s.groups, s.n, room);
+    return true;
+  },
   saves: { inputs: [0, 1, 2, 3, 4, 5, 6, 7] },
   backward({ attrs, inputSpecs, needs, grads: [dy, dfinal], input }) {
     const inputs = [...inputSpecs.map((_, i) => input(i)), ...(dy ? [dy] : []), ...(dfinal ? [dfinal] : [])];
@@ -81,6 +94,22 @@ const scanBackward: Op<BackwardAttrs> = defineOp({
     const parts = split(call.inputs, call.attrs);
     const grads = byWant(call.outputs, call.attrs.wants);
     return scanBackwardLaunches(ssdSizes(call.inputs[0], call.inputs[3]), call, { ...parts, grads });
+  },
+  wasm({ inputs, outputs, attrs, k, scratch }) {
+    const parts = split(inputs, attrs);
+    const [x, , , b] = inputs;
+    const s = ssdSizes(x, b);
+    const grads = byWant(outputs, attrs.wants);
+    // The kernel always forms the large gradients.
+    const [dx, ddt, dB, dC] = [0, 1, 3, 4].map((i) => grads[i]?.ptr ?? scratch(inputs[i].size * 4));
+    const [dA, dD, dBias, dInitial] = [2, 5, 6, 7].map((i) => grads[i]?.ptr ?? 0);
+    const dy = parts.dy?.ptr ?? scratch(x.size * 4);
+    if (!parts.dy) k.fill(dy, x.size, 0);
+    const args = [...wasmInputs(parts.inputs), dy, parts.dfinal?.ptr ?? 0] as const;
+    const room = scratch(k.ssd_scan_backward_scratch(s.length, s.p, s.n));
+    const sizes = [s.batch, s.length, s.heads, s.p, s.groups, s.n] as const;
+    k.ssd_scan_backward(...args, dx, ddt, dA, dB, dC, dD, dBias, dInitial, ...sizes, room);
+    return true;
   },
   flops: ({ inputs: [x, , , b] }) => 18 * x.size * b.shape[3],
 });
