@@ -1,5 +1,4 @@
-import type { WasmArg } from '../engine/backends/wasm/call.ts';
-import type { BinaryName, KernelExports } from '../wasm/exports.ts';
+import type { BinaryName, KernelExports, WasmArg } from '../engine/backends/wasm/call.ts';
 import { COLUMN, modeOf, ROW, SAME, SCALAR } from './elementwise.ts';
 
 const COMMUTES: readonly BinaryName[] = ['add', 'mul', 'maximum', 'minimum'];

@@ -1,7 +1,6 @@
-import type { WasmArg } from '../engine/backends/wasm/call.ts';
+import type { KernelExports, WasmArg } from '../engine/backends/wasm/call.ts';
 import { bytesOf } from '../engine/dtype.ts';
 import type { HostArg } from '../engine/op.ts';
-import type { KernelExports } from '../wasm/exports.ts';
 import { type GpuArg, type Launch, FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { strides as stridesOf } from './shapes.ts';
 

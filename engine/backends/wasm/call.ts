@@ -1,6 +1,8 @@
 import type { KernelExports } from '../../../wasm/exports.ts';
 import type { Spec } from '../../backend.ts';
 
+export type { BinaryName, KernelExports } from '../../../wasm/exports.ts';
+
 /** An argument of a C kernel: where it starts in the WASM memory, in bytes. */
 export interface WasmArg extends Spec {
   readonly size: number;
