@@ -9,7 +9,7 @@ import { zeros } from './fill.ts';
 const WG = 256;
 /** Elements one workgroup sums at the least, and workgroups for one gradient at most. */
 const PER_GROUP = 4096;
-const MAX_GROUPS = 128;
+const MAX_GROUPS = 512;
 
 /** Workgroups, and so partial sums, for a gradient of `size` elements. */
 function groupsOf(size: number): number {

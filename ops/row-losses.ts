@@ -17,20 +17,26 @@ export function finishOnHost(total: number, weight: number, { factor, byWeight, 
 
 const FINISH = (weighted: boolean) => /* wgsl */ `
 var<workgroup> tree: array<vec2<f32>, 256>;
+fn term(r: u32) -> vec2<f32> {
+  let at = min(r, params.rows - 1u);
+  let loss = losses[at];
+  let w = ${weighted ? 'weights[at]' : '1.0'};
+  return select(vec2<f32>(w * loss, w), vec2<f32>(), r >= params.rows || w == 0.0);
+}
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) local: u32) {
   // Four chains, so that loads overlap.
-  var sums: array<vec2<f32>, 4>;
+  var a = vec2<f32>();
+  var b = vec2<f32>();
+  var c = vec2<f32>();
+  var d = vec2<f32>();
   for (var r = local; r < params.rows; r += 1024u) {
-    for (var k = 0u; k < 4u; k += 1u) {
-      let at = r + k * 256u;
-      if (at < params.rows) {
-        let w = ${weighted ? 'weights[at]' : '1.0'};
-        if (w != 0.0) { sums[k] += vec2<f32>(w * losses[at], w); }
-      }
-    }
+    a += term(r);
+    b += term(r + 256u);
+    c += term(r + 512u);
+    d += term(r + 768u);
   }
-  tree[local] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  tree[local] = (a + b) + (c + d);
   workgroupBarrier();
   for (var step = 128u; step > 0u; step /= 2u) {
     if (local < step) { tree[local] += tree[local + step]; }

@@ -1,13 +1,26 @@
 // Sums rows of dys into the rows of dxs that the index names. A workgroup owns ROWS rows and COLUMNS columns of one
-// slice's sums, keeps them in workgroup memory and walks over the slice's part of the index in order.
+// slice's sums, keeps them in workgroup memory and walks over the slice's part of the index in order. Each step marks,
+// of CHUNK entries, those that name a row of its own (an or of bits, whose order does not matter), then adds these in
+// order, four loads at a time.
+const CHUNK = COLUMNS * 4u;
 const NONE: u32 = 0xffffffffu;
 var<workgroup> sums: array<f32, ROWS * COLUMNS>;
-var<workgroup> named: array<vec4<u32>, COLUMNS / 4u>;
+var<workgroup> rows: array<u32, CHUNK>;
+var<workgroup> marks: array<atomic<u32>, CHUNK / 32u>;
 
-fn slope(wanted: bool, j: u32, c: u32) -> f32 {
-  var value = 0.0;
-  if (wanted && c < params.inner) { value = dys[j * params.inner + c]; }
-  return value;
+struct Hit {
+  row: u32,
+  value: f32,
+}
+
+// The entry at bit `bit` of the marks' word `word`, if there is one: where its row's sum is, and what to add.
+fn hit(bit: u32, word: u32, start: u32, c: u32) -> Hit {
+  if (bit == NONE || c >= params.inner) { return Hit(NONE, 0.0); }
+  let j = word * 32u + bit;
+  return Hit(rows[j], dys[(start + j) * params.inner + c]);
+}
+fn sum_up(h: Hit, local: u32) {
+  if (h.row != NONE) { sums[h.row * COLUMNS + local] += h.value; }
 }
 
 @compute @workgroup_size(COLUMNS)
@@ -16,25 +29,34 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let c = group.y * COLUMNS + local;
   for (var r = 0u; r < ROWS; r += 1u) { sums[r * COLUMNS + local] = 0.0; }
   let end = min(params.count, (group.z + 1u) * params.slice);
-  for (var start = group.z * params.slice; start < end; start += COLUMNS) {
-    let mine = start + local;
-    var row = NONE;
-    if (mine < end) { row = u32(index[mine]) - first; }
-    named[local / 4u][local % 4u] = row;
+  for (var start = group.z * params.slice; start < end; start += CHUNK) {
+    if (local < CHUNK / 32u) { atomicStore(&marks[local], 0u); }
     workgroupBarrier();
-    for (var j = 0u; j < COLUMNS / 4u; j += 1u) {
-      let rows = named[j];
-      let hit = rows < vec4<u32>(ROWS);
-      if (any(hit)) {
-        let at = start + j * 4u;
-        let a = slope(hit.x, at, c);
-        let b = slope(hit.y, at + 1u, c);
-        let d = slope(hit.z, at + 2u, c);
-        let e = slope(hit.w, at + 3u, c);
-        if (hit.x) { sums[rows.x * COLUMNS + local] += a; }
-        if (hit.y) { sums[rows.y * COLUMNS + local] += b; }
-        if (hit.z) { sums[rows.z * COLUMNS + local] += d; }
-        if (hit.w) { sums[rows.w * COLUMNS + local] += e; }
+    for (var j = local; j < CHUNK; j += COLUMNS) {
+      let row = u32(index[min(start + j, end - 1u)]) - first;
+      rows[j] = row;
+      if (row < ROWS && start + j < end) { atomicOr(&marks[j / 32u], 1u << (j % 32u)); }
+    }
+    workgroupBarrier();
+    for (var word = 0u; word < CHUNK / 32u; word += 1u) {
+      var bits = atomicLoad(&marks[word]);
+      while (bits != 0u) {
+        let b0 = firstTrailingBit(bits);
+        bits &= bits - 1u;
+        let b1 = firstTrailingBit(bits);
+        bits &= bits - min(bits, 1u);
+        let b2 = firstTrailingBit(bits);
+        bits &= bits - min(bits, 1u);
+        let b3 = firstTrailingBit(bits);
+        bits &= bits - min(bits, 1u);
+        let h0 = hit(b0, word, start, c);
+        let h1 = hit(b1, word, start, c);
+        let h2 = hit(b2, word, start, c);
+        let h3 = hit(b3, word, start, c);
+        sum_up(h0, local);
+        sum_up(h1, local);
+        sum_up(h2, local);
+        sum_up(h3, local);
       }
     }
     workgroupBarrier();
