@@ -15,7 +15,7 @@ import { MaTVLM } from '../../models/matvlm/model.ts';
 import { argmax } from '../../models/matvlm/sampling.ts';
 import type { Spliced, TokenBatch } from '../../models/matvlm/splice.ts';
 import { AdamW } from '../../models/matvlm/train/optimiser.ts';
-import { checkKeys, disposeModel, loadWeights, modelFrom, readConfig, sharedParameters } from '../../models/matvlm/weights.ts';
+import { disposeModel, loadWeights, modelFrom, readConfig, sharedParameters } from '../../models/matvlm/weights.ts';
 import { backward } from '../../ops/index.ts';
 import { type Check, type HostTensor, norm, readTensors, relativeError } from './golden-types.ts';
 
@@ -113,11 +113,13 @@ export async function* replayModel(folder: string, name: string, backend: Backen
 async function open(folder: string, id: string, backend: Backend): Promise<Replay> {
   const teacherFolder = diskFolder(join(folder, 'teacher'));
   const studentFolder = diskFolder(join(folder, 'student'));
-  const teacher = await modelFrom(await readConfig(teacherFolder), await Checkpoint.open(teacherFolder), backend);
+  const teacherWeights = await Checkpoint.open(teacherFolder);
+  const teacher = await modelFrom(await readConfig(teacherFolder), teacherWeights, backend);
+  await teacherWeights.close();
   const student = new MaTVLM(await readConfig(studentFolder), backend, sharedParameters(teacher));
   const weights = await Checkpoint.open(studentFolder);
-  checkKeys(student, weights);
   await loadWeights(student, weights, {}, isTrainable);
+  await weights.close();
   const expect = JSON.parse(readFileSync(join(folder, 'expect.json'), 'utf8')) as Expect;
   const [golden, grads, after3] = [
     await readTensors(folder, 'case'),

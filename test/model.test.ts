@@ -1,0 +1,280 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Backend } from '../engine/backend.ts';
+import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
+import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
+import { scope } from '../engine/scope.ts';
+import { noGrad } from '../engine/tape.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
+import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
+import { distillPlain, distillVqa, isTrainable, setTrainable, vqaLoss } from '../models/matvlm/distill.ts';
+import { decodeStep, prefill } from '../models/matvlm/generate.ts';
+import { nextTokenLoss, publishedLosses } from '../models/matvlm/losses.ts';
+import type { MaTVLM } from '../models/matvlm/model.ts';
+import type { TokenBatch } from '../models/matvlm/splice.ts';
+import { BatchLoader } from '../models/matvlm/train/loader.ts';
+import { distillTask, pretrainTask, Trainer, type StepReport, type TrainSettings } from '../models/matvlm/train/loop.ts';
+import { wsd } from '../models/matvlm/train/schedule.ts';
+import { disposeModel } from '../models/matvlm/weights.ts';
+import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
+import { backward } from '../ops/index.ts';
+import { norm, relativeError } from './support/golden-types.ts';
+import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
+
+const model = suite('model');
+const double = new ReferenceBackend({ double: true });
+
+function loader(seed = 1, questionsPerImage = 3): BatchLoader {
+  return new BatchLoader([new SortOfClevr('train', { length: 8 })], encoder, {
+    imagesPerBatch: 2,
+    questionsPerImage,
+    seed,
+    imageSize: 16,
+    aspect: 'square',
+    padId: tokenizer.padId,
+  });
+}
+
+/** The plain batch in which every question has a copy of its prefix and image. */
+function unshared(batch: VqaBatch): { tokens: TokenBatch; pixels: Float32Array } {
+  const rows = (data: Int32Array) =>
+    Array.from({ length: batch.questions }, (_, i) => Array.from(data.subarray(i * batch.length, (i + 1) * batch.length)));
+  const prefix = Array.from(batch.prefixIds);
+  const image = batch.pixels.length / batch.images;
+  const pixels = new Float32Array(batch.questions * image);
+  batch.owner.forEach((o, i) => pixels.set(batch.pixels.subarray(o * image, (o + 1) * image), i * image));
+  return {
+    tokens: {
+      ids: rows(batch.questionIds).map((row) => [...prefix, ...row]),
+      labels: rows(batch.labels).map((row) => [...prefix.map(() => -100), ...row]),
+    },
+    pixels,
+  };
+}
+
+async function gradients(m: MaTVLM): Promise<Map<string, ArrayLike<number>>> {
+  const all = new Map<string, ArrayLike<number>>();
+  for (const [name, tensor] of m.parameters) {
+    if (!tensor.grad) continue;
+    all.set(name, await tensor.grad.data());
+    tensor.grad.dispose();
+    tensor.grad = null;
+  }
+  return all;
+}
+
+function sameGradients(a: Map<string, ArrayLike<number>>, b: Map<string, ArrayLike<number>>, most: number): void {
+  assert.equal([...a.keys()].sort(), [...b.keys()].sort());
+  const floor = 1e-3 * norm([...b.values()].map(norm));
+  for (const [name, want] of b) {
+    const error = relativeError(a.get(name)!, want, floor);
+    assert.ok(error < most, `${name} differs by ${error}`);
+  }
+}
+
+async function lossAndGradients(m: MaTVLM, loss: () => Tensor) {
+  const made = scope(() => {
+    const l = loss();
+    backward(l);
+    return l;
+  });
+  const value = await made.item();
+  made.dispose();
+  return { value, grads: await gradients(m) };
+}
+
+model('a shared prefix gives the loss and gradients of the plain batch', async () => {
+  const teacher = smallTeacher(double);
+  setTrainable(teacher, () => true);
+  const batch = await loader().batch(0);
+  const shared = await lossAndGradients(teacher, () => vqaLoss(teacher, batch));
+  const { tokens, pixels } = unshared(batch);
+  const plain = await lossAndGradients(teacher, () => {
+    const out = teacher.forward(tokens, teacher.visionFeatures(fromData(double, pixels, [batch.questions, 3, 16, 16])));
+    return nextTokenLoss(teacher.decoder.logits(out.hidden.at(-1)!), out.spliced.labels);
+  });
+  assert.ok(Math.abs(shared.value - plain.value) < 1e-12);
+  sameGradients(shared.grads, plain.grads, 1e-9);
+  disposeModel(teacher);
+  assert.is(double.memory.live, 0);
+});
+
+for (const layers of [[0, 2], [1]]) {
+  model(`so does distillation, layers ${layers}`, async () => {
+    const teacher = smallTeacher(double);
+    const student = smallStudent(teacher, layers);
+    setTrainable(teacher, () => false);
+    setTrainable(student, isTrainable);
+    const batch = await loader().batch(1);
+    const loss = { ...publishedLosses, ceWeight: 0.5, temperature: 2 };
+    const shared = await lossAndGradients(student, () => distillVqa(teacher, student, batch, loss).total);
+    const { tokens, pixels } = unshared(batch);
+    const plain = await lossAndGradients(student, () => {
+      const features = noGrad(() => student.visionFeatures(fromData(double, pixels, [batch.questions, 3, 16, 16])));
+      return distillPlain(teacher, student, tokens, features, loss).total;
+    });
+    assert.ok(Math.abs(shared.value - plain.value) < 1e-9 * plain.value, `${shared.value} against ${plain.value}`);
+    sameGradients(shared.grads, plain.grads, 1e-9);
+    disposeModel(student, teacher);
+    disposeModel(teacher);
+    assert.is(double.memory.live, 0);
+  });
+}
+
+model('frozen tensors get no gradient, and teacher and student share them', async () => {
+  const teacher = smallTeacher(double);
+  const student = smallStudent(teacher, [0]);
+  setTrainable(teacher, () => false);
+  const trained = setTrainable(student, isTrainable);
+  const batch = await loader().batch(0);
+  const { grads } = await lossAndGradients(student, () => distillVqa(teacher, student, batch, publishedLosses).total);
+  assert.equal([...grads.keys()].sort(), [...trained.keys()].sort());
+  for (const [name, tensor] of student.parameters) {
+    assert.is(teacher.parameters.get(name) === tensor, !isTrainable(name), name);
+  }
+  disposeModel(student, teacher);
+  disposeModel(teacher);
+});
+
+model('cached decoding gives the logits of the full pass, token by token', async () => {
+  const teacher = smallTeacher(double);
+  for (const m of [teacher, smallStudent(teacher, [0, 2]), smallStudent(teacher, [1])]) {
+    const ids = [...encoder.prefixIds(), ...encoder.questionIds('what shape is the red object?').ids];
+    const pixels = fromData(double, Float32Array.from({ length: 768 }, (_, i) => Math.sin(i)), [1, 3, 16, 16]);
+    let step = prefill(m, ids, pixels);
+    for (const next of [5, 9, 11, 7, 3]) {
+      step = decodeStep(m, next, step.state);
+      ids.push(next);
+      const full = prefill(m, ids, pixels);
+      assert.ok(relativeError(await step.logits.data(), await full.logits.data()) < 1e-12);
+    }
+  }
+});
+
+model('checkpointed layers give the same gradients, with dropout too', async () => {
+  const teacher = smallTeacher(double, smallConfig({ resid_pdrop: 0.2 }));
+  setTrainable(teacher, () => true);
+  const { Random } = await import('../engine/random.ts');
+  const batch = await loader().batch(0);
+  const run = (checkpointing: boolean) =>
+    lossAndGradients(teacher, () => vqaLoss(teacher, batch, { checkpointing, random: new Random(3) }));
+  const [plain, recomputed] = [await run(false), await run(true)];
+  assert.is(recomputed.value, plain.value);
+  sameGradients(recomputed.grads, plain.grads, 1e-12);
+  disposeModel(teacher);
+});
+
+model('the schedule is that of the golden values', () => {
+  const want = [0, 0.4, 0.8, 1.2, 1.6, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1.90097, 1.62349, 1.22252, 0.77748, 0.37651, 0.09903, 0, 0];
+  want.forEach((w, step) => {
+    assert.ok(Math.abs(2 * wsd(step, { warmup: 5, stable: 8, decay: 7 }) - w) < 1e-5, `step ${step}`);
+  });
+});
+
+const SETTINGS: TrainSettings = {
+  optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
+  lr: 1e-3,
+  schedule: { warmup: 2, stable: 50, decay: 10 },
+  accumulate: 2,
+  checkpointing: false,
+  maxSkipped: 3,
+  seed: 5,
+};
+
+async function weightsOf(m: MaTVLM): Promise<Map<string, Float32Array>> {
+  const all = new Map<string, Float32Array>();
+  for (const [name, tensor] of m.parameters) all.set(name, Float32Array.from(await tensor.data()));
+  return all;
+}
+
+async function openWasm(): Promise<Backend> {
+  return WasmBackend.create({ poison: true });
+}
+
+model('a run that is stopped and resumed gives the bits of one that is not', async () => {
+  const whole: StepReport[] = [];
+  const halves: StepReport[] = [];
+  const onStep = (log: StepReport[]) => (r: StepReport) => void log.push({ ...r, milliseconds: 0 });
+  const backend = await openWasm();
+  const a = smallTeacher(backend);
+  const one = new Trainer(pretrainTask(a), loader(), SETTINGS);
+  await one.run({ until: 7, onStep: onStep(whole) });
+
+  const b = smallTeacher(backend);
+  const first = new Trainer(pretrainTask(b), loader(), SETTINGS);
+  const abort = new AbortController();
+  await first.run({
+    until: 7,
+    signal: abort.signal,
+    onStep: (r) => {
+      onStep(halves)(r);
+      abort.abort();
+    },
+  });
+  assert.ok(first.state.step < 7, 'was stopped early');
+  const snapshot = JSON.parse(JSON.stringify(first.snapshot()));
+  const tensors = new Map<string, Float32Array>();
+  for (const [name, t] of first.optimiserTensors()) tensors.set(name, Float32Array.from(await t.data()));
+  const weights = await weightsOf(b);
+
+  const c = smallTeacher(backend);
+  for (const [name, t] of c.parameters) backend.write(t.buffer, weights.get(name)!);
+  const second = new Trainer(pretrainTask(c), loader(), SETTINGS);
+  second.restore(snapshot, tensors);
+  await second.run({ until: 7, onStep: onStep(halves) });
+  assert.equal(halves, whole);
+  assert.equal(await weightsOf(c), await weightsOf(a));
+});
+
+model('live bytes are the same after 100 steps', async () => {
+  const backend = await openWasm();
+  const teacher = smallTeacher(backend);
+  const student = smallStudent(teacher, [0, 2]);
+  const trainer = new Trainer(distillTask(teacher, student, publishedLosses), loader(), { ...SETTINGS, accumulate: 1 });
+  await trainer.run({ until: 2 });
+  const { live, buffers } = backend.memory;
+  await trainer.run({ until: 102 });
+  assert.is(backend.memory.live, live);
+  assert.is(backend.memory.buffers, buffers);
+  trainer.dispose();
+  disposeModel(student, teacher);
+  disposeModel(teacher);
+  assert.is(backend.memory.live, 0);
+});
+
+model('a step with a non-finite gradient changes nothing; many in a row stop the run and name the weight', async () => {
+  const backend = await openWasm();
+  const teacher = smallTeacher(backend);
+  const source = loader();
+  const poisoned = {
+    batch: async (k: number): Promise<VqaBatch> => {
+      const batch = await source.batch(k);
+      return k === 2 ? { ...batch, pixels: batch.pixels.map(() => NaN) } : batch;
+    },
+  };
+  const reports: StepReport[] = [];
+  const trainer = new Trainer(pretrainTask(teacher), poisoned, { ...SETTINGS, accumulate: 1 });
+  await trainer.run({ until: 5, onStep: (r) => void reports.push(r) });
+  assert.equal(reports.map((r) => r.skipped), [false, false, true, false, false]);
+  assert.is(trainer.state.skipped, 1);
+  for (const [name, t] of await weightsOf(teacher)) assert.ok(t.every(Number.isFinite), name);
+
+  const bad = 'language_model.lm_head.weight';
+  backend.write(teacher.parameters.get(bad)!.buffer, new Float32Array([NaN]));
+  try {
+    await trainer.run({ until: 20 });
+    assert.unreachable('the run went on');
+  } catch (error) {
+    assert.match((error as Error).message, /step 8: .*3 steps in a row.*lm_head\.weight/);
+  }
+});
+
+model('training lowers the loss', async () => {
+  const backend = await openWasm();
+  const reports: StepReport[] = [];
+  const trainer = new Trainer(pretrainTask(smallTeacher(backend)), loader(1, 20), { ...SETTINGS, accumulate: 1, lr: 3e-3 });
+  await trainer.run({ until: 40, onStep: (r) => void reports.push(r) });
+  assert.ok(reports.at(-1)!.loss < 0.6 * reports[0].loss, `${reports[0].loss} → ${reports.at(-1)!.loss}`);
+});
+
+model.run();
