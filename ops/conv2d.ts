@@ -84,6 +84,19 @@ ${MAIN}`,
     }));
     return [{ shader: kernel, args: [x, y], params: paramsOf(y.size, attrs), grid: grid1d(y.size, WG) }];
   },
+  wasm({ inputs: [x], outputs: [y], attrs, k }) {
+    if (attrs.padding > 0) return false;
+    const [batch, channels, height, width] = attrs.image;
+    const [kh, kw] = attrs.kernel;
+    const [rows, columns] = outputSize(attrs.image, attrs);
+    const size = channels * kh * kw;
+    const [from, to] = [[attrs.stride, height * width, width, 1] as const, [size, kh * kw, kw, 1] as const];
+    for (let i = 0; i < batch * rows; i++) {
+      const at = (Math.floor(i / rows) * channels * height + (i % rows) * attrs.stride) * width;
+      k.strided_copy(x.ptr + at * 4, y.ptr + i * columns * size * 4, columns, channels, kh, kw, ...from, ...to);
+    }
+    return true;
+  },
   backward: ({ attrs, grads }) => [apply1(foldOp, [grads[0]!], attrs)],
 });
 

@@ -66,6 +66,10 @@ export const l2DistanceOp = /* @__PURE__ */ defineOp({
       { shader: sumShader(true), args: [partial, y], params: [groups], grid: [1, 1, 1] },
     ];
   },
+  wasm({ inputs: [a, b], outputs: [y], k }) {
+    k.l2_distance(a.ptr, b.ptr, y.ptr, a.size);
+    return true;
+  },
   saves: { inputs: [0, 1], outputs: [0] },
   backward({ needs, input, output, grads }) {
     const [a, b, y] = [input(0), input(1), output(0)];
@@ -95,6 +99,10 @@ ${FLAT_MAIN} {
 }`,
     }));
     return [flatLaunch(kernel, [...inputs, da], [da.size], da.size)];
+  },
+  wasm({ inputs: [a, b, y, dy], outputs: [da], k }) {
+    k.l2_distance_backward(a.ptr, b.ptr, y.ptr, dy.ptr, da.ptr, da.size);
+    return true;
   },
 });
 

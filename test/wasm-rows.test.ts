@@ -36,6 +36,26 @@ test('sums and dots over either dimension, and sum_squares', () => {
   }
 });
 
+test('l2_distance and its gradient, 0 between equals', () => {
+  for (const m of all) {
+    const e = m.kernels.exports;
+    for (const n of [1, 4, 7, 19]) {
+      const [a, b] = [random(n, 1), random(n, 2)];
+      const [ap, bp, dy] = [m.put(a), m.put(b), m.put([3])];
+      const [y, da, none, flat] = [m.out(1), m.out(n), m.out(1), m.out(n)];
+      e.l2_distance(ap, bp, y, n);
+      e.l2_distance_backward(ap, bp, y, dy, da, n);
+      e.l2_distance(ap, ap, none, n);
+      e.l2_distance_backward(ap, ap, none, dy, flat, n);
+      const f: Reference = (x) => [Math.sqrt(x.reduce((s, v, i) => s + (v - b[i]) ** 2, 0))];
+      close('l2_distance', m.read(y, 1), f(Array.from(a)));
+      close('l2_distance_backward', m.read(da, n), gradients(f, [a], [3])[0], 1e-5, 1e-6);
+      close('between equals', [...m.read(none, 1), ...m.read(flat, n)], new Array(n + 1).fill(0), 0, 0);
+      m.finish('l2_distance');
+    }
+  }
+});
+
 const logsumexp = (r: number[]): number => Math.max(...r) + Math.log(sum(r.map((v) => Math.exp(v - Math.max(...r)))));
 const logSoftmax = (n: number) => (x: number[]) => rowsOf(x, n).flatMap((r) => r.map((v) => v - logsumexp(r)));
 

@@ -97,6 +97,10 @@ export interface KernelExports extends ElementwiseExports {
   dot_first(a: number, b: number, y: number, rows: number, n: number, accumulate: number): void;
   /** Sum of x², added up in f64. */
   sum_squares(x: number, n: number): number;
+  /** y[1] = ‖a − b‖, added up in f64. */
+  l2_distance(a: number, b: number, y: number, n: number): void;
+  /** da = dy·(a − b)/y, and 0 where y is; y and dy are one float each. */
+  l2_distance_backward(a: number, b: number, y: number, dy: number, da: number, n: number): void;
 
   /** Softmax over the last dimension of [rows, n]. May work in place. */
   softmax(x: number, y: number, rows: number, n: number): void;

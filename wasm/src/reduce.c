@@ -35,21 +35,41 @@ void EXPORT(dot_last)(const float *a, const float *b, float *y, size_t rows, siz
   for (size_t r = 0; r < rows; r++) y[r] = row_dot(a + r * n, b + r * n, n);
 }
 
-// Σ x², in f64: a gradient's squared norm may have a billion terms.
-double EXPORT(sum_squares)(const float *x, size_t n) {
+// Σ (a − b)², in f64: a gradient's squared norm may have a billion terms. b may be null: zeros.
+INLINE double squares(const float *a, const float *b, size_t n) {
   v128_t low = wasm_f64x2_const_splat(0.0), high = low;
   size_t i = 0;
   for (; i + 4 <= n; i += 4) {
-    f4 v = ld(x + i);
-    v128_t a = wasm_f64x2_promote_low_f32x4(v);
-    v128_t b = wasm_f64x2_promote_low_f32x4(wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
-    low = wasm_f64x2_add(low, wasm_f64x2_mul(a, a));
-    high = wasm_f64x2_add(high, wasm_f64x2_mul(b, b));
+    f4 v = b ? sub4(ld(a + i), ld(b + i)) : ld(a + i);
+    v128_t p = wasm_f64x2_promote_low_f32x4(v);
+    v128_t q = wasm_f64x2_promote_low_f32x4(wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
+    low = wasm_f64x2_add(low, wasm_f64x2_mul(p, p));
+    high = wasm_f64x2_add(high, wasm_f64x2_mul(q, q));
   }
   v128_t both = wasm_f64x2_add(low, high);
   double sum = wasm_f64x2_extract_lane(both, 0) + wasm_f64x2_extract_lane(both, 1);
-  for (; i < n; i++) sum += (double)x[i] * x[i];
+  for (; i < n; i++) {
+    double v = b ? (double)a[i] - b[i] : a[i];
+    sum += v * v;
+  }
   return sum;
+}
+
+double EXPORT(sum_squares)(const float *x, size_t n) {
+  return squares(x, 0, n);
+}
+
+// y[1] = ‖a − b‖
+void EXPORT(l2_distance)(const float *a, const float *b, float *y, size_t n) {
+  *y = (float)__builtin_sqrt(squares(a, b, n));
+}
+
+// da = dy·(a − b)/y, 0 where y is.
+void EXPORT(l2_distance_backward)(const float *a, const float *b, const float *y, const float *dy, float *da,
+                                  size_t n) {
+  f4 scale = splat(*y == 0.0f ? 0.0f : *dy / *y);
+  for (size_t i = 0; i < n; i += 4)
+    st_upto(da + i, n - i, mul4(scale, sub4(ld_upto(a + i, n - i), ld_upto(b + i, n - i))));
 }
 
 void EXPORT(softmax)(const float *x, float *y, size_t rows, size_t n) {
