@@ -75,6 +75,11 @@ export function wholeShader(key: string, make: () => Omit<Shader, 'key'>): Shade
   return found;
 }
 
+/** Keys of all shaders made so far, for tests and reports. */
+export function shaderKeys(): string[] {
+  return [...shaders.keys()];
+}
+
 function withPrelude({ reads = {}, writes, params = {}, constants = {}, features = [], code }: ShaderSpec): string {
   const lines: string[] = features.map((f) => `enable ${f};`);
   for (const [name, value] of Object.entries(constants)) {

@@ -1,0 +1,72 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
+import { shaderKeys } from '../engine/backends/webgpu/launch.ts';
+import { dawnGpu, releaseDawn } from '../engine/node/dawn.ts';
+import { scope } from '../engine/scope.ts';
+import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
+import { publishedLosses } from '../models/matvlm/losses.ts';
+import { decodeStep, prefill } from '../models/matvlm/generate.ts';
+import { BatchLoader } from '../models/matvlm/train/loader.ts';
+import { distillTask, pretrainTask, Trainer, type TrainSettings } from '../models/matvlm/train/loop.ts';
+import { replayOp, readOpCases } from './support/golden-ops.ts';
+import { readTensors } from './support/golden-types.ts';
+import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
+
+/**
+ * Dawn's null backend runs nothing, but it validates every shader and every dispatch: a kernel that does not compile,
+ * binds too little or exceeds a limit fails here, on a machine without any GPU.
+ */
+const shaders = suite('every shader on the null backend');
+const backend = await WebGpuBackend.create(await dawnGpu({ backend: 'null' }));
+
+const SETTINGS: TrainSettings = {
+  optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
+  lr: 1e-3,
+  schedule: { warmup: 1, stable: 10, decay: 1 },
+  accumulate: 1,
+  checkpointing: true,
+  maxSkipped: 1000,
+  seed: 1,
+};
+
+shaders('ops of the golden cases, forward and backward', async () => {
+  const tensors = await readTensors('test/golden/ops', 'tensors');
+  for (const op of readOpCases('test/golden/ops')) {
+    const { error } = await replayOp(backend, op, tensors);
+    // Values are not computed, so they may differ; anything else is a failure to compile or to dispatch.
+    assert.match(error, /^(out|grad)\d+\[\d+\] /, `${op.id}: ${error}`);
+  }
+  await backend.sync();
+});
+
+shaders('a training and a distillation step, prefill and decoding', async () => {
+  const teacher = smallTeacher(backend, smallConfig({ resid_pdrop: 0.1 }));
+  const student = smallStudent(teacher, [0, 2]);
+  const loader = new BatchLoader([new SortOfClevr('train', { length: 8 })], encoder, {
+    imagesPerBatch: 2,
+    seed: 1,
+    imageSize: 16,
+    aspect: 'square',
+    padId: tokenizer.padId,
+  });
+  for (const kind of ['kl', 'reverse', 'jsd', 'ce', 'l2'] as const) {
+    const losses = { ...publishedLosses, kind, ceWeight: 0.5 };
+    await new Trainer(distillTask(teacher, student, losses), loader, SETTINGS).run({ until: 1 });
+  }
+  await new Trainer(pretrainTask(teacher), loader, SETTINGS).run({ until: 1 });
+  scope(() => {
+    const step = prefill(student, Array.from(encoder.questionIds('what shape is the red object?').ids), null);
+    decodeStep(student, 3, step.state);
+  });
+  await backend.sync();
+});
+
+shaders('there are as many as there should be', () => {
+  const keys = shaderKeys();
+  assert.ok(keys.length > 100, `${keys.length} shaders were compiled`);
+  backend.dispose();
+  releaseDawn();
+});
+
+shaders.run();
