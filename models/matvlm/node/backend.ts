@@ -4,6 +4,7 @@ import { WasmBackend } from '../../../engine/backends/wasm/wasm.ts';
 import { WebGpuBackend } from '../../../engine/backends/webgpu/webgpu.ts';
 import { DeviceError, MatvlmError } from '../../../engine/errors.ts';
 import { dawnGpu, releaseDawn } from '../../../engine/node/dawn.ts';
+import { allowRelaxedSimd } from '../../../engine/node/relaxed-simd.ts';
 
 /**
  * Opens a backend in Node. Without a choice: WebGPU where Dawn finds a hardware adapter, else WASM.
@@ -15,7 +16,7 @@ export async function openBackend(choice: BackendKind | null, say: (line: string
     case 'reference':
       return new ReferenceBackend();
     case 'wasm':
-      return WasmBackend.create();
+      return openWasm();
     case 'webgpu':
       return openWebGpu();
     case null:
@@ -29,6 +30,11 @@ export async function openBackend(choice: BackendKind | null, say: (line: string
 export function closeBackend(backend: Backend): void {
   backend.dispose();
   if (backend.kind === 'webgpu') releaseDawn();
+}
+
+function openWasm(): Promise<WasmBackend> {
+  allowRelaxedSimd();
+  return WasmBackend.create();
 }
 
 async function openWebGpu(): Promise<WebGpuBackend> {
@@ -52,7 +58,7 @@ async function openBest(say: (line: string) => void): Promise<Backend> {
     return found;
   }
   if (found instanceof WebGpuBackend) closeBackend(found);
-  const wasm = await WasmBackend.create();
+  const wasm = await openWasm();
   const why = found instanceof WebGpuBackend ? `only a software WebGPU adapter (${found.description})` : 'no WebGPU adapter';
   say(`backend wasm: ${wasm.description}; ${why} was found (--backend webgpu|wasm|reference chooses)`);
   return wasm;
