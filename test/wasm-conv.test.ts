@@ -78,7 +78,7 @@ test('causal_conv1d and its gradients, both layouts', () => {
 test('rope and its inverse', () => {
   for (const m of all) {
     const e = m.kernels.exports;
-    const cases = [[15, 20, 5, 1, 8, 3], [24, 7, 3, 4, 6, 70000], [4, 5, 4, 1, 2, 0]];
+    const cases = [[15, 20, 5, 1, 8, 3], [24, 7, 3, 4, 6, 70000], [4, 5, 4, 1, 2, 0], [99, 4, 99, 1, 4, 7]];
     for (const [rows, dim, length, inner, rotary, offset] of cases) {
       const theta = 10000;
       const x = random(rows * dim, dim);

@@ -2,6 +2,26 @@
 // position·theta^(−2i/rotary); the others pass.
 #include "rows.h"
 
+#define ANCHOR 32  // so many positions are reached by turning the last one on, in f64, before an angle is worked out anew
+
+// cos and ±sin of (offset + l)·frequency for each position l, `step` floats apart.
+INLINE void fill_column(float *cosines, float *sines, size_t step, size_t length, double offset, double frequency,
+                        int inverse) {
+  double ts, tc, s = 0, c = 1;
+  sincos_f64(frequency, &ts, &tc);
+  for (size_t l = 0; l < length; l++) {
+    if (l % ANCHOR == 0) {
+      sincos_f64((offset + l) * frequency, &s, &c);
+    } else {
+      double turned = c * tc - s * ts;
+      s = s * tc + c * ts;
+      c = turned;
+    }
+    cosines[l * step] = (float)c;
+    sines[l * step] = (float)(inverse ? -s : s);
+  }
+}
+
 // Bytes of scratch for `rope`.
 size_t EXPORT(rope_scratch)(size_t length, size_t rotary) {
   return 4 * length * rotary;
@@ -14,14 +34,8 @@ void EXPORT(rope)(const float *x, const int32_t *start, float *y, size_t rows, s
   size_t half = rotary / 2;
   if (start) offset += *start;
   double frequency = 1;
-  for (size_t i = 0; i < half; i++, frequency *= ratio) {
-    for (size_t l = 0; l < length; l++) {
-      double sine, cosine;
-      sincos_f64((offset + l) * frequency, &sine, &cosine);
-      table[l * rotary + i] = (float)cosine;
-      table[l * rotary + half + i] = (float)(inverse ? -sine : sine);
-    }
-  }
+  for (size_t i = 0; i < half; i++, frequency *= ratio)
+    fill_column(table + i, table + half + i, rotary, length, offset, frequency, inverse);
   for (size_t r = 0; r < rows; r++, x += dim, y += dim) {
     const float *c = table + r / inner % length * rotary, *s = c + half;
     size_t i = 0;
