@@ -1,7 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, OutOfMemoryError } from '../engine/errors.ts';
-import { Heap } from '../wasm/heap.ts';
+import { Heap } from '../engine/backends/wasm/heap.ts';
 
 const MIB = 2 ** 20;
 const fresh = (limit = 64 * MIB): Heap => new Heap(new WebAssembly.Memory({ initial: 1, maximum: 1024 }), 1000, limit);

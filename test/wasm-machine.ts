@@ -4,7 +4,7 @@
  */
 import { setFlagsFromString } from 'node:v8';
 import * as assert from 'uvu/assert';
-import { Heap } from '../wasm/heap.ts';
+import { Heap } from '../engine/backends/wasm/heap.ts';
 import { type Kernels, type KernelVariant, loadKernels, supportsVariant } from '../wasm/loader.ts';
 
 // Node 20 has relaxed SIMD behind this flag; from Node 22 it is on and the flag is gone.

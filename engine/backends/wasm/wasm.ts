@@ -1,4 +1,4 @@
-import { Heap } from '../../../wasm/heap.ts';
+import { Heap } from './heap.ts';
 import { type Kernels, loadKernels, type LoadOptions } from '../../../wasm/loader.ts';
 import type { Arg, Backend, Call, Support } from '../../backend.ts';
 import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
@@ -13,6 +13,8 @@ export interface WasmBuffer {
   readonly ptr: number;
   readonly bytes: number;
 }
+
+export { type KernelVariant, supportsVariant } from '../../../wasm/loader.ts';
 
 export interface WasmOptions extends LoadOptions {
   /** Fill new buffers with NaN: shows kernels that read what nobody wrote. For tests. */

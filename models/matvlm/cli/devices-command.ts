@@ -1,6 +1,7 @@
+import { supportsVariant } from '../../../engine/backends/wasm/wasm.ts';
 import { isSoftwareAdapter } from '../../../engine/backends/webgpu/webgpu.ts';
 import { dawnGpu, dawnVersion, releaseDawn } from '../../../engine/node/dawn.ts';
-import { loadKernels } from '../../../wasm/loader.ts';
+import { allowRelaxedSimd } from '../../../engine/node/relaxed-simd.ts';
 import { bytes, print, printJson } from './output.ts';
 
 interface AdapterInfo {
@@ -21,7 +22,8 @@ const LIMITS = [
 /** `matvlm devices` */
 export async function devices(json: boolean): Promise<void> {
   const webgpu = await adapters();
-  const wasm = await loadKernels().then(({ variant }) => variant);
+  allowRelaxedSimd();
+  const wasm = supportsVariant('relaxed') ? 'relaxed' : 'simd';
   const hardware = webgpu.some(({ software }) => !software);
   const chosen = hardware ? 'webgpu' : 'wasm';
   if (json) return printJson({ default: chosen, node: process.version, dawn: dawnVersion(), webgpu, wasm: { variant: wasm } });

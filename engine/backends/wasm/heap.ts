@@ -1,4 +1,4 @@
-import { ArgumentError, OutOfMemoryError } from '../engine/errors.ts';
+import { ArgumentError, OutOfMemoryError } from '../../errors.ts';
 
 const PAGE = 65536;
 const ALIGN = 64;
