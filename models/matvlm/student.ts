@@ -22,7 +22,8 @@ export function evenLayers(layers: number, share: number): number[] {
 
 /** The configuration of a student. @throws ConfigError for a layer out of range, or a teacher that is a hybrid already */
 export function studentConfig({ model, mamba }: MatvlmConfig, layers: readonly number[], bias: boolean): MatvlmConfig {
-  if (mamba) throw new ConfigError('the teacher has a mamba_config.json: it is a student already; give a pure transformer');
+  if (mamba)
+    throw new ConfigError('the teacher has a mamba_config.json: it is a student already; give a pure transformer');
   const distinct = [...new Set(layers)];
   return { model, mamba: mambaConfig(model.text_config, distinct, bias) };
 }

@@ -12,7 +12,10 @@ interface Entry {
 
 /** Every command; its code is loaded only when it is called. */
 const COMMANDS: Readonly<Record<string, Entry>> = {
-  start: { about: 'distil a student from the shipped teacher, compare, report and serve', load: () => import('./start.ts') },
+  start: {
+    about: 'distil a student from the shipped teacher, compare, report and serve',
+    load: () => import('./start.ts'),
+  },
   devices: { about: 'list the backends of this machine', load: () => import('./devices.ts') },
   train: { about: 'pre-train a vision-language model (a teacher)', load: () => import('./train.ts') },
   init: { about: 'make a student folder from a teacher, from its attention weights', load: () => import('./init.ts') },
@@ -43,7 +46,9 @@ async function program(argv: readonly string[]): Promise<Command> {
     root.error(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))} (matvlm --help lists them)`);
   });
   for (const command of [root, ...root.commands]) {
-    command.exitOverride().configureOutput({ outputError: (text, write) => write(errorLine(text.replace(/^error: /, ''))) });
+    command
+      .exitOverride()
+      .configureOutput({ outputError: (text, write) => write(errorLine(text.replace(/^error: /, ''))) });
     command.showSuggestionAfterError();
   }
   return root;

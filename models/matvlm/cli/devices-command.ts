@@ -2,6 +2,7 @@ import { supportsVariant } from '../../../engine/backends/wasm/wasm.ts';
 import { isSoftwareAdapter } from '../../../engine/backends/webgpu/webgpu.ts';
 import { dawnGpu, dawnVersion, releaseDawn } from '../../../engine/node/dawn.ts';
 import { allowRelaxedSimd } from '../../../engine/node/relaxed-simd.ts';
+import { probeWebGpu } from '../node/probe.ts';
 import { bytes, print, printJson } from './output.ts';
 
 interface AdapterInfo {
@@ -26,8 +27,12 @@ export async function devices(json: boolean): Promise<void> {
   const wasm = supportsVariant('relaxed') ? 'relaxed' : 'simd';
   const hardware = webgpu.some(({ software }) => !software);
   const chosen = hardware ? 'webgpu' : 'wasm';
-  if (json) return printJson({ default: chosen, node: process.version, dawn: dawnVersion(), webgpu, wasm: { variant: wasm } });
-  print(`webgpu     Dawn (npm webgpu ${dawnVersion()})${webgpu.length === 0 ? ': no adapter; install a Vulkan driver' : ''}`);
+  if (json)
+    return printJson({ default: chosen, node: process.version, dawn: dawnVersion(), webgpu, wasm: { variant: wasm } });
+  print(
+    `webgpu     Dawn (npm webgpu ${dawnVersion()})` +
+      (webgpu.length === 0 ? ': no adapter; install a Vulkan driver' : ''),
+  );
   for (const adapter of webgpu) print(describe(adapter));
   print(`wasm       ${wasm === 'relaxed' ? 'relaxed SIMD' : 'SIMD128'}, one thread, up to 4 GB`);
   print('reference  readable JavaScript loops, slow');
@@ -39,12 +44,15 @@ function describe({ name, software, features, limits }: AdapterInfo): string {
   return [
     `  ${name}${software ? ' (software)' : ''}`,
     `    features  ${features.join(' ')}`,
-    `    limits    ${Object.entries(limits).map(([key, limit]) => `${key} ${size(key, limit)}`).join(', ')}`,
+    `    limits    ${Object.entries(limits)
+      .map(([key, limit]) => `${key} ${size(key, limit)}`)
+      .join(', ')}`,
   ].join('\n');
 }
 
 /** The adapters that Dawn gives for each preference, without repetition. */
 async function adapters(): Promise<AdapterInfo[]> {
+  if (!(await probeWebGpu())) return [];
   const gpu = await dawnGpu();
   const found = new Map<string, AdapterInfo>();
   for (const powerPreference of ['high-performance', 'low-power'] as const) {

@@ -9,7 +9,7 @@ import { isTrainable } from '../distill.ts';
 import type { LossOptions } from '../losses.ts';
 import { MaTVLM } from '../model.ts';
 import { openDatasets } from '../node/datasets.ts';
-import { modelFolder, tokenizerFiles } from '../node/model-folder.ts';
+import { modelFolder, SHIPPED, tokenizerFiles } from '../node/model-folder.ts';
 import { countByPart, outline } from '../sizes.ts';
 import { createStudent, evenLayers, studentConfig } from '../student.ts';
 import { distillTask } from '../train/loop.ts';
@@ -23,7 +23,16 @@ import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
 import { say, warn } from './output.ts';
 import { type Outcome, runSession } from './session.ts';
-import { finishRun, makeLoader, openRun, openSettings, sayDryRun, sessionSettings, trainSettings, withBackend } from './training.ts';
+import {
+  finishRun,
+  makeLoader,
+  openRun,
+  openSettings,
+  sayDryRun,
+  sessionSettings,
+  trainSettings,
+  withBackend,
+} from './training.ts';
 
 type DistillTable = typeof distillTable;
 export type DistillSettings = Settings<DistillTable>;
@@ -35,7 +44,9 @@ export async function distill(given: DistillSettings, context: Context<DistillTa
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
   const plan = await planDistillation(settings, point?.checkpoint.path ?? null, signal);
   if (context.flags.dryRun) return sayPlan(plan, settings);
-  const run = await openRun(opened, 'distill');
+  // A run's newest checkpoint may be another one when this run is resumed.
+  const exact = SHIPPED.includes(settings.teacher) ? settings : { ...settings, teacher: plan.teacher };
+  const run = await openRun({ settings: exact, point }, 'distill');
   try {
     await withBackend(settings, async (backend) => {
       const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
@@ -87,7 +98,8 @@ export async function planDistillation(
   const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
   const loader = makeLoader({ model: outline(config), encoder, tokenizer }, sets, settings);
   const steps = settings.steps ?? Math.floor(loader.batchesPerEpoch / settings.accumulate);
-  if (steps < 1) throw new ArgumentError(`an epoch of ${loader.images} images has no whole step; lower --batch or --accumulate`);
+  if (steps < 1)
+    throw new ArgumentError(`an epoch of ${loader.images} images has no whole step; lower --batch or --accumulate`);
   const { questions } = sets[0].get(0);
   const lengths = questions.map((q) => encoder.questionIds(q.question, q.answer).ids.length);
   const first = { questions: questions.length, length: Math.max(...lengths) };
@@ -136,7 +148,9 @@ async function expectSameFrozen(student: MaTVLM, checkpoint: Checkpoint): Promis
     if (isTrainable(name) || tensor.shape.length > 1) continue;
     const [own, stored] = [await tensor.data(), await checkpoint.readAs(name, 'f32')];
     if (own.every((x, i) => x === stored[i])) continue;
-    throw new CheckpointError(`${checkpoint.name}: "${name}" is not the teacher's; give the teacher that the student was made from`);
+    throw new CheckpointError(
+      `${checkpoint.name}: "${name}" is not the teacher's; give the teacher that the student was made from`,
+    );
   }
 }
 

@@ -17,9 +17,20 @@ export async function evalModel(settings: Settings<typeof evalTable>, spec: stri
   const backend = await openBackend(settings.backend, say);
   try {
     const vlm = await loadVlm(diskFolder(folder), backend, { signal });
-    const { total, correct, byKind, samples } = await evaluateAll(vlm, sets, { batch: settings.batch, signal, label: 'eval' });
+    const { total, correct, byKind, samples } = await evaluateAll(vlm, sets, {
+      batch: settings.batch,
+      signal,
+      label: 'eval',
+    });
     vlm.dispose();
-    const result = { model: folder, data: settings.data, split: settings.split, total, correct, byKind: Object.fromEntries(byKind) };
+    const result = {
+      model: folder,
+      data: settings.data,
+      split: settings.split,
+      total,
+      correct,
+      byKind: Object.fromEntries(byKind),
+    };
     if (settings.out) await writeFileAtomic(settings.out, `${JSON.stringify({ ...result, samples }, null, 2)}\n`);
     if (json) printJson(result);
     else print(accuracyTable(new Map([[spec, { total, correct, byKind, samples }]])));

@@ -17,6 +17,11 @@ export default defineCommand({
   table: evalTable,
   yaml: true,
   extra: [['--json', 'print the result as JSON']],
-  examples: ['eval runs/distill', 'eval teacher --data sort-of-clevr,easy-vqa --json', 'eval student --images 20 --out answers.json'],
-  run: async (settings, { args, flags }) => (await import('./eval-command.ts')).evalModel(settings, args[0], flags.json === true),
+  examples: [
+    'eval runs/distill',
+    'eval teacher --data sort-of-clevr,easy-vqa --json',
+    'eval student --images 20 --out answers.json',
+  ],
+  run: async (settings, { args, flags }) =>
+    (await import('./eval-command.ts')).evalModel(settings, args[0], flags.json === true),
 });

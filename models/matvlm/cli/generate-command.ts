@@ -13,7 +13,8 @@ type GenerateSettings = Settings<typeof generateTable>;
 
 /** `matvlm generate MODEL --image FILE --prompt TEXT` */
 export async function generateAnswer(settings: GenerateSettings, spec: string, json: boolean): Promise<void> {
-  if (settings.prompt === '') throw new UsageError('--prompt is missing: give the question, such as --prompt "what is it?"');
+  if (settings.prompt === '')
+    throw new UsageError('--prompt is missing: give the question, such as --prompt "what is it?"');
   const image = settings.image === null ? null : await readImage(settings.image);
   const folder = await modelFolder(spec, warn);
   const signal = interrupted('Stopping; Ctrl-C again quits at once.');

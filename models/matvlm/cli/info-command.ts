@@ -41,7 +41,8 @@ async function readFacts(folder: string, context: readonly number[]): Promise<Fa
       const { dtype } = checkpoint.spec(name);
       dtypes[dtype] = (dtypes[dtype] ?? 0) + 1;
     }
-    const count = (which?: (name: string) => boolean) => [...countByPart(model, which).values()].reduce((a, b) => a + b, 0);
+    const count = (which?: (name: string) => boolean) =>
+      [...countByPart(model, which).values()].reduce((a, b) => a + b, 0);
     const cache = context.map((length) => ({
       length,
       bytes: cacheBytes(config, length),
@@ -59,10 +60,17 @@ async function readFacts(folder: string, context: readonly number[]): Promise<Fa
 function show({ folder, config, parameters, parts, trainable, weights, cache }: Facts): void {
   const { text_config: t, vision_config: c } = config.model;
   const mixers = ssmLayers(config);
-  const kind = mixers.length > 0 ? `Mamba–Transformer hybrid, mixers in layers ${mixers.join(', ')}` : 'transformer (a teacher)';
+  const kind =
+    mixers.length > 0 ? `Mamba–Transformer hybrid, mixers in layers ${mixers.join(', ')}` : 'transformer (a teacher)';
   print(`${folder}: ${kind}`);
-  print(`  images   ${c.image_size}×${c.image_size}, patch ${c.patch_size}, ${imageTokens(config.model)} tokens, ${config.model.image_aspect_ratio}`);
-  print(`  tower    SigLIP, ${c.num_hidden_layers} layers of ${c.hidden_size}, ${c.num_attention_heads} heads, MLP ${c.intermediate_size}`);
+  print(
+    `  images   ${c.image_size}×${c.image_size}, patch ${c.patch_size}, ${imageTokens(config.model)} tokens, ` +
+      config.model.image_aspect_ratio,
+  );
+  print(
+    `  tower    SigLIP, ${c.num_hidden_layers} layers of ${c.hidden_size}, ${c.num_attention_heads} heads, ` +
+      `MLP ${c.intermediate_size}`,
+  );
   print(
     `  decoder  Phi, ${t.num_hidden_layers} layers of ${t.hidden_size}, ${t.num_attention_heads} heads ` +
       `(${kvHeads(t)} for keys and values), MLP ${t.intermediate_size}, vocabulary ${thousands(t.vocab_size)}, ` +

@@ -19,7 +19,8 @@ import { say, thousands, warn } from './output.ts';
 
 /** `matvlm init TEACHER FOLDER` */
 export async function init(settings: Settings<typeof initTable>, spec: string, target: string): Promise<void> {
-  if (existsSync(target)) throw new SystemError(`${target} exists already; choose another folder: nothing is overwritten`);
+  if (existsSync(target))
+    throw new SystemError(`${target} exists already; choose another folder: nothing is overwritten`);
   const teacher = await modelFolder(spec, warn);
   const source = diskFolder(teacher);
   const config = await readConfig(source);
@@ -29,7 +30,8 @@ export async function init(settings: Settings<typeof initTable>, spec: string, t
   try {
     checkKeys(outline(config), checkpoint);
     const student = await initialised(own, layers, checkpoint, settings);
-    const command = `matvlm init ${spec} ${target} --layers ${layers.join(',')} --init ${settings.init} --seed ${settings.seed}`;
+    const flags = `--layers ${layers.join(',')} --init ${settings.init} --seed ${settings.seed}`;
+    const command = `matvlm init ${spec} ${target} ${flags}`;
     const title = `MaTVLM student, layers ${layers.join(', ')} initialised from ${settings.init}`;
     await saveModel(target, {
       config: own,
@@ -37,8 +39,13 @@ export async function init(settings: Settings<typeof initTable>, spec: string, t
       tokenizer: await tokenizerFiles(teacher),
       card: { title, command, teacher: spec },
     });
-    const fresh = [...student.parameters].filter(([name]) => name.includes('.mamba.')).reduce((sum, [, t]) => sum + t.size, 0);
-    say(`wrote ${target}: layers ${layers.join(', ')} are Mamba-2 mixers (${thousands(fresh)} parameters), from ${settings.init}`);
+    const fresh = [...student.parameters]
+      .filter(([name]) => name.includes('.mamba.'))
+      .reduce((sum, [, t]) => sum + t.size, 0);
+    say(
+      `wrote ${target}: layers ${layers.join(', ')} are Mamba-2 mixers (${thousands(fresh)} parameters), ` +
+        `from ${settings.init}`,
+    );
   } finally {
     await checkpoint.close();
   }

@@ -2,18 +2,21 @@ import { EXIT } from './errors.ts';
 import { say } from './output.ts';
 
 let controller: AbortController | null = null;
+let announced = '';
 
 /**
  * The signal that the first Ctrl-C (or SIGTERM) aborts; the second ends the process with 130. One for the process:
  * later calls give the same signal.
+ * @param message what is said on the first
  */
 export function interrupted(message: string): AbortSignal {
+  announced = message;
   if (controller) return controller.signal;
   const own = new AbortController();
   controller = own;
   const stop = () => {
     if (own.signal.aborted) process.exit(EXIT.interrupted);
-    say(`\n${message}`);
+    say(`\n${announced}`);
     own.abort();
   };
   process.on('SIGINT', stop);

@@ -80,7 +80,12 @@ export function texts(about: string, fallback: readonly string[], argument: stri
 }
 
 /** Numbers, in flags parted by commas. */
-export function numbers(about: string, fallback: readonly number[], range: Range, length?: number): Option<readonly number[]> {
+export function numbers(
+  about: string,
+  fallback: readonly number[],
+  range: Range,
+  length?: number,
+): Option<readonly number[]> {
   const item = number(about, 0, range).schema;
   const what = `expected ${length ?? 'a list of'} numbers, each ${rangeText(range)}`;
   const schema = v.pipe(
@@ -152,5 +157,7 @@ function check(option: Option<unknown>, layer: Layer, key: string): unknown {
   const value = layer.values.get(key);
   const result = v.safeParse(option.schema, value);
   if (result.success) return result.output;
-  throw new UsageError(`${layer.where(key)}: ${result.issues[0].message}, got ${JSON.stringify(value) ?? String(value)}`);
+  throw new UsageError(
+    `${layer.where(key)}: ${result.issues[0].message}, got ${JSON.stringify(value) ?? String(value)}`,
+  );
 }

@@ -23,7 +23,9 @@ export function printJson(value: unknown): void {
 export function table(rows: readonly (readonly (string | number)[])[]): string {
   const cells = rows.map((row) => row.map(String));
   const widths = cells[0].map((_, c) => Math.max(...cells.map((row) => (row[c] ?? '').length)));
-  const numeric = cells[0].map((_, c) => cells.length > 1 && cells.slice(1).every((row) => /^[-–\d.,]/.test(row[c] ?? '')));
+  const numeric = cells[0].map(
+    (_, c) => cells.length > 1 && cells.slice(1).every((row) => /^[-–\d.,]/.test(row[c] ?? '')),
+  );
   return cells
     .map((row, r) => {
       const line = row.map((cell, c) => (numeric[c] ? cell.padStart(widths[c]) : cell.padEnd(widths[c]))).join('  ');

@@ -33,8 +33,9 @@ export class Progress {
     this.drawn = now;
     const rate = (now - this.started) / 1000 / Math.max(1, done - this.first);
     const eta = done > this.first ? `ETA ${duration(rate * (this.total - done))}` : '';
-    const parts = [`${done}/${this.total}`, details, done < this.total ? eta : duration((now - this.started) / 1000)];
-    const line = `${this.label} ${this.stream.isTTY ? `${bar(done / this.total)} ` : ''}${parts.filter(Boolean).join('  ')}`;
+    const took = done < this.total ? eta : duration((now - this.started) / 1000);
+    const numbers = [`${done}/${this.total}`, details, took].filter(Boolean).join('  ');
+    const line = [this.label, this.stream.isTTY ? bar(done / this.total) : '', numbers].filter(Boolean).join(' ');
     if (this.stream.isTTY) this.stream.write(`\r\x1b[2K${line.slice(0, (this.stream.columns ?? 120) + 20)}`);
     else this.stream.write(`${line}\n`);
     this.shown = true;

@@ -14,8 +14,10 @@ export async function recipes([action = 'ls', name, file]: readonly string[]): P
     const rows = await Promise.all(names.map(async (n) => [n, await firstComment(n)]));
     return print(table([['recipe', 'what it is'], ...rows]));
   }
-  if (action !== 'cp' || name === undefined) throw new UsageError('recipes: expected "ls", or "cp" with the name of a recipe');
-  if (!names.includes(name)) throw new UsageError(`recipes: no recipe "${name}"${didYouMean(name, names)}; there are ${names.join(', ')}`);
+  if (action !== 'cp' || name === undefined)
+    throw new UsageError('recipes: expected "ls", or "cp" with the name of a recipe');
+  if (!names.includes(name))
+    throw new UsageError(`recipes: no recipe "${name}"${didYouMean(name, names)}; there are ${names.join(', ')}`);
   const target = file ?? `${name}.yaml`;
   try {
     await copyFile(join(recipesPath(), `${name}.yaml`), target, constants.COPYFILE_EXCL);

@@ -43,7 +43,11 @@ export interface ReportInput {
 
 /** What others have published for these kinds of questions. */
 const PUBLISHED: readonly AccuracyRow[] = [
-  { name: 'Relation network (Santoro et al. 2017)', source: 'published', scores: { 'non-relational': 0.94, relational: 0.94 } },
+  {
+    name: 'Relation network (Santoro et al. 2017)',
+    source: 'published',
+    scores: { 'non-relational': 0.94, relational: 0.94 },
+  },
   { name: 'CNN + MLP (Santoro et al. 2017)', source: 'published', scores: { relational: 0.63 } },
   { name: 'Best published CNN (easy-VQA)', source: 'published', scores: { 'easy-vqa': 0.938 } },
   { name: 'The question alone (easy-VQA)', source: 'published', scores: { 'easy-vqa': 0.67 } },
@@ -56,7 +60,8 @@ const QUESTIONS_AN_IMAGE = 6;
 /** Writes `report.html` into the run's folder and gives its path. */
 export async function writeReport(input: ReportInput): Promise<string> {
   const runs = [];
-  for (const [name, folder] of input.curves) runs.push({ name, lines: await readMetrics(join(folder, 'metrics.jsonl')) });
+  for (const [name, folder] of input.curves)
+    runs.push({ name, lines: await readMetrics(join(folder, 'metrics.jsonl')) });
   const html = renderReport({
     title: input.title,
     summary: input.summary,
@@ -95,7 +100,10 @@ async function samplesOf(measured: readonly Measured[], tests: readonly VqaDatas
   for (const sample of chosen(measured, tests)) {
     const image = await pngDataUri(await sample.image());
     for (const { kind, question, answer } of distinct(sample)) {
-      const texts = answers.map(({ name, byQuestion }) => ({ model: name, text: byQuestion.get(`${sample.id} ${question}`) ?? '' }));
+      const texts = answers.map(({ name, byQuestion }) => ({
+        model: name,
+        text: byQuestion.get(`${sample.id} ${question}`) ?? '',
+      }));
       samples.push({ image, kind, question, gold: answer, answers: texts });
     }
   }
@@ -107,7 +115,9 @@ function chosen(measured: readonly Measured[], tests: readonly VqaDataset[]): Vq
   if (measured.length === 0) return [];
   const asked = measured.map(({ evaluation }) => new Set(evaluation.samples.map(({ id }) => id)));
   return tests.flatMap((set) => {
-    const common = Array.from({ length: set.length }, (_, i) => i).filter((i) => asked.every((ids) => ids.has(set.get(i).id)));
+    const common = Array.from({ length: set.length }, (_, i) => i).filter((i) =>
+      asked.every((ids) => ids.has(set.get(i).id)),
+    );
     const count = Math.min(common.length, Math.ceil(SAMPLE_IMAGES / tests.length));
     return Array.from({ length: count }, (_, i) => set.get(common[Math.floor((i * common.length) / count)]));
   });

@@ -12,7 +12,8 @@ import type { serveTable } from './serve.ts';
 /** `matvlm serve [MODEL…]`: runs until Ctrl-C. */
 export async function serve(settings: Settings<typeof serveTable>, specs: readonly string[]): Promise<void> {
   const names = specs.length > 0 ? specs : SHIPPED.filter((name) => existsSync(assetPath(name)));
-  if (names.length === 0) throw new SystemError('there is no model to serve; give the folder of one: matvlm serve FOLDER');
+  if (names.length === 0)
+    throw new SystemError('there is no model to serve; give the folder of one: matvlm serve FOLDER');
   const models: ServedModel[] = [];
   for (const name of names) models.push({ name, folder: await modelFolder(name, warn) });
   await serveModels(models, settings);
@@ -27,7 +28,8 @@ export async function serveModels(
   const served = await startServer({ host, port, models, pageDir });
   print(`Serving ${models.map(({ name }) => name).join(', ')} at ${served.url} (Ctrl-C ends it)`);
   const signal = interrupted('Closing the server; Ctrl-C again quits at once.');
-  if (!signal.aborted) await new Promise<void>((done) => signal.addEventListener('abort', () => done(), { once: true }));
+  if (!signal.aborted)
+    await new Promise<void>((done) => signal.addEventListener('abort', () => done(), { once: true }));
   await served.close();
   say('closed');
 }

@@ -206,7 +206,12 @@ function metricLine(report: StepReport, rate: number): MetricLine {
 
 function evaluationLine(step: number, evaluation: Evaluation): MetricLine {
   const byKind = [...shares(evaluation)].map(([kind, share]) => [`eval/accuracy/${kind}`, share]);
-  return { step, 'eval/accuracy': accuracy(evaluation), ...Object.fromEntries(byKind), 'eval/questions': evaluation.total };
+  return {
+    step,
+    'eval/accuracy': accuracy(evaluation),
+    ...Object.fromEntries(byKind),
+    'eval/questions': evaluation.total,
+  };
 }
 
 /** Keeps answers from all over the evaluation in `samples/step-N.json`. */

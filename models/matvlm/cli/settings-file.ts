@@ -26,7 +26,9 @@ export function yamlLayer(path: string, table: OptionTable): Layer {
     const place = at(isScalar(key) ? (key.range?.[0] ?? 0) : 0);
     const found = known.get(name.replaceAll('_', '-'));
     if (found === undefined) {
-      throw new UsageError(`${place}: unknown key "${name}"${didYouMean(name.replaceAll('_', '-'), [...known.keys()])}`);
+      throw new UsageError(
+        `${place}: unknown key "${name}"${didYouMean(name.replaceAll('_', '-'), [...known.keys()])}`,
+      );
     }
     if (values.has(found)) throw new UsageError(`${place}: "${name}" is given twice`);
     values.set(found, value === null ? null : (value as { toJSON(): unknown }).toJSON());

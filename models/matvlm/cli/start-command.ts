@@ -26,6 +26,12 @@ import { withBackend } from './training.ts';
 
 type StartSettings = Settings<typeof startTable>;
 
+/** The run from random initialisation; without an evaluation when it was interrupted. */
+interface Compared extends Omit<Measured, 'evaluation'> {
+  readonly evaluation: Evaluation | null;
+  readonly folder: string;
+}
+
 /** Ports that are tried after one that is taken. */
 const PORTS = 10;
 
@@ -39,9 +45,11 @@ export async function start(given: StartSettings): Promise<void> {
   try {
     saySettings(settings);
     await writeSettings(run, toYaml(settings, 'matvlm distill -c config.yaml does the same again'));
-    student = await withBackend(settings, async (backend) => new Job(given, settings, plan, run, signal, backend.description).run(
-      await loadVlm(diskFolder(plan.teacher), backend, { signal }),
-    ));
+    student = await withBackend(settings, async (backend) =>
+      new Job(given, settings, plan, run, signal, backend.description).run(
+        await loadVlm(diskFolder(plan.teacher), backend, { signal }),
+      ),
+    );
   } finally {
     await run.release();
   }
@@ -52,7 +60,9 @@ export async function start(given: StartSettings): Promise<void> {
 async function distillSettings(given: StartSettings): Promise<DistillSettings> {
   const recipe = await configLayer(given.recipe ?? (given.full ? 'full' : 'start'), distillTable);
   const { teacher, data, steps, backend, runs } = given;
-  const values = new Map(Object.entries({ teacher, data, steps, backend, runs, name: 'start' }).filter(([, v]) => v !== null));
+  const values = new Map(
+    Object.entries({ teacher, data, steps, backend, runs, name: 'start' }).filter(([, v]) => v !== null),
+  );
   const flags: Layer = { values, where: (key) => `--${key}` };
   return resolve(distillTable, [recipe, flags]);
 }
@@ -81,11 +91,14 @@ class Job {
     const random = await this.compare(teacher, tests);
     const measured: Measured[] = [
       { name: 'teacher', source: 'teacher', evaluation: target },
-      ...(outcome.before ? [{ name: 'student, undistilled', source: 'before' as const, evaluation: outcome.before }] : []),
+      ...(outcome.before
+        ? [{ name: 'student, undistilled', source: 'before' as const, evaluation: outcome.before }]
+        : []),
       { name: 'student', source: 'student', evaluation: outcome.evaluation },
+      ...(random?.evaluation ? [random as Measured] : []),
     ];
     print(accuracyTable(new Map(measured.map(({ name, evaluation }) => [name, evaluation]))));
-    const report = await this.report(measured, tests, random);
+    const report = await this.report(measured, tests, random?.folder ?? null);
     say(`student ${outcome.checkpoint}\nreport  ${report}`);
     teacher.dispose();
     return outcome.checkpoint;
@@ -108,23 +121,23 @@ class Job {
     }
   }
 
-  /** The same steps from random initialisation; the folder of that run. */
-  private async compare(teacher: Vlm, tests: readonly VqaDataset[]): Promise<string | null> {
+  /** The same steps from random initialisation. */
+  private async compare(teacher: Vlm, tests: readonly VqaDataset[]): Promise<Compared | null> {
     const steps = Math.min(this.plan.steps, this.given.compareSteps ?? this.plan.steps);
     if (steps === 0 || this.signal.aborted) return null;
     say(pc.dim(`for comparison, ${steps} steps from random initialisation`));
     const run = await createRun(this.folder.path, 'random-init');
     try {
-      const settings = { ...this.settings, init: 'random' as const, saveTotalLimit: 1, finalEval: false };
-      await this.distil(teacher, tests, settings, steps, run);
+      const settings = { ...this.settings, init: 'random' as const, saveTotalLimit: 1 };
+      const { evaluation } = await this.distil(teacher, tests, settings, steps, run);
+      return { name: `from random, ${steps} steps`, source: 'student', evaluation, folder: run.path };
     } finally {
       await run.release();
     }
-    return run.path;
   }
 
   private report(measured: Measured[], tests: readonly VqaDataset[], random: string | null): Promise<string> {
-    const [target, result] = [measured[0].evaluation, measured.at(-1)!.evaluation];
+    const [target, result] = ['teacher', 'student'].map((name) => measured.find((m) => m.name === name)!.evaluation);
     const layers = this.plan.layers.join(', ');
     return writeReport({
       run: this.folder.path,

@@ -7,9 +7,13 @@ export const startTable = {
   data: optional(texts('data sets: sort-of-clevr, easy-vqa, easy-vqa=FOLDER', ['sort-of-clevr'], '<sets>')),
   steps: optional(count('steps of distillation; what the recipe says when not set', 1)),
   full: toggle('distil at length, as the shipped student was: for a GPU', false),
-  recipe: optional(text('settings file or recipe of the distillation, in place of the built-in ones', '', '<name|file>')),
+  recipe: optional(
+    text('settings file or recipe of the distillation, in place of the built-in ones', '', '<name|file>'),
+  ),
   testImages: optional(count('test images of each set at most; all when not set', 1)),
-  compareSteps: optional(count('steps of the same distillation from random initialisation, for the report; 0 for none', 0, 0)),
+  compareSteps: optional(
+    count('steps of the same distillation from random initialisation, for the report; 0 for none', 0, 0),
+  ),
   serve: toggle('serve the page at the end', true),
   port: number('port of the page; the next free one when it is taken', 8000, { whole: true, min: 0, max: 65535 }),
   backend: backendOption,

@@ -2,7 +2,7 @@
 export function didYouMean(word: string, known: readonly string[]): string {
   const near = known
     .map((name) => ({ name, distance: editDistance(word.toLowerCase(), name.toLowerCase()) }))
-    .filter(({ name, distance }) => distance <= Math.max(1, Math.floor(Math.max(name.length, word.length) / 3)))
+    .filter(({ name, distance }) => distance <= Math.ceil(Math.max(name.length, word.length) / 3))
     .sort((a, b) => a.distance - b.distance);
   return near.length > 0 ? `; did you mean "${near[0].name}"?` : '';
 }

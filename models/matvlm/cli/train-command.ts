@@ -22,7 +22,16 @@ import { say, warn } from './output.ts';
 import type { Settings } from './options.ts';
 import { runSession } from './session.ts';
 import type { trainTable } from './train.ts';
-import { finishRun, makeLoader, openRun, openSettings, sayDryRun, sessionSettings, trainSettings, withBackend } from './training.ts';
+import {
+  finishRun,
+  makeLoader,
+  openRun,
+  openSettings,
+  sayDryRun,
+  sessionSettings,
+  trainSettings,
+  withBackend,
+} from './training.ts';
 
 type TrainTable = typeof trainTable;
 
@@ -46,9 +55,28 @@ export async function train(given: Settings<TrainTable>, context: Context<TrainT
       const model = new MaTVLM(config, backend, emptyParameters(backend));
       if (!point) initialise(model, new Random(settings.seed));
       const vlm = new Vlm(model, tokenizer);
-      const card = { title: 'A teacher trained by matvlm', command: `matvlm train -c config.yaml`, datasets: settings.data };
-      const session = { run, resume: point?.checkpoint.path ?? null, vlm, tokenizer: files, task: pretrainTask(model), loader, tests, training };
-      const outcome = await runSession({ ...session, steps: settings.steps, ...sessionSettings(settings), card, signal });
+      const card = {
+        title: 'A teacher trained by matvlm',
+        command: `matvlm train -c config.yaml`,
+        datasets: settings.data,
+      };
+      const session = {
+        run,
+        resume: point?.checkpoint.path ?? null,
+        vlm,
+        tokenizer: files,
+        task: pretrainTask(model),
+        loader,
+        tests,
+        training,
+      };
+      const outcome = await runSession({
+        ...session,
+        steps: settings.steps,
+        ...sessionSettings(settings),
+        card,
+        signal,
+      });
       await finishRun(outcome, { command: 'train', run, steps: settings.steps, settings, tests, backend });
       vlm.dispose();
     });

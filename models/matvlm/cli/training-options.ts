@@ -13,7 +13,11 @@ export interface TrainingDefaults {
 }
 
 export const backendOption = optional(
-  choice('what computes; WebGPU on a hardware adapter, else WASM, when not set', 'wasm', ['webgpu', 'wasm', 'reference']),
+  choice('what computes; WebGPU on a hardware adapter, else WASM, when not set', 'wasm', [
+    'webgpu',
+    'wasm',
+    'reference',
+  ]),
 );
 
 export const dataOption = texts('data sets: sort-of-clevr, easy-vqa, easy-vqa=FOLDER', ['sort-of-clevr'], '<sets>');

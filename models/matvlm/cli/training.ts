@@ -3,7 +3,15 @@ import type { Backend } from '../../../engine/backend.ts';
 import { imageTokens } from '../config.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
-import { createRun, findResume, forkRun, lockRun, type ResumePoint, type RunFolder, writeSettings } from '../node/run-folder.ts';
+import {
+  createRun,
+  findResume,
+  forkRun,
+  lockRun,
+  type ResumePoint,
+  type RunFolder,
+  writeSettings,
+} from '../node/run-folder.ts';
 import { countByPart, activationBytes, outline, trainingBytes } from '../sizes.ts';
 import { BatchLoader } from '../train/loader.ts';
 import type { TrainSettings } from '../train/loop.ts';
@@ -40,7 +48,11 @@ export function trainSettings(s: TrainingSettings, steps: number): TrainSettings
 }
 
 /** Batches of the training sets for a model. */
-export function makeLoader(vlm: Pick<Vlm, 'model' | 'encoder' | 'tokenizer'>, sets: readonly VqaDataset[], s: TrainingSettings): BatchLoader {
+export function makeLoader(
+  vlm: Pick<Vlm, 'model' | 'encoder' | 'tokenizer'>,
+  sets: readonly VqaDataset[],
+  s: TrainingSettings,
+): BatchLoader {
   const { vision_config, image_aspect_ratio } = vlm.model.config.model;
   return new BatchLoader(sets, vlm.encoder, {
     imagesPerBatch: s.batch,
@@ -76,12 +88,13 @@ export async function openSettings<T extends OptionTable>(
   return { settings: context.over(`${point.run}/config.yaml`) as Settings<T> & TrainingSettings, point };
 }
 
-/** The run's folder: the one to go on with, or a new one. A run that went further than `--resume` says is left alone. */
+/** The run's folder: the one to go on with, or a new one. A run that went further than `--resume` is left alone. */
 export async function openRun(
   { settings, point }: Opened<Readonly<Record<string, unknown>> & TrainingSettings>,
   command: string,
 ): Promise<RunFolder> {
-  if (point) say(`resuming ${point.run} at step ${point.checkpoint.step}${point.superseded ? ', in a new folder' : ''}`);
+  if (point)
+    say(`resuming ${point.run} at step ${point.checkpoint.step}${point.superseded ? ', in a new folder' : ''}`);
   const run = !point
     ? await createRun(settings.runs, settings.name)
     : point.superseded
@@ -99,7 +112,10 @@ export async function openRun(
 }
 
 /** Opens the backend for `body` and closes it afterwards. */
-export async function withBackend<T>(s: Pick<TrainingSettings, 'backend'>, body: (b: Backend) => Promise<T>): Promise<T> {
+export async function withBackend<T>(
+  s: Pick<TrainingSettings, 'backend'>,
+  body: (b: Backend) => Promise<T>,
+): Promise<T> {
   const backend = await openBackend(s.backend, say);
   try {
     return await body(backend);
@@ -157,17 +173,34 @@ export function sayDryRun(dry: DryRun, s: TrainingSettings): void {
   saySettings(s);
   const model = outline(dry.config);
   const trained = countByPart(model, dry.trained);
-  const rows = [...countByPart(model)].map(([part, count]) => [part, thousands(count), thousands(trained.get(part) ?? 0)]);
+  const rows = [...countByPart(model)].map(([part, count]) => [
+    part,
+    thousands(count),
+    thousands(trained.get(part) ?? 0),
+  ]);
   const sum = (counts: Iterable<number>) => [...counts].reduce((a, b) => a + b, 0);
-  print(table([['part', 'parameters', 'trained'], ...rows, ['all', thousands(sum(countByPart(model).values())), thousands(sum(trained.values()))]]));
+  print(
+    table([
+      ['part', 'parameters', 'trained'],
+      ...rows,
+      ['all', thousands(sum(countByPart(model).values())), thousands(sum(trained.values()))],
+    ]),
+  );
   const fixed = trainingBytes(model, dry.trained, dry.teacherOnly);
   const questions = s.batch * Math.min(s.questions ?? Infinity, dry.questionsPerImage);
   const activations = activationBytes(dry.config, {
     ...{ images: s.batch, questions, length: dry.questionLength, checkpointing: s.checkpointing },
   });
-  print(`memory  ${bytes(fixed)} for weights, gradients and moments, about ${bytes(activations)} for a batch's activations`);
+  print(
+    `memory  ${bytes(fixed)} for weights, gradients and moments, about ${bytes(activations)} for a batch's activations`,
+  );
   const perStep = s.batch * s.accumulate;
   const epochs = (dry.steps * perStep) / dry.images;
-  print(`steps   ${thousands(dry.steps)} of ${perStep} images with ${questions * s.accumulate} questions: ${epochs.toFixed(2)} epochs of ${thousands(dry.images)} images`);
-  print(`tokens  ${imageTokens(dry.config.model)} an image, ${dry.questionLength} a question at most in the first sample`);
+  print(
+    `steps   ${thousands(dry.steps)} of ${perStep} images with ${questions * s.accumulate} questions: ` +
+      `${epochs.toFixed(2)} epochs of ${thousands(dry.images)} images`,
+  );
+  print(
+    `tokens  ${imageTokens(dry.config.model)} an image, ${dry.questionLength} a question at most in the first sample`,
+  );
 }

@@ -61,6 +61,7 @@ export async function readMetrics(path: string): Promise<MetricLine[]> {
 }
 
 function toLine(line: MetricLine): string {
-  const plain = (_: string, value: unknown) => (typeof value === 'number' && !Number.isFinite(value) ? String(value) : value);
+  const plain = (_: string, value: unknown) =>
+    typeof value === 'number' && !Number.isFinite(value) ? String(value) : value;
   return `${JSON.stringify(line, plain)}\n`;
 }

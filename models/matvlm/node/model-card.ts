@@ -30,7 +30,7 @@ export function modelCard(config: MatvlmConfig, facts: CardFacts): string {
     `# ${facts.title}`,
     '',
     layers.length > 0
-      ? `A Mamba–Transformer hybrid (MaTVLM): layers ${layers.join(', ')} of ${text.num_hidden_layers} hold a Mamba-2 mixer.`
+      ? `A Mamba–Transformer hybrid (MaTVLM): a Mamba-2 mixer in layers ${layers.join(', ')} of ${text.num_hidden_layers}.`
       : 'A vision-language transformer in the TinyLLaVA architecture.',
     '',
     `- Parameters: ${parameters(config).toLocaleString('en-US')}`,

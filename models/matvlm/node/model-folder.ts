@@ -32,7 +32,9 @@ export async function modelFolder(spec: string, warn?: (line: string) => void): 
   }
   if (SHIPPED.includes(spec) && existsSync(assetPath(spec))) return assetPath(spec);
   const what = existsSync(spec) ? 'is a file, expected the folder of a model' : 'there is no such folder';
-  throw new CheckpointError(`${spec}: ${what}; give a checkpoint folder, a run folder, or one of ${SHIPPED.join(', ')}`);
+  throw new CheckpointError(
+    `${spec}: ${what}; give a checkpoint folder, a run folder, or one of ${SHIPPED.join(', ')}`,
+  );
 }
 
 /** The tokenizer files of a folder as they are, for copies of it. */

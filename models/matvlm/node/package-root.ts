@@ -7,8 +7,10 @@ import { SystemError } from '../../../engine/errors.ts';
 export function packageRoot(): string {
   for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
     const file = join(folder, 'package.json');
-    if (existsSync(file) && (JSON.parse(readFileSync(file, 'utf8')) as { name?: string }).name === 'matvlm') return folder;
-    if (dirname(folder) === folder) throw new SystemError('the package folder of matvlm was not found: install it again');
+    if (existsSync(file) && (JSON.parse(readFileSync(file, 'utf8')) as { name?: string }).name === 'matvlm')
+      return folder;
+    if (dirname(folder) === folder)
+      throw new SystemError('the package folder of matvlm was not found: install it again');
   }
 }
 

@@ -24,7 +24,9 @@ export interface RunFolder {
  */
 export async function createRun(root: string, name: string): Promise<RunFolder> {
   if (!/^[\p{L}\p{N}_][\p{L}\p{N}_.-]{0,99}$/u.test(name)) {
-    throw new ArgumentError(`run name "${name}": expected letters, digits, "_", "." and "-"; --runs chooses the folder`);
+    throw new ArgumentError(
+      `run name "${name}": expected letters, digits, "_", "." and "-"; --runs chooses the folder`,
+    );
   }
   try {
     await mkdir(root, { recursive: true });

@@ -1,6 +1,12 @@
 import { join } from 'node:path';
 import { NumericError } from '../../../engine/errors.ts';
-import { type FileSystem, writeFileAtomic, writeFolderAtomic, writeSafetensors, writeShardedSafetensors } from '../../../engine/node/index.ts';
+import {
+  type FileSystem,
+  writeFileAtomic,
+  writeFolderAtomic,
+  writeSafetensors,
+  writeShardedSafetensors,
+} from '../../../engine/node/index.ts';
 import type { SafeTensor } from '../../../engine/safetensors/index.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import type { MatvlmConfig } from '../config.ts';
@@ -67,7 +73,9 @@ export function finiteTensors(tensors: ReadonlyMap<string, Tensor>): SafeTensor[
       const data = await tensor.data();
       const at = data.findIndex((x) => !Number.isFinite(x));
       if (at >= 0) {
-        throw new NumericError(`"${name}" holds ${data[at]} at element ${at}: nothing was saved; the checkpoint before stays`);
+        throw new NumericError(
+          `"${name}" holds ${data[at]} at element ${at}: nothing was saved; the checkpoint before stays`,
+        );
       }
       return data instanceof Float32Array ? data : Float32Array.from(data);
     },

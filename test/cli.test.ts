@@ -1,0 +1,246 @@
+// The command line from end to end on a tiny configuration, run as a user runs it: the built file in a process.
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { encodePng } from '../models/matvlm/node/encode-png.ts';
+import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
+import { cli, type CliOptions, type Ended, MICRO_FLAGS, workFolder } from './support/cli.ts';
+
+const cwd = workFolder();
+const run = (args: string, options: Partial<CliOptions> = {}) => cli(args.split(' '), { cwd, ...options });
+const path = (...parts: string[]) => join(cwd, ...parts);
+
+/** The command's stdout, after checking that it ended well. */
+async function ok(args: string): Promise<string> {
+  const ended = await run(args);
+  assert.is(ended.code, 0, `matvlm ${args}: ${ended.stderr}`);
+  return ended.stdout;
+}
+
+/** A log without what differs between runs: the time it took. */
+function log(name: string): Record<string, unknown>[] {
+  const lines = readFileSync(path('runs', name, 'metrics.jsonl'), 'utf8')
+    .trim()
+    .split('\n');
+  return lines.map((line) => ({ ...(JSON.parse(line) as Record<string, unknown>), tokens_per_second: 0 }));
+}
+
+function sameFile(a: string, b: string, file: string): void {
+  assert.ok(
+    readFileSync(path('runs', a, file)).equals(readFileSync(path('runs', b, file))),
+    `${file} of ${a} and ${b}`,
+  );
+}
+
+/** Drops the checkpoints after `step` from a copy of a run, as if it had been killed. */
+function killedAfter(from: string, to: string, step: number): void {
+  cpSync(path('runs', from), path('runs', to), { recursive: true });
+  for (const name of readdirSync(path('runs', to))) {
+    const [, number] = /^checkpoint-(\d+)$/.exec(name) ?? [];
+    if (Number(number) > step) rmSync(path('runs', to, name), { recursive: true });
+  }
+}
+
+const micro = MICRO_FLAGS.join(' ');
+const train = suite('train');
+
+train('makes a run folder with all that is promised', async () => {
+  await ok(`train --model micro.json ${micro} --steps 7 --warmup 1 --save-every 2 --eval-every 4 --eval-images 2`);
+  const entries = readdirSync(path('runs', 'train')).sort();
+  assert.equal(entries, [
+    ...['checkpoint-4', 'checkpoint-6', 'checkpoint-7', 'config.yaml', 'metrics.jsonl', 'report.html', 'samples'],
+  ]);
+  assert.equal(readdirSync(path('runs', 'train', 'checkpoint-7')).sort(), [
+    ...['README.md', '_SUCCESS', 'config.json', 'model.safetensors', 'optimizer.safetensors', 'rng_state.json'],
+    ...['tokenizer.json', 'tokenizer_config.json', 'trainer_state.json'],
+  ]);
+  const lines = log('train');
+  assert.equal(
+    lines.map(({ step }) => step),
+    [1, 2, 3, 4, 4, 5, 6, 7],
+  );
+  assert.ok(Number(lines[7]['train/loss']) < Number(lines[0]['train/loss']), 'the loss goes down');
+  assert.type(lines[4]['eval/accuracy/relational'], 'number');
+  assert.match(readFileSync(path('runs', 'train', 'config.yaml'), 'utf8'), /\nsave-every: 2\n/);
+  assert.match(readFileSync(path('runs', 'train', 'report.html'), 'utf8'), '<svg');
+});
+
+train('goes on after a kill to the same numbers, bit for bit, log and all', async () => {
+  killedAfter('train', 'killed', 4);
+  await ok('train --resume runs/killed');
+  assert.equal(log('killed'), log('train'));
+  for (const file of ['model', 'optimizer']) sameFile('train', 'killed', `checkpoint-7/${file}.safetensors`);
+  for (const file of ['trainer_state', 'rng_state']) sameFile('train', 'killed', `checkpoint-7/${file}.json`);
+});
+
+train('goes on from an older checkpoint in a new folder', async () => {
+  await ok('train --resume runs/train/checkpoint-4');
+  assert.equal(log('train-2'), log('train'));
+  sameFile('train', 'train-2', 'checkpoint-7/model.safetensors');
+});
+
+train('falls back over a broken checkpoint with a warning', async () => {
+  cpSync(path('runs', 'train'), path('runs', 'broken'), { recursive: true });
+  writeFileSync(path('runs', 'broken', 'checkpoint-7', 'model.safetensors'), 'x');
+  const { code, stderr } = await run('train --resume runs/broken');
+  assert.is(code, 0, stderr);
+  assert.match(stderr, /warning: .*checkpoint-7: passed over/);
+  assert.equal(log('broken'), log('train'));
+});
+
+train('saves and exits with 0 on Ctrl-C, and goes on as if nothing had been', async () => {
+  const flags = `train --model micro.json ${micro} --accumulate 2 --warmup 1 --save-every 1000`;
+  const stopped = await run(`${flags} --name stopped --steps 60`, { watch: interruptAfterFirstStep('stopped') });
+  assert.is(stopped.code, 0, stopped.stderr);
+  const [checkpoint] = readdirSync(path('runs', 'stopped')).filter((name) => name.startsWith('checkpoint-'));
+  const step = Number(checkpoint.slice('checkpoint-'.length));
+  assert.ok(step > 0 && step < 60, `stopped at ${step}`);
+  await ok('train --resume --name stopped');
+  await ok(`${flags} --name whole --steps 60`);
+  assert.equal(log('stopped'), log('whole'));
+  sameFile('stopped', 'whole', 'checkpoint-60/model.safetensors');
+});
+
+/** Sends Ctrl-C once the run has logged a step. */
+function interruptAfterFirstStep(name: string): CliOptions['watch'] {
+  return (child) => {
+    const file = path('runs', name, 'metrics.jsonl');
+    const timer = setInterval(() => {
+      if (!existsSync(file) || readFileSync(file, 'utf8') === '') return;
+      clearInterval(timer);
+      child.kill('SIGINT');
+    }, 5);
+    child.on('exit', () => clearInterval(timer));
+  };
+}
+
+train('a second Ctrl-C quits at once with 130', async () => {
+  const ended = await run(`train --model micro.json ${micro} --steps 100000 --name twice`, {
+    watch: (child) =>
+      child.stderr!.on('data', (text) => {
+        if (/^train \d/m.test(String(text))) {
+          child.kill('SIGINT');
+          child.kill('SIGINT');
+        }
+      }),
+  });
+  // Two signals that come together count as one to the kernel: then the run was saved.
+  assert.ok(ended.code === 130 || ended.code === 0, `${ended.code}: ${ended.stderr}`);
+});
+
+train('settings from a file, flags over it, and the run can be repeated from its own', async () => {
+  writeFileSync(path('run.yaml'), 'model: micro.json\nsteps: 3\nimages: 8\nbatch: 2\nlr: 0.5\nwarmup: 1\n');
+  await ok('train -c run.yaml --lr 1e-3 --backend wasm --no-final-eval --name file');
+  await ok('train -c runs/file/config.yaml');
+  assert.match(readFileSync(path('runs', 'file', 'config.yaml'), 'utf8'), /\nlr: 0.001\n/);
+  assert.equal(log('file-2'), log('file'));
+});
+
+train('--dry-run tells parameters, memory and steps and leaves nothing', async () => {
+  const before = readdirSync(path('runs'));
+  const out = await ok('train --dry-run --name dry');
+  assert.match(out, /all\s+2,461,638\s+2,461,638/);
+  assert.match(out, /memory\s+39.4 MB/);
+  assert.match(out, /steps\s+15,000 of 64 images/);
+  assert.equal(readdirSync(path('runs')), before);
+});
+
+const hybrid = suite('init and distill');
+
+hybrid('init copies what stays and takes the mixers from attention', async () => {
+  await ok('init runs/train student --layers 1');
+  assert.ok(existsSync(path('student', 'mamba_config.json')));
+  const facts = JSON.parse(await ok('info student --json')) as { parts: Record<string, number>; trainable: number };
+  assert.is(facts.parts.mamba, 1574);
+  assert.is(facts.trainable, 2118);
+});
+
+hybrid('distill from a student folder is distill with the same initialisation', async () => {
+  const flags = `--teacher runs/train ${micro} --steps 4 --warmup 0 --lr 1e-3 --accumulate 2 --save-every 2`;
+  await ok(`distill ${flags} --layers 1`);
+  await ok(`distill ${flags} --student student --name from-folder`);
+  assert.equal(log('distill'), log('from-folder'));
+  sameFile('distill', 'from-folder', 'checkpoint-4/model.safetensors');
+  const lines = log('distill');
+  assert.ok(lines.every((line) => Number(line['train/kl']) > 0 && Number(line['train/layer']) > 0));
+  assert.ok(Number(lines[3]['train/layer']) < Number(lines[0]['train/layer']), 'the layers come nearer');
+});
+
+hybrid('a killed distillation goes on to the same numbers', async () => {
+  killedAfter('distill', 'distill-killed', 2);
+  await ok('distill --resume runs/distill-killed');
+  assert.equal(log('distill-killed'), log('distill'));
+  sameFile('distill', 'distill-killed', 'checkpoint-4/optimizer.safetensors');
+});
+
+hybrid('attention is a better start than chance', async () => {
+  await ok(`distill --teacher runs/train ${micro} --steps 1 --warmup 0 --layers 1 --init random --name chance`);
+  await ok(`distill --teacher runs/train ${micro} --steps 1 --warmup 0 --layers 1 --name attention`);
+  assert.ok(Number(log('attention')[0]['train/layer']) < Number(log('chance')[0]['train/layer']));
+});
+
+const use = suite('eval, generate, info, start');
+
+use('eval counts by kind, and tells every answer', async () => {
+  const json = JSON.parse(await ok('eval runs/distill --images 3 --backend wasm --json --out answers.json')) as {
+    total: number;
+    correct: number;
+    byKind: Record<string, { total: number; correct: number }>;
+  };
+  assert.is(json.total, 60);
+  assert.equal(Object.keys(json.byKind), ['non-relational', 'relational']);
+  const { samples } = JSON.parse(readFileSync(path('answers.json'), 'utf8')) as {
+    samples: { answer: string; predicted: string; id: string }[];
+  };
+  assert.is(samples.length, 60);
+  assert.is(samples.filter(({ answer, predicted }) => answer === predicted).length, json.correct);
+  assert.match(await ok('eval runs/distill --images 2 --backend wasm'), /relational +\d+\.\d % +20/);
+});
+
+use('generate answers, the same for the same seed, and tells what it cost', async () => {
+  const { image } = new SortOfClevr('test').get(0);
+  writeFileSync(path('scene.png'), await encodePng(await image()));
+  const ask = (flags: string): Promise<Ended> => {
+    const prompt = ['--prompt', 'what shape is the red object?', '--backend', 'wasm'];
+    return cli(['generate', 'runs/distill', '--image', 'scene.png', ...prompt, ...flags.split(' ')], { cwd });
+  };
+  const sampled = '--temperature 2 --top-k 20 --top-p 0.95 --repetition-penalty 1.1 --max-new-tokens 9 --json --seed';
+  const [a, b, c] = [await ask(`${sampled} 1`), await ask(`${sampled} 1`), await ask(`${sampled} 2`)];
+  const answerOf = ({ stdout }: Ended) => (JSON.parse(stdout) as { answer: string }).answer;
+  assert.is(answerOf(a), answerOf(b));
+  assert.is.not(answerOf(a), answerOf(c));
+  const { usage } = JSON.parse(a.stdout) as { usage: { promptTokens: number; newTokens: number } };
+  // "user :", four image tokens, and "what shape is the red object ? assistant :".
+  assert.is(usage.promptTokens, 15);
+  const plain = await ask('--max-new-tokens 3');
+  assert.is(plain.code, 0, plain.stderr);
+  assert.match(plain.stderr, /15 \+ \d tokens, the first after \d+ ms/);
+});
+
+use('info compares the cache with that of attention alone', async () => {
+  const { cache } = JSON.parse(await ok('info runs/distill --json --context 100')) as {
+    cache: { length: number; bytes: number; attention: number }[];
+  };
+  // Keys and values of one layer, and a mixer's three columns of 48 channels and two states of 8 × 8.
+  assert.equal(cache, [{ length: 100, bytes: 4 * (2 * 16 * 100 + 3 * 48 + 2 * 64), attention: 4 * 2 * 2 * 16 * 100 }]);
+});
+
+use('start distils, compares and reports', async () => {
+  writeFileSync(
+    path('start.yaml'),
+    'layers: [1]\nsteps: 4\nimages: 8\nbatch: 2\naccumulate: 1\nwarmup: 1\nlr: 0.001\neval-every: 2\neval-images: 1\n',
+  );
+  const out = await ok('start --teacher runs/train --recipe start.yaml --test-images 2 --no-serve --backend wasm');
+  assert.match(out, /questions +teacher +student, undistilled +student +from random, 4 steps +asked/);
+  assert.equal(
+    log('start').map(({ step }) => step),
+    [0, 1, 2, 2, 3, 4, 4],
+  );
+  assert.equal(log(join('start', 'random-init')).length, 7);
+  const report = readFileSync(path('runs', 'start', 'report.html'), 'utf8');
+  for (const part of ['from attention', 'from random', 'Relation network', 'data:image/png'])
+    assert.match(report, part);
+});
+
+for (const tests of [train, hybrid, use]) tests.run();
