@@ -11,6 +11,7 @@ import { empty, Tensor } from './tensor.ts';
 export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend?: Backend): Tensor[] {
   const device = backend ?? inputs[0].backend;
   for (const input of inputs) {
+    void input.buffer;
     if (input.backend !== device) {
       throw new ArgumentError(`${op.name}: ${input} is on ${input.backend.kind}, the others on ${device.kind}`);
     }

@@ -7,6 +7,7 @@ export { WasmBackend, type WasmOptions } from './backends/wasm/wasm.ts';
 export { WebGpuBackend, type WebGpuOptions } from './backends/webgpu/webgpu.ts';
 export * from './dtype.ts';
 export * from './errors.ts';
+export { leakReport } from './leaks.ts';
 export * from './module.ts';
 export * from './op.ts';
 export { type OpProfile, Profiler } from './profiler.ts';

@@ -2,6 +2,7 @@ import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
 import type { DType, HostArray } from './dtype.ts';
 import { DisposedError, ShapeError } from './errors.ts';
+import { noteFreed, noteMade } from './leaks.ts';
 import type { Scope } from './scope.ts';
 import { track } from './scope.ts';
 import type { Node } from './tape.ts';
@@ -54,6 +55,7 @@ export class Tensor implements Spec {
   ) {
     this.size = elements(shape);
     track(this);
+    noteMade(this);
   }
 
   get backend(): Backend {
@@ -95,6 +97,7 @@ export class Tensor implements Spec {
   dispose(): void {
     if (this.freed) return;
     this.freed = true;
+    noteFreed(this);
     this.scope = null;
     this.storage.release();
     this.grad?.dispose();

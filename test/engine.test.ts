@@ -1,0 +1,181 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
+import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
+import { ArgumentError, DisposedError, ShapeError } from '../engine/errors.ts';
+import { leakReport } from '../engine/leaks.ts';
+import { Parameters } from '../engine/module.ts';
+import { Profiler } from '../engine/profiler.ts';
+import { keep, scope } from '../engine/scope.ts';
+import { checkpoint, noGrad } from '../engine/tape.ts';
+import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
+import { add, backward, linear, mul, reshape, sum } from '../ops/index.ts';
+
+const engine = suite('engine');
+const backend = new ReferenceBackend();
+const vector = (...values: number[]): Tensor => fromData(backend, values, [values.length]);
+
+engine.after.each(() => assert.is(backend.memory.live, 0, 'live bytes after the test'));
+
+engine('a scope frees what is neither returned nor kept', () => {
+  let inner!: Tensor;
+  const { kept, result } = scope(() => {
+    inner = vector(1, 2);
+    return { kept: keep(vector(3)), result: [add(inner, inner)] };
+  });
+  assert.ok(inner.disposed);
+  assert.not.ok(result[0].disposed);
+  kept.dispose();
+  result[0].dispose();
+});
+
+engine('a scope frees also when its body throws, and refuses a promise', () => {
+  assert.throws(() => scope(() => { vector(1); throw new Error('x'); }), /x/);
+  assert.throws(() => scope(async () => { vector(1); }), (e: Error) => e instanceof ArgumentError && /await/.test(e.message));
+});
+
+engine('a freed tensor throws and is named', () => {
+  const x = vector(1);
+  x.name = 'lm_head.weight';
+  x.dispose();
+  assert.throws(() => add(x, x), (e: Error) => e instanceof DisposedError && /"lm_head.weight".*after it was freed/.test(e.message));
+});
+
+engine('using frees at the end of the block', () => {
+  let x!: Tensor;
+  {
+    using y = vector(1, 2);
+    x = y;
+  }
+  assert.ok(x.disposed);
+});
+
+engine('gradients add up over uses and over calls of backward', async () => {
+  const x = vector(2, 3);
+  x.requiresGrad = true;
+  scope(() => backward(sum(mul(x, x))));
+  scope(() => backward(sum(add(x, x))));
+  assert.equal([...(await x.grad!.data())], [6, 8]);
+  x.dispose();
+});
+
+engine('noGrad records nothing, and a frozen tensor gets no gradient', () => {
+  const x = vector(1);
+  const w = vector(2);
+  x.requiresGrad = true;
+  scope(() => {
+    assert.is(noGrad(() => mul(x, w)).requiresGrad, false);
+    backward(sum(mul(x, w)));
+  });
+  assert.is(w.grad, null);
+  x.dispose();
+  w.dispose();
+});
+
+engine('an abandoned graph frees what it saved', () => {
+  const x = vector(1, 2, 3);
+  x.requiresGrad = true;
+  const y = scope(() => mul(mul(x, x), x));
+  x.dispose();
+  assert.ok(backend.memory.live > 3 * 4);
+  y.dispose();
+});
+
+engine('a second backward through a graph is refused', () => {
+  const x = vector(2);
+  x.requiresGrad = true;
+  scope(() => {
+    const y = sum(mul(x, x));
+    backward(y);
+    assert.throws(() => backward(y), /backward ran through this graph before/);
+  });
+  x.dispose();
+});
+
+engine('backward of what is no scalar asks for a gradient', () => {
+  const x = vector(1, 2);
+  x.requiresGrad = true;
+  scope(() => assert.throws(() => backward(mul(x, x)), /is no scalar/));
+  x.dispose();
+});
+
+engine('a checkpoint keeps only its inputs and gives the same gradients', async () => {
+  const x = vector(1, 2, 3);
+  const w = vector(4, 5, 6);
+  for (const t of [x, w]) t.requiresGrad = true;
+  const body = ([t]: Tensor[]) => [mul(mul(t, w), mul(t, w))];
+  const grads: number[][] = [];
+  for (const run of [body, (inputs: Tensor[]) => checkpoint(body, inputs, add)]) {
+    scope(() => backward(sum(run([x])[0])));
+    grads.push([...(await x.grad!.data()), ...(await w.grad!.data())]);
+    for (const t of [x, w]) {
+      t.grad!.dispose();
+      t.grad = null;
+    }
+  }
+  assert.equal(grads[0], grads[1]);
+  x.dispose();
+  w.dispose();
+});
+
+engine('reshape is free and differentiable', async () => {
+  const x = vector(1, 2, 3, 4);
+  x.requiresGrad = true;
+  scope(() => {
+    const before = backend.memory.live;
+    const y = reshape(x, [2, -1]);
+    assert.is(backend.memory.live, before);
+    assert.equal(y.shape, [2, 2]);
+    assert.throws(() => reshape(x, [3, -1]), (e: Error) => e instanceof ShapeError);
+    backward(sum(mul(y, y)));
+  });
+  assert.equal([...(await x.grad!.data())], [2, 4, 6, 8]);
+  x.dispose();
+});
+
+engine('shape errors name op, argument and shapes', () => {
+  scope(() => {
+    const [x, w] = [vector(1, 2, 3), fromData(backend, [1, 2], [1, 2])];
+    assert.throws(() => linear(x, w), /linear: x \[3\] and weight \[1, 2\] do not fit/);
+    assert.throws(() => add(x, vector(1, 2)), /add: .*\[3\].*\[2\]/);
+    assert.throws(() => fromData(backend, [1], [2]), /1 values for shape \[2\], expected 2/);
+  });
+});
+
+engine('tensors of two backends do not mix', async () => {
+  const wasm = await WasmBackend.create();
+  const [x, y] = [vector(1), scalar(wasm, 1)];
+  assert.throws(() => add(x, y), /wasm/);
+  x.dispose();
+  y.dispose();
+});
+
+engine('parameters are named by where they are, and taken once', () => {
+  const p = new Parameters((_, shape) => fromData(backend, new Float32Array(shape[0]), shape));
+  p.at('layers').at(0).get('weight', [2]);
+  assert.throws(() => p.at('layers').at(0).get('weight', [2]), /"layers.0.weight" is taken twice/);
+  assert.equal([...p.all.keys()], ['layers.0.weight']);
+  for (const t of p.all.values()) t.dispose();
+});
+
+engine('the leak report names count, bytes and place', async () => {
+  const leaked: Tensor[] = [];
+  const report = await leakReport(() => {
+    scope(() => void vector(1));
+    for (let i = 0; i < 3; i++) leaked.push(vector(1, 2));
+  });
+  assert.is(report.length, 1);
+  assert.match(report[0], /^3 live, 24 bytes, such as tensor #\d+ f32\[2\], made at /);
+  for (const t of leaked) t.dispose();
+});
+
+engine('the profiler counts calls and bytes', () => {
+  backend.profiler = new Profiler();
+  scope(() => add(add(vector(1, 2), vector(3, 4)), vector(5, 6)) && null);
+  const row = backend.profiler.rows().find((r) => r.name === 'add')!;
+  assert.is(row.calls, 2);
+  assert.is(row.bytes, 2 * 3 * 8);
+  backend.profiler = null;
+});
+
+engine.run();
