@@ -67,32 +67,35 @@ fn load_tiles(at: Place, l0: u32, tile: u32, t: u32) {
   }
 }
 
-/** cb, xy and pairs, two by two. */
+/** cb, xy and pairs. */
 fn fill_pairs(t: u32) {
-  let half = STEPS / 2u;
-  for (var e = t; e < half * half; e += THREADS) {
-    let i = e / half;
-    let j = e % half;
-    var c_b = vec4<f32>();
+  let part = STEPS / EACH;
+  for (var e = t; e < part * part; e += THREADS) {
+    let i = e / part;
+    let j = e % part;
+    var c_b: array<f32, EACH * EACH>;
+    var d_x: array<f32, EACH * EACH>;
+    for (var r = 0u; r < EACH * EACH; r++) {
+      c_b[r] = 0.0;
+      d_x[r] = 0.0;
+    }
     for (var n = 0u; n < upto(NV); n++) {
-      let c0 = c_tile[i * N_STRIDE + n];
-      let c1 = c_tile[(i + half) * N_STRIDE + n];
-      let b0 = b_tile[j * N_STRIDE + n];
-      let b1 = b_tile[(j + half) * N_STRIDE + n];
-      c_b += vec4<f32>(dot(c0, b0), dot(c0, b1), dot(c1, b0), dot(c1, b1));
+      for (var r = 0u; r < EACH; r++) {
+        let c = c_tile[(i + r * part) * N_STRIDE + n];
+        for (var q = 0u; q < EACH; q++) { c_b[r * EACH + q] += dot(c, b_tile[(j + q * part) * N_STRIDE + n]); }
+      }
     }
-    var d_x = vec4<f32>();
     for (var v = 0u; v < upto(PV); v++) {
-      let d0 = dy_tile[i * P_STRIDE + v];
-      let d1 = dy_tile[(i + half) * P_STRIDE + v];
-      let x0 = x_tile[j * P_STRIDE + v];
-      let x1 = x_tile[(j + half) * P_STRIDE + v];
-      d_x += vec4<f32>(dot(d0, x0), dot(d0, x1), dot(d1, x0), dot(d1, x1));
+      for (var r = 0u; r < EACH; r++) {
+        let d = dy_tile[(i + r * part) * P_STRIDE + v];
+        for (var q = 0u; q < EACH; q++) { d_x[r * EACH + q] += dot(d, x_tile[(j + q * part) * P_STRIDE + v]); }
+      }
     }
-    put_pair(i, j, c_b.x, d_x.x);
-    put_pair(i, j + half, c_b.y, d_x.y);
-    put_pair(i + half, j, c_b.z, d_x.z);
-    put_pair(i + half, j + half, c_b.w, d_x.w);
+    for (var r = 0u; r < EACH; r++) {
+      for (var q = 0u; q < EACH; q++) {
+        put_pair(i + r * part, j + q * part, c_b[r * EACH + q], d_x[r * EACH + q]);
+      }
+    }
   }
 }
 
@@ -106,31 +109,29 @@ fn finish_dx(at: Place, l0: u32, j: u32, v: u32, inner: vec4<f32>, dots: vec4<f3
 }
 
 fn form_dx(at: Place, l0: u32, t: u32, skip: f32) {
-  let half = STEPS / 2u;
-  for (var e = t; e < half * PV; e += THREADS) {
+  let part = STEPS / EACH;
+  for (var e = t; e < part * PV; e += THREADS) {
     let j = e / PV;
     let v = e % PV;
-    var dots0 = vec4<f32>();
-    var dots1 = vec4<f32>();
-    for (var n = 0u; n < upto(NV); n++) {
-      let b0 = b_tile[j * N_STRIDE + n];
-      let b1 = b_tile[(j + half) * N_STRIDE + n];
-      let g0 = grad[v * N_STRIDE + n];
-      let g1 = grad[(v + PV) * N_STRIDE + n];
-      let g2 = grad[(v + 2u * PV) * N_STRIDE + n];
-      let g3 = grad[(v + 3u * PV) * N_STRIDE + n];
-      dots0 += vec4<f32>(dot(b0, g0), dot(b0, g1), dot(b0, g2), dot(b0, g3));
-      dots1 += vec4<f32>(dot(b1, g0), dot(b1, g1), dot(b1, g2), dot(b1, g3));
+    var dots: array<vec4<f32>, EACH>;
+    var inner: array<vec4<f32>, EACH>;
+    for (var r = 0u; r < EACH; r++) {
+      dots[r] = vec4<f32>();
+      inner[r] = vec4<f32>();
     }
-    var inner0 = vec4<f32>();
-    var inner1 = vec4<f32>();
+    for (var n = 0u; n < upto(NV); n++) {
+      var b: array<vec4<f32>, EACH>;
+      for (var r = 0u; r < EACH; r++) { b[r] = b_tile[(j + r * part) * N_STRIDE + n]; }
+      for (var q = 0u; q < 4u; q++) {
+        let g = grad[(v + q * PV) * N_STRIDE + n];
+        for (var r = 0u; r < EACH; r++) { dots[r][q] += dot(b[r], g); }
+      }
+    }
     for (var i = 0u; i < upto(STEPS); i++) {
       let dy = dy_tile[i * P_STRIDE + v];
-      inner0 += cb[i * (STEPS + 1u) + j] * dy;
-      inner1 += cb[i * (STEPS + 1u) + j + half] * dy;
+      for (var r = 0u; r < EACH; r++) { inner[r] += cb[i * (STEPS + 1u) + j + r * part] * dy; }
     }
-    finish_dx(at, l0, j, v, inner0, dots0, skip);
-    finish_dx(at, l0, j + half, v, inner1, dots1, skip);
+    for (var r = 0u; r < EACH; r++) { finish_dx(at, l0, j + r * part, v, inner[r], dots[r], skip); }
   }
 }
 
@@ -146,42 +147,45 @@ fn finish_bc(at: Place, l0: u32, j: u32, n: u32, db: vec4<f32>, gx: vec4<f32>, d
 }
 
 fn form_bc(at: Place, l0: u32, t: u32) {
-  let half = STEPS / 2u;
-  for (var e = t; e < half * NV; e += THREADS) {
+  let part = STEPS / EACH;
+  for (var e = t; e < part * NV; e += THREADS) {
     let j = e / NV;
     let n = e % NV;
-    var gx0 = vec4<f32>();
-    var gx1 = vec4<f32>();
-    var sdy0 = vec4<f32>();
-    var sdy1 = vec4<f32>();
+    var gx: array<vec4<f32>, EACH>;
+    var sdy: array<vec4<f32>, EACH>;
+    var db: array<vec4<f32>, EACH>;
+    var dc: array<vec4<f32>, EACH>;
+    for (var r = 0u; r < EACH; r++) {
+      gx[r] = vec4<f32>();
+      sdy[r] = vec4<f32>();
+      db[r] = vec4<f32>();
+      dc[r] = vec4<f32>();
+    }
     for (var v = 0u; v < upto(PV); v++) {
-      let x0 = x_tile[j * P_STRIDE + v];
-      let x1 = x_tile[(j + half) * P_STRIDE + v];
-      let d0 = dy_tile[j * P_STRIDE + v];
-      let d1 = dy_tile[(j + half) * P_STRIDE + v];
-      for (var c = 0u; c < 4u; c++) {
-        let g = grad[(v + c * PV) * N_STRIDE + n];
-        let s = state[(v + c * PV) * N_STRIDE + n];
-        gx0 += x0[c] * g;
-        gx1 += x1[c] * g;
-        sdy0 += d0[c] * s;
-        sdy1 += d1[c] * s;
+      var x: array<vec4<f32>, EACH>;
+      var dy: array<vec4<f32>, EACH>;
+      for (var r = 0u; r < EACH; r++) {
+        x[r] = x_tile[(j + r * part) * P_STRIDE + v];
+        dy[r] = dy_tile[(j + r * part) * P_STRIDE + v];
+      }
+      for (var q = 0u; q < 4u; q++) {
+        let g = grad[(v + q * PV) * N_STRIDE + n];
+        let s = state[(v + q * PV) * N_STRIDE + n];
+        for (var r = 0u; r < EACH; r++) {
+          gx[r] += x[r][q] * g;
+          sdy[r] += dy[r][q] * s;
+        }
       }
     }
-    var db0 = vec4<f32>();
-    var db1 = vec4<f32>();
-    var dc0 = vec4<f32>();
-    var dc1 = vec4<f32>();
     for (var i = 0u; i < upto(STEPS); i++) {
       let c = c_tile[i * N_STRIDE + n];
       let b = b_tile[i * N_STRIDE + n] * dt[i];
-      db0 += xy[i * (STEPS + 1u) + j] * c;
-      db1 += xy[i * (STEPS + 1u) + j + half] * c;
-      dc0 += xy[j * (STEPS + 1u) + i] * b;
-      dc1 += xy[(j + half) * (STEPS + 1u) + i] * b;
+      for (var r = 0u; r < EACH; r++) {
+        db[r] += xy[i * (STEPS + 1u) + j + r * part] * c;
+        dc[r] += xy[(j + r * part) * (STEPS + 1u) + i] * b;
+      }
     }
-    finish_bc(at, l0, j, n, db0, gx0, dc0, sdy0);
-    finish_bc(at, l0, j + half, n, db1, gx1, dc1, sdy1);
+    for (var r = 0u; r < EACH; r++) { finish_bc(at, l0, j + r * part, n, db[r], gx[r], dc[r], sdy[r]); }
   }
 }
 
@@ -214,24 +218,16 @@ fn sum_sources(t: u32) {
 fn advance_grad(t: u32) {
   let shrink = exp(cum[STEPS - 1u]);
   for (var e = t; e < PV * NV; e += THREADS) {
-    let v = e / NV;
+    let p = e / NV;
     let n = e % NV;
-    var g0 = grad[v * N_STRIDE + n] * shrink;
-    var g1 = grad[(v + PV) * N_STRIDE + n] * shrink;
-    var g2 = grad[(v + 2u * PV) * N_STRIDE + n] * shrink;
-    var g3 = grad[(v + 3u * PV) * N_STRIDE + n] * shrink;
+    var g: array<vec4<f32>, 4>;
+    for (var q = 0u; q < 4u; q++) { g[q] = grad[(p + q * PV) * N_STRIDE + n] * shrink; }
     for (var i = 0u; i < upto(STEPS); i++) {
-      let dy = dy_tile[i * P_STRIDE + v] * exp(cum[i]);
+      let dy = dy_tile[i * P_STRIDE + p] * exp(cum[i]);
       let c = c_tile[i * N_STRIDE + n];
-      g0 += dy.x * c;
-      g1 += dy.y * c;
-      g2 += dy.z * c;
-      g3 += dy.w * c;
+      for (var q = 0u; q < 4u; q++) { g[q] += dy[q] * c; }
     }
-    grad[v * N_STRIDE + n] = g0;
-    grad[(v + PV) * N_STRIDE + n] = g1;
-    grad[(v + 2u * PV) * N_STRIDE + n] = g2;
-    grad[(v + 3u * PV) * N_STRIDE + n] = g3;
+    for (var q = 0u; q < 4u; q++) { grad[(p + q * PV) * N_STRIDE + n] = g[q]; }
   }
 }
 

@@ -1,5 +1,6 @@
 // What the scan kernels share. A workgroup owns P_BLOCK rows of the state of one head over one chunk, and walks it in
 // tiles of STEPS tokens. Rows of the state p, p + PV, p + 2 PV and p + 3 PV make one vec4 of x; n goes in vec4 NV.
+// A thread forms EACH rows of a product at a time, EACH apart by a part of the tile, or four rows of the state.
 // Rows in workgroup memory are an odd number of vec4 apart, so that neighbours lie in different banks.
 struct Place { block: u32, chunk: u32, head: u32, batch: u32, group: u32, first: u32, last: u32 }
 

@@ -5,6 +5,8 @@ import backwardCode from './ssd-backward.wgsl';
 import commonCode from './ssd-common.wgsl';
 import passCode from './ssd-pass.wgsl';
 import prepareCode from './ssd-prepare.wgsl';
+import rowsBackwardCode from './ssd-rows-backward.wgsl';
+import rowsCode from './ssd-rows.wgsl';
 import type { SsdAttrs, SsdSizes } from './ssd-shape.ts';
 import walkCode from './ssd-walk.wgsl';
 
@@ -22,6 +24,8 @@ interface Plan {
   readonly chunks: number;
   /** Tiles of a chunk. */
   readonly tiles: number;
+  /** Threads a row in the kernels that take one token at a time; 0: the tiled kernels. */
+  readonly lanes: number;
 }
 
 /** Tokens of a tile and rows of a block at most, best first. */
@@ -48,7 +52,14 @@ function workgroupBytes(kind: 'walk' | 'backward', steps: number, pBlock: number
   return 4 * (tiles + more + steps * (nRow / 4 + pRow / 4 + 9) + 256);
 }
 
+/** One token at a time: on drivers on the CPU, which take half a minute to compile the tiled kernels. */
+function rowPlan(s: SsdSizes, lanes: number): Plan {
+  return { steps: 1, pBlock: 1, blocks: s.p, threads: 64, chunk: s.length, chunks: 1, tiles: s.length, lanes };
+}
+
 function planFor(kind: 'walk' | 'backward', s: SsdSizes, chunkSize: number, caps: GpuCaps): Plan {
+  if (caps.software) return rowPlan(s, 1);
+  if (kind === 'walk' && s.length === 1) return rowPlan(s, 8);
   const cut = CUTS.find(([steps, rows]) => {
     return workgroupBytes(kind, steps, evenBlock(s.p, rows), s.n) <= caps.maxWorkgroupMemory;
   });
@@ -70,6 +81,7 @@ function planFor(kind: 'walk' | 'backward', s: SsdSizes, chunkSize: number, caps
     threads: items > 64 ? 128 : 64,
     chunks: Math.ceil(s.length / chunk),
     tiles: wanted,
+    lanes: 0,
   };
 }
 
@@ -148,7 +160,11 @@ function params(s: SsdSizes, plan: Plan): number[] {
   return [total, s.length, s.heads, s.groups, s.p, s.n, plan.chunk, plan.chunks, plan.tiles, plan.blocks, 0xffffffff];
 }
 
-const groupsOf = (s: SsdSizes, plan: Plan) => grid1d(s.batch * s.heads * plan.chunks * plan.blocks, 1);
+/** Workgroups: one a block and chunk, or as many as the rows of all states need. */
+function groupsOf(s: SsdSizes, plan: Plan): [number, number, number] {
+  const total = s.batch * s.heads * plan.chunks * plan.blocks;
+  return plan.lanes > 0 ? grid1d(total * plan.lanes, plan.threads) : grid1d(total, 1);
+}
 
 function planConstants(s: SsdSizes, plan: Plan): Record<string, number> {
   const nv = Math.ceil(s.n / 4);
@@ -157,6 +173,7 @@ function planConstants(s: SsdSizes, plan: Plan): Record<string, number> {
     STEPS: plan.steps,
     P_BLOCK: plan.pBlock,
     THREADS: plan.threads,
+    EACH: 2,
     NV: nv,
     PV: pv,
     N_STRIDE: odd(nv),
@@ -171,6 +188,12 @@ function planKey(s: SsdSizes, plan: Plan, caps: GpuCaps): string {
 }
 
 const nType = (s: SsdSizes) => (s.n % 4 === 0 ? 'vec4<f32>' : 'f32');
+
+/** Scalar access to an optional tensor: reads give 0, writes nothing where it is absent. */
+const reader = (name: string, bound: unknown) =>
+  `fn ${name}_at(i: u32) -> f32 { return ${bound ? `${name}s[i]` : '0.0'}; }`;
+const writer = (name: string, target: string | undefined) =>
+  `fn store_${name}(i: u32, value: f32) { ${target ? `${target}i] = value;` : ''} }`;
 
 /** What a walk over the chunks reads and writes. */
 interface Walk {
@@ -188,21 +211,27 @@ interface Walk {
   readonly reverse?: boolean;
 }
 
+function walkBindings(w: Walk, n: string) {
+  return {
+    reads: { xs: 'f32', steps: 'vec4<f32>', bs: n, ...(w.c && { cs: n }), ...(w.start && { starts: n }) },
+    writes: {
+      ...(w.y && { ys: 'f32' }),
+      ...(w.end && { ends: n }),
+      ...(w.tiles && { tiles: n }),
+      ...(w.decay && { decays: 'f32' }),
+    },
+  };
+}
+
+const walkFlags = (w: Walk) => [w.c, w.start, w.end, w.tiles, w.decay, w.reverse].map((f) => (f ? 1 : 0)).join('');
+
 function walkShader(s: SsdSizes, plan: Plan, caps: GpuCaps, w: Walk): Shader {
-  const flags = [w.c, w.start, w.end, w.tiles, w.decay, w.reverse].map((f) => (f ? 1 : 0)).join('');
-  return shader(`ssd.walk.${planKey(s, plan, caps)}.${flags}`, () => {
+  return shader(`ssd.walk.${planKey(s, plan, caps)}.${walkFlags(w)}`, () => {
     const exact = s.p === plan.pBlock * plan.blocks;
     const load = (name: string, along: 'n' | 'p', bound: unknown) => loader({ name, along }, !!bound, s, exact);
     const store = (name: string, along: 'n' | 'p', bound: unknown) => storer({ name, along }, !!bound, s, exact);
-    const n = nType(s);
     return {
-      reads: { xs: 'f32', steps: 'vec4<f32>', bs: n, ...(w.c && { cs: n }), ...(w.start && { starts: n }) },
-      writes: {
-        ...(w.y && { ys: 'f32' }),
-        ...(w.end && { ends: n }),
-        ...(w.tiles && { tiles: n }),
-        ...(w.decay && { decays: 'f32' }),
-      },
+      ...walkBindings(w, nType(s)),
       params: PARAMS,
       constants: {
         ...planConstants(s, plan),
@@ -223,17 +252,40 @@ function walkShader(s: SsdSizes, plan: Plan, caps: GpuCaps, w: Walk): Shader {
         store('end', 'n', w.end),
         store('tile', 'n', w.tiles),
         `fn store_decay(i: u32, value: f32) { ${w.decay ? 'decays[i] = value;' : ''} }`,
-        'fn step_at(i: u32) -> vec4<f32> { return steps[i]; }',
         walkCode,
       ].join('\n'),
     };
   });
 }
 
+function rowsShader(s: SsdSizes, plan: Plan, caps: GpuCaps, w: Walk): Shader {
+  return shader(`ssd.rows.${s.n}.${plan.lanes}.${caps.software}.${walkFlags(w)}`, () => ({
+    ...walkBindings(w, 'f32'),
+    params: PARAMS,
+    constants: {
+      WG: plan.threads,
+      LANES: plan.lanes,
+      EACH: Math.ceil(s.n / plan.lanes),
+      WANT_Y: w.y ? 1 : 0,
+      WANT_TILES: w.tiles ? 1 : 0,
+    },
+    code: [
+      FLAT_INDEX,
+      upto(caps),
+      reader('start', w.start),
+      reader('c', w.c),
+      writer('y', w.y && 'ys['),
+      writer('end', w.end && 'ends['),
+      writer('tile', w.tiles && 'tiles['),
+      rowsCode,
+    ].join('\n'),
+  }));
+}
+
 function walk(s: SsdSizes, plan: Plan, caps: GpuCaps, w: Walk): Launch {
   const args = [w.x, w.steps, w.b, w.c, w.start, w.y, w.end, w.tiles, w.decay];
   return {
-    shader: walkShader(s, plan, caps, w),
+    shader: plan.lanes > 0 ? rowsShader(s, plan, caps, w) : walkShader(s, plan, caps, w),
     args: args.filter((a) => a !== undefined),
     params: params(s, plan),
     grid: groupsOf(s, plan),
@@ -407,9 +459,10 @@ function gradLaunches(s: SsdSizes, plan: Plan, call: GpuCall<unknown>, g: ScanGr
   // What needs no further sum goes straight to its gradient.
   const direct = [dx, parts === 1 ? db : undefined, parts === 1 ? dc : undefined, plan.blocks === 1 ? ddt : undefined];
   const made = sizes.map((n, i) => all ?? (i === 5 ? a.dinitial : (direct[i] ?? scratch([n]))));
+  const variant = { reads, packed, first: a.dinitial !== undefined };
   const launches: Launch[] = [
     {
-      shader: gradShader(s, plan, caps, { reads, packed, first: a.dinitial !== undefined }),
+      shader: plan.lanes > 0 ? rowsGradShader(s, variant) : gradShader(s, plan, caps, variant),
       args: [...present, ...(all ? [all] : made.filter((m) => m !== undefined))],
       params: [...params(s, plan), ...offsets],
       grid: groupsOf(s, plan),
@@ -437,27 +490,51 @@ interface GradVariant {
   readonly first: boolean;
 }
 
+function gradFlags(variant: GradVariant): string {
+  const [, , , , dy, state, end] = variant.reads;
+  return [dy, state, end, variant.packed, variant.first].map((f) => (f ? 1 : 0)).join('');
+}
+
+function gradBindings(variant: GradVariant, n: string) {
+  const [, , , , dy, state, end] = variant.reads;
+  const outputs = OUTPUTS.filter((name) => name !== 'first' || variant.first);
+  return {
+    reads: {
+      ...{ xs: 'f32', steps: 'vec4<f32>', bs: n, cs: n },
+      ...(dy && { dys: 'f32' }),
+      ...(state && { states: n }),
+      ...(end && { ends: n }),
+    },
+    writes: variant.packed
+      ? { grads: 'f32' }
+      : Object.fromEntries(outputs.map((name) => [`${name}s`, ALONG[name] === 'n' ? n : 'f32'])),
+    params: { ...PARAMS, ...Object.fromEntries(OUTPUTS.map((name) => [name, 'u32' as const])) },
+  };
+}
+
+/** What both backward kernels write number by number. */
+function scalarStores(variant: GradVariant, names: readonly string[]): string {
+  const target = (name: string) => (variant.packed ? `grads[params.${name} + ` : `${name}s[`);
+  const stores = names.map((name) => writer(name, name !== 'first' || variant.first ? target(name) : undefined));
+  return [
+    ...stores,
+    `fn store_sums(i: u32, value: vec3<f32>) {
+  for (var c = 0u; c < 3u; c++) { ${target('sum')}i * 3u + c] = value[c]; }
+}`,
+  ].join('\n');
+}
+
 function gradShader(s: SsdSizes, plan: Plan, caps: GpuCaps, variant: GradVariant): Shader {
   const [, , , , dy, state, end] = variant.reads;
-  const flags = [dy, state, end, variant.packed, variant.first].map((f) => (f ? 1 : 0)).join('');
-  return shader(`ssd.backward.${planKey(s, plan, caps)}.${flags}`, () => {
+  return shader(`ssd.backward.${planKey(s, plan, caps)}.${gradFlags(variant)}`, () => {
     const exact = s.p === plan.pBlock * plan.blocks;
-    const n = nType(s);
     const load = (name: string, along: 'n' | 'p', bound: unknown) => loader({ name, along }, !!bound, s, exact);
-    const outputs = OUTPUTS.filter((name) => name !== 'first' || variant.first);
-    const target = (name: string) => (variant.packed ? `grads[params.${name} + ` : `${name}s[`);
-    const type = (name: string) => (ALONG[name] === 'n' ? n : 'f32');
+    const vectorStores = ['dx', 'db', 'dc', 'first'].map((name) => {
+      const bound = name !== 'first' || variant.first;
+      return storer({ name, along: ALONG[name] }, bound, s, exact, variant.packed ? name : undefined);
+    });
     return {
-      reads: {
-        ...{ xs: 'f32', steps: 'vec4<f32>', bs: n, cs: n },
-        ...(dy && { dys: 'f32' }),
-        ...(state && { states: n }),
-        ...(end && { ends: n }),
-      },
-      writes: variant.packed
-        ? { grads: 'f32' }
-        : Object.fromEntries(outputs.map((name) => [`${name}s`, type(name)])),
-      params: { ...PARAMS, ...Object.fromEntries(OUTPUTS.map((name) => [name, 'u32' as const])) },
+      ...gradBindings(variant, nType(s)),
       constants: planConstants(s, plan),
       code: [
         FLAT_INDEX,
@@ -469,17 +546,28 @@ function gradShader(s: SsdSizes, plan: Plan, caps: GpuCaps, variant: GradVariant
         load('dy', 'p', dy),
         load('state', 'n', state),
         load('end', 'n', end),
-        ...['dx', 'db', 'dc', 'first'].map((name) =>
-          storer({ name, along: ALONG[name] }, name !== 'first' || variant.first, s, exact, variant.packed ? name : undefined),
-        ),
-        `fn store_ddt(i: u32, value: f32) { ${target('ddt')}i] = value; }`,
-        `fn store_sums(i: u32, value: vec3<f32>) {
-  for (var c = 0u; c < 3u; c++) { ${target('sum')}i * 3u + c] = value[c]; }
-}`,
+        ...vectorStores,
+        scalarStores(variant, ['ddt']),
         backwardCode,
       ].join('\n'),
     };
   });
+}
+
+function rowsGradShader(s: SsdSizes, variant: GradVariant): Shader {
+  const [, , , , dy, state, end] = variant.reads;
+  return shader(`ssd.rows_backward.${s.n}.${gradFlags(variant)}`, () => ({
+    ...gradBindings(variant, 'f32'),
+    constants: { WG: 64, EACH: s.n },
+    code: [
+      FLAT_INDEX,
+      reader('dy', dy),
+      reader('state', state),
+      reader('end', end),
+      scalarStores(variant, OUTPUTS.filter((name) => name !== 'sum')),
+      rowsBackwardCode,
+    ].join('\n'),
+  }));
 }
 
 /** y[r, i] = Σ_k x[from + (r·terms + k)·inner + i]: over the heads of a group and the blocks of a head. */

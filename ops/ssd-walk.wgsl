@@ -18,7 +18,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let index = flat_group(group, groups);
   if (index >= params.total) { return; }
   let at = place_of(index);
-  let half = STEPS / 2u;
+  let part = STEPS / EACH;
   for (var e = t; e < P_BLOCK * NV; e += THREADS) {
     let p = e / NV;
     var value = vec4<f32>();
@@ -58,8 +58,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       }
     }
     // A and D of the head are the same at every token; past the end dt is 0 and the state stands still.
-    let head = step_at(step_index(at, l0));
-    if (t < STEPS) { dt[t] = select(0.0, step_at(step_index(at, min(l0 + t, at.last - 1u))).x, l0 + t < at.last); }
+    let head = steps[step_index(at, l0)];
+    if (t < STEPS) { dt[t] = select(0.0, steps[step_index(at, min(l0 + t, at.last - 1u))].x, l0 + t < at.last); }
     workgroupBarrier();
     if (t < STEPS) {
       var sum = 0.0;
@@ -71,73 +71,60 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       weight[t] = select(exp(cum[STEPS - 1u] - cum[t]) * dt[t], exp(cum[t]), BACKWARD_TIME == 1u);
     }
     if (WANT_Y == 1u) {
-      for (var e = t; e < half * half; e += THREADS) {
-        let i = e / half;
-        let j = e % half;
-        var dots = vec4<f32>();
+      for (var e = t; e < part * part; e += THREADS) {
+        let i = e / part;
+        let j = e % part;
+        var dots: array<f32, EACH * EACH>;
+        for (var r = 0u; r < EACH * EACH; r++) { dots[r] = 0.0; }
         for (var n = 0u; n < upto(NV); n++) {
-          let c0 = c_tile[i * N_STRIDE + n];
-          let c1 = c_tile[(i + half) * N_STRIDE + n];
-          let b0 = b_tile[j * N_STRIDE + n];
-          let b1 = b_tile[(j + half) * N_STRIDE + n];
-          dots += vec4<f32>(dot(c0, b0), dot(c0, b1), dot(c1, b0), dot(c1, b1));
+          for (var r = 0u; r < EACH; r++) {
+            let c = c_tile[(i + r * part) * N_STRIDE + n];
+            for (var q = 0u; q < EACH; q++) { dots[r * EACH + q] += dot(c, b_tile[(j + q * part) * N_STRIDE + n]); }
+          }
         }
-        mix[i * (STEPS + 1u) + j] = mixed(i, j, dots.x);
-        mix[i * (STEPS + 1u) + j + half] = mixed(i, j + half, dots.y);
-        mix[(i + half) * (STEPS + 1u) + j] = mixed(i + half, j, dots.z);
-        mix[(i + half) * (STEPS + 1u) + j + half] = mixed(i + half, j + half, dots.w);
+        for (var r = 0u; r < EACH; r++) {
+          for (var q = 0u; q < EACH; q++) { put_mix(i + r * part, j + q * part, dots[r * EACH + q]); }
+        }
       }
       workgroupBarrier();
-      for (var e = t; e < half * PV; e += THREADS) {
+      for (var e = t; e < part * PV; e += THREADS) {
         let i = e / PV;
         let v = e % PV;
-        var y0 = vec4<f32>();
-        var y1 = vec4<f32>();
+        var y: array<vec4<f32>, EACH>;
+        for (var r = 0u; r < EACH; r++) { y[r] = vec4<f32>(); }
         for (var n = 0u; n < upto(NV); n++) {
-          let c0 = c_tile[i * N_STRIDE + n];
-          let c1 = c_tile[(i + half) * N_STRIDE + n];
-          let s0 = state[v * N_STRIDE + n];
-          let s1 = state[(v + PV) * N_STRIDE + n];
-          let s2 = state[(v + 2u * PV) * N_STRIDE + n];
-          let s3 = state[(v + 3u * PV) * N_STRIDE + n];
-          y0 += vec4<f32>(dot(c0, s0), dot(c0, s1), dot(c0, s2), dot(c0, s3));
-          y1 += vec4<f32>(dot(c1, s0), dot(c1, s1), dot(c1, s2), dot(c1, s3));
+          var c: array<vec4<f32>, EACH>;
+          for (var r = 0u; r < EACH; r++) { c[r] = c_tile[(i + r * part) * N_STRIDE + n]; }
+          for (var q = 0u; q < 4u; q++) {
+            let s = state[(v + q * PV) * N_STRIDE + n];
+            for (var r = 0u; r < EACH; r++) { y[r][q] += dot(c[r], s); }
+          }
         }
-        y0 *= exp(cum[i]);
-        y1 *= exp(cum[i + half]);
+        for (var r = 0u; r < EACH; r++) { y[r] *= exp(cum[i + r * part]); }
         for (var j = 0u; j < upto(STEPS); j++) {
           let x = x_tile[j * P_STRIDE + v];
-          y0 += mix[i * (STEPS + 1u) + j] * x;
-          y1 += mix[(i + half) * (STEPS + 1u) + j] * x;
+          for (var r = 0u; r < EACH; r++) { y[r] += mix[(i + r * part) * (STEPS + 1u) + j] * x; }
         }
-        y0 += head.z * x_tile[i * P_STRIDE + v];
-        y1 += head.z * x_tile[(i + half) * P_STRIDE + v];
-        if (l0 + i < at.last) { store_y(at, l0 + i, v, y0); }
-        if (l0 + i + half < at.last) { store_y(at, l0 + i + half, v, y1); }
+        for (var r = 0u; r < EACH; r++) {
+          let l = l0 + i + r * part;
+          if (l < at.last) { store_y(at, l, v, y[r] + head.z * x_tile[(i + r * part) * P_STRIDE + v]); }
+        }
       }
     }
     workgroupBarrier();
     let shrink = exp(cum[STEPS - 1u]);
     decay += cum[STEPS - 1u];
     for (var e = t; e < PV * NV; e += THREADS) {
-      let v = e / NV;
+      let p = e / NV;
       let n = e % NV;
-      var s0 = state[v * N_STRIDE + n] * shrink;
-      var s1 = state[(v + PV) * N_STRIDE + n] * shrink;
-      var s2 = state[(v + 2u * PV) * N_STRIDE + n] * shrink;
-      var s3 = state[(v + 3u * PV) * N_STRIDE + n] * shrink;
+      var s: array<vec4<f32>, 4>;
+      for (var q = 0u; q < 4u; q++) { s[q] = state[(p + q * PV) * N_STRIDE + n] * shrink; }
       for (var j = 0u; j < upto(STEPS); j++) {
-        let x = x_tile[j * P_STRIDE + v] * weight[j];
+        let x = x_tile[j * P_STRIDE + p] * weight[j];
         let b = b_tile[j * N_STRIDE + n];
-        s0 += x.x * b;
-        s1 += x.y * b;
-        s2 += x.z * b;
-        s3 += x.w * b;
+        for (var q = 0u; q < 4u; q++) { s[q] += x[q] * b; }
       }
-      state[v * N_STRIDE + n] = s0;
-      state[(v + PV) * N_STRIDE + n] = s1;
-      state[(v + 2u * PV) * N_STRIDE + n] = s2;
-      state[(v + 3u * PV) * N_STRIDE + n] = s3;
+      for (var q = 0u; q < 4u; q++) { state[(p + q * PV) * N_STRIDE + n] = s[q]; }
     }
   }
   workgroupBarrier();
@@ -153,6 +140,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 }
 
 /** Element (i, j) of L ∘ C Bᵀ, times dt_j. */
-fn mixed(i: u32, j: u32, cb: f32) -> f32 {
-  return select(0.0, cb * exp(min(cum[i] - cum[j], 0.0)) * dt[j], j <= i);
+fn put_mix(i: u32, j: u32, c_b: f32) {
+  mix[i * (STEPS + 1u) + j] = select(0.0, c_b * exp(min(cum[i] - cum[j], 0.0)) * dt[j], j <= i);
 }

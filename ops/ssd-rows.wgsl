@@ -1,0 +1,53 @@
+// SSD scan as the recurrence, for single tokens and for drivers on the CPU: LANES threads hold one row p of a state
+// and take one token after the other. With WANT_TILES the state before each token is kept for the backward.
+var<workgroup> parts: array<f32, WG>;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let index = flat_group(group, groups) * (WG / LANES) + local / LANES;
+  let lane = local % LANES;
+  let active_row = index < params.total;
+  let row = min(index, params.total - 1u);
+  let p = row % params.p;
+  let head = row / params.p % params.heads;
+  let batch = row / params.p / params.heads;
+  var s: array<f32, EACH>;
+  for (var k = 0u; k < upto(EACH); k++) {
+    let n = lane + k * LANES;
+    s[k] = 0.0;
+    if (n < params.n) { s[k] = start_at(row * params.n + n); }
+  }
+  for (var l = 0u; l < params.length; l++) {
+    let token = batch * params.length + l;
+    let step = steps[token * params.heads + head];
+    let x = xs[(token * params.heads + head) * params.p + p];
+    let bc = (token * params.groups + head / (params.heads / params.groups)) * params.n;
+    let decay = exp(step.x * step.y);
+    var sum = 0.0;
+    for (var k = 0u; k < upto(EACH); k++) {
+      let n = lane + k * LANES;
+      if (n < params.n) {
+        if (WANT_TILES == 1u && active_row) {
+          store_tile((((batch * params.heads + head) * params.length + l) * params.p + p) * params.n + n, s[k]);
+        }
+        s[k] = decay * s[k] + step.x * x * bs[bc + n];
+        if (WANT_Y == 1u) { sum += s[k] * c_at(bc + n); }
+      }
+    }
+    if (WANT_Y == 1u) {
+      if (LANES > 1u) {
+        parts[local] = sum;
+        workgroupBarrier();
+        sum = 0.0;
+        for (var k = 0u; k < LANES; k++) { sum += parts[local - lane + k]; }
+        workgroupBarrier();
+      }
+      if (lane == 0u && active_row) { store_y((token * params.heads + head) * params.p + p, sum + step.z * x); }
+    }
+  }
+  for (var k = 0u; k < upto(EACH); k++) {
+    let n = lane + k * LANES;
+    if (n < params.n && active_row) { store_end(row * params.n + n, s[k]); }
+  }
+}

@@ -1,0 +1,174 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Backend } from '../engine/backend.ts';
+import type { HostArray } from '../engine/dtype.ts';
+import { ShapeError } from '../engine/errors.ts';
+import { scope } from '../engine/scope.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
+import { ssdScan } from '../ops/index.ts';
+import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { closeBackend, openBackend } from './support/backends.ts';
+
+const reference = await openBackend('reference');
+const gpu = await openBackend('webgpu');
+const test = suite('ssd scan');
+
+// Drivers on the CPU run one token at a time and take minutes to compile the tiled kernels that GPUs run. This asks
+// for those everywhere.
+if (process.env.MATVLM_TILED) Object.assign((gpu as unknown as { caps: object }).caps, { software: false });
+
+test.after(() => {
+  closeBackend(gpu);
+  closeBackend(reference);
+});
+
+interface Sizes {
+  readonly batch: number;
+  readonly length: number;
+  readonly heads: number;
+  readonly p: number;
+  readonly groups: number;
+  readonly n: number;
+}
+
+/** x, dt, A_log, B, C, D, dt_bias and an initial state, with decays from nearly none to nearly all. */
+function inputsOf({ batch, length, heads, p, groups, n }: Sizes): Input[] {
+  return [
+    { shape: [batch, length, heads, p] },
+    { shape: [batch, length, heads], data: random(batch * length * heads, 2, 6, -1) },
+    { shape: [heads], data: random(heads, 3, 4, 0.5) },
+    { shape: [batch, length, groups, n] },
+    { shape: [batch, length, groups, n] },
+    { shape: [heads] },
+    { shape: [heads] },
+    { shape: [batch, heads, p, n] },
+  ];
+}
+
+const scan =
+  (chunkSize?: number) =>
+  ([x, dt, A_log, B, C, D, dt_bias, initial]: Tensor[]) => {
+    return ssdScan({ x, dt, A_log, B, C, D, dt_bias }, { chunkSize, initialState: initial ?? null });
+  };
+
+test('one head of one channel by hand', async () => {
+  const [a, bias, skip] = [-Math.exp(0.3), 0.2, 0.7];
+  const [x, dt, b, c] = [
+    [1, -2, 0.5],
+    [0.1, -1, 2],
+    [0.3, 0.6, -0.4],
+    [1, 0.5, -2],
+  ];
+  let state = 0.25;
+  const want = x.map((v, t) => {
+    const step = Math.log1p(Math.exp(dt[t] + bias));
+    state = Math.exp(step * a) * state + step * v * b[t];
+    return state * c[t] + skip * v;
+  });
+  for (const backend of [reference, gpu]) {
+    const t = (data: number[], ...shape: number[]) => fromData(backend, data, shape);
+    const [y, final] = ssdScan(
+      {
+        ...{ x: t(x, 1, 3, 1, 1), dt: t(dt, 1, 3, 1), B: t(b, 1, 3, 1, 1), C: t(c, 1, 3, 1, 1) },
+        ...{ A_log: t([0.3], 1), D: t([skip], 1), dt_bias: t([bias], 1) },
+      },
+      { initialState: t([0.25], 1, 1, 1, 1) },
+    );
+    assertNear([await y.data(), await final.data()], [Float32Array.from(want), Float32Array.from([state])], backend.kind);
+  }
+});
+
+const cases: (Sizes & { chunkSize?: number; initial?: boolean })[] = [
+  { batch: 3, length: 16, heads: 4, p: 8, groups: 4, n: 8, initial: true },
+  { batch: 2, length: 37, heads: 4, p: 12, groups: 2, n: 8, chunkSize: 16, initial: true },
+  { batch: 1, length: 50, heads: 2, p: 40, groups: 1, n: 8, chunkSize: 32 },
+  { batch: 2, length: 21, heads: 2, p: 5, groups: 1, n: 6, initial: true },
+  { batch: 3, length: 1, heads: 2, p: 8, groups: 1, n: 20, initial: true },
+  { batch: 70, length: 19, heads: 4, p: 8, groups: 4, n: 8, chunkSize: 8 },
+];
+
+for (const c of cases) {
+  test(`WebGPU is the recurrence: ${JSON.stringify(c)}`, async () => {
+    const inputs = inputsOf(c).slice(0, c.initial ? 8 : 7);
+    const want = await evaluate(reference, inputs, scan());
+    assertNear(await evaluate(gpu, inputs, scan(c.chunkSize)), want, JSON.stringify(c), 2e-5);
+  });
+}
+
+test('a gradient of one result alone', async () => {
+  const inputs = inputsOf({ batch: 2, length: 37, heads: 2, p: 8, groups: 1, n: 8 });
+  for (const only of [0, 1]) {
+    const body = (t: Tensor[]) => [scan(16)(t)[only]];
+    const want = await evaluate(reference, inputs, body);
+    assertNear(await evaluate(gpu, inputs, body), want, `output ${only}`, 2e-5);
+  }
+});
+
+test('any chunk size gives the same', async () => {
+  const inputs = inputsOf({ batch: 1, length: 50, heads: 2, p: 8, groups: 1, n: 8 });
+  const want = await evaluate(gpu, inputs, scan(50));
+  for (const size of [1, 7, 16, 64]) assertNear(await evaluate(gpu, inputs, scan(size)), want, `chunks of ${size}`, 1e-5);
+});
+
+/** y and the final state when the sequence is taken in pieces that end at `cuts`. */
+async function inPieces(backend: Backend, s: Sizes, cuts: number[]): Promise<HostArray[]> {
+  const data = inputsOf(s).map(({ shape, data }, i) => ({ shape, data: data ?? random(shape.reduce((a, b) => a * b, 1), i + 1) }));
+  const ys: number[] = [];
+  let state: Tensor | null = null;
+  let from = 0;
+  for (const to of cuts) {
+    const [y, final]: Tensor[] = scope(() => {
+      const t = data.map(({ shape, data }, i) => {
+        if (![0, 1, 3, 4].includes(i)) return fromData(backend, data, shape);
+        const row = data.length / s.length;
+        return fromData(backend, data.slice(from * row, to * row), [1, to - from, ...shape.slice(2)]);
+      });
+      return scan()([...t.slice(0, 7), ...(state ? [state] : [])]);
+    });
+    ys.push(...(await y.data()));
+    state = final;
+    from = to;
+  }
+  return [Float32Array.from(ys), await state!.data()];
+}
+
+test('pieces with the state handed on, and single tokens, are the whole', async () => {
+  const s = { batch: 1, length: 12, heads: 2, p: 8, groups: 1, n: 8 };
+  for (const backend of [reference, gpu]) {
+    const whole = await inPieces(backend, s, [12]);
+    assertNear(await inPieces(backend, s, [5, 12]), whole, `${backend.kind}, two pieces`, 1e-5);
+    const singles = Array.from({ length: 12 }, (_, i) => i + 1);
+    assertNear(await inPieces(backend, s, singles), whole, `${backend.kind}, single tokens`, 1e-5);
+  }
+});
+
+test('steps of any size stay finite', async () => {
+  const s = { batch: 1, length: 40, heads: 2, p: 8, groups: 1, n: 8 };
+  const inputs = inputsOf(s);
+  inputs[1] = { shape: inputs[1].shape, data: random(80, 2, 400) };
+  const results = await evaluate(gpu, inputs, scan(16));
+  for (const values of results) assert.ok(values.every((v: number) => Number.isFinite(v)));
+});
+
+test('a device with eight storage bindings gives the same', async () => {
+  const caps = (gpu as unknown as { caps: { maxStorageBuffers: number } }).caps;
+  const inputs = inputsOf({ batch: 2, length: 16, heads: 4, p: 8, groups: 2, n: 8 });
+  const want = await evaluate(gpu, inputs, scan());
+  const before = caps.maxStorageBuffers;
+  Object.assign(caps, { maxStorageBuffers: 8 });
+  const got = await evaluate(gpu, inputs, scan());
+  Object.assign(caps, { maxStorageBuffers: before });
+  assertNear(got, want, 'packed', 0);
+});
+
+test('shapes that do not fit are refused by name', () => {
+  const t = (...shape: number[]) => fromData(reference, new Float32Array(shape.reduce((a, b) => a * b, 1)), shape);
+  const call = (heads: number, n: number) => () =>
+    ssdScan({ x: t(1, 2, 4, 3), dt: t(1, 2, heads), A_log: t(4), B: t(1, 2, 2, 5), C: t(1, 2, 2, n), D: t(4), dt_bias: t(4) });
+  const refused = (run: () => unknown, text: RegExp) =>
+    assert.throws(run, (e: Error) => e instanceof ShapeError && text.test(e.message));
+  refused(call(3, 5), /dt has shape \[1, 2, 3\]/);
+  refused(call(4, 6), /C has shape/);
+});
+
+test.run();
