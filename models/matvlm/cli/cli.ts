@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander';
 import pc from 'picocolors';
 import { attach, type CommandSpec } from './command.ts';
 import { describeError, EXIT, exitCode } from './errors.ts';
+import { isInterruption } from './interrupt.ts';
 import { didYouMean } from './suggest.ts';
 
 interface Entry {
@@ -68,6 +69,7 @@ async function main(argv: readonly string[]): Promise<number> {
     return EXIT.ok;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    if (isInterruption(error)) return EXIT.ok;
     process.stderr.write(errorLine(describeError(error, debug)));
     return exitCode(error);
   }

@@ -12,7 +12,7 @@ import { print, printJson, say, warn } from './output.ts';
 /** `matvlm eval MODEL` */
 export async function evalModel(settings: Settings<typeof evalTable>, spec: string, json: boolean): Promise<void> {
   const folder = await modelFolder(spec, warn);
-  const signal = interrupted('Stopping; Ctrl-C again quits at once.');
+  const signal = interrupted('Stopping without a result; Ctrl-C again quits at once.');
   const sets = await openDatasets(settings.data, settings.split, settings.images, signal);
   const backend = await openBackend(settings.backend, say);
   try {
@@ -34,9 +34,6 @@ export async function evalModel(settings: Settings<typeof evalTable>, spec: stri
     if (settings.out) await writeFileAtomic(settings.out, `${JSON.stringify({ ...result, samples }, null, 2)}\n`);
     if (json) printJson(result);
     else print(accuracyTable(new Map([[spec, { total, correct, byKind, samples }]])));
-  } catch (error) {
-    if (!signal.aborted) throw error;
-    say('stopped before the end: no result');
   } finally {
     closeBackend(backend);
   }

@@ -23,3 +23,8 @@ export function interrupted(message: string): AbortSignal {
   process.on('SIGTERM', stop);
   return own.signal;
 }
+
+/** Whether an error only tells that the user stopped what was going on. */
+export function isInterruption(error: unknown): boolean {
+  return controller !== null && controller.signal.aborted && error === controller.signal.reason;
+}

@@ -35,10 +35,16 @@ export class Progress {
     const eta = done > this.first ? `ETA ${duration(rate * (this.total - done))}` : '';
     const took = done < this.total ? eta : duration((now - this.started) / 1000);
     const numbers = [`${done}/${this.total}`, details, took].filter(Boolean).join('  ');
-    const line = [this.label, this.stream.isTTY ? bar(done / this.total) : '', numbers].filter(Boolean).join(' ');
-    if (this.stream.isTTY) this.stream.write(`\r\x1b[2K${line.slice(0, (this.stream.columns ?? 120) + 20)}`);
-    else this.stream.write(`${line}\n`);
+    if (this.stream.isTTY) this.stream.write(`\r\x1b[2K${this.drawing(done / this.total, numbers)}`);
+    else this.stream.write(`${[this.label, numbers].join(' ')}\n`);
     this.shown = true;
+  }
+
+  /** Label, bar and numbers; the bar gives way where the terminal is narrow. */
+  private drawing(share: number, numbers: string): string {
+    const room = (this.stream.columns || 80) - 1;
+    const plain = `${this.label} ${numbers}`;
+    return plain.length + WIDTH + 1 <= room ? `${this.label} ${bar(share)} ${numbers}` : plain.slice(0, room);
   }
 
   /** Ends the line, so that others can follow. */

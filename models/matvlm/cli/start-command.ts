@@ -84,8 +84,7 @@ class Job {
   async run(teacher: Vlm): Promise<string | null> {
     const tests = await openDatasets(this.settings.data, 'test', this.given.testImages, this.signal);
     say(`run ${this.folder.path}`);
-    const target = await this.unlessStopped(evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' }));
-    if (!target) return null;
+    const target = await evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' });
     const outcome = await this.distil(teacher, tests, this.settings, this.plan.steps, this.folder);
     if (!outcome.evaluation) return this.sayStopped(outcome);
     const random = await this.compare(teacher, tests);
@@ -110,11 +109,12 @@ class Job {
     settings: DistillSettings,
     steps: number,
     run: RunFolder,
+    evalFirst = true,
   ): Promise<Outcome> {
     const student = await studentOf(teacher.model, this.plan, settings, teacher.model.backend);
     try {
       const { loader } = this.plan;
-      const common = { teacher, student, run, settings, loader, steps, tests, evalFirst: true };
+      const common = { teacher, student, run, settings, loader, steps, tests, evalFirst };
       return await distillInto({ ...common, planned: this.plan.steps, resume: null, signal: this.signal });
     } finally {
       disposeModel(student, teacher.model);
@@ -123,13 +123,18 @@ class Job {
 
   /** The same steps from random initialisation. */
   private async compare(teacher: Vlm, tests: readonly VqaDataset[]): Promise<Compared | null> {
-    const steps = Math.min(this.plan.steps, this.given.compareSteps ?? this.plan.steps);
+    const steps = Math.min(this.plan.steps, this.given.compareSteps);
     if (steps === 0 || this.signal.aborted) return null;
     say(pc.dim(`for comparison, ${steps} steps from random initialisation`));
     const run = await createRun(this.folder.path, 'random-init');
     try {
-      const settings = { ...this.settings, init: 'random' as const, saveTotalLimit: 1 };
-      const { evaluation } = await this.distil(teacher, tests, settings, steps, run);
+      const settings = {
+        ...this.settings,
+        init: 'random' as const,
+        saveTotalLimit: 1,
+        finalEval: steps === this.plan.steps,
+      };
+      const { evaluation } = await this.distil(teacher, tests, settings, steps, run, false);
       return { name: `from random, ${steps} steps`, source: 'student', evaluation, folder: run.path };
     } finally {
       await run.release();
@@ -165,16 +170,6 @@ class Job {
     say(`stopped at step ${step} of ${this.plan.steps}, saved in ${checkpoint}`);
     say(`go on with: npx matvlm distill --resume ${this.folder.path}`);
     return null;
-  }
-
-  private async unlessStopped<T>(work: Promise<T>): Promise<T | null> {
-    try {
-      return await work;
-    } catch (error) {
-      if (!this.signal.aborted) throw error;
-      say('stopped before the first step');
-      return null;
-    }
   }
 }
 
