@@ -5,7 +5,7 @@
 // dist/test/       test files, one bundle each (with --tests)
 // dist/bench/      benchmarks (with --bench)
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -74,13 +74,23 @@ add({
   outdir: 'dist/lib',
   outbase: '.',
 });
+/** A page fetches the one WASM binary that it runs: as text in its script both would weigh twice as much. */
+const fetchBinaries = {
+  name: 'fetch-binaries',
+  setup: ({ onResolve }) => onResolve({ filter: /\/binaries\.ts$/ }, () => ({ path: join(root, 'wasm/binaries-page.ts') })),
+};
 add({
   ...common,
   platform: 'browser',
+  plugins: [fetchBinaries],
   minify: true,
-  entryPoints: present(['models/matvlm/web/page.ts']),
+  entryPoints: present(['models/matvlm/web/page.ts', 'models/matvlm/web/worker.ts']),
   outdir: 'dist/web',
 });
+mkdirSync('dist/web', { recursive: true });
+copyFileSync('models/matvlm/web/page.html', 'dist/web/index.html');
+copyFileSync('models/matvlm/web/page.css', 'dist/web/page.css');
+for (const variant of ['simd', 'relaxed']) copyFileSync(`wasm/dist/matvlm-${variant}.wasm`, `dist/web/matvlm-${variant}.wasm`);
 if (args.has('--tests') || args.has('--all')) {
   rmSync('dist/test', { recursive: true, force: true });
   add({ ...node, splitting: true, entryPoints: list('test', '.test.ts').concat(present(['test/golden.ts'])), outdir: 'dist/test', outbase: 'test' });

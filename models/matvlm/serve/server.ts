@@ -22,7 +22,7 @@ export interface ServeOptions {
   readonly port: number;
   /** Teachers and students, in the order of the page's lists. */
   readonly models: readonly ServedModel[];
-  /** The built page: index.html, page.css, page.js, worker.js. */
+  /** The built page, `dist/web`. */
   readonly pageDir: string;
   /** Images to offer; scenes of the built-in test split unless given. */
   readonly examples?: readonly Example[];
@@ -38,7 +38,7 @@ export interface Served {
   close(): Promise<void>;
 }
 
-const PAGE_FILES = ['index.html', 'page.css', 'page.js', 'worker.js'];
+const PAGE_FILES = ['index.html', 'page.css', 'page.js', 'worker.js', 'matvlm-simd.wasm', 'matvlm-relaxed.wasm'];
 
 /**
  * Serves the page, the checkpoint folders (read-only, by range) and example images. Models run in the browser: the
