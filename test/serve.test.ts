@@ -5,16 +5,19 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, SystemError } from '../engine/errors.ts';
+import { type ByteSource, httpFolder } from '../engine/safetensors/index.ts';
 import { parseRange } from '../models/matvlm/serve/range.ts';
 import { type Served, startServer } from '../models/matvlm/serve/server.ts';
-import { httpFolder } from '../models/matvlm/web/http-folder.ts';
+import { readAhead } from '../models/matvlm/web/read-ahead.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'matvlm-serve-'));
 const pageDir = join(root, 'page');
 const modelDir = join(root, 'model');
 const weights = Uint8Array.from({ length: 3 * 2 ** 20 + 7 }, (_, i) => (i * 31) % 251);
 for (const dir of [pageDir, modelDir]) mkdirSync(dir);
-for (const file of ['index.html', 'page.css', 'page.js', 'worker.js']) writeFileSync(join(pageDir, file), `/* ${file} */`);
+for (const file of ['index.html', 'page.css', 'page.js', 'worker.js', 'matvlm-simd.wasm', 'matvlm-relaxed.wasm']) {
+  writeFileSync(join(pageDir, file), `/* ${file} */`);
+}
 writeFileSync(join(root, 'config.json'), '"outside"');
 writeFileSync(join(modelDir, 'config.json'), '{"a": 1}');
 writeFileSync(join(modelDir, 'mamba_config.json'), '{}');
@@ -219,8 +222,8 @@ files('lists models by role, and examples with the answers of their questions', 
   assert.equal([...new Uint8Array(await png.arrayBuffer())].slice(1, 4), [80, 78, 71]);
 });
 
-files('a folder over HTTP reads as one on disk', async () => {
-  const folder = httpFolder(`${server.url}models/0/`);
+files('a folder over HTTP, read in blocks, reads as one on disk', async () => {
+  const folder = readAhead(httpFolder(`${server.url}models/0`));
   assert.is(await folder.open('none.safetensors'), null);
   const file = (await folder.open('model.safetensors'))!;
   assert.is(await file.size(), weights.length);
@@ -228,9 +231,31 @@ files('a folder over HTTP reads as one on disk', async () => {
     assert.equal(await file.read(offset, length), weights.slice(offset, offset + length));
   }
   await assertRejects(() => file.read(weights.length - 3, 4), /the file ends here/);
+  await file.close();
   const empty = (await folder.open('empty.safetensors'))!;
   assert.is(await empty.size(), 0);
-  await assertRejects(() => folder.open('../config.json'), /no bare file name/);
+});
+
+files('reading in blocks asks for each block once, and keeps a bounded number of them', async () => {
+  const asked: number[] = [];
+  const size = 40 * 2 ** 20;
+  const source: ByteSource = {
+    name: 'x',
+    size: async () => size,
+    read: async (offset, length) => {
+      asked.push(offset / 2 ** 20);
+      return new Uint8Array(length);
+    },
+    close: async () => {},
+  };
+  const file = (await readAhead({ name: 'f', open: async () => source }).open('x'))!;
+  for (let at = 0; at < 3 * 2 ** 20; at += 1000) await file.read(at, 10);
+  assert.equal(asked, [0, 1, 2]);
+  for (let block = 3; block < 40; block++) await file.read(block * 2 ** 20, 1);
+  asked.length = 0;
+  await file.read(39 * 2 ** 20, 1);
+  await file.read(0, 1);
+  assert.equal(asked, [0]);
 });
 
 files('a taken port is an error that says what to do', async () => {
@@ -244,6 +269,7 @@ files('a taken port is an error that says what to do', async () => {
   assert.instance(await assertRejects(() => start({ port: 70000 }), /port is 70000/), ArgumentError);
   assert.instance(await assertRejects(() => start({ pageDir: root }), /page is not built/), SystemError);
 });
+files.after(() => rmSync(root, { recursive: true }));
 files.run();
 
 async function assertRejects(work: () => Promise<unknown>, message: RegExp): Promise<Error> {
@@ -255,88 +281,3 @@ async function assertRejects(work: () => Promise<unknown>, message: RegExp): Pro
   assert.match(error!.message, message);
   return error!;
 }
-
-const liar = suite('http folder: a server that lies');
-const data = Uint8Array.from({ length: 100 }, (_, i) => i);
-
-interface Lie {
-  status?: number;
-  headers?: Record<string, string>;
-  body?: BodyInit | null;
-}
-
-/** A fetch whose n-th answer is changed by `lies[n]`. */
-function lyingFetch(lies: (Lie | undefined)[]): typeof fetch {
-  let call = 0;
-  return async () => {
-    const lie = lies[call++] ?? {};
-    const headers = { 'content-range': 'bytes 0-99/100', etag: '"1"', ...lie.headers };
-    return new Response(lie.body === undefined ? data : lie.body, { status: lie.status ?? 206, headers });
-  };
-}
-const failing = (body: Uint8Array): ReadableStream =>
-  new ReadableStream({
-    start: (c) => c.enqueue(body),
-    pull: (c) => c.error(new TypeError('connection reset')),
-  });
-
-const LIES: Record<string, [Lie, RegExp]> = {
-  'the whole file': [{ status: 200 }, /206/],
-  'another range': [{ headers: { 'content-range': 'bytes 1-99/100' } }, /Content-Range/],
-  'no range': [{ headers: { 'content-range': '' } }, /Content-Range/],
-  'a range beyond the end': [{ headers: { 'content-range': 'bytes 0-199/100' } }, /Content-Range/],
-  'an unknown total': [{ headers: { 'content-range': 'bytes 0-99/*' } }, /Content-Range/],
-  'a short body': [{ body: data.slice(0, 60) }, /byte 60: .*expected 40 bytes more/],
-  'an empty body': [{ body: null }, /byte 0: /],
-  'a long body': [{ body: new Uint8Array(101) }, /more than the 100 bytes/],
-  'a web page': [{ body: '<html>', headers: { 'content-type': 'text/html' } }, /web page/],
-  'compressed bytes': [{ headers: { 'content-encoding': 'br' } }, /Content-Encoding/],
-  'an error': [{ status: 500 }, /answered 500/],
-  'a connection that drops': [{ body: failing(data.slice(0, 10)) }, /cannot be fetched: connection reset/],
-};
-for (const [name, [lie, message]] of Object.entries(LIES)) {
-  liar(`${name} is an error`, async () => {
-    const folder = httpFolder('http://x.example/m', { fetch: lyingFetch([lie]) });
-    const error = await assertRejects(() => folder.open('model.safetensors'), message);
-    assert.match(error.message, 'http://x.example/m/model.safetensors');
-  });
-}
-
-liar('a file that changes between two reads is an error', async () => {
-  const total = 3 * 2 ** 20;
-  const answer = (block: number, etag: string, size = total) => ({
-    headers: { 'content-range': `bytes ${block * 2 ** 20}-${(block + 1) * 2 ** 20 - 1}/${size}`, etag },
-    body: new Uint8Array(2 ** 20),
-  });
-  for (const second of [answer(1, '"2"'), answer(1, '"1"', total + 1), { status: 404 }]) {
-    const folder = httpFolder('http://x.example/m', { fetch: lyingFetch([answer(0, '"1"'), second]) });
-    const file = (await folder.open('model.safetensors'))!;
-    await assertRejects(() => file.read(2 ** 20, 5), /changed while|gone/);
-  }
-});
-
-liar('a server that stalls is given up, and so is one that the caller gives up', async () => {
-  const stall = () => new ReadableStream({ start: (c) => c.enqueue(data.slice(0, 5)) });
-  const obeying = (body: () => ReadableStream): typeof fetch => async (_, init) => {
-    const stream = body();
-    const reader = stream.getReader();
-    const until = new Promise<never>((_, reject) => {
-      init!.signal!.addEventListener('abort', () => reject(init!.signal!.reason));
-    });
-    const piped = new ReadableStream({
-      pull: async (c) => {
-        const next = await Promise.race([reader.read(), until]);
-        c.enqueue(next.value as Uint8Array);
-      },
-    });
-    return new Response(piped, { status: 206, headers: { 'content-range': 'bytes 0-99/100' } });
-  };
-  const slow = httpFolder('http://x.example/m', { fetch: obeying(stall), stallTimeout: 50 });
-  await assertRejects(() => slow.open('model.safetensors'), /stopped sending/);
-  const controller = new AbortController();
-  const given = httpFolder('http://x.example/m', { fetch: obeying(stall), signal: controller.signal });
-  setTimeout(() => controller.abort(new Error('given up')), 30);
-  await assertRejects(() => given.open('model.safetensors'), /given up/);
-});
-liar.after(() => rmSync(root, { recursive: true }));
-liar.run();

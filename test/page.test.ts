@@ -1,0 +1,299 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Browser, Page } from 'playwright-core';
+import sharp from 'sharp';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { type Served, startServer } from '../models/matvlm/serve/server.ts';
+import { haveChromium, launchChromium } from './support/chromium.ts';
+import { writeRandomModel } from './support/model-folder.ts';
+
+const EVIL = '<img src=x onerror="document.title=\'owned\'">';
+const QUESTION = 'is the blue object on the left?';
+/** Compiling shaders on a software driver takes seconds. */
+const LONG = { timeout: 120_000 };
+
+let root: string;
+let server: Served;
+
+async function serveModels(): Promise<void> {
+  root = mkdtempSync(join(tmpdir(), 'matvlm-page-'));
+  const folder = (name: string) => join(root, name);
+  await writeRandomModel(folder('teacher'), 1);
+  await writeRandomModel(folder('student'), 2, [0]);
+  await writeRandomModel(folder('other'), 3, [0, 2]);
+  const names = { teacher: 'teacher', student: EVIL, other: 'shipped' };
+  const models = Object.entries(names).map(([at, name]) => ({ name, folder: folder(at) }));
+  server = await startServer({ port: 0, models, pageDir: 'dist/web' });
+}
+
+async function stopAll(): Promise<void> {
+  await browser.close();
+  await server.close();
+  rmSync(root, { recursive: true });
+}
+
+/** Opens the page, waits until models are loaded, and fails at the end on any error that the page logged. */
+async function withPage(browser: Browser, body: (page: Page) => Promise<void>, prepare?: (page: Page) => Promise<void>) {
+  const page = await browser.newPage();
+  const errors: string[] = [];
+  page.on('pageerror', (e) => errors.push(e.message));
+  page.on('console', (m) => m.type() === 'error' && errors.push(m.text()));
+  try {
+    await prepare?.(page);
+    await page.goto(server.url);
+    await page.waitForSelector('#ask:enabled', LONG);
+    await body(page);
+    assert.equal(errors, []);
+    assert.not.match(await page.title(), 'owned');
+  } finally {
+    await page.close();
+  }
+}
+
+interface Said {
+  readonly teacher: string;
+  readonly student: string;
+}
+
+/** Asks and waits for the verdict. */
+async function ask(page: Page, question: string): Promise<Said> {
+  await page.fill('#question', question);
+  await page.click('#ask');
+  await page.waitForFunction(() => document.querySelector('#verdict')!.textContent !== '', null, LONG);
+  const said = async (role: string) => (await page.textContent(`#${role} .said`))!;
+  return { teacher: await said('teacher'), student: await said('student') };
+}
+
+async function useBackend(page: Page, name: 'webgpu' | 'wasm'): Promise<void> {
+  await page.selectOption('#backend', name);
+  await page.waitForSelector('#ask:enabled', LONG);
+}
+
+const dataTransfer = (page: Page, name: string, bytes: Uint8Array) =>
+  page.evaluateHandle(
+    ([file, base64]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))], file));
+      return transfer;
+    },
+    [name, Buffer.from(bytes).toString('base64')],
+  );
+
+async function drop(page: Page, name: string, bytes: Uint8Array): Promise<void> {
+  await page.dispatchEvent('#drop', 'drop', { dataTransfer: await dataTransfer(page, name, bytes) });
+}
+
+const picture = (color: string) =>
+  sharp({ create: { width: 90, height: 60, channels: 3, background: color } }).png().toBuffer();
+
+/** Numbers of a card's statistics. */
+async function stats(page: Page, role: string): Promise<string[]> {
+  return page.$$eval(`#${role} [data-stat]`, (list) => list.map((e) => e.textContent!));
+}
+
+const gpu = suite('page: WebGPU and WASM');
+let browser: Browser;
+gpu.before(async () => {
+  await serveModels();
+  browser = await launchChromium(true);
+});
+gpu.after(stopAll);
+
+gpu('both backends give the same answers, and tell what they cost', async () => {
+  await withPage(browser, async (page) => {
+    assert.ok(await page.evaluate(() => crossOriginIsolated));
+    assert.is(await page.inputValue('#backend'), 'wasm', 'a software adapter is slower than WASM');
+    assert.match((await page.textContent('#device'))!, /WebAssembly/);
+    const wasm = await ask(page, QUESTION);
+    assert.ok(wasm.teacher.length > 0 && wasm.student.length > 0);
+    assert.is.not(wasm.teacher, wasm.student);
+    for (const role of ['teacher', 'student']) {
+      const [first, rate, cache] = await stats(page, role);
+      assert.match(first, /^\d[\d.]* m?s$/);
+      assert.match(rate, /^\d[\d.,]*$/);
+      assert.match(cache, /^\d+ KB\+ [\d.]+ KB a token$/);
+    }
+    await drop(page, 'red.png', await picture('red'));
+    await page.waitForFunction(() => document.querySelector('#preview')!.getAttribute('alt') === 'red.png');
+    const red = await ask(page, QUESTION);
+    await useBackend(page, 'webgpu');
+    assert.match((await page.textContent('#device'))!, /swiftshader.*WebGPU/i);
+    assert.equal(await ask(page, QUESTION), red);
+    await page.click('#examples button');
+    await page.waitForSelector('#examples button[aria-pressed=true]');
+    assert.equal(await ask(page, QUESTION), wasm);
+  });
+});
+
+gpu('falls back to WASM when the GPU is lost, asks again by itself, and says so', async () => {
+  const holdDevice = `{
+    const request = GPUAdapter.prototype.requestDevice;
+    GPUAdapter.prototype.requestDevice = async function (...args) {
+      return (self.heldDevice = await request.apply(this, args));
+    };
+  }`;
+  const prepare = async (page: Page) => {
+    await page.route('**/worker.js', async (route) => {
+      const response = await route.fetch();
+      await route.fulfill({ response, body: holdDevice + (await response.text()) });
+    });
+  };
+  await withPage(
+    browser,
+    async (page) => {
+      const before = await ask(page, QUESTION);
+      const lose = () => page.workers()[0].evaluate(() => (self as unknown as { heldDevice: GPUDevice }).heldDevice.destroy());
+      await useBackend(page, 'webgpu');
+      await page.fill('#question', QUESTION);
+      await page.click('#ask');
+      await page.waitForFunction(() => document.querySelector('#teacher .said')!.textContent!.length > 3, null, LONG);
+      await lose();
+      await page.waitForFunction(() => document.querySelector('#verdict')!.textContent !== '', null, LONG);
+      assert.equal(await ask(page, QUESTION), before, 'the answer of the fallback');
+      assert.is(await page.inputValue('#backend'), 'wasm');
+      assert.match((await page.textContent('#notice'))!, /WebAssembly now/);
+      await useBackend(page, 'webgpu');
+      await lose();
+      await page.waitForFunction(() => (document.querySelector('#backend') as HTMLSelectElement).value === 'wasm', null, LONG);
+      await page.waitForSelector('#ask:enabled', LONG);
+      assert.match((await page.textContent('#notice'))!, /device was lost/);
+      assert.equal(await ask(page, QUESTION), before);
+    },
+    prepare,
+  );
+});
+
+const plain = suite('page: without WebGPU');
+plain.before(async () => {
+  await serveModels();
+  browser = await launchChromium(false);
+});
+plain.after(stopAll);
+plain('says that WebGPU is missing and runs on WASM', async () => {
+  await withPage(browser, async (page) => {
+    assert.match((await page.textContent('#notice'))!, /WebGPU is not available: .*WebAssembly/);
+    assert.ok(await page.isDisabled('#backend option[value=webgpu]'));
+    const { teacher } = await ask(page, QUESTION);
+    assert.ok(teacher.length > 0);
+  });
+});
+
+plain('picks by file dialog, paste and example; refuses what is no picture, in text', async () => {
+  await withPage(browser, async (page) => {
+    const alt = () => page.getAttribute('#preview', 'alt');
+    await page.setInputFiles('#file', { name: EVIL, mimeType: 'image/png', buffer: await picture('blue') });
+    await page.waitForFunction((name) => document.querySelector('#preview')!.getAttribute('alt') === name, EVIL);
+    await page.setInputFiles('#file', { name: 'x.svg', mimeType: 'image/svg+xml', buffer: Buffer.from('<svg onload="alert(1)"/>') });
+    await page.waitForSelector('#problem:visible');
+    assert.match((await page.textContent('#problem'))!, /cannot be used: .*no PNG, JPEG, GIF or WebP/);
+    assert.is(await alt(), EVIL, 'the picture before stays');
+    await page.evaluate((clipboardData) => {
+      document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: clipboardData as DataTransfer }));
+    }, await dataTransfer(page, 'pasted.png', await picture('green')));
+    await page.waitForFunction(() => document.querySelector('#preview')!.getAttribute('alt') === 'pasted.png');
+    assert.ok(await page.isHidden('#problem'), 'an error goes when it is over');
+    await drop(page, 'broken.png', (await picture('red')).subarray(0, 50));
+    await page.waitForSelector('#problem:visible');
+    assert.is(await alt(), 'pasted.png');
+    await page.click('#examples button:nth-child(2)');
+    await page.waitForSelector('#examples button:nth-child(2)[aria-pressed=true]');
+  });
+});
+
+plain('offers questions with known answers, marks right and wrong, keeps a history', async () => {
+  await withPage(browser, async (page) => {
+    await page.click('#suggestions button');
+    await page.waitForFunction(() => document.querySelector('#verdict')!.textContent!.includes('right answer is'), null, LONG);
+    assert.ok(await page.isVisible('#teacher.wrong, #teacher.right'));
+    assert.match((await page.textContent('#rows tr td:nth-child(3)'))!, /^[✓✗] /);
+    await ask(page, `${EVIL} what?`);
+    assert.is(await page.$$eval('#rows tr', (list) => list.length), 2);
+    assert.is(await page.textContent('#rows td:nth-child(2)'), `${EVIL} what?`);
+    assert.is(await page.$$eval('[onerror]', (list) => list.length), 0);
+    assert.is(await page.textContent('#student select option'), EVIL);
+  });
+});
+
+plain('another student can be chosen', async () => {
+  await withPage(browser, async (page) => {
+    const first = await ask(page, QUESTION);
+    assert.match((await page.getAttribute('#student .layers', 'aria-label'))!, '2 attention, 1 Mamba-2');
+    await page.selectOption('#student select', { label: 'shipped' });
+    await page.waitForSelector('#ask:enabled', LONG);
+    assert.match((await page.getAttribute('#student .layers', 'aria-label'))!, '1 attention, 2 Mamba-2');
+    const second = await ask(page, QUESTION);
+    assert.is(second.teacher, first.teacher);
+    assert.is.not(second.student, first.student);
+  });
+});
+
+plain('an answer can be stopped, by button and by Escape, and the next one works', async () => {
+  await withPage(browser, async (page) => {
+    const whole = await ask(page, QUESTION);
+    await page.click('details summary');
+    await page.fill('#most', '256');
+    for (const stop of [() => page.click('#stop'), () => page.keyboard.press('Escape')]) {
+      await page.evaluate(() => (document.querySelector('#verdict')!.textContent = ''));
+      await page.press('#question', 'Enter');
+      await page.waitForSelector('#stop:visible');
+      await stop();
+      await page.waitForFunction(() => document.querySelector('#verdict')!.textContent === 'Stopped.', null, { timeout: 5000 });
+      await page.waitForSelector('#ask:visible');
+    }
+    await page.fill('#most', '16');
+    assert.equal(await ask(page, QUESTION), whole);
+  });
+});
+
+plain('a worker that dies is told of and replaced', async () => {
+  await withPage(browser, async (page) => {
+    const whole = await ask(page, QUESTION);
+    await page.workers()[0].evaluate(() => void setTimeout(() => { throw new Error('a fault for the test'); }));
+    await page.waitForTimeout(200);
+    assert.equal(await ask(page, QUESTION), whole);
+    assert.is(page.workers().length, 1);
+  });
+});
+
+plain('a broken checkpoint is an error in words', async () => {
+  const page = await browser.newPage();
+  await page.route('**/models/0/config.json', (route) => {
+    const body = '{"text_config": {}}';
+    return route.fulfill({
+      status: 206,
+      headers: { 'Content-Range': `bytes 0-${route.request().headers().range === 'bytes=0-0' ? 0 : body.length - 1}/${body.length}` },
+      body: route.request().headers().range === 'bytes=0-0' ? '{' : body,
+    });
+  });
+  await page.goto(server.url);
+  await page.waitForSelector('#problem:visible');
+  assert.match((await page.textContent('#problem'))!, /config\.json: \w+_config/);
+  assert.ok(await page.isDisabled('#ask'));
+  await page.close();
+});
+
+plain('every control has a name, and the page fits a telephone', async () => {
+  await withPage(browser, async (page) => {
+    const nameless = await page.$$eval('button, input, select, img:not([alt])', (list) =>
+      list
+        .filter((e) => e instanceof HTMLElement && e.offsetParent !== null)
+        .filter((e) => {
+          const { labels } = e as HTMLInputElement;
+          return !(e.textContent?.trim() || e.getAttribute('aria-label') || labels?.length);
+        })
+        .map((e) => e.outerHTML),
+    );
+    assert.equal(nameless, []);
+    for (const width of [1280, 768, 360]) {
+      await page.setViewportSize({ width, height: 800 });
+      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${width} pixels`);
+    }
+  });
+});
+
+if (haveChromium('the served page in a browser')) {
+  gpu.run();
+  plain.run();
+}
