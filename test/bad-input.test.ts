@@ -166,6 +166,15 @@ folders('keys and shapes that do not fit the configuration', async () => {
   }
 });
 
+folders('a configuration that the tokenizer does not fit leaves no run', async () => {
+  writeFileSync(
+    path('poor.json'),
+    readFileSync(path('micro.json'), 'utf8').replace('"vocab_size":70', '"vocab_size":7'),
+  );
+  await refused(['train', '--model', 'poor.json', ...MICRO_FLAGS, '--name', 'poor'], /70 ids.* 7 rows/);
+  assert.not(existsSync(path('runs', 'poor')));
+});
+
 folders('a tokenizer of an unknown type, or none', async () => {
   await refused(ask(spoilt('magic', setField('tokenizer.json', 'model.type', 'Magic'))), /tokenizer.json.*Magic/);
   await refused(ask(spoilt('mute', (folder) => rmSync(join(folder, 'tokenizer.json')))), /mute: no tokenizer.json/);
@@ -321,6 +330,21 @@ system('no GPU', async () => {
     { env },
   );
   assert.is(stderr.trim().split('\n').length, 1, stderr);
+  const train = [
+    'train',
+    '--model',
+    'micro.json',
+    '--backend',
+    'webgpu',
+    '--name',
+    'gpu',
+    '--batch',
+    '2',
+    '--steps',
+    '1',
+  ];
+  await refused(train, /no WebGPU adapter/, 1, { env });
+  assert.not(existsSync(path('runs', 'gpu')), 'no run folder is left');
   const chosen = await run(['generate', 'good', '--prompt', 'red?', '--max-new-tokens', '1'], { env });
   assert.is(chosen.code, 0);
   assert.match(chosen.stderr, /^backend wasm: .*no WebGPU adapter was found/);

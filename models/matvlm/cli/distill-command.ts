@@ -26,12 +26,12 @@ import { type Outcome, runSession } from './session.ts';
 import {
   finishRun,
   makeLoader,
-  openRun,
   openSettings,
   sayDryRun,
   sessionSettings,
   trainSettings,
   withBackend,
+  withRun,
 } from './training.ts';
 
 type DistillTable = typeof distillTable;
@@ -44,23 +44,20 @@ export async function distill(given: DistillSettings, context: Context<DistillTa
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
   const plan = await planDistillation(settings, point?.checkpoint.path ?? null, signal);
   if (context.flags.dryRun) return sayPlan(plan, settings);
+  const tests = await openDatasets(settings.data, 'test', null, signal);
   // A run's newest checkpoint may be another one when this run is resumed.
   const exact = SHIPPED.includes(settings.teacher) ? settings : { ...settings, teacher: plan.teacher };
-  const run = await openRun({ settings: exact, point }, 'distill');
-  try {
-    await withBackend(settings, async (backend) => {
-      const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
-      const student = await studentOf(teacher.model, plan, settings, backend);
-      const tests = await openDatasets(settings.data, 'test', null, signal);
+  await withBackend(settings, async (backend) => {
+    const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
+    const student = await studentOf(teacher.model, plan, settings, backend);
+    await withRun({ settings: exact, point }, 'distill', async (run) => {
       const resume = point?.checkpoint.path ?? null;
       const outcome = await distillInto({ ...plan, teacher, student, run, settings, tests, resume, signal });
       await finishRun(outcome, { command: 'distill', run, steps: plan.steps, settings, tests, backend });
-      disposeModel(student, teacher.model);
-      teacher.dispose();
     });
-  } finally {
-    await run.release();
-  }
+    disposeModel(student, teacher.model);
+    teacher.dispose();
+  });
 }
 
 /** What is known before anything is computed. */

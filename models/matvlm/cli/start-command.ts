@@ -6,7 +6,7 @@ import { diskFolder } from '../../../engine/node/index.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { openDatasets } from '../node/datasets.ts';
 import { assetPath } from '../node/package-root.ts';
-import { createRun, type RunFolder, writeSettings } from '../node/run-folder.ts';
+import { createRun, type RunFolder } from '../node/run-folder.ts';
 import { accuracy, type Evaluation } from '../train/evaluate.ts';
 import { loadVlm, type Vlm } from '../vlm.ts';
 import { disposeModel } from '../weights.ts';
@@ -16,13 +16,12 @@ import { distillInto, type DistillPlan, type DistillSettings, planDistillation, 
 import { accuracyTable, evaluateAll, shares } from './evaluation.ts';
 import { interrupted } from './interrupt.ts';
 import { type Layer, resolve, type Settings } from './options.ts';
-import { duration, percent, print, say, saySettings } from './output.ts';
+import { duration, percent, print, say } from './output.ts';
 import { type Measured, writeReport } from './report.ts';
 import { serveModels } from './serve-command.ts';
 import type { Outcome } from './session.ts';
-import { toYaml } from './settings-file.ts';
 import type { startTable } from './start.ts';
-import { withBackend } from './training.ts';
+import { withBackend, withRun } from './training.ts';
 
 type StartSettings = Settings<typeof startTable>;
 
@@ -40,19 +39,14 @@ export async function start(given: StartSettings): Promise<void> {
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
   const settings = await distillSettings(given);
   const plan = await planDistillation(settings, null, signal);
-  const run = await createRun(settings.runs, settings.name);
-  let student: string | null;
-  try {
-    saySettings(settings);
-    await writeSettings(run, toYaml(settings, 'matvlm distill -c config.yaml does the same again'));
-    student = await withBackend(settings, async (backend) =>
-      new Job(given, settings, plan, run, signal, backend.description).run(
-        await loadVlm(diskFolder(plan.teacher), backend, { signal }),
-      ),
-    );
-  } finally {
-    await run.release();
-  }
+  let student: string | null = null;
+  await withBackend(settings, async (backend) => {
+    const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
+    await withRun({ settings, point: null }, 'distill', async (run) => {
+      student = await new Job(given, settings, plan, run, signal, backend.description).run(teacher);
+    });
+    teacher.dispose();
+  });
   if (student && given.serve) await serveResult(plan.teacher, student, given.port);
 }
 
@@ -83,7 +77,6 @@ class Job {
   /** The student's folder; null when interrupted. */
   async run(teacher: Vlm): Promise<string | null> {
     const tests = await openDatasets(this.settings.data, 'test', this.given.testImages, this.signal);
-    say(`run ${this.folder.path}`);
     const target = await evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' });
     const outcome = await this.distil(teacher, tests, this.settings, this.plan.steps, this.folder);
     if (!outcome.evaluation) return this.sayStopped(outcome);
@@ -99,7 +92,6 @@ class Job {
     print(accuracyTable(new Map(measured.map(({ name, evaluation }) => [name, evaluation]))));
     const report = await this.report(measured, tests, random?.folder ?? null);
     say(`student ${outcome.checkpoint}\nreport  ${report}`);
-    teacher.dispose();
     return outcome.checkpoint;
   }
 

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { emptyParameters } from '../../../engine/module.ts';
-import { systemError } from '../../../engine/node/index.ts';
+import { diskFolder, systemError } from '../../../engine/node/index.ts';
 import { Random } from '../../../engine/random.ts';
 import { ConfigError } from '../../../engine/errors.ts';
 import { type MatvlmConfig, parseConfig } from '../config.ts';
@@ -13,8 +13,10 @@ import { tinyConfig } from '../presets.ts';
 import { outline } from '../sizes.ts';
 import { PromptEncoder } from '../template.ts';
 import { Tokenizer } from '../tokenizer.ts';
-import { pretrainTask } from '../train/loop.ts';
+import type { BatchLoader } from '../train/loader.ts';
+import { pretrainTask, type TrainSettings } from '../train/loop.ts';
 import { Vlm } from '../vlm.ts';
+import { readConfig } from '../weights.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
 import type { Context } from './command.ts';
 import { interrupted } from './interrupt.ts';
@@ -25,12 +27,13 @@ import type { trainTable } from './train.ts';
 import {
   finishRun,
   makeLoader,
-  openRun,
+  type Opened,
   openSettings,
   sayDryRun,
   sessionSettings,
   trainSettings,
   withBackend,
+  withRun,
 } from './training.ts';
 
 type TrainTable = typeof trainTable;
@@ -38,72 +41,67 @@ type TrainTable = typeof trainTable;
 /** `matvlm train` */
 export async function train(given: Settings<TrainTable>, context: Context<TrainTable>): Promise<void> {
   const opened = await openSettings<TrainTable>(given, context);
-  const { settings, point } = opened;
-  const files = await tokenizerOf(settings.tokenizer);
-  const tokenizer = parseTokenizer(files);
-  const config = await configOf(settings.model, tokenizer.size);
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
-  const sets = await openDatasets(settings.data, 'train', settings.images, signal);
-  const training = trainSettings(settings, settings.steps);
-  const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
-  const loader = makeLoader({ model: outline(config), encoder, tokenizer }, sets, settings);
-  if (context.flags.dryRun) return sayTrainDryRun(config, settings, sets, encoder);
+  const prepared = await prepare(opened, signal);
+  if (context.flags.dryRun) return sayTrainDryRun(prepared);
+  const { settings, config, tokenizer } = prepared;
   const tests = await openDatasets(settings.data, 'test', null, signal);
-  const run = await openRun(opened, 'train');
-  try {
-    await withBackend(settings, async (backend) => {
-      const model = new MaTVLM(config, backend, emptyParameters(backend));
-      if (!point) initialise(model, new Random(settings.seed));
-      const vlm = new Vlm(model, tokenizer);
-      const card = {
-        title: 'A teacher trained by matvlm',
-        command: `matvlm train -c config.yaml`,
-        datasets: settings.data,
-      };
-      const session = {
-        run,
-        resume: point?.checkpoint.path ?? null,
-        vlm,
-        tokenizer: files,
-        task: pretrainTask(model),
-        loader,
-        tests,
-        training,
-      };
+  await withBackend(settings, async (backend) => {
+    const model = new MaTVLM(config, backend, emptyParameters(backend));
+    const vlm = new Vlm(model, tokenizer);
+    if (!opened.point) initialise(model, new Random(settings.seed));
+    await withRun(opened, 'train', async (run) => {
       const outcome = await runSession({
-        ...session,
+        ...{ run, vlm, tests, signal, loader: prepared.loader, tokenizer: prepared.files, training: prepared.training },
+        resume: opened.point?.checkpoint.path ?? null,
+        task: pretrainTask(model),
         steps: settings.steps,
         ...sessionSettings(settings),
-        card,
-        signal,
+        card: { title: 'A teacher', command: `matvlm train -c config.yaml`, datasets: settings.data },
       });
       await finishRun(outcome, { command: 'train', run, steps: settings.steps, settings, tests, backend });
-      vlm.dispose();
     });
-  } finally {
-    await run.release();
-  }
+    vlm.dispose();
+  });
 }
 
-function sayTrainDryRun(
-  config: MatvlmConfig,
-  settings: Settings<TrainTable>,
-  sets: readonly VqaDataset[],
-  encoder: PromptEncoder,
-): void {
-  const questions = sets[0].get(0).questions;
-  sayDryRun(
-    {
-      config,
-      trained: () => true,
-      teacherOnly: 0,
-      images: sets.reduce((sum, set) => sum + set.length, 0),
-      steps: settings.steps,
-      questionsPerImage: questions.length,
-      questionLength: Math.max(...questions.map((q) => encoder.questionIds(q.question, q.answer).ids.length)),
-    },
-    settings,
-  );
+/** What is known before anything is computed. */
+interface Prepared {
+  readonly settings: Settings<TrainTable>;
+  readonly files: ReadonlyMap<string, Uint8Array>;
+  readonly tokenizer: Tokenizer;
+  readonly config: MatvlmConfig;
+  readonly training: TrainSettings;
+  readonly encoder: PromptEncoder;
+  readonly sets: readonly VqaDataset[];
+  readonly loader: BatchLoader;
+}
+
+/** Opens files and data sets and checks that all fits. A resumed run has configuration and tokenizer of its own. */
+async function prepare({ settings, point }: Opened<Settings<TrainTable>>, signal: AbortSignal): Promise<Prepared> {
+  const files = point ? await tokenizerFiles(point.checkpoint.path) : await tokenizerOf(settings.tokenizer);
+  const tokenizer = parseTokenizer(files);
+  const stored = point && diskFolder(point.checkpoint.path);
+  const config = stored ? await readConfig(stored) : await configOf(settings.model, tokenizer.size);
+  const training = trainSettings(settings, settings.steps);
+  const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
+  const sets = await openDatasets(settings.data, 'train', settings.images, signal);
+  const loader = makeLoader({ model: outline(config), encoder, tokenizer }, sets, settings);
+  return { settings, files, tokenizer, config, training, encoder, sets, loader };
+}
+
+function sayTrainDryRun({ config, settings, sets, encoder }: Prepared): void {
+  const { questions } = sets[0].get(0);
+  const dry = {
+    config,
+    trained: () => true,
+    teacherOnly: 0,
+    images: sets.reduce((sum, set) => sum + set.length, 0),
+    steps: settings.steps,
+    questionsPerImage: questions.length,
+    questionLength: Math.max(...questions.map((q) => encoder.questionIds(q.question, q.answer).ids.length)),
+  };
+  sayDryRun(dry, settings);
 }
 
 async function tokenizerOf(folder: string | null): Promise<Map<string, Uint8Array>> {

@@ -88,27 +88,34 @@ export async function openSettings<T extends OptionTable>(
   return { settings: context.over(`${point.run}/config.yaml`) as Settings<T> & TrainingSettings, point };
 }
 
-/** The run's folder: the one to go on with, or a new one. A run that went further than `--resume` is left alone. */
-export async function openRun(
-  { settings, point }: Opened<Readonly<Record<string, unknown>> & TrainingSettings>,
+/**
+ * Runs `body` in the run's folder, which is held meanwhile: the one to go on with, or a new one. A run that went
+ * further than `--resume` is left alone.
+ */
+export async function withRun(
+  { settings, point }: Opened<Readonly<Record<string, unknown>> & Pick<TrainingSettings, 'runs' | 'name'>>,
   command: string,
-): Promise<RunFolder> {
-  if (point)
-    say(`resuming ${point.run} at step ${point.checkpoint.step}${point.superseded ? ', in a new folder' : ''}`);
-  const run = !point
-    ? await createRun(settings.runs, settings.name)
-    : point.superseded
-      ? await forkRun(point.run)
-      : await lockRun(point.run);
+  body: (run: RunFolder) => Promise<void>,
+): Promise<void> {
+  const run = await openRun(settings, point);
   try {
     saySettings(settings);
     await writeSettings(run, toYaml(settings, `matvlm ${command} -c config.yaml does the same again`));
     say(`run ${run.path}`);
-    return run;
-  } catch (error) {
+    await body(run);
+  } finally {
     await run.release();
-    throw error;
   }
+}
+
+function openRun(
+  { runs, name }: Pick<TrainingSettings, 'runs' | 'name'>,
+  point: ResumePoint | null,
+): Promise<RunFolder> {
+  if (!point) return createRun(runs, name);
+  const { run, checkpoint, superseded } = point;
+  say(`resuming ${run} at step ${checkpoint.step}${superseded ? ', in a new folder' : ''}`);
+  return superseded ? forkRun(run) : lockRun(run);
 }
 
 /** Opens the backend for `body` and closes it afterwards. */
