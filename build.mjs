@@ -77,7 +77,10 @@ add({
 /** A page fetches the one WASM binary that it runs: as text in its script both would weigh twice as much. */
 const fetchBinaries = {
   name: 'fetch-binaries',
-  setup: ({ onResolve }) => onResolve({ filter: /\/binaries\.ts$/ }, () => ({ path: join(root, 'wasm/binaries-page.ts') })),
+  setup: ({ onResolve }) => {
+    const path = join(root, 'wasm/binaries-page.ts');
+    onResolve({ filter: /\/binaries\.ts$/ }, () => ({ path }));
+  },
 };
 add({
   ...common,
@@ -90,7 +93,7 @@ add({
 mkdirSync('dist/web', { recursive: true });
 copyFileSync('models/matvlm/web/page.html', 'dist/web/index.html');
 copyFileSync('models/matvlm/web/page.css', 'dist/web/page.css');
-for (const variant of ['simd', 'relaxed']) copyFileSync(`wasm/dist/matvlm-${variant}.wasm`, `dist/web/matvlm-${variant}.wasm`);
+for (const file of ['matvlm-simd.wasm', 'matvlm-relaxed.wasm']) copyFileSync(`wasm/dist/${file}`, `dist/web/${file}`);
 if (args.has('--tests') || args.has('--all')) {
   rmSync('dist/test', { recursive: true, force: true });
   add({ ...node, splitting: true, entryPoints: list('test', '.test.ts').concat(present(['test/golden.ts'])), outdir: 'dist/test', outbase: 'test' });

@@ -103,7 +103,8 @@ hostile('answers to its own hosts only: a rebound name gets nothing', async () =
   for (const host of [`localhost:${server.port}`, `LOCALHOST:${server.port}`, `[::1]:${server.port}`]) {
     assert.is(status(await get('/', { Host: host })), 200, host);
   }
-  for (const host of ['evil.example', `evil.example:${server.port}`, '127.0.0.1:1', `127.0.0.1:${server.port}@evil.example`]) {
+  const { port } = server;
+  for (const host of ['evil.example', `evil.example:${port}`, '127.0.0.1:1', `127.0.0.1:${port}@evil.example`]) {
     assert.is(status(await get('/api/models.json', { Host: host })), 403, host);
   }
   assert.is(status(await raw('GET / HTTP/1.1\r\nConnection: close\r\n\r\n')), 400);
@@ -113,11 +114,13 @@ hostile('checks the origin of what is not a plain read, and never opens itself t
   const own = `http://127.0.0.1:${server.port}`;
   assert.is(status(await get('/', { Origin: own })), 200);
   assert.is(status(await get('/', { Origin: own }, 'POST')), 405);
-  for (const headers of [{}, { Origin: 'http://evil.example' }, { Origin: 'null' }, { Origin: `https://127.0.0.1:${server.port}` }]) {
-    assert.is(status(await get('/api/models.json', headers as Record<string, string>, 'POST')), 403);
+  assert.is(status(await get('/api/models.json', {}, 'POST')), 403);
+  for (const Origin of ['http://evil.example', 'null', `https://127.0.0.1:${server.port}`]) {
+    assert.is(status(await get('/api/models.json', { Origin }, 'POST')), 403, Origin);
   }
   assert.is(status(await get('/api/models.json', { Origin: 'http://evil.example' })), 403);
-  const preflight = await get('/', { Origin: 'http://evil.example', 'Access-Control-Request-Method': 'POST' }, 'OPTIONS');
+  const asked = { Origin: 'http://evil.example', 'Access-Control-Request-Method': 'POST' };
+  const preflight = await get('/', asked, 'OPTIONS');
   assert.is(status(preflight), 403);
   assert.not.match(preflight + (await get('/')), /access-control-allow/i);
 });
@@ -150,7 +153,9 @@ hostile('cuts off slow clients and broken requests', async () => {
   const slow = await raw(`GET / HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\nX-Slow: `, 4000);
   assert.ok(performance.now() - began < 3500, 'the connection must end by itself');
   assert.is(status(slow), 408);
-  for (const text of ['\0\0\0\r\n\r\n', 'GET\r\n\r\n', 'GET / HTTP/9.9\r\n\r\n']) assert.is(status(await raw(text)), 400);
+  for (const text of ['\0\0\0\r\n\r\n', 'GET\r\n\r\n', 'GET / HTTP/9.9\r\n\r\n']) {
+    assert.is(status(await raw(text)), 400);
+  }
   assert.is(status(await get('/', { 'X-Big': 'x'.repeat(40_000) })), 431);
   await lives();
 });

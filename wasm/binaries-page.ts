@@ -1,4 +1,4 @@
-/** The kernel library's bytes, fetched from beside the script: of the two variants a page loads the one that it runs. */
+/** The kernel library's bytes, fetched from beside the script: a page loads only the variant that it runs. */
 export async function readBinary(variant: 'simd' | 'relaxed'): Promise<Uint8Array> {
   const url = new URL(`matvlm-${variant}.wasm`, import.meta.url).href;
   const response = await fetch(url);

@@ -16,7 +16,7 @@ export function haveChromium(what: string): boolean {
   return false;
 }
 
-const QUIET = ['--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--no-first-run'];
+const QUIET = ['--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 /** Headless Chromium; with `gpu`, WebGPU on the software driver that comes with it, else no adapter at all. */
 export function launchChromium(gpu: boolean): Promise<Browser> {

@@ -80,8 +80,8 @@ function prepare({ name, points }: Series, smooth: boolean): Drawn {
   const all = thin(points.filter((p) => p.every(Number.isFinite)));
   const half = smooth ? Math.floor(all.length / 48) : 0;
   if (half === 0) return { name, points: all, noisy: [] };
-  const course = all.map(([x], i) => [x, mean(all.slice(Math.max(0, i - half), i + half + 1).map((p) => p[1]))] as const);
-  return { name, points: course, noisy: all };
+  const around = (i: number) => all.slice(Math.max(0, i - half), i + half + 1).map((p) => p[1]);
+  return { name, points: all.map(([x], i) => [x, mean(around(i))] as const), noisy: all };
 }
 
 const mean = (list: readonly number[]) => list.reduce((a, b) => a + b, 0) / list.length;
@@ -99,9 +99,13 @@ export function label(value: number, percent = false): string {
 function axes(chart: Chart, { x, y }: Scales): Html {
   const bottom = HEIGHT - BOTTOM;
   const xNumber = (v: number) => v.toLocaleString('en-US', { maximumFractionDigits: 2 });
-  return html`<g class="grid">${y.ticks.map((t) => html`<line x1="${LEFT}" x2="${WIDTH - RIGHT}" y1="${px(y.at(t))}" y2="${px(y.at(t))}"/>`)}</g>
+  const grid = y.ticks.map((t) => html`<path d="M${LEFT} ${px(y.at(t))}H${WIDTH - RIGHT}"/>`);
+  const values = y.ticks.map((t) => {
+    return html`<text x="${LEFT - 8}" y="${px(y.at(t) + 4)}" text-anchor="end">${label(t, chart.percent)}</text>`;
+  });
+  return html`<g class="grid">${grid}</g>
 <g class="ticks">
-${y.ticks.map((t) => html`<text x="${LEFT - 8}" y="${px(y.at(t) + 4)}" text-anchor="end">${label(t, chart.percent)}</text>`)}
+${values}
 ${x.ticks.map((t) => html`<text x="${px(x.at(t))}" y="${bottom + 20}" text-anchor="middle">${xNumber(t)}</text>`)}
 <text x="${(LEFT + WIDTH - RIGHT) / 2}" y="${HEIGHT - 6}" text-anchor="middle">${chart.xLabel}</text>
 <text transform="translate(15 ${(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">${chart.yLabel}</text>
@@ -114,10 +118,16 @@ function line(chart: Chart, { name, points, noisy }: Drawn, i: number, { x, y }:
   const [lastX, lastY] = points.at(-1)!;
   const every = Math.ceil(points.length / 40);
   const tips = points.filter((_, k) => k % every === 0 || k === points.length - 1);
+  const tip = ([a, b]: Point) =>
+    html`<circle class="tip" cx="${px(x.at(a))}" cy="${px(y.at(b))}" r="7"><title>${told(chart, name, a, b)}</title></circle>`;
   return html`<g class="series s${i % 4}">${noisy.length > 0 && html`<path class="noise" d="${trace(noisy)}"/>`}
 <path d="${trace(points)}" stroke-dasharray="${DASHES[i % 4]}"/>
 ${marker(i, x.at(lastX), y.at(lastY))}
-${tips.map(([a, b]) => html`<circle class="tip" cx="${px(x.at(a))}" cy="${px(y.at(b))}" r="7"><title>${name}, ${chart.xLabel} ${label(a)}: ${label(b, chart.percent)}</title></circle>`)}</g>`;
+${tips.map(tip)}</g>`;
+}
+
+function told({ xLabel, percent }: Chart, name: string, x: number, y: number): string {
+  return `${name}, ${xLabel} ${label(x)}: ${label(y, percent)}`;
 }
 
 /** A disc, a square, a triangle, a diamond: which series it is, without colour. */
@@ -133,7 +143,8 @@ function marker(i: number, x: number, y: number): Html {
 
 function legend(chart: Chart, { name, points }: Series, i: number): Html {
   const [first, last] = [points[0][1], points.at(-1)![1]];
-  return html`<span class="key s${i % 4}"><svg viewBox="0 0 44 14" aria-hidden="true"><path d="M2 7H34" stroke-dasharray="${DASHES[i % 4]}"/>${marker(i, 36, 7)}</svg>
+  const stroke = html`<path d="M2 7H34" stroke-dasharray="${DASHES[i % 4]}"/>`;
+  return html`<span class="key s${i % 4}"><svg viewBox="0 0 44 14" aria-hidden="true">${stroke}${marker(i, 36, 7)}</svg>
 <b>${name}</b> ${label(first, chart.percent)} → ${label(last, chart.percent)}</span>`;
 }
 

@@ -18,12 +18,7 @@ const IMAGE = /^data:image\/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}$/;
  * @throws ArgumentError for a sample's image that is no data URI of a PNG or JPEG
  */
 export function renderReport(data: ReportData): string {
-  const sections: [id: string, title: string, body: Html][] = [];
-  if (data.accuracy) sections.push(['accuracy', 'Accuracy', accuracy(data.accuracy)]);
-  if (data.curves.length > 0) sections.push(['curves', 'Curves', html`<div class="charts">${data.curves.map(renderChart)}</div>`]);
-  if (data.samples.length > 0) sections.push(['samples', 'Samples', samples(data.samples)]);
-  sections.push(['settings', 'Settings', definitions(flatten(data.settings))]);
-  sections.push(['environment', 'Environment', definitions(Object.entries(data.environment))]);
+  const sections = sectionsOf(data);
   return html`<!doctype html>
 <html lang="en">
 <head>
@@ -44,15 +39,41 @@ ${data.headlines && headlines(data.headlines)}
 <nav aria-label="Sections">${sections.map(([id, title]) => html`<a href="#${id}">${title}</a>`)}</nav>
 </header>
 <main>
-${sections.map(([id, title, body]) => html`<section id="${id}" aria-labelledby="${id}-title"><h2 id="${id}-title">${title}</h2>${body}</section>`)}
+${sections.map(section)}
 </main>
-<footer>${data.created && html`<p>Made <time datetime="${data.created.toISOString()}">${when(data.created)}</time>. This file needs no network.</p>`}</footer>
+<footer>${data.created && made(data.created)}</footer>
 </body>
 </html>
 `.text;
 }
 
-const when = (date: Date): string => `${date.toISOString().slice(0, 16).replace('T', ' ')} UTC`;
+type Section = readonly [id: string, title: string, body: Html];
+
+function sectionsOf(data: ReportData): Section[] {
+  const sections: Section[] = [];
+  if (data.accuracy) sections.push(['accuracy', 'Accuracy', accuracy(data.accuracy)]);
+  if (data.curves.length > 0) {
+    sections.push(['curves', 'Curves', html`<div class="charts">${data.curves.map(renderChart)}</div>`]);
+  }
+  if (data.samples.length > 0) sections.push(['samples', 'Samples', samples(data.samples)]);
+  sections.push(['settings', 'Settings', definitions(flatten(data.settings))]);
+  sections.push(['environment', 'Environment', definitions(Object.entries(data.environment))]);
+  return sections;
+}
+
+function section([id, title, body]: Section): Html {
+  return html`<section id="${id}" aria-labelledby="${id}-title">
+<h2 id="${id}-title">${title}</h2>
+${body}
+</section>
+`;
+}
+
+function made(date: Date): Html {
+  const iso = date.toISOString();
+  const shown = `${iso.slice(0, 16).replace('T', ' ')} UTC`;
+  return html`<p>Made <time datetime="${iso}">${shown}</time>. This file needs no network.</p>`;
+}
 
 function headlines(list: readonly Headline[]): Html {
   const tile = ({ label, value, note }: Headline) =>
@@ -66,12 +87,17 @@ function accuracy(table: AccuracyTable): Html {
   const teacher = table.rows.find((row) => row.source === 'teacher');
   const head = table.kinds.map((kind) => html`<th scope="col">${kind}${countOf(table, kind)}</th>`);
   const row = (r: AccuracyRow) =>
-    html`<tr class="${r.source}"><th scope="row">${r.name}</th>${table.kinds.map((kind) => score(r, kind, teacher))}</tr>`;
+    html`<tr class="${r.source}"><th scope="row">${r.name}</th>${table.kinds.map((k) => score(r, k, teacher))}</tr>`;
   const group = (title: string, rows: readonly AccuracyRow[]) =>
     rows.length > 0 &&
-    html`<tbody><tr class="group"><th scope="rowgroup" colspan="${table.kinds.length + 1}">${title}</th></tr>${rows.map(row)}</tbody>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Accuracy by question kind"><table class="accuracy">
-<caption>Share of answers that equal the right one word for word, in percent; for students, the points between them and the teacher.${margins(table)}</caption>
+    html`<tbody>
+<tr class="group"><th scope="rowgroup" colspan="${table.kinds.length + 1}">${title}</th></tr>
+${rows.map(row)}
+</tbody>`;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Accuracy by question kind">
+<table class="accuracy">
+<caption>Share of answers that equal the right one word for word, in percent; for students, the points between them
+and the teacher.${margins(table)}</caption>
 <thead><tr><th scope="col">Model</th>${head}</tr></thead>
 ${group('Measured here', measured)}
 ${group('Published by others', published)}
@@ -96,7 +122,14 @@ function score(row: AccuracyRow, kind: string, teacher: AccuracyRow | undefined)
   const target = teacher?.scores[kind];
   const compared = target !== undefined && (row.source === 'student' || row.source === 'before');
   const width = Math.round(1000 * Math.max(0, Math.min(1, value))) / 10;
-  return html`<td><span class="score">${(value * 100).toFixed(1)}</span>${compared && html` <small>${points(value - target)}</small>`}<svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect width="100" height="4"/><rect class="fill" width="${width}" height="4"/></svg></td>`;
+  const difference = compared && html` <small>${points(value - target)}</small>`;
+  return html`<td><span class="score">${(value * 100).toFixed(1)}</span>${difference}${bar(width)}</td>`;
+}
+
+function bar(percent: number): Html {
+  return html`<svg class="bar" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true">
+<rect width="100" height="4"/><rect class="fill" width="${percent}" height="4"/>
+</svg>`;
 }
 
 function points(difference: number): string {
@@ -120,16 +153,23 @@ function sampleCard(image: string, asked: readonly ReportSample[], number: numbe
   return html`<article class="sample" aria-label="Sample ${number}">
 <img src="${image}" alt="Image of sample ${number}" width="150" height="150">
 <div class="scroll"><table>
-<thead><tr><th scope="col">Question</th><th scope="col">Right answer</th>${models.map((m) => html`<th scope="col">${m}</th>`)}</tr></thead>
-<tbody>${asked.map((s) => html`<tr><th scope="row">${s.question}<small>${s.kind}</small></th><td>${s.gold}</td>${s.answers.map((a) => answer(a.text, s.gold))}</tr>`)}</tbody>
+<thead><tr>${['Question', 'Right answer', ...models].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
+<tbody>${asked.map(sampleRow)}</tbody>
 </table></div>
 </article>`;
+}
+
+function sampleRow({ question, kind, gold, answers }: ReportSample): Html {
+  return html`<tr>
+<th scope="row">${question}<small>${kind}</small></th><td>${gold}</td>${answers.map((a) => answer(a.text, gold))}
+</tr>`;
 }
 
 function answer(text: string, gold: string): Html {
   const right = text.trim() === gold.trim();
   const [sign, word, kind] = right ? ['✓', 'right', 'right'] : ['✗', 'wrong', 'wrong'];
-  return html`<td class="${kind}"><span class="verdict" role="img" aria-label="${word}">${sign}</span> ${text === '' ? '(nothing)' : text}</td>`;
+  const verdict = html`<span class="verdict" role="img" aria-label="${word}">${sign}</span>`;
+  return html`<td class="${kind}">${verdict} ${text === '' ? '(nothing)' : text}</td>`;
 }
 
 /** Nested settings as dotted names. */
@@ -143,5 +183,6 @@ function flatten(settings: Readonly<Record<string, Setting>>, prefix = ''): [str
 }
 
 function definitions(entries: readonly (readonly [string, string])[]): Html {
-  return html`<dl class="values">${entries.map(([key, value]) => html`<div><dt>${key}</dt><dd>${value}</dd></div>`)}</dl>`;
+  const pairs = entries.map(([key, value]) => html`<div><dt>${key}</dt><dd>${value}</dd></div>`);
+  return html`<dl class="values">${pairs}</dl>`;
 }

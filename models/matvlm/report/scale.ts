@@ -10,7 +10,9 @@ export function niceTicks(low: number, high: number, count: number): number[] {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999)!;
   const ticks: number[] = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) ticks.push(Number((i * step).toPrecision(12)));
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) {
+    ticks.push(Number((i * step).toPrecision(12)));
+  }
   return ticks;
 }
 
@@ -21,7 +23,10 @@ export function linearScale(low: number, high: number, from: number, to: number,
   const step = inner.length > 1 ? inner[1] - inner[0] : b - a;
   const first = Math.floor(a / step + 1e-9) * step;
   const last = Math.ceil(b / step - 1e-9) * step;
-  return { at: (v) => from + ((v - first) / (last - first)) * (to - from), ticks: niceTicks(first, last, (last - first) / step) };
+  return {
+    at: (v) => from + ((v - first) / (last - first)) * (to - from),
+    ticks: niceTicks(first, last, (last - first) / step),
+  };
 }
 
 /** A logarithmic scale over whole decades, with ticks at 1, 2 and 5 where there are few. @param low above 0 */

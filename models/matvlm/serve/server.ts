@@ -135,8 +135,9 @@ async function handle(
   if (!path) return sendError(request, response, 400, 'the path is malformed');
   const found = assets.get(path.join('/'));
   if (found) return sendAsset(request, response, found);
-  const folder = path.length === 3 && path[0] === 'models' && /^\d{1,4}$/.test(path[1]) && models[Number(path[1])]?.folder;
-  if (folder && (await sendModelFile(request, response, folder, path[2]))) return;
+  const [top, index, file] = path;
+  const model = path.length === 3 && top === 'models' && /^\d{1,4}$/.test(index) ? models[Number(index)] : undefined;
+  if (model && (await sendModelFile(request, response, model.folder, file))) return;
   sendError(request, response, 404, 'there is nothing here');
 }
 

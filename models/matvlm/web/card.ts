@@ -44,10 +44,12 @@ export class Card {
     const layers = this.find('.layers');
     const what = mamba > 0 ? `${info.layers.length - mamba} attention, ${mamba} Mamba-2` : 'all attention';
     layers.setAttribute('aria-label', `${info.layers.length} layers: ${what}`);
-    layers.replaceChildren(...info.layers.map((kind, i) => make('i', '', { class: kind, title: `layer ${i}: ${kind}` })));
+    const blocks = info.layers.map((kind, i) => make('i', '', { class: kind, title: `layer ${i}: ${kind}` }));
+    layers.replaceChildren(...blocks);
     const { name } = this.model!;
     const which = this.models.length > 1 || name === this.role ? '' : `${name}: `;
-    this.find('.about').textContent = `${which}${count(info.parameters)} parameters, ${info.layers.length} layers, ${what}`;
+    const size = `${count(info.parameters)} parameters, ${info.layers.length} layers, ${what}`;
+    this.find('.about').textContent = which + size;
   }
 
   /** Clears the last answer; `text` says what is being waited for. */

@@ -29,8 +29,9 @@ export class BrowserEngine {
     if (!adapter) return { webgpu: null, why: 'this browser found no graphics adapter for WebGPU' };
     const { vendor, architecture, device, description } = adapter.info;
     const name = [vendor, architecture, device, description].filter(Boolean).join(' ') || 'unnamed adapter';
-    const fallback = (adapter.info as { isFallbackAdapter?: boolean }).isFallbackAdapter ?? false;
-    return { webgpu: { description: name, software: fallback || /swiftshader|llvmpipe|basic render/i.test(name) }, why: '' };
+    const { isFallbackAdapter = false } = adapter.info as { isFallbackAdapter?: boolean };
+    const software = isFallbackAdapter || /swiftshader|llvmpipe|basic render/i.test(name);
+    return { webgpu: { description: name, software }, why: '' };
   }
 
   async look(file: ImageFile): Promise<{ width: number; height: number }> {

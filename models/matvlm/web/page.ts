@@ -95,7 +95,7 @@ class Page {
     };
     const info = await this.client.call('load', { backend: this.choice, model: model.url }, show, signal);
     card.describe(info);
-    byId('device').textContent = this.choice === 'webgpu' ? `In use: ${info.backend} through WebGPU` : `In use: ${info.backend}`;
+    byId('device').textContent = `In use: ${info.backend}${this.choice === 'webgpu' ? ' through WebGPU' : ''}`;
   }
 
   /** Asks each model in turn: they share the machine, and each one's speed is told. */
@@ -127,7 +127,13 @@ class Page {
     }
   }
 
-  private async askOne(card: Card, picture: Picture, prompt: string, gold: string | null, signal: AbortSignal): Promise<Answer> {
+  private async askOne(
+    card: Card,
+    picture: Picture,
+    prompt: string,
+    gold: string | null,
+    signal: AbortSignal,
+  ): Promise<Answer> {
     const send = {
       backend: this.choice,
       model: card.model!.url,
@@ -207,7 +213,12 @@ class Page {
 }
 
 /** A line of what was asked before. @param said answers by the model's role */
-function historyRow(picture: Picture, prompt: string, gold: string | null, said: ReadonlyMap<string, string>): HTMLElement {
+function historyRow(
+  picture: Picture,
+  prompt: string,
+  gold: string | null,
+  said: ReadonlyMap<string, string>,
+): HTMLElement {
   const image = make('td');
   image.append(make('img', '', { src: picture.url, alt: picture.alt, width: '40', height: '40' }));
   const answer = (role: string) => {

@@ -53,7 +53,8 @@ export class Picker {
   /** Shows the examples and takes the first. */
   async offer(examples: readonly CatalogueExample[]): Promise<void> {
     const buttons = examples.map((example) => {
-      const button = make('button', '', { type: 'button', 'aria-label': `Example: ${example.alt}`, 'aria-pressed': 'false' });
+      const label = `Example: ${example.alt}`;
+      const button = make('button', '', { type: 'button', 'aria-label': label, 'aria-pressed': 'false' });
       button.append(make('img', '', { src: example.url, alt: '', width: '75', height: '75' }));
       button.addEventListener('click', () => void this.takeExample(example));
       return button;
@@ -65,7 +66,7 @@ export class Picker {
   private async takeExample(example: CatalogueExample): Promise<void> {
     try {
       const response = await fetch(example.url);
-      if (!response.ok) throw new Error(`the example cannot be fetched (${response.status}); is the server still running?`);
+      if (!response.ok) throw new Error(`the server answered ${response.status}; is it still running?`);
       await this.take(await response.arrayBuffer(), example.url, example.alt, example);
     } catch (error) {
       this.onError(error as Error);
@@ -79,7 +80,8 @@ export class Picker {
 
   private async takeFile(file: File): Promise<void> {
     if (file.size > FILE_LIMIT) {
-      throw new Error(`${file.name} has ${Math.round(file.size / 2 ** 20)} MB; at most ${FILE_LIMIT / 2 ** 20} are read`);
+      const [has, most] = [file.size, FILE_LIMIT].map((size) => Math.round(size / 2 ** 20));
+      throw new Error(`${file.name} has ${has} MB; at most ${most} are read`);
     }
     const bytes = await file.arrayBuffer();
     const url = URL.createObjectURL(file);
