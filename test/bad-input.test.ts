@@ -314,8 +314,7 @@ system('a port in use', async () => {
   const server = createServer();
   await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
   const { port } = server.address() as { port: number };
-  mkdirSync(path('page'));
-  await refused(`serve good --port ${port}`, new RegExp(`port ${port}.*in use|the page is not built`));
+  await refused(`serve good --port ${port}`, new RegExp(`port ${port} of 127.0.0.1 is in use.*--port`));
   await refused('serve good --port 70000', /--port: expected a whole number from 0 to 65535/, 2);
   server.close();
 });

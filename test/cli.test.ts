@@ -239,8 +239,37 @@ use('start distils, compares and reports', async () => {
   );
   assert.is(log(join('start', 'random-init')).length, 6);
   const report = readFileSync(path('runs', 'start', 'report.html'), 'utf8');
+  assert.match(
+    readFileSync(path('runs', 'start', 'checkpoint-4', 'README.md'), 'utf8'),
+    /Accuracy, relational: \d+\.\d %/,
+  );
   for (const part of ['from attention', 'from random', 'Relation network', 'data:image/png'])
     assert.match(report, part);
+});
+
+use('serve serves the models until Ctrl-C', async () => {
+  let shown = '';
+  let listed: { models: { name: string; role: string }[] } | null = null;
+  const ended = await run('serve runs/train runs/distill --port 0', {
+    watch: (child) => {
+      child.stdout!.on('data', async (text) => {
+        shown += String(text);
+        const [url] = /http:\S+/.exec(shown) ?? [];
+        if (!url || listed) return;
+        listed = { models: [] };
+        listed = (await (await fetch(`${url}api/models.json`)).json()) as typeof listed;
+        child.kill('SIGINT');
+      });
+    },
+  });
+  assert.is(ended.code, 0, ended.stderr);
+  assert.equal(
+    listed!.models.map(({ name, role }) => [name, role]),
+    [
+      ['runs/train', 'teacher'],
+      ['runs/distill', 'student'],
+    ],
+  );
 });
 
 for (const tests of [train, hybrid, use]) tests.run();

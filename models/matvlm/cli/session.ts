@@ -5,7 +5,7 @@ import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { loadTrainer } from '../node/load-trainer.ts';
 import { type MetricLine, MetricsLog, readMetrics } from '../node/metrics.ts';
-import type { CardFacts } from '../node/model-card.ts';
+import { type CardFacts, modelCard } from '../node/model-card.ts';
 import type { RunFolder } from '../node/run-folder.ts';
 import { finiteTensors, saveModel } from '../node/save-model.ts';
 import { accuracy, type Evaluation } from '../train/evaluate.ts';
@@ -123,6 +123,7 @@ class Runner {
     this.progress.end();
     const ended = this.step >= steps && !signal.aborted;
     const evaluation = ended && finalEval ? await this.evaluate('test') : null;
+    if (evaluation) await this.complete(evaluation);
     const { skipped } = this.trainer.state;
     if (skipped > 0) warn(`${skipped} steps were skipped: their loss or gradient was not finite`);
     return { step: this.step, checkpoint: this.folder(), finished: this.step >= steps, skipped, before, evaluation };
@@ -169,6 +170,13 @@ class Runner {
     await saveModel(this.folder(), options, trainer);
     this.saved = this.step;
     await pruneCheckpoints(run.path, saveTotalLimit, { warn });
+  }
+
+  /** Tells the measured accuracy in the last checkpoint's card. */
+  private complete(evaluation: Evaluation): Promise<void> {
+    const { vlm, card } = this.session;
+    const facts = { ...card, step: this.step, accuracy: shares(evaluation) };
+    return writeFileAtomic(join(this.folder(), 'README.md'), modelCard(vlm.model.config, facts));
   }
 
   /** Evaluates, logs and keeps some answers; null when interrupted. */
