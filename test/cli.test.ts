@@ -3,6 +3,7 @@ import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } 
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { latestCheckpoint } from '../engine/node/index.ts';
 import { encodePng } from '../models/matvlm/node/encode-png.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { cli, type CliOptions, type Ended, MICRO_FLAGS, workFolder } from './support/cli.ts';
@@ -115,18 +116,27 @@ function interruptAfterFirstStep(name: string): CliOptions['watch'] {
   };
 }
 
-train('a second Ctrl-C quits at once with 130', async () => {
-  const ended = await run(`train --model micro.json ${micro} --steps 100000 --name twice`, {
+/** Makes saving slow after the first Ctrl-C, so that there is time for a second. */
+const SLOW_DISK = `
+import { open } from 'node:fs/promises';
+const handle = await open(process.execPath, 'r');
+const slow = () => new Promise((done) => setTimeout(done, 5000));
+process.on('SIGINT', () => (Object.getPrototypeOf(handle).sync = slow));
+await handle.close();`;
+
+train('a second Ctrl-C quits at once with 130, and the checkpoint before stays', async () => {
+  cpSync(path('runs', 'train'), path('runs', 'twice'), { recursive: true });
+  const flags = ['--steps', '100000', '--save-every', '100000', '--warmup', '1'];
+  const ended = await cli(['train', '--resume', 'runs/twice', ...flags], {
+    cwd,
+    preload: SLOW_DISK,
     watch: (child) =>
       child.stderr!.on('data', (text) => {
-        if (/^train \d/m.test(String(text))) {
-          child.kill('SIGINT');
-          child.kill('SIGINT');
-        }
+        if (/^train \d|Stopping/m.test(String(text))) child.kill('SIGINT');
       }),
   });
-  // Two signals that come together count as one to the kernel: then the run was saved.
-  assert.ok(ended.code === 130 || ended.code === 0, `${ended.code}: ${ended.stderr}`);
+  assert.is(ended.code, 130, ended.stderr);
+  assert.is((await latestCheckpoint(path('runs', 'twice')))!.step, 7);
 });
 
 train('settings from a file, flags over it, and the run can be repeated from its own', async () => {
