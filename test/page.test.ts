@@ -1,6 +1,7 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import type { Browser, Page } from 'playwright-core';
 import sharp from 'sharp';
 import { suite } from 'uvu';
@@ -220,6 +221,30 @@ plain('offers questions with known answers, marks right and wrong, keeps a histo
   });
 });
 
+plain('the shipped teacher and student answer right, nearly always', async () => {
+  const models = ['teacher', 'student'].map((name) => ({ name, folder: `models/matvlm/assets/${name}` }));
+  const shipped = await startServer({ port: 0, models, pageDir: 'dist/web' });
+  const page = await browser.newPage();
+  try {
+    await page.goto(shipped.url);
+    await page.waitForSelector('#ask:enabled', LONG);
+    const right = { teacher: 0, student: 0, asked: 0 };
+    for (const example of [1, 2, 3]) {
+      await page.click(`#examples button:nth-child(${example})`);
+      await page.waitForSelector(`#examples button:nth-child(${example})[aria-pressed=true]`);
+      for (const question of await page.$$eval('#suggestions button', (list) => list.map((e) => e.textContent!))) {
+        await ask(page, question);
+        right.asked++;
+        for (const role of ['teacher', 'student'] as const) if (await page.isVisible(`#${role}.right`)) right[role]++;
+      }
+    }
+    assert.ok(right.asked >= 15 && Math.min(right.teacher, right.student) >= right.asked - 3, JSON.stringify(right));
+  } finally {
+    await page.close();
+    await shipped.close();
+  }
+});
+
 plain('another student can be chosen', async () => {
   await withPage(browser, async (page) => {
     const first = await ask(page, QUESTION);
@@ -295,7 +320,28 @@ plain('every control has a name, and the page fits a telephone', async () => {
   });
 });
 
+const bundle = suite('page: its files');
+
+bundle('its scripts stay below 120 KB compressed, and hold nothing of Node', () => {
+  const scripts = ['page.js', 'worker.js'].map((file) => readFileSync(join('dist/web', file)));
+  const compressed = scripts.reduce((sum, bytes) => sum + gzipSync(bytes, { level: 9 }).length, 0);
+  assert.ok(compressed < 120_000, `${compressed} bytes`);
+  assert.not.match(scripts.join(''), /\brequire\(|["'`]node:/);
+});
+
+bundle('it loads nothing from elsewhere and has no script or style of its own inside', () => {
+  const html = readFileSync('dist/web/index.html', 'utf8');
+  for (const [, url] of html.matchAll(/(?:src|href)="([^"]*)"/g)) assert.match(url, /^(page\.(js|css)$|data:image)/);
+  assert.not.match(html, /<style|style="|<script(?![^>]* src=)|\son\w+=/);
+  assert.not.match(readFileSync('dist/web/page.css', 'utf8'), /url\(|@import/);
+});
+bundle.run();
+
 if (haveChromium('the served page in a browser')) {
   gpu.run();
   plain.run();
+} else {
+  const absent = suite('page: in a browser');
+  absent.skip('left out');
+  absent.run();
 }
