@@ -4,7 +4,7 @@
  * `--experimental-wasm-relaxed-simd` to see the relaxed binary as well.
  */
 import { createRequire } from 'node:module';
-import { Heap } from '../wasm/heap.ts';
+import { Heap } from '../engine/backends/wasm/heap.ts';
 import { type KernelVariant, loadKernels, supportsVariant } from '../wasm/loader.ts';
 import { matmulModel } from './onnx.ts';
 
