@@ -48,9 +48,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       kv_tile[(e / DV) * STRIDE + e % DV] = value;
     }
     workgroupBarrier();
-    var dots: array<f32, TR * TC>;
-    for (var i = 0u; i < TR * TC; i++) { dots[i] = 0.0; }
-    for (var d = 0u; d < upto(DV); d++) {
+    var dots: array<f32, SCORES>;
+    for (var i = 0u; i < SCORES; i++) { dots[i] = 0.0; }
+    for (var d = 0u; d < DV; d++) {
       var keys: array<vec4<f32>, TC>;
       for (var j = 0u; j < TC; j++) { keys[j] = kv_tile[(tx + j * COLUMN_GROUPS) * STRIDE + d]; }
       for (var i = 0u; i < TR; i++) {
@@ -77,7 +77,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var j = lane; j < KEYS; j += LANES) { top = max(top, scores[soft_row * PITCH + j]); }
     partial[t] = top;
     workgroupBarrier();
-    for (var j = 0u; j < upto(LANES); j++) { top = max(top, partial[soft_row * LANES + j]); }
+    for (var j = 0u; j < LANES; j++) { top = max(top, partial[soft_row * LANES + j]); }
     let shrink = exp2(before - top);
     sum *= shrink;
     for (var j = lane; j < KEYS; j += LANES) {
@@ -89,7 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (lane == 0u) { row_scale[soft_row] = shrink; }
     workgroupBarrier();
     for (var i = 0u; i < TO; i++) { out[i] *= row_scale[min(out_row + i * OUT_ROWS, ROWS - 1u)]; }
-    for (var key = 0u; key < upto(KEYS); key++) {
+    for (var key = 0u; key < KEYS; key++) {
       let value = kv_tile[key * STRIDE + out_column];
       for (var i = 0u; i < TO; i++) {
         out[i] += scores[min(out_row + i * OUT_ROWS, ROWS - 1u) * PITCH + key] * value;
@@ -102,7 +102,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   workgroupBarrier();
   if (lane == 0u) {
     var total = 0.0;
-    for (var j = 0u; j < upto(LANES); j++) { total += partial[t + j]; }
+    for (var j = 0u; j < LANES; j++) { total += partial[t + j]; }
     // A row that sees no key is 0, and so are its gradients.
     row_scale[soft_row] = select(0.0, 1.0 / total, total > 0.0);
     if (first + soft_row < rows_of_problem()) {

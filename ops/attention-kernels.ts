@@ -3,10 +3,14 @@ import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts'
 import { DeviceError } from '../engine/errors.ts';
 import commonCode from './attention-common.wgsl';
 import deltaCode from './attention-delta.wgsl';
+import directForwardCode from './attention-direct-forward.wgsl';
+import directKeysCode from './attention-direct-keys.wgsl';
+import directRowsCode from './attention-direct-rows.wgsl';
 import forwardCode from './attention-forward.wgsl';
 import keysCode from './attention-keys.wgsl';
 import rowsCode from './attention-rows.wgsl';
 import type { AttentionAttrs, AttentionSizes } from './attention-shape.ts';
+import { unroll } from './unroll.ts';
 
 /** Query rows and keys of a tile, and how the threads lie over it. */
 interface Tile {
@@ -16,19 +20,15 @@ interface Tile {
   readonly columnGroups: number;
 }
 
+/** Best first; the first that fits is taken. Forward measured best with more keys and threads than backward. */
 const TILES: readonly Tile[] = [
-  { rows: 16, keys: 32, rowGroups: 8, columnGroups: 8 },
+  { rows: 16, keys: 32, rowGroups: 8, columnGroups: 16 },
   { rows: 16, keys: 16, rowGroups: 8, columnGroups: 8 },
   { rows: 8, keys: 16, rowGroups: 8, columnGroups: 8 },
   { rows: 8, keys: 8, rowGroups: 8, columnGroups: 8 },
   { rows: 4, keys: 4, rowGroups: 16, columnGroups: 4 },
 ];
-
-/** For drivers on the CPU, which compile long unrolled code for half a minute: no registers blocked, no loop unrolled. */
-const SOFTWARE_TILES: readonly Tile[] = [
-  { rows: 16, keys: 16, rowGroups: 16, columnGroups: 16 },
-  { rows: 8, keys: 8, rowGroups: 8, columnGroups: 8 },
-];
+const BACKWARD_TILES = TILES.slice(1);
 
 interface Geometry {
   /** vec4 a row, and the pitch of rows in shared memory, odd. */
@@ -51,14 +51,14 @@ function bytes(kind: 'forward' | 'backward', tile: Tile, g: Geometry): number {
 const chosen = new Map<string, Tile>();
 
 function tileFor(kind: 'forward' | 'backward', dim: number, caps: GpuCaps): Tile {
-  const key = `${kind}.${dim}.${caps.maxWorkgroupMemory}.${caps.software}`;
+  const key = `${kind}.${dim}.${caps.maxWorkgroupMemory}`;
   let tile = chosen.get(key);
   if (!tile) {
     const g = geometry(dim);
-    const tiles = caps.software ? SOFTWARE_TILES : TILES;
+    const tiles = kind === 'forward' ? TILES : BACKWARD_TILES;
     tile = tiles.find((candidate) => bytes(kind, candidate, g) <= caps.maxWorkgroupMemory);
     if (!tile) {
-      const need = bytes(kind, tiles[tiles.length - 1], g);
+      const need = bytes(kind, TILES[TILES.length - 1], g);
       throw new DeviceError(
         `attention: heads of ${dim} need ${need} bytes of workgroup memory, the adapter has ${caps.maxWorkgroupMemory}`,
       );
@@ -68,7 +68,16 @@ function tileFor(kind: 'forward' | 'backward', dim: number, caps: GpuCaps): Tile
   return tile;
 }
 
-function constants(tile: Tile, dim: number): Record<string, number> {
+const tileCuts = new Map<string, Cut>();
+
+function tileCut(tile: Tile, dim: number): Cut {
+  const key = `${tile.rows}.${tile.keys}`;
+  let cut = tileCuts.get(`${dim}.${key}`);
+  if (!cut) tileCuts.set(`${dim}.${key}`, (cut = { key, constants: tileConstants(tile, dim) }));
+  return cut;
+}
+
+function tileConstants(tile: Tile, dim: number): Record<string, number> {
   const { vectors, stride } = geometry(dim);
   const threads = tile.rowGroups * tile.columnGroups;
   const outRows = Math.floor(threads / vectors);
@@ -80,6 +89,7 @@ function constants(tile: Tile, dim: number): Record<string, number> {
     COLUMN_GROUPS: tile.columnGroups,
     TR: tile.rows / tile.rowGroups,
     TC: tile.keys / tile.columnGroups,
+    SCORES: (tile.rows / tile.rowGroups) * (tile.keys / tile.columnGroups),
     DV: vectors,
     STRIDE: stride,
     PITCH: tile.keys + 4,
@@ -88,6 +98,36 @@ function constants(tile: Tile, dim: number): Record<string, number> {
     TO: Math.ceil(tile.rows / outRows),
     TK: Math.ceil(tile.keys / outRows),
   };
+}
+
+/** Threads that keep a GPU busy; with fewer rows, several threads share one. */
+const ENOUGH_THREADS = 65536;
+const directCuts = new Map<string, Cut & { readonly threads: number; readonly split: number }>();
+
+/**
+ * A cut for the kernels without tiles: `items` rows (or keys) that each walk over `others`. Loops over the head are
+ * written out, so that rows stay in registers; but not for drivers on the CPU.
+ */
+function directCut(items: number, others: number, dim: number, caps: GpuCaps) {
+  const vectors = Math.ceil(dim / 4);
+  const threads = 64 * (vectors * 16 + 8) <= caps.maxWorkgroupMemory ? 64 : 32;
+  let split = 1;
+  while (!caps.software && split < threads && items * split < ENOUGH_THREADS && others >= split * 8) split *= 2;
+  const key = `${threads}.${split}.${caps.software}`;
+  let cut = directCuts.get(`${dim}.${key}`);
+  if (!cut) {
+    const block = caps.software ? 1 : 4;
+    const sizes = { DV: vectors, BLOCK: block };
+    const constants = { ...sizes, DIRECT: threads, SPLIT: split, MERGED: split === 1 ? 1 : threads };
+    cut = { key, constants, threads, split, ...(caps.software ? { rolled: true } : { unrolled: sizes }) };
+    directCuts.set(`${dim}.${key}`, cut);
+  }
+  return cut;
+}
+
+/** Whether rows in registers beat tiles: small heads, and few rows against many keys. */
+function isDirect(dim: number, rows: number, caps: GpuCaps): boolean {
+  return caps.software || dim <= 32 || (dim <= 96 && rows <= 8);
 }
 
 /** Reads vec4 d of the row at an offset; heads that are no multiple of 4 are read one by one and padded with zeros. */
@@ -120,8 +160,6 @@ const PARAMS = {
   q_token: 'u32',
   k_head: 'u32',
   k_token: 'u32',
-  /** No limit, but compilers do not know it: keeps loops rolled where that pays. */
-  limit: 'u32',
   scale: 'f32',
 } as const;
 
@@ -139,7 +177,6 @@ function params(s: AttentionSizes, attrs: AttentionAttrs, tiles: number): number
     s.qToken,
     s.kHead,
     s.kToken,
-    0xffffffff,
     attrs.scale,
   ];
 }
@@ -156,9 +193,21 @@ interface Kernel {
   readonly constants?: Readonly<Record<string, number>>;
 }
 
-function build(kernel: Kernel, tile: Tile, dim: number, masked: boolean, counted: boolean): Shader {
-  const key = `attention.${kernel.name}.${dim}.${tile.rows}.${tile.keys}.${masked}.${counted}`;
-  return shader(key, () => {
+/** How a kernel is cut: its part of the shader's key, and its constants. */
+interface Cut {
+  readonly key: string;
+  readonly constants: Readonly<Record<string, number>>;
+  /** Loops written out, by the name of their bound. */
+  readonly unrolled?: Readonly<Record<string, number>>;
+  /** Loops over the head kept from being unrolled. */
+  readonly rolled?: boolean;
+}
+
+/** Bounds the loops over a head by a number that the compiler does not know. */
+const rolled = (code: string) => code.replaceAll('d < DV;', 'd < (params.dim + 3u) / 4u;');
+
+function build(kernel: Kernel, cut: Cut, dim: number, masked: boolean, counted: boolean): Shader {
+  return shader(`attention.${kernel.name}.${dim}.${cut.key}.${masked}.${counted}`, () => {
     const vectors = dim % 4 === 0;
     const type = vectors ? 'vec4<f32>' : 'f32';
     const bind = (names: readonly string[]) => Object.fromEntries(names.map((name) => [`${name}s`, type]));
@@ -171,18 +220,17 @@ function build(kernel: Kernel, tile: Tile, dim: number, masked: boolean, counted
       },
       writes: { ...bind(kernel.stores), ...kernel.writes },
       params: PARAMS,
-      constants: { ...constants(tile, dim), ...kernel.constants },
+      constants: { ...cut.constants, ...kernel.constants },
       code: [
         FLAT_INDEX,
         ...kernel.loads.map((name) => loader(name, vectors)),
         ...kernel.stores.map((name) => storer(name, vectors)),
-        `fn upto(n: u32) -> u32 { return ${tile.rowGroups === tile.rows ? 'min(n, params.limit)' : 'n'}; }`,
         `fn key_count() -> u32 { return ${counted ? 'min(count[0], params.keys)' : 'params.keys'}; }`,
         masked
           ? 'fn key_open(b: u32, key: u32) -> bool { return key < params.keys && mask[b * params.keys + key] != 0u; }'
           : 'fn key_open(b: u32, key: u32) -> bool { return true; }',
         commonCode,
-        kernel.code,
+        cut.unrolled ? unroll(kernel.code, cut.unrolled) : cut.rolled ? rolled(kernel.code) : kernel.code,
       ].join('\n'),
     };
   });
@@ -195,6 +243,8 @@ const FORWARD: Kernel = {
   writes: { lse: 'f32' },
   code: forwardCode,
 };
+
+const DIRECT_FORWARD: Kernel = { ...FORWARD, name: 'direct_forward', code: directForwardCode };
 
 const DELTA: Kernel = {
   name: 'delta',
@@ -233,6 +283,9 @@ const KEYS: Kernel = {
   code: keysCode,
 };
 
+const DIRECT_ROWS: Kernel = { ...ROWS, name: 'direct_rows', code: directRowsCode };
+const DIRECT_KEYS: Kernel = { ...KEYS, name: 'direct_keys', code: directKeysCode };
+
 /** o and lse from q, k, v and what optional inputs there are. */
 export function forwardLaunches(
   s: AttentionSizes,
@@ -241,17 +294,19 @@ export function forwardLaunches(
   outputs: readonly GpuArg[],
   caps: GpuCaps,
 ): Launch[] {
-  const tile = tileFor('forward', s.dim, caps);
   const rows = (s.heads / s.kvHeads) * s.length;
+  const problems = s.batch * s.kvHeads;
+  const args = [...inputs, ...outputs];
+  if (isDirect(s.dim, rows, caps)) {
+    const cut = directCut(rows * problems, s.keys, s.dim, caps);
+    const kernel = build(DIRECT_FORWARD, cut, s.dim, attrs.masked, attrs.counted);
+    const grid = grid1d(rows * problems * cut.split, cut.threads);
+    return [{ shader: kernel, args, params: params(s, attrs, 1), grid }];
+  }
+  const tile = tileFor('forward', s.dim, caps);
   const tiles = Math.ceil(rows / tile.rows);
-  return [
-    {
-      shader: build(FORWARD, tile, s.dim, attrs.masked, attrs.counted),
-      args: [...inputs, ...outputs],
-      params: params(s, attrs, tiles),
-      grid: grid1d(tiles * s.batch * s.kvHeads, 1),
-    },
-  ];
+  const kernel = build(FORWARD, tileCut(tile, s.dim), s.dim, attrs.masked, attrs.counted);
+  return [{ shader: kernel, args, params: params(s, attrs, tiles), grid: grid1d(tiles * problems, 1) }];
 }
 
 /** What the backward reads and writes; `mask` is there when the attention had one. */
@@ -274,24 +329,38 @@ export function backwardLaunches(s: AttentionSizes, attrs: AttentionAttrs, a: Ba
   const tile = tileFor('backward', s.dim, caps);
   const problems = s.batch * s.kvHeads;
   const rows = (s.heads / s.kvHeads) * s.length;
-  const mask = a.mask ? [a.mask] : [];
-  const reads = [a.q, a.k, a.v, a.grad, a.stats, ...mask];
-  const launch = (kernel: Kernel, args: readonly GpuArg[], tiles: number, groups: number): Launch => ({
-    shader: build(kernel, tile, s.dim, attrs.masked && kernel !== DELTA, false),
+  const reads = [a.q, a.k, a.v, a.grad, a.stats, ...(a.mask ? [a.mask] : [])];
+  const keyed = a.dk && a.dv ? [a.dk, a.dv] : undefined;
+  const tiled = (kernel: Kernel, args: readonly GpuArg[], tiles: number, groups: number): Launch => ({
+    shader: build(kernel, tileCut(tile, s.dim), s.dim, attrs.masked && kernel !== DELTA, false),
     args,
     params: params(s, attrs, tiles),
     grid: grid1d(groups, 1),
   });
-  const launches = [launch(DELTA, [a.o, a.grad, a.lse, a.stats], 1, Math.ceil((problems * rows) / 32))];
-  const rowTiles = Math.ceil(rows / tile.rows);
-  if (a.dk && a.dv && rowTiles === 1 && reads.length + 3 <= caps.maxStorageBuffers) {
-    launches.push(launch(FUSED, [...reads, a.dq, a.dk, a.dv], 1, problems));
+  const direct = (kernel: Kernel, args: readonly GpuArg[], items: number, others: number): Launch => {
+    const cut = directCut(items * problems, others, s.dim, caps);
+    return {
+      shader: build(kernel, cut, s.dim, attrs.masked, false),
+      args,
+      params: params(s, attrs, 1),
+      grid: grid1d(items * problems * cut.split, cut.threads),
+    };
+  };
+  const launches = [tiled(DELTA, [a.o, a.grad, a.lse, a.stats], 1, Math.ceil((problems * rows) / 32))];
+  if (isDirect(s.dim, Infinity, caps)) {
+    launches.push(direct(DIRECT_ROWS, [...reads, a.dq], rows, s.keys));
+    if (keyed) launches.push(direct(DIRECT_KEYS, [...reads, ...keyed], s.keys, rows));
     return launches;
   }
-  launches.push(launch(ROWS, [...reads, a.dq], rowTiles, rowTiles * problems));
-  if (a.dk && a.dv) {
+  const rowTiles = Math.ceil(rows / tile.rows);
+  if (keyed && rowTiles === 1 && reads.length + 3 <= caps.maxStorageBuffers) {
+    launches.push(tiled(FUSED, [...reads, a.dq, ...keyed], 1, problems));
+    return launches;
+  }
+  launches.push(tiled(ROWS, [...reads, a.dq], rowTiles, rowTiles * problems));
+  if (keyed) {
     const keyTiles = Math.ceil(s.keys / tile.keys);
-    launches.push(launch(KEYS, [...reads, a.dk, a.dv], keyTiles, keyTiles * problems));
+    launches.push(tiled(KEYS, [...reads, ...keyed], keyTiles, keyTiles * problems));
   }
   return launches;
 }

@@ -49,9 +49,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       do_tile[(e / DV) * STRIDE + e % DV] = grad;
     }
     workgroupBarrier();
-    var dots: array<vec2<f32>, TR * TC>;
-    for (var i = 0u; i < TR * TC; i++) { dots[i] = vec2<f32>(); }
-    for (var d = 0u; d < upto(DV); d++) {
+    var dots: array<vec2<f32>, SCORES>;
+    for (var i = 0u; i < SCORES; i++) { dots[i] = vec2<f32>(); }
+    for (var d = 0u; d < DV; d++) {
       var keys: array<vec4<f32>, TC>;
       var values: array<vec4<f32>, TC>;
       for (var j = 0u; j < TC; j++) {
@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       }
     }
     workgroupBarrier();
-    for (var r = 0u; r < upto(ROWS); r++) {
+    for (var r = 0u; r < ROWS; r++) {
       let query = q_tile[r * STRIDE + out_column];
       let grad = do_tile[r * STRIDE + out_column];
       for (var i = 0u; i < TK; i++) {

@@ -56,9 +56,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       v_tile[(e / DV) * STRIDE + e % DV] = v4;
     }
     workgroupBarrier();
-    var dots: array<vec2<f32>, TR * TC>;
-    for (var i = 0u; i < TR * TC; i++) { dots[i] = vec2<f32>(); }
-    for (var d = 0u; d < upto(DV); d++) {
+    var dots: array<vec2<f32>, SCORES>;
+    for (var i = 0u; i < SCORES; i++) { dots[i] = vec2<f32>(); }
+    for (var d = 0u; d < DV; d++) {
       var keys: array<vec4<f32>, TC>;
       var values: array<vec4<f32>, TC>;
       for (var j = 0u; j < TC; j++) {
@@ -86,7 +86,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       }
     }
     workgroupBarrier();
-    for (var key = 0u; key < upto(KEYS); key++) {
+    for (var key = 0u; key < KEYS; key++) {
       let k4 = k_tile[key * STRIDE + out_column];
       for (var i = 0u; i < TO; i++) {
         dq[i] += ds_tile[min(out_row + i * OUT_ROWS, ROWS - 1u) * PITCH + key] * k4;
@@ -96,7 +96,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       for (var c = out_row; c < KEYS && k0 + c < params.keys; c += OUT_ROWS) {
         var dk = vec4<f32>();
         var dv = vec4<f32>();
-        for (var r = 0u; r < upto(ROWS); r++) {
+        for (var r = 0u; r < ROWS; r++) {
           dk += ds_tile[r * PITCH + c] * q_tile[r * STRIDE + out_column];
           dv += p_tile[r * PITCH + c] * do_tile[r * STRIDE + out_column];
         }

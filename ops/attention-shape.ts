@@ -32,10 +32,12 @@ export function attentionSizes(q: Spec, k: Spec, layout: HeadLayout): AttentionS
   const [, k1, k2] = k.shape;
   if (layout === 'bhld') {
     const [heads, length, kvHeads, keys] = [q1, q2, k1, k2];
-    return { batch, heads, kvHeads, length, keys, dim, qHead: length * dim, qToken: dim, kHead: keys * dim, kToken: dim };
+    const strides = { qHead: length * dim, qToken: dim, kHead: keys * dim, kToken: dim };
+    return { batch, heads, kvHeads, length, keys, dim, ...strides };
   }
   const [heads, length, kvHeads, keys] = [q2, q1, k2, k1];
-  return { batch, heads, kvHeads, length, keys, dim, qHead: dim, qToken: heads * dim, kHead: dim, kToken: kvHeads * dim };
+  const strides = { qHead: dim, qToken: heads * dim, kHead: dim, kToken: kvHeads * dim };
+  return { batch, heads, kvHeads, length, keys, dim, ...strides };
 }
 
 /** Largest head that the kernels' tiles hold. */
@@ -57,7 +59,9 @@ export function checkAttention(inputs: readonly Spec[], attrs: AttentionAttrs): 
         `dimension ${s.dim}, as q ${show(q.shape)} has in layout ${attrs.layout}`,
     );
   }
-  if (s.dim > MAX_DIM) throw new ShapeError(`attention: q ${show(q.shape)} has heads of ${s.dim}, expected ≤ ${MAX_DIM}`);
+  if (s.dim > MAX_DIM) {
+    throw new ShapeError(`attention: q ${show(q.shape)} has heads of ${s.dim}, expected ≤ ${MAX_DIM}`);
+  }
   const { mask, count } = optionalInputs(inputs, attrs);
   if (mask) {
     expectDType('attention', 'mask', mask.dtype, 'i32', 'u32', 'bool');

@@ -3,7 +3,8 @@ import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { backwardLaunches, forwardLaunches } from './attention-kernels.ts';
-import { type AttentionAttrs, type AttentionSizes, attentionSizes, checkAttention, optionalInputs } from './attention-shape.ts';
+import type { AttentionAttrs, AttentionSizes } from './attention-shape.ts';
+import { attentionSizes, checkAttention, optionalInputs } from './attention-shape.ts';
 import type { HeadLayout } from './rope.ts';
 
 export interface AttentionOptions {

@@ -285,8 +285,8 @@ ${backwardCode}`,
 
 const REDUCE_COLUMNS = 16;
 
-/** Sums the partials over the parts: 16 columns a workgroup, 16 threads a column. */
-function reduceLaunch(partial: GpuArg, dw: GpuArg | undefined, db: GpuArg | undefined, s: Sizes, parts: number): Launch {
+/** Sums the partials over their n parts: 16 columns a workgroup, 16 threads a column. */
+function reduceLaunch(partial: GpuArg, dw: GpuArg | undefined, db: GpuArg | undefined, s: Sizes, n: number): Launch {
   const kernel = shader(`causal_conv1d.reduce.${dw !== undefined}.${db !== undefined}`, () => ({
     reads: { partials: 'f32' },
     writes: { ...(dw && { dws: 'f32' }), ...(db && { dbs: 'f32' }) },
@@ -318,7 +318,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   return {
     shader: kernel,
     args: [partial, ...present(dw), ...present(db)],
-    params: [s.channels, s.width, parts],
+    params: [s.channels, s.width, n],
     grid: [Math.ceil(columns / REDUCE_COLUMNS), 1, 1],
   };
 }

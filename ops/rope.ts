@@ -111,7 +111,9 @@ const ropeOp: Op<RopeAttrs> = defineOp({
     }
     const dim = x.shape[x.shape.length - 1];
     if (rotaryDim % 2 !== 0 || rotaryDim < 2 || rotaryDim > dim) {
-      throw new ShapeError(`rope: rotaryDim ${rotaryDim} must be even and at most the last dimension of ${show(x.shape)}`);
+      throw new ShapeError(
+        `rope: rotaryDim ${rotaryDim} must be even and at most the last dimension of x ${show(x.shape)}`,
+      );
     }
     if (!Number.isInteger(offset) || offset < 0) {
       throw new ArgumentError(`rope: offset ${offset} must be an integer of at least 0`);

@@ -73,9 +73,9 @@ fn fill_pairs(t: u32) {
   for (var e = t; e < part * part; e += THREADS) {
     let i = e / part;
     let j = e % part;
-    var c_b: array<f32, EACH * EACH>;
-    var d_x: array<f32, EACH * EACH>;
-    for (var r = 0u; r < EACH * EACH; r++) {
+    var c_b: array<f32, PAIRS>;
+    var d_x: array<f32, PAIRS>;
+    for (var r = 0u; r < PAIRS; r++) {
       c_b[r] = 0.0;
       d_x[r] = 0.0;
     }

@@ -78,7 +78,7 @@ function planFor(kind: 'walk' | 'backward', s: SsdSizes, chunkSize: number, caps
   const chunk = wanted * steps;
   return {
     ...{ steps, pBlock, blocks, chunk },
-    threads: items > 64 ? 128 : 64,
+    threads: kind === 'walk' || items > 64 ? 128 : 64,
     chunks: Math.ceil(s.length / chunk),
     tiles: wanted,
     lanes: 0,
@@ -174,6 +174,7 @@ function planConstants(s: SsdSizes, plan: Plan): Record<string, number> {
     P_BLOCK: plan.pBlock,
     THREADS: plan.threads,
     EACH: 2,
+    PAIRS: 4,
     NV: nv,
     PV: pv,
     N_STRIDE: odd(nv),

@@ -76,7 +76,8 @@ const scan: Op<SsdAttrs> = defineOp({
   saves: { inputs: [0, 1, 2, 3, 4, 5, 6, 7] },
   backward({ attrs, inputSpecs, needs, grads: [dy, dfinal], input }) {
     const inputs = [...inputSpecs.map((_, i) => input(i)), ...(dy ? [dy] : []), ...(dfinal ? [dfinal] : [])];
-    const formed = apply(scanBackward, inputs, { ...attrs, dy: dy !== null, dfinal: dfinal !== null, wants: [...needs] });
+    const given = { dy: dy !== null, dfinal: dfinal !== null };
+    const formed = apply(scanBackward, inputs, { ...attrs, ...given, wants: needs });
     return byWant(formed, needs).map((grad) => grad ?? null);
   },
   flops: ({ inputs: [x, , , b] }) => 6 * x.size * b.shape[3],

@@ -39,13 +39,16 @@ export function checkSsd(inputs: readonly Spec[], attrs: SsdAttrs): SsdSizes {
   if (length < 1) throw new ShapeError(`ssd_scan: x has shape ${show(x.shape)}, expected at least one token`);
   if (heads % groups !== 0 || n > MAX_STATE) {
     throw new ShapeError(
-      `ssd_scan: B has shape ${show(b.shape)}, expected groups that divide the ${heads} heads of x and N ≤ ${MAX_STATE}`,
+      `ssd_scan: B has shape ${show(b.shape)}, expected groups that divide the ${heads} heads of x ` +
+        `and N ≤ ${MAX_STATE}`,
     );
   }
   expectShape('ssd_scan', 'dt', dt, [batch, length, heads]);
   expectShape('ssd_scan', 'B', b, [batch, length, groups, n]);
   expectShape('ssd_scan', 'C', c, b.shape);
-  for (const [name, t] of [['A_log', aLog], ['D', d], ['dt_bias', bias]] as const) expectShape('ssd_scan', name, t, [heads]);
+  expectShape('ssd_scan', 'A_log', aLog, [heads]);
+  expectShape('ssd_scan', 'D', d, [heads]);
+  expectShape('ssd_scan', 'dt_bias', bias, [heads]);
   if (attrs.initial) expectShape('ssd_scan', 'initialState', initial, [batch, heads, p, n]);
   if (!Number.isInteger(attrs.chunkSize) || attrs.chunkSize < 1) {
     throw new ArgumentError(`ssd_scan: chunkSize ${attrs.chunkSize} must be a positive integer`);

@@ -74,8 +74,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       for (var e = t; e < part * part; e += THREADS) {
         let i = e / part;
         let j = e % part;
-        var dots: array<f32, EACH * EACH>;
-        for (var r = 0u; r < EACH * EACH; r++) { dots[r] = 0.0; }
+        var dots: array<f32, PAIRS>;
+        for (var r = 0u; r < PAIRS; r++) { dots[r] = 0.0; }
         for (var n = 0u; n < upto(NV); n++) {
           for (var r = 0u; r < EACH; r++) {
             let c = c_tile[(i + r * part) * N_STRIDE + n];

@@ -1,6 +1,6 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Backend } from '../engine/backend.ts';
+import { type Backend, elements } from '../engine/backend.ts';
 import type { HostArray } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
@@ -74,7 +74,8 @@ test('one head of one channel by hand', async () => {
       },
       { initialState: t([0.25], 1, 1, 1, 1) },
     );
-    assertNear([await y.data(), await final.data()], [Float32Array.from(want), Float32Array.from([state])], backend.kind);
+    const got = [await y.data(), await final.data()];
+    assertNear(got, [Float32Array.from(want), Float32Array.from([state])], backend.kind);
   }
 });
 
@@ -107,12 +108,14 @@ test('a gradient of one result alone', async () => {
 test('any chunk size gives the same', async () => {
   const inputs = inputsOf({ batch: 1, length: 50, heads: 2, p: 8, groups: 1, n: 8 });
   const want = await evaluate(gpu, inputs, scan(50));
-  for (const size of [1, 7, 16, 64]) assertNear(await evaluate(gpu, inputs, scan(size)), want, `chunks of ${size}`, 1e-5);
+  for (const size of [1, 7, 16, 64]) {
+    assertNear(await evaluate(gpu, inputs, scan(size)), want, `chunks of ${size}`, 1e-5);
+  }
 });
 
 /** y and the final state when the sequence is taken in pieces that end at `cuts`. */
 async function inPieces(backend: Backend, s: Sizes, cuts: number[]): Promise<HostArray[]> {
-  const data = inputsOf(s).map(({ shape, data }, i) => ({ shape, data: data ?? random(shape.reduce((a, b) => a * b, 1), i + 1) }));
+  const data = inputsOf(s).map(({ shape, data }, i) => ({ shape, data: data ?? random(elements(shape), i + 1) }));
   const ys: number[] = [];
   let state: Tensor | null = null;
   let from = 0;
@@ -162,9 +165,10 @@ test('a device with eight storage bindings gives the same', async () => {
 });
 
 test('shapes that do not fit are refused by name', () => {
-  const t = (...shape: number[]) => fromData(reference, new Float32Array(shape.reduce((a, b) => a * b, 1)), shape);
-  const call = (heads: number, n: number) => () =>
-    ssdScan({ x: t(1, 2, 4, 3), dt: t(1, 2, heads), A_log: t(4), B: t(1, 2, 2, 5), C: t(1, 2, 2, n), D: t(4), dt_bias: t(4) });
+  const t = (...shape: number[]) => fromData(reference, new Float32Array(elements(shape)), shape);
+  const heads = { A_log: t(4), D: t(4), dt_bias: t(4) };
+  const call = (steps: number, n: number) => () =>
+    ssdScan({ x: t(1, 2, 4, 3), dt: t(1, 2, steps), B: t(1, 2, 2, 5), C: t(1, 2, 2, n), ...heads });
   const refused = (run: () => unknown, text: RegExp) =>
     assert.throws(run, (e: Error) => e instanceof ShapeError && text.test(e.message));
   refused(call(3, 5), /dt has shape \[1, 2, 3\]/);

@@ -55,7 +55,8 @@ const convCases = [
 ] as const;
 
 for (const { batch, channels, length, width, layout, activation, full } of convCases) {
-  test(`causal conv on WebGPU is the reference: (${batch}, ${channels}, ${length}), width ${width}, ${layout}`, async () => {
+  const name = `(${batch}, ${channels}, ${length}), width ${width}, ${layout}`;
+  test(`causal conv on WebGPU is the reference: ${name}`, async () => {
     const order = (l: number) => (layout === 'bcl' ? [batch, channels, l] : [batch, l, channels]);
     const all = [order(length), [channels, width], [channels], order(width - 1)].map((shape) => ({ shape }));
     const inputs = full ? all : all.slice(0, 2);
@@ -87,8 +88,10 @@ test('a causal conv carried over a cut is the conv of the whole', async () => {
 test('shapes that do not fit are refused by name', () => {
   const x = fromData(reference, new Float32Array(24), [2, 3, 4]);
   const w = fromData(reference, new Float32Array(8), [2, 4]);
-  assert.throws(() => causalConv1d(x, w, null), (e: Error) => e instanceof ShapeError && /w has shape \[2, 4\]/.test(e.message));
-  assert.throws(() => rope(x, { rotaryDim: 6 }), (e: Error) => e instanceof ShapeError && /rotaryDim 6/.test(e.message));
+  const refused = (run: () => unknown, text: RegExp) =>
+    assert.throws(run, (e: Error) => e instanceof ShapeError && text.test(e.message));
+  refused(() => causalConv1d(x, w, null), /w has shape \[2, 4\]/);
+  refused(() => rope(x, { rotaryDim: 6 }), /rotaryDim 6/);
 });
 
 test.run();

@@ -43,8 +43,8 @@ export async function evaluate(backend: Backend, inputs: readonly Input[], body:
   return data;
 }
 
-/** Fails unless each array is near the other: ‖x − y‖ ≤ tolerance · ‖y‖ and every element finite. */
-export function assertNear(got: readonly HostArray[], want: readonly HostArray[], label: string, tolerance = 1e-5): void {
+/** Fails unless each array is near the other: ‖x − y‖ ≤ most · ‖y‖ and every element finite. */
+export function assertNear(got: readonly HostArray[], want: readonly HostArray[], label: string, most = 1e-5): void {
   assert.is(got.length, want.length, `${label}: number of results`);
   want.forEach((y, i) => {
     assert.is(got[i].length, y.length, `${label}: length of result ${i}`);
@@ -55,6 +55,6 @@ export function assertNear(got: readonly HostArray[], want: readonly HostArray[]
       norm += v * v;
     });
     const relative = Math.sqrt(difference) / Math.max(Math.sqrt(norm), 1e-20);
-    assert.ok(relative <= tolerance || difference === 0, `${label}: result ${i} is off by ${relative.toExponential(2)}`);
+    assert.ok(relative <= most || difference === 0, `${label}: result ${i} is ${relative.toExponential(2)} off`);
   });
 }

@@ -1,0 +1,82 @@
+// Attention, forward, without tiles: SPLIT threads take one query row, each every SPLIT-th key, BLOCK keys at a time,
+// with the row and its output in registers. For small heads, where a tile's barriers cost more than they save, for
+// one token against many keys, and, with no loop unrolled, for drivers on the CPU, which compile tiles for minutes.
+var<workgroup> tops: array<f32, DIRECT>;
+var<workgroup> totals: array<f32, DIRECT>;
+var<workgroup> outs: array<vec4<f32>, MERGED * DV>;
+
+@compute @workgroup_size(DIRECT)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let index = flat_group(group, groups) * (DIRECT / SPLIT) + local / SPLIT;
+  let lane = local % SPLIT;
+  let rows = rows_of_problem();
+  let valid = index < rows * params.problems;
+  let problem = min(index / rows, params.problems - 1u);
+  let b = problem / params.kv_heads;
+  let kv = problem % params.kv_heads;
+  let r = index % rows;
+  let at = row_offset(b, kv, r);
+  let seen = select(0u, row_seen(r), valid);
+  var q: array<vec4<f32>, DV>;
+  var o: array<vec4<f32>, DV>;
+  for (var d = 0u; d < DV; d++) {
+    q[d] = load_q(at, d) * (params.scale * LOG2E);
+    o[d] = vec4<f32>();
+  }
+  var top = NEVER;
+  var sum = 0.0;
+  for (var key = lane; key < seen; key += BLOCK * SPLIT) {
+    var from_key: array<u32, BLOCK>;
+    var s: array<f32, BLOCK>;
+    for (var u = 0u; u < BLOCK; u++) {
+      from_key[u] = key_offset(b, kv, min(key + u * SPLIT, seen - 1u));
+      s[u] = 0.0;
+    }
+    for (var d = 0u; d < DV; d++) {
+      for (var u = 0u; u < BLOCK; u++) { s[u] += dot(q[d], load_k(from_key[u], d)); }
+    }
+    let before = top;
+    for (var u = 0u; u < BLOCK; u++) {
+      let open = key + u * SPLIT < seen && key_open(b, min(key + u * SPLIT, seen - 1u));
+      s[u] = select(NEVER, s[u], open);
+      top = max(top, s[u]);
+    }
+    let shrink = exp2(before - top);
+    sum *= shrink;
+    for (var u = 0u; u < BLOCK; u++) {
+      s[u] = select(exp2(s[u] - top), 0.0, s[u] <= NEVER);
+      sum += s[u];
+    }
+    for (var d = 0u; d < DV; d++) {
+      o[d] *= shrink;
+      for (var u = 0u; u < BLOCK; u++) { o[d] += s[u] * load_v(from_key[u], d); }
+    }
+  }
+  if (SPLIT == 1u) {
+    let some = sum > 0.0;
+    if (valid) {
+      for (var d = 0u; d < DV; d++) { store_o(at, d, o[d] * select(0.0, 1.0 / sum, some)); }
+      lse[row_stat(b, kv, r)] = select(0.0, (top + log2(sum)) / LOG2E, some);
+    }
+    return;
+  }
+  tops[local] = top;
+  totals[local] = sum;
+  for (var d = 0u; d < DV; d++) { outs[(local % MERGED) * DV + d] = o[d]; }
+  workgroupBarrier();
+  let first = local - lane;
+  var whole = NEVER;
+  for (var k = 0u; k < SPLIT; k++) { whole = max(whole, tops[first + k]); }
+  var total = 0.0;
+  for (var k = 0u; k < SPLIT; k++) { total += totals[first + k] * exp2(tops[first + k] - whole); }
+  let some = total > 0.0;
+  for (var d = lane; d < DV && valid; d += SPLIT) {
+    var value = vec4<f32>();
+    for (var k = 0u; k < SPLIT; k++) {
+      value += outs[((first + k) % MERGED) * DV + d] * exp2(tops[first + k] - whole);
+    }
+    store_o(at, d, value * select(0.0, 1.0 / total, some));
+  }
+  if (lane == 0u && valid) { lse[row_stat(b, kv, r)] = select(0.0, (whole + log2(total)) / LOG2E, some); }
+}
