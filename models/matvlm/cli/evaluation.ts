@@ -24,7 +24,7 @@ export async function evaluateAll(
   const progress = new Progress(label ?? '', images, 0, label === undefined);
   let before = 0;
   for (const set of sets) {
-    const onProgress = (done: number) => progress.update(before + done, `${percent(accuracy(all))} right`);
+    const onProgress = (done: number) => progress.update(before + done, 'images');
     merge(all, await evaluate(vlm, set, { limit, batch, signal, onProgress }));
     before += Math.min(limit ?? Infinity, set.length);
   }
