@@ -1,0 +1,62 @@
+/**
+ * Times ops and steps on every backend that is present and prints one table: `npm run bench -- --help`.
+ */
+import { Command, Option } from 'commander';
+import type { BackendKind } from '../engine/backend.ts';
+import { MatvlmError } from '../engine/errors.ts';
+import { describeMachine } from './machine.ts';
+import { runPeers } from './peers.ts';
+import { profileTable } from './profile.ts';
+import { readReport, type Report, resultTable, writeReport } from './results.ts';
+import { runBench } from './run.ts';
+
+const KINDS: readonly BackendKind[] = ['wasm', 'webgpu', 'reference'];
+
+interface Flags {
+  backend?: BackendKind[];
+  filter?: string;
+  quick?: boolean;
+  profile?: boolean;
+  json?: string;
+  compare?: string;
+  peers?: boolean;
+}
+
+const command = new Command('npm run bench --')
+  .description('Times ops and training, distillation and decoding steps on every backend that is present.')
+  .addOption(new Option('--backend <kinds...>', 'only on these').choices([...KINDS]))
+  .option('--filter <text>', 'only cases whose name holds this')
+  .option('--quick', 'a few samples of each')
+  .option('--profile', "also the profiler's tables of one step of each kind, on WASM and WebGPU")
+  .option('--json <file>', 'write results as JSON')
+  .option('--compare <file>', 'how many times as fast as in an earlier JSON')
+  .option('--peers', 'only compare matrix products with onnxruntime-web, which is installed in bench/ first');
+
+async function main(flags: Flags): Promise<void> {
+  if (flags.peers) return runPeers();
+  const before = flags.compare === undefined ? null : await readReport(flags.compare);
+  const line = (text: string) => (process.stderr.isTTY ? `\x1b[2K\r${text}` : `${text}\n`);
+  const progress = (text: string) => void process.stderr.write(line(text));
+  const report = await runBench({ ...flags, backends: flags.backend ?? KINDS, say: progress });
+  progress('');
+  print(report, before);
+  if (flags.json !== undefined) await writeReport(flags.json, report);
+}
+
+function print(report: Report, before: Report | null): void {
+  for (const line of describeMachine(report.machine)) console.log(line);
+  for (const [label, description] of Object.entries(report.backends)) console.log(`backend  ${label}: ${description}`);
+  const warm = report.quick ? '20 ms' : '400 ms on a GPU, 100 ms on WASM, 50 ms on a software adapter, 10 ms on the reference';
+  console.log(`warm-up  by time, a case: ${warm}; then batches of calls, one wait for the device a batch`);
+  console.log('columns  time of one call; spread = median absolute deviation; rate by the time on the GPU where known\n');
+  console.log(resultTable(report.results, before));
+  for (const profile of report.profiles) console.log(`\n${profileTable(profile)}`);
+}
+
+try {
+  await main(command.parse().opts<Flags>());
+} catch (error) {
+  if (!(error instanceof MatvlmError)) throw error;
+  console.error(error.message);
+  process.exitCode = 1;
+}
