@@ -41,7 +41,9 @@ function upload(host: HostTensor[], data: Float64Array[]): Tensor[] {
 }
 
 for (const op of readOpCases(folder)) {
-  const differentiable = op.in_grads.map((name) => name !== null);
+  // A loss without a gradient to its second input stops it on purpose: differences would see through.
+  const stopped = /no gradient to the second input/.test(String(op.attrs.note ?? ''));
+  const differentiable = op.in_grads.map((name, i) => name !== null && !(stopped && i === 1));
   if (!differentiable.includes(true)) continue;
   check(op.id, async () => {
     const random = new Random(7);
