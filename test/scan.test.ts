@@ -1,12 +1,13 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Backend, elements } from '../engine/backend.ts';
+import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import type { HostArray } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { ssdScan } from '../ops/index.ts';
-import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { assertNear, checkGradients, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend } from './support/backends.ts';
 
 const reference = await openBackend('reference');
@@ -77,6 +78,11 @@ test('one head of one channel by hand', async () => {
     const got = [await y.data(), await final.data()];
     assertNear(got, [Float32Array.from(want), Float32Array.from([state])], backend.kind);
   }
+});
+
+test('gradients, the initial state included, are the differences in f64', async () => {
+  const double = new ReferenceBackend({ double: true });
+  await checkGradients(double, inputsOf({ batch: 1, length: 4, heads: 2, p: 2, groups: 1, n: 3 }), scan());
 });
 
 const cases: (Sizes & { chunkSize?: number; initial?: boolean })[] = [

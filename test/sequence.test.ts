@@ -1,9 +1,10 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { causalConv1d, rope } from '../ops/index.ts';
-import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { assertNear, checkGradients, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend } from './support/backends.ts';
 
 const reference = await openBackend('reference');
@@ -66,6 +67,14 @@ for (const { batch, channels, length, width, layout, activation, full } of convC
     assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), layout);
   });
 }
+
+test('gradients of a causal conv, the initial columns included, are the differences in f64', async () => {
+  const double = new ReferenceBackend({ double: true });
+  const inputs = [[1, 5, 2], [2, 4], [2], [1, 3, 2]].map((shape) => ({ shape }));
+  await checkGradients(double, inputs, ([x, w, bias, initial]) => [
+    causalConv1d(x, w, bias, { activation: 'silu', layout: 'blc', initial }),
+  ]);
+});
 
 test('a causal conv carried over a cut is the conv of the whole', async () => {
   const [length, channels, width, cut] = [11, 3, 4, 5];

@@ -58,3 +58,37 @@ export function assertNear(got: readonly HostArray[], want: readonly HostArray[]
     assert.ok(relative <= most || difference === 0, `${label}: result ${i} is ${relative.toExponential(2)} off`);
   });
 }
+
+const STEP = 1e-5;
+
+/**
+ * Fails unless the gradients of `body` are its central differences. For an f64 backend and few elements: each element
+ * of each input is moved.
+ */
+export async function checkGradients(backend: Backend, inputs: readonly Input[], body: Body): Promise<void> {
+  const host = inputs.map(({ shape, data }, i) => Float64Array.from(data ?? random(elements(shape), i + 1)));
+  const results = () => evaluate(backend, inputs.map(({ shape }, i) => ({ shape, data: host[i] })), body);
+  const first = await results();
+  const outputs = first.length - inputs.length;
+  const weights = first.slice(0, outputs).map((y, i) => random(y.length, i + 101));
+  const value = async () => {
+    const now = await results();
+    let sum = 0;
+    weights.forEach((w, i) => w.forEach((v, j) => (sum += v * now[i][j])));
+    return sum;
+  };
+  for (const [i, data] of host.entries()) {
+    const analytic = first[outputs + i];
+    const scale = Math.max(1e-3, ...Array.from(analytic, Math.abs));
+    for (let k = 0; k < data.length; k++) {
+      const before = data[k];
+      data[k] = before + STEP;
+      const up = await value();
+      data[k] = before - STEP;
+      const numeric = (up - (await value())) / (2 * STEP);
+      data[k] = before;
+      const error = Math.abs(numeric - analytic[k]) / scale;
+      assert.ok(error < 1e-6, `input ${i}[${k}]: ${analytic[k]} against ${numeric} by differences`);
+    }
+  }
+}
