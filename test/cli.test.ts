@@ -242,12 +242,12 @@ use('start distils, compares and reports', async () => {
     'layers: [1]\nsteps: 4\nimages: 8\nbatch: 2\naccumulate: 1\nwarmup: 1\nlr: 0.001\neval-every: 2\neval-images: 1\n',
   );
   const out = await ok('start --teacher runs/train --recipe start.yaml --test-images 2 --no-serve --backend wasm');
-  assert.match(out, /questions +teacher +student, undistilled +student +from random, 4 steps +asked/);
+  assert.match(out, /questions +teacher +student, undistilled +student +asked/);
   assert.equal(
     log('start').map(({ step }) => step),
     [0, 1, 2, 2, 3, 4, 4],
   );
-  assert.is(log(join('start', 'random-init')).length, 6);
+  assert.equal(log(join('start', 'random-init')).map(({ step }) => step), [1, 2, 2, 3, 4]);
   const report = readFileSync(path('runs', 'start', 'report.html'), 'utf8');
   assert.match(
     readFileSync(path('runs', 'start', 'checkpoint-4', 'README.md'), 'utf8'),

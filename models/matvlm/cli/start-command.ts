@@ -1,16 +1,16 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import pc from 'picocolors';
 import { SystemError } from '../../../engine/errors.ts';
 import { diskFolder } from '../../../engine/node/index.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { openDatasets } from '../node/datasets.ts';
 import { assetPath } from '../node/package-root.ts';
-import { createRun, type RunFolder } from '../node/run-folder.ts';
+import type { RunFolder } from '../node/run-folder.ts';
 import { accuracy, type Evaluation } from '../train/evaluate.ts';
 import { loadVlm, type Vlm } from '../vlm.ts';
 import { disposeModel } from '../weights.ts';
 import { configLayer } from './command.ts';
+import { compareWithRandom } from './comparison.ts';
 import { distillTable } from './distill.ts';
 import { distillInto, type DistillPlan, type DistillSettings, planDistillation, studentOf } from './distill-command.ts';
 import { accuracyTable, evaluateAll, shares } from './evaluation.ts';
@@ -24,12 +24,6 @@ import type { startTable } from './start.ts';
 import { withBackend, withRun } from './training.ts';
 
 type StartSettings = Settings<typeof startTable>;
-
-/** The run from random initialisation; without an evaluation when it was interrupted. */
-interface Compared extends Omit<Measured, 'evaluation'> {
-  readonly evaluation: Evaluation | null;
-  readonly folder: string;
-}
 
 /** Ports that are tried after one that is taken. */
 const PORTS = 10;
@@ -78,58 +72,34 @@ class Job {
   async run(teacher: Vlm): Promise<string | null> {
     const tests = await openDatasets(this.settings.data, 'test', this.given.testImages, this.signal);
     const target = await evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' });
-    const outcome = await this.distil(teacher, tests, this.settings, this.plan.steps, this.folder);
+    const comparison = this.given.compare
+      ? compareWithRandom(this.folder.path, this.plan.steps, this.signal)
+      : Promise.resolve(null);
+    const outcome = await this.distil(teacher, tests);
+    const random = await comparison;
     if (!outcome.evaluation) return this.sayStopped(outcome);
-    const random = await this.compare(teacher, tests);
     const measured: Measured[] = [
       { name: 'teacher', source: 'teacher', evaluation: target },
       ...(outcome.before
         ? [{ name: 'student, undistilled', source: 'before' as const, evaluation: outcome.before }]
         : []),
       { name: 'student', source: 'student', evaluation: outcome.evaluation },
-      ...(random?.evaluation ? [random as Measured] : []),
     ];
     print(accuracyTable(new Map(measured.map(({ name, evaluation }) => [name, evaluation]))));
-    const report = await this.report(measured, tests, random?.folder ?? null);
+    const report = await this.report(measured, tests, random);
     say(`student ${outcome.checkpoint}\nreport  ${report}`);
     return outcome.checkpoint;
   }
 
-  private async distil(
-    teacher: Vlm,
-    tests: readonly VqaDataset[],
-    settings: DistillSettings,
-    steps: number,
-    run: RunFolder,
-    evalFirst = true,
-  ): Promise<Outcome> {
+  private async distil(teacher: Vlm, tests: readonly VqaDataset[]): Promise<Outcome> {
+    const { settings, folder: run, signal } = this;
+    const { loader, steps } = this.plan;
     const student = await studentOf(teacher.model, this.plan, settings, teacher.model.backend);
     try {
-      const { loader } = this.plan;
-      const common = { teacher, student, run, settings, loader, steps, tests, evalFirst };
-      return await distillInto({ ...common, planned: this.plan.steps, resume: null, signal: this.signal });
+      const common = { teacher, student, run, settings, loader, steps, tests, evalFirst: true };
+      return await distillInto({ ...common, planned: steps, resume: null, signal });
     } finally {
       disposeModel(student, teacher.model);
-    }
-  }
-
-  /** The same steps from random initialisation. */
-  private async compare(teacher: Vlm, tests: readonly VqaDataset[]): Promise<Compared | null> {
-    const steps = Math.min(this.plan.steps, this.given.compareSteps);
-    if (steps === 0 || this.signal.aborted) return null;
-    say(pc.dim(`for comparison, ${steps} steps from random initialisation`));
-    const run = await createRun(this.folder.path, 'random-init');
-    try {
-      const settings = {
-        ...this.settings,
-        init: 'random' as const,
-        saveTotalLimit: 1,
-        finalEval: steps === this.plan.steps,
-      };
-      const { evaluation } = await this.distil(teacher, tests, settings, steps, run, false);
-      return { name: `from random, ${steps} steps`, source: 'student', evaluation, folder: run.path };
-    } finally {
-      await run.release();
     }
   }
 

@@ -11,7 +11,7 @@ export const startTable = {
     text('settings file or recipe of the distillation, in place of the built-in ones', '', '<name|file>'),
   ),
   testImages: optional(count('test images of each set at most; all when not set', 1)),
-  compareSteps: count('steps of the same distillation from random initialisation, for the report; 0 for none', 100, 0),
+  compare: toggle('also distil from random initialisation, beside it, for the report', true),
   serve: toggle('serve the page at the end', true),
   port: number('port of the page; the next free one when it is taken', 8000, { whole: true, min: 0, max: 65535 }),
   backend: backendOption,
