@@ -125,9 +125,9 @@ function directCut(items: number, others: number, dim: number, caps: GpuCaps) {
   return cut;
 }
 
-/** Whether rows in registers beat tiles: small heads, and few rows against many keys. */
+/** Whether to hold rows in registers in place of tiles: on drivers on the CPU, and for few rows against many keys. */
 function isDirect(dim: number, rows: number, caps: GpuCaps): boolean {
-  return caps.software || dim <= 32 || (dim <= 96 && rows <= 8);
+  return caps.software || (dim <= 96 && rows <= 8);
 }
 
 /** Reads vec4 d of the row at an offset; heads that are no multiple of 4 are read one by one and padded with zeros. */
