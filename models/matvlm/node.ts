@@ -1,0 +1,29 @@
+/** What MaTVLM adds in Node: checkpoint folders on disk, Dawn, images by sharp, saving. */
+import type { Backend, BackendKind } from '../../engine/backend.ts';
+import { diskFolder } from '../../engine/node/index.ts';
+import { openBackend } from './node/backend.ts';
+import { modelFolder } from './node/model-folder.ts';
+import { loadVlm, type Vlm } from './vlm.ts';
+import type { LoadOptions } from './weights.ts';
+
+export * from './index.ts';
+export { closeBackend, openBackend } from './node/backend.ts';
+export { openDatasets } from './node/datasets.ts';
+export { decodeImage, readImage } from './node/decode.ts';
+export { loadEasyVqa } from './node/easy-vqa.ts';
+export { saveModel } from './node/save-model.ts';
+
+export interface NodeLoadOptions extends LoadOptions {
+  /** An open backend, or which to open; without a choice WebGPU where Dawn finds a hardware adapter, else WASM. */
+  readonly backend?: Backend | BackendKind;
+}
+
+/**
+ * Loads a checkpoint folder in Node.
+ * @param folder a path, the folder of a run, or `teacher` or `student` for the shipped ones
+ */
+export async function loadModel(folder: string, options: NodeLoadOptions = {}): Promise<Vlm> {
+  const { backend = null } = options;
+  const opened = typeof backend === 'string' || backend === null ? await openBackend(backend) : backend;
+  return loadVlm(diskFolder(await modelFolder(folder)), opened, options);
+}
