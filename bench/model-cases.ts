@@ -38,13 +38,12 @@ const files = tinyTokenizer();
 const tokenizer = Tokenizer.fromJSON(files.tokenizer, files.config);
 const encoder = new PromptEncoder(tokenizer, 'short');
 
-const SETTINGS: TrainSettings = {
+const SETTINGS: Omit<TrainSettings, 'maxSkipped'> = {
   optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
   lr: 1e-4,
   schedule: { warmup: 10, stable: 1e6, decay: 10 },
   accumulate: 1,
   checkpointing: false,
-  maxSkipped: 3,
   seed: 1,
 };
 
@@ -68,8 +67,16 @@ async function fixedBatch(images: number, questionsPerImage: number): Promise<{ 
   return { batch: async () => batch };
 }
 
-async function training(task: TrainTask, images: number, questions: number, close: () => void): Promise<OpenStep> {
-  const trainer = new Trainer(task, await fixedBatch(images, questions), SETTINGS);
+/** A batch, and how many steps without a finite gradient in a row are too many. */
+interface StepSize {
+  readonly images: number;
+  readonly questions: number;
+  readonly maxSkipped: number;
+}
+
+async function training(task: TrainTask, size: StepSize, close: () => void): Promise<OpenStep> {
+  const data = await fixedBatch(size.images, size.questions);
+  const trainer = new Trainer(task, data, { ...SETTINGS, maxSkipped: size.maxSkipped });
   const run = (n: number) => trainer.run({ until: trainer.state.step + n });
   return { run, close: () => (trainer.dispose(), close()) };
 }
@@ -127,15 +134,19 @@ async function prompting(backend: Backend, hybrid: boolean): Promise<OpenStep> {
 
 const WHO = [['teacher', false], ['student', true]] as const;
 
-/** The steps of the tiny teacher and of its student, at that batch. */
-export function modelCases(images: number, questions: number): ModelCase[] {
+/**
+ * The steps of the tiny teacher and of its student, at that batch.
+ * @param maxSkipped Infinity where nothing is computed
+ */
+export function modelCases(images: number, questions: number, maxSkipped = 3): ModelCase[] {
+  const size = { images, questions, maxSkipped };
   const batch = `${images} ${images === 1 ? 'image' : 'images'} × ${questions} questions`;
   const train: ModelCase = {
     name: `train step, teacher, ${batch}`,
     unit: 'steps/s',
     open: async (backend) => {
       const { model, close } = await models(backend, false);
-      return training(pretrainTask(model), images, questions, close);
+      return training(pretrainTask(model), size, close);
     },
   };
   const distil: ModelCase = {
@@ -143,7 +154,7 @@ export function modelCases(images: number, questions: number): ModelCase[] {
     unit: 'steps/s',
     open: async (backend) => {
       const { model, teacher, close } = await models(backend, true);
-      return training(distillTask(teacher, model, publishedLosses), images, questions, close);
+      return training(distillTask(teacher, model, publishedLosses), size, close);
     },
   };
   const each = WHO.flatMap(([who, hybrid]): ModelCase[] => [

@@ -101,9 +101,13 @@ function edgeOf(tensor: Tensor): Edge | null {
   return { node: tensor.node, outputIndex: tensor.outputIndex, leaf: tensor.node ? null : tensor };
 }
 
-function save(tensors: readonly Tensor[], indices: readonly number[] | undefined): Map<number, Saved> {
+/** What an op saves that saves nothing. */
+const NOTHING: ReadonlyMap<number, Saved> = new Map();
+
+function save(tensors: readonly Tensor[], indices: readonly number[] | undefined): ReadonlyMap<number, Saved> {
+  if (!indices || indices.length === 0) return NOTHING;
   const saved = new Map<number, Saved>();
-  for (const i of indices ?? []) {
+  for (const i of indices) {
     const tensor = tensors[i];
     if (tensor) saved.set(i, { storage: tensor.storage.retain(), spec: { shape: tensor.shape, dtype: tensor.dtype } });
   }
@@ -147,8 +151,7 @@ export function record<A>(op: Op<A>, inputs: readonly Tensor[], outputs: readonl
 export function recordAlias(name: string, input: Tensor, output: Tensor, pullback: (grad: Tensor) => Tensor): void {
   const edge = gradEnabled() ? edgeOf(input) : null;
   if (!edge) return;
-  const none = new Map<number, Saved>();
-  const node = new Node(name, [edge], [specOf(input)], [specOf(output)], none, none, (_, [grad]) => [pullback(grad!)]);
+  const node = new Node(name, [edge], [specOf(input)], [specOf(output)], NOTHING, NOTHING, (_, [grad]) => [pullback(grad!)]);
   attach(node, [output]);
 }
 

@@ -107,6 +107,6 @@ export function gemmOnGpu<A>(
   let plan = prepared.get(key);
   if (!plan) prepared.set(key, (plan = prepare(g, operands.bias !== undefined, call)));
   const scratch = plan.scratch > 0 ? call.scratch([plan.scratch]) : undefined;
-  const args: Record<GemmArg, GpuArg | undefined> = { ...operands, bias: operands.bias, scratch };
-  return plan.launches.map((l) => ({ ...l, args: l.args.map((name) => args[name]!) }));
+  const of = (name: GemmArg) => (name === 'scratch' ? scratch! : operands[name]!);
+  return plan.launches.map(({ shader, params, grid, args }) => ({ shader, params, grid, args: args.map(of) }));
 }

@@ -1,5 +1,5 @@
 import { apply1 } from '../engine/apply.ts';
-import { type Spec, elements } from '../engine/backend.ts';
+import type { Spec } from '../engine/backend.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
@@ -12,16 +12,24 @@ import { show } from './shapes.ts';
 
 type None = Record<string, never>;
 
+function rowsOf(x: Spec): number {
+  let rows = 1;
+  for (let i = 0; i < x.shape.length - 1; i++) rows *= x.shape[i];
+  return rows;
+}
+
 /** (rows, in) · (out, in)ᵀ */
 function product(x: Spec, w: Spec): Gemm {
   const [out, inner] = w.shape;
-  return plainGemm(elements(x.shape.slice(0, -1)), out, inner, false, true);
+  return plainGemm(rowsOf(x), out, inner, false, true);
 }
 
 export const linearOp = /* @__PURE__ */ defineOp<None>({
   name: 'linear',
   shape([x, w, b]) {
-    for (const [name, t] of Object.entries({ x, w, ...(b && { b }) })) expectDType('linear', name, t.dtype, 'f32');
+    expectDType('linear', 'x', x.dtype, 'f32');
+    expectDType('linear', 'w', w.dtype, 'f32');
+    if (b) expectDType('linear', 'b', b.dtype, 'f32');
     if (w.shape.length !== 2 || x.shape.at(-1) !== w.shape[1]) {
       throw new ShapeError(`linear: x ${show(x.shape)} and weight ${show(w.shape)} do not fit: expected (…, in) and (out, in)`);
     }
@@ -45,7 +53,7 @@ export const linearOp = /* @__PURE__ */ defineOp<None>({
   flops: ({ inputs: [x, w] }) => 2 * x.size * w.shape[0],
   saves: { inputs: [0, 1] },
   backward({ input, grads, needs, inputSpecs: [x, w, b] }) {
-    const rows = elements(x.shape.slice(0, -1));
+    const rows = rowsOf(x);
     const dy = reshape(grads[0]!, [rows, w.shape[0]]);
     return [
       needs[0] ? reshape(matmul2d(dy, input(1)), x.shape) : null,
