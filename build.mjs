@@ -21,6 +21,12 @@ function ensureDependencies() {
     const have = JSON.parse(readFileSync(installed, 'utf8')).packages;
     const stale = Object.entries(want).filter(([k, v]) => k && !v.optional && have[k]?.version !== v.version);
     if (stale.length === 0) return;
+    if (lstatSync('node_modules').isSymbolicLink()) {
+      // npm ci would empty the folder of the checkout that it belongs to.
+      const names = stale.map(([path]) => path.replace(/^.*node_modules\//, '')).join(', ');
+      console.warn(`node_modules is a link to a folder with other versions of ${names}: run npm ci there if that matters`);
+      return;
+    }
   }
   console.log('Installing dependencies (npm ci) …');
   const run = spawnSync('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'], {
