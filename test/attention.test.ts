@@ -4,10 +4,10 @@ import { ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { attention } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
-import { closeBackend, openBackend } from './support/backends.ts';
+import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
-const gpu = await openBackend('webgpu');
+const gpu = await openGpu();
 const test = suite('attention');
 
 // Drivers on the CPU run rolled loops and take minutes to compile what GPUs run. This asks for that everywhere.

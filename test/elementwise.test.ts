@@ -27,10 +27,10 @@ import {
   zerosLike,
 } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
-import { closeBackend, openBackend } from './support/backends.ts';
+import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
-const gpu = await openBackend('webgpu');
+const gpu = await openGpu();
 const backends = [reference, gpu];
 const test = suite('elementwise ops');
 

@@ -6,10 +6,10 @@ import { ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { embedding, gather, indexSelect, oneHot } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
-import { closeBackend, openBackend } from './support/backends.ts';
+import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
-const gpu = await openBackend('webgpu');
+const gpu = await openGpu();
 const backends = [reference, gpu];
 const test = suite('lookups');
 

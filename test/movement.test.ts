@@ -5,10 +5,10 @@ import { ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { cat, expand, flip, pad, permute, repeatInterleave, slice, split, stack, tril } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
-import { closeBackend, openBackend } from './support/backends.ts';
+import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
-const gpu = await openBackend('webgpu');
+const gpu = await openGpu();
 const test = suite('movement');
 
 test.after(() => [reference, gpu].forEach(closeBackend));

@@ -8,10 +8,10 @@ import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { ssdScan } from '../ops/index.ts';
 import { assertNear, checkGradients, evaluate, type Input, random } from './support/agree.ts';
-import { closeBackend, openBackend } from './support/backends.ts';
+import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
-const gpu = await openBackend('webgpu');
+const gpu = await openGpu();
 const test = suite('ssd scan');
 
 // Drivers on the CPU run one token at a time and take minutes to compile the tiled kernels that GPUs run. This asks
@@ -107,7 +107,8 @@ test('a gradient of one result alone', async () => {
   for (const only of [0, 1]) {
     const body = (t: Tensor[]) => [scan(16)(t)[only]];
     const want = await evaluate(reference, inputs, body);
-    assertNear(await evaluate(gpu, inputs, body), want, `output ${only}`, 2e-5);
+    // The C kernel walks the sequence in another order than the chunks.
+    assertNear(await evaluate(gpu, inputs, body), want, `output ${only}`, gpu.kind === 'wasm' ? 5e-5 : 2e-5);
   }
 });
 
@@ -160,6 +161,7 @@ test('steps of any size stay finite', async () => {
 });
 
 test('a device with eight storage bindings gives the same', async () => {
+  if (gpu.kind !== 'webgpu') return;
   const caps = (gpu as unknown as { caps: { maxStorageBuffers: number } }).caps;
   const inputs = inputsOf({ batch: 2, length: 16, heads: 4, p: 8, groups: 2, n: 8 });
   const want = await evaluate(gpu, inputs, scan());

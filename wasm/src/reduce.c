@@ -89,8 +89,10 @@ void EXPORT(softmax_backward)(const float *y, const float *dy, float *dx, size_t
   }
 }
 
+// A row of −∞ alone has the sum 0, and so −∞; +∞ in a row wins. Neither may become ∞ − ∞.
 INLINE float row_logsumexp(const float *x, size_t n) {
   float max = row_max(x, n);
+  if (max == max + max && max != 0.0f) return max;
   return max + log1(row_exp_sum(x, 0, n, 1.0f, max));
 }
 

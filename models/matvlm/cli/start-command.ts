@@ -112,7 +112,7 @@ class Job {
       summary:
         `Layers ${layers} of the decoder became Mamba-2 mixers, initialised from attention and distilled in ` +
         `${this.plan.steps} steps; ${duration((performance.now() - this.started) / 1000)} in all.`,
-      command: `npm start -- ${this.flags()}`.trim(),
+      command: ['npm start', this.flags()].filter(Boolean).join(' -- '),
       headlines: headlines(target, result),
       measured,
       curves: new Map([['from attention', this.folder.path], ...(random ? [['from random', random] as const] : [])]),
