@@ -213,7 +213,7 @@ function metricLine(report: StepReport, rate: number): MetricLine {
 }
 
 function evaluationLine(step: number, evaluation: Evaluation): MetricLine {
-  const byKind = [...shares(evaluation)].map(([kind, share]) => [`eval/accuracy/${kind}`, share]);
+  const byKind = [...shares(evaluation)].filter(([kind]) => kind !== 'all').map(([kind, share]) => [`eval/accuracy/${kind}`, share]);
   return {
     step,
     'eval/accuracy': accuracy(evaluation),
