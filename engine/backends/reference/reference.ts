@@ -4,22 +4,34 @@ import type { HostCall, Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { MemoryCounter } from '../memory.ts';
 
+type HostArrayType =
+  | Float32ArrayConstructor
+  | Float64ArrayConstructor
+  | Uint16ArrayConstructor
+  | Int32ArrayConstructor
+  | Uint32ArrayConstructor;
+
 /** The array type that holds a dtype on the host. */
-export function hostArrayFor(dtype: DType, size: number, double = false): HostArray {
+export function hostArrayType(dtype: DType): HostArrayType {
   switch (dtype) {
     case 'f32':
-      return double ? new Float64Array(size) : new Float32Array(size);
+      return Float32Array;
     case 'f16':
     case 'bf16':
-      return new Uint16Array(size);
+      return Uint16Array;
     case 'i32':
-      return new Int32Array(size);
+      return Int32Array;
     case 'u32':
     case 'bool':
-      return new Uint32Array(size);
+      return Uint32Array;
     default:
       return dtype satisfies never;
   }
+}
+
+/** A new array of that type. */
+export function hostArrayFor(dtype: DType, size: number, double = false): HostArray {
+  return new (double && dtype === 'f32' ? Float64Array : hostArrayType(dtype))(size);
 }
 
 export interface ReferenceOptions {

@@ -5,7 +5,7 @@ import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
 import type { HostArg, Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { MemoryCounter } from '../memory.ts';
-import { hostArrayFor } from '../reference/reference.ts';
+import { hostArrayFor, hostArrayType } from '../reference/reference.ts';
 import type { WasmArg } from './call.ts';
 
 /** A block of the WASM memory. */
@@ -111,21 +111,7 @@ export class WasmBackend implements Backend<WasmBuffer> {
   });
 
   private view(ptr: number, size: number, dtype: DType): HostArray {
-    const memory = this.heap.memory.buffer as ArrayBuffer;
-    switch (dtype) {
-      case 'f32':
-        return new Float32Array(memory, ptr, size);
-      case 'i32':
-        return new Int32Array(memory, ptr, size);
-      case 'u32':
-      case 'bool':
-        return new Uint32Array(memory, ptr, size);
-      case 'f16':
-      case 'bf16':
-        return new Uint16Array(memory, ptr, size);
-      default:
-        return dtype satisfies never;
-    }
+    return new (hostArrayType(dtype))(this.heap.memory.buffer as ArrayBuffer, ptr, size);
   }
 }
 
