@@ -105,6 +105,7 @@ if (args.has('--tests') || args.has('--all')) {
   add({ ...node, splitting: true, entryPoints: list('test', '.test.ts').concat(present(['test/golden.ts'])), outdir: 'dist/test', outbase: 'test' });
 }
 if (args.has('--bench') || args.has('--all')) {
+  rmSync('dist/bench', { recursive: true, force: true });
   add({ ...node, splitting: true, entryPoints: list('bench', '.bench.ts').concat(present(['bench/bench.ts'])), outdir: 'dist/bench', outbase: 'bench' });
 }
 await Promise.all(jobs);

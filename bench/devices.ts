@@ -32,7 +32,7 @@ export interface Device {
 const CLASSES = {
   gpu: {
     label: 'webgpu',
-    budget: { warm: 400, time: 300, samples: 10, sample: 20, calls: 2000 },
+    budget: { warm: 400, time: 200, samples: 10, sample: 20, calls: 2000 },
     most: Infinity,
     images: 64,
     questions: 20,
