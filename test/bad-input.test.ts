@@ -166,6 +166,22 @@ folders('keys and shapes that do not fit the configuration', async () => {
   }
 });
 
+folders('a key of the configuration misspelt', async () => {
+  const misspell = (folder: string) => {
+    const file = join(folder, 'config.json');
+    writeFileSync(file, readFileSync(file, 'utf8').replace('"partial_rotary_factor"', '"partial_rotary_facter"'));
+  };
+  const says = /unknown key text_config.partial_rotary_facter; did you mean "partial_rotary_factor"/;
+  await refused(ask(spoilt('misspelt', misspell)), says);
+});
+
+folders('a weight that is not finite', async () => {
+  const name = 'language_model.lm_head.bias';
+  const data = () => Float32Array.from({ length: 70 }, (_, i) => (i === 3 ? NaN : 0));
+  const broken = await reweighted('nan', (t) => (t.name === name ? { ...t, data } : t));
+  await refused(ask(broken), /nan: "language_model.lm_head.bias" holds NaN at element 3/);
+});
+
 folders('a configuration that the tokenizer does not fit leaves no run', async () => {
   writeFileSync(
     path('poor.json'),
@@ -232,9 +248,9 @@ prompts('questions that cannot be asked', async () => {
 
 const numbers = suite('numbers that are not finite');
 
-numbers('a teacher with NaN: steps are skipped, then the run stops and names the weight', async () => {
+numbers('a teacher that overflows: steps are skipped, then the run stops', async () => {
   const sick = 'language_model.model.layers.1.mlp.fc1.weight';
-  const teacher = await reweighted('sick', (t, data) => (t.name === sick ? { ...t, data: data.fill(NaN, 3, 4) } : t));
+  const teacher = await reweighted('sick', (t, data) => (t.name === sick ? { ...t, data: data.fill(3e38) } : t));
   const flags = [...MICRO_FLAGS, '--accumulate', '1', '--max-skipped', '3', '--steps', '9'];
   await refused(
     ['distill', '--teacher', teacher, ...flags, '--name', 'sick-run'],

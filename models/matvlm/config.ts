@@ -1,5 +1,6 @@
 import * as v from 'valibot';
 import { ConfigError } from '../../engine/errors.ts';
+import { editDistance } from './suggest.ts';
 
 const count = (most: number) => v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(most));
 const probability = v.pipe(v.number(), v.minValue(0), v.maxValue(0.999));
@@ -92,16 +93,41 @@ function parse<T>(schema: v.GenericSchema<unknown, T>, json: unknown, file: stri
   throw new ConfigError(`${file}: ${path}: ${issue.message}`);
 }
 
+/** Misspellings are looked for up to this distance, in words long enough that no other word is so near. */
+const NEAR = 2;
+const LONG = 8;
+
+/**
+ * Refuses a key that is one of ours misspelt: what it sets would else silently be the default. Keys that are nothing
+ * like ours belong to other readers of the file.
+ */
+function checkSpelling(schema: { readonly entries: object }, json: unknown, file: string, at = ''): void {
+  const known = Object.keys(schema.entries);
+  for (const key of Object.keys(json as object)) {
+    if (known.includes(key) || key.length < LONG) continue;
+    const meant = known.find((name) => name.length >= LONG && editDistance(key, name) <= NEAR);
+    if (!meant) continue;
+    // Both may be there: then the other spelling is a key of its own.
+    if (!Object.hasOwn(json as object, meant)) {
+      throw new ConfigError(`${file}: unknown key ${at}${key}; did you mean "${meant}"?`);
+    }
+  }
+}
+
 /**
  * Checks the contents of `config.json` and, for a student, `mamba_config.json`.
  * @throws ConfigError naming file and field, before anything is allocated
  */
 export function parseConfig(model: unknown, mamba: unknown = null, file = 'config.json'): MatvlmConfig {
   const config = { model: parse(ConfigSchema, model, file), mamba: null as MambaConfig | null };
+  checkSpelling(ConfigSchema, model, file);
+  checkSpelling(TextSchema, (model as ModelConfig).text_config, file, 'text_config.');
+  checkSpelling(VisionSchema, (model as ModelConfig).vision_config, file, 'vision_config.');
   checkVision(config.model, file);
   checkText(config.model, file);
   if (mamba !== null) {
     config.mamba = parse(MambaSchema, mamba, 'mamba_config.json');
+    checkSpelling(MambaSchema, mamba, 'mamba_config.json');
     checkMamba(config.model.text_config, config.mamba);
   }
   return config;

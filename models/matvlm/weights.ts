@@ -6,6 +6,7 @@ import { sameShape, show } from '../../ops/shapes.ts';
 import { type MatvlmConfig, parseConfig } from './config.ts';
 import { isTrainable } from './distill.ts';
 import { MaTVLM } from './model.ts';
+import { outline } from './sizes.ts';
 
 /** Tells how far a load is: `loaded` of `total` bytes. */
 export type OnProgress = (event: { file: string; loaded: number; total: number }) => void;
@@ -84,10 +85,22 @@ export async function loadWeights(
   for (const name of names) {
     options.signal?.throwIfAborted();
     const tensor = model.parameters.get(name)!;
-    model.backend.write(tensor.buffer, await checkpoint.readAs(name, 'f32'));
+    const data = await checkpoint.readAs(name, 'f32');
+    checkFinite(checkpoint.name, name, data);
+    model.backend.write(tensor.buffer, data);
     loaded += tensor.size * 4;
     options.onProgress?.({ file: checkpoint.name, loaded, total });
   }
+}
+
+/** @throws CheckpointError naming the first element that is NaN or infinite */
+function checkFinite(file: string, name: string, data: Float32Array): void {
+  // 0·x is 0 for every finite x: one sum without a branch an element, as fast as memory.
+  let sum = 0;
+  for (let i = 0; i < data.length; i++) sum += 0 * data[i];
+  if (sum === 0) return;
+  const at = data.findIndex((x) => !Number.isFinite(x));
+  throw new CheckpointError(`${file}: "${name}" holds ${data[at]} at element ${at}; the file is broken, get it again`);
 }
 
 /** A model of that configuration with the weights of an open checkpoint. */
@@ -98,6 +111,7 @@ export async function modelFrom(
   options: LoadOptions = {},
 ): Promise<MaTVLM> {
   checkEmbedding(config, checkpoint);
+  checkKeys(outline(config), checkpoint);
   const model = new MaTVLM(config, backend, emptyParameters(backend));
   try {
     await loadWeights(model, checkpoint, options);

@@ -4,7 +4,7 @@ import pc from 'picocolors';
 import { attach, type CommandSpec } from './command.ts';
 import { describeError, EXIT, exitCode } from './errors.ts';
 import { isInterruption } from './interrupt.ts';
-import { didYouMean } from './suggest.ts';
+import { didYouMean } from '../suggest.ts';
 
 interface Entry {
   readonly about: string;

@@ -1,7 +1,7 @@
 import { Option as Flag, type Command } from 'commander';
 import * as v from 'valibot';
 import { UsageError } from './errors.ts';
-import { didYouMean } from './suggest.ts';
+import { didYouMean } from '../suggest.ts';
 
 /** One setting: a flag of a command and a key of its YAML file, checked by one schema. */
 export interface Option<T> {

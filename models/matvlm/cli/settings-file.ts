@@ -3,7 +3,7 @@ import { isMap, isScalar, LineCounter, parseDocument, stringify } from 'yaml';
 import { systemError } from '../../../engine/node/index.ts';
 import { UsageError } from './errors.ts';
 import { dashed, type Layer, type OptionTable } from './options.ts';
-import { didYouMean } from './suggest.ts';
+import { didYouMean } from '../suggest.ts';
 
 /**
  * Reads the settings of a YAML file. Keys are the flags' names; underscores pass for dashes.

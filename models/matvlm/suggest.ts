@@ -8,7 +8,7 @@ export function didYouMean(word: string, known: readonly string[]): string {
 }
 
 /** Levenshtein's distance. */
-function editDistance(a: string, b: string): number {
+export function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, i) => i);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
