@@ -99,14 +99,14 @@ model('a shared prefix gives the loss and gradients of the plain batch', async (
   assert.is(double.memory.live, 0);
 });
 
-for (const layers of [[0, 2], [1]]) {
-  model(`so does distillation, layers ${layers}`, async () => {
+for (const [layers, layerKind] of [[[0, 2], 'l2'], [[1], 'l2'], [[0, 2], 'sl']] as const) {
+  model(`so does distillation, layers ${layers}, ${layerKind}`, async () => {
     const teacher = smallTeacher(double);
     const student = smallStudent(teacher, layers);
     setTrainable(teacher, () => false);
     setTrainable(student, isTrainable);
     const batch = await loader().batch(1);
-    const loss = { ...publishedLosses, ceWeight: 0.5, temperature: 2 };
+    const loss = { ...publishedLosses, ceWeight: 0.5, temperature: 2, layerKind };
     const shared = await lossAndGradients(student, () => distillVqa(teacher, student, batch, loss).total);
     const { tokens, pixels } = unshared(batch);
     const plain = await lossAndGradients(student, () => {

@@ -60,14 +60,19 @@ export function distillVqa(
           student,
           loss.layerKind,
           (i): LayerPair[] => {
-            const [before, after] = [target.hidden[i], target.hidden[i + 1]];
-            const y = layerVqa(student.decoder.layers[i], before.prefix, before.questions, inputs.owner, options);
+            const run = (model: MaTVLM, from: readonly Segments[], o: PassOptions = {}): Segments =>
+              layerVqa(model.decoder.layers[i], from[i].prefix, from[i].questions, inputs.owner, o);
+            const own = segments(out);
+            const [y, goal] =
+              loss.layerKind === 'sl'
+                ? [own[i + 1], noGrad(() => run(teacher, own))]
+                : [run(student, target.hidden, options), target.hidden[i + 1]];
             return [
-              [y.prefix, after.prefix],
-              [y.questions, after.questions],
+              [y.prefix, goal.prefix],
+              [y.questions, goal.questions],
             ];
           },
-          (parts) => (loss.layerKind === 'l2' ? joinNorms(parts[0], parts[1], batch) : add(parts[0], parts[1])),
+          (parts) => (loss.layerKind === 'kl' ? add(parts[0], parts[1]) : joinNorms(parts[0], parts[1], batch)),
         ),
       ce: () => nextTokenLoss(student.decoder.logits(out.questions.hidden.at(-1)!), batch.labels),
     });
@@ -77,6 +82,11 @@ export function distillVqa(
 interface Segments {
   readonly prefix: Tensor;
   readonly questions: Tensor;
+}
+
+/** The residual stream of a pass, prefix and questions side by side. */
+function segments({ prefix, questions }: VqaOutput): Segments[] {
+  return prefix.hidden.map((p, i) => ({ prefix: p, questions: questions.hidden[i] }));
 }
 
 interface Targets {
@@ -92,7 +102,7 @@ function teacherTargets(
   loss: LossOptions,
 ): Targets {
   const out = forwardVqa(teacher, batch, inputs, features);
-  const hidden = out.prefix.hidden.map((prefix, i) => ({ prefix, questions: out.questions.hidden[i] }));
+  const hidden = segments(out);
   const last = hidden.at(-1)!;
   const questions = teacher.decoder.logits(last.questions);
   const prefix = loss.reduction === 'sum' ? teacher.decoder.logits(last.prefix) : questions;
@@ -152,12 +162,12 @@ export function distillPlain(
         return layerLoss(
           student,
           loss.layerKind,
-          (i) => [
-            [
-              student.decoder.layers[i].forward(target.output.hidden[i], null, { ...options, keyMask }, 0)[0],
-              target.output.hidden[i + 1],
-            ],
-          ],
+          (i) => {
+            const run = (model: MaTVLM, from: readonly Tensor[], o: PassOptions = {}): Tensor =>
+              model.decoder.layers[i].forward(from[i], null, { ...o, keyMask }, 0)[0];
+            if (loss.layerKind === 'sl') return [[out.hidden[i + 1], noGrad(() => run(teacher, out.hidden))]];
+            return [[run(student, target.output.hidden, options), target.output.hidden[i + 1]]];
+          },
           ([only]) => only,
         );
       },

@@ -15,8 +15,11 @@ export interface LossOptions {
   readonly temperature: number;
   /** Loss on probabilities: the paper's forward KL or one of its alternatives. */
   readonly kind: DistillKind;
-  /** Layer-wise: l2 over the replaced layers, kl over all. */
-  readonly layerKind: 'l2' | 'kl';
+  /**
+   * Layer-wise: l2 over the replaced layers and kl over all run the student's layers on the teacher's states; sl over
+   * the replaced layers runs the teacher's layers on the student's states, and is an l2 too.
+   */
+  readonly layerKind: 'l2' | 'kl' | 'sl';
   /** `sum` over all positions as published, or the mean over answer tokens. */
   readonly reduction: 'sum' | 'mean';
 }
@@ -61,13 +64,14 @@ export function answerWeights(labels: Int32Array, batch: number, length: number)
 /** One replaced layer's output and what it should have been. */
 export type LayerPair = readonly [output: Tensor, target: Tensor];
 
-/** Runs student layer i on the teacher's state before it, in as many segments as the pass has. */
+/** Runs layer i of the one on the state of the other before it, in as many segments as the pass has. */
 export type RunLayer = (layer: number) => LayerPair[];
 
 /**
- * The layer-wise loss: every replaced layer run on the teacher's input of that layer, against the teacher's output;
- * one Frobenius norm a layer, neither squared nor averaged (kl: over D, all layers). Only where it is the last layer
- * do both go through the final norm. No gradient enters the teacher's states.
+ * The layer-wise loss: every replaced layer run on the teacher's input of that layer, against the teacher's output
+ * (sl: the student's own states, against the teacher's layer on them); one Frobenius norm a layer, neither squared nor
+ * averaged (kl: over D, all layers). Only where it is the last layer do both go through the final norm. No gradient
+ * enters what the teacher computes.
  * @param join one loss from those of the segments
  */
 export function layerLoss(
@@ -77,12 +81,12 @@ export function layerLoss(
   join: (parts: Tensor[]) => Tensor,
 ): Tensor {
   const { layers, final_layernorm } = student.decoder;
-  const which = kind === 'l2' ? ssmLayers(student.config) : layers.map((_, i) => i);
+  const which = kind === 'kl' ? layers.map((_, i) => i) : ssmLayers(student.config);
   const losses = which.map((i) => {
     const finish = (t: Tensor) => (i === layers.length - 1 ? final_layernorm.forward(t) : t);
     const parts = run(i).map(([output, target]) => {
       const goal = noGrad(() => finish(target));
-      if (kind === 'l2') return l2Distance(finish(output), goal);
+      if (kind !== 'kl') return l2Distance(finish(output), goal);
       return distillLoss(finish(output), goal, { kind: 'kl', temperature: 1, reduction: 'batchmean' });
     });
     return join(parts);

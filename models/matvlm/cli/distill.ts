@@ -13,7 +13,11 @@ export const distillTable = {
   ceWeight: number('weight of cross-entropy with the answers', 0, { min: 0 }),
   temperature: number('temperature of the loss on probabilities', 1, { above: 0 }),
   loss: choice('loss on probabilities', 'kl', ['kl', 'reverse', 'jsd', 'ce', 'l2']),
-  layerLoss: choice('layer-wise loss: on the replaced layers, or over all', 'l2', ['l2', 'kl']),
+  layerLoss: choice(
+    "layer-wise loss: l2 on the replaced layers, kl over all, sl with the teacher's layers on the student's states",
+    'l2',
+    ['l2', 'kl', 'sl'],
+  ),
   reduction: choice('sum over all positions as published, or mean over answers', 'sum', ['sum', 'mean']),
   ...trainingOptions({
     name: 'distill',

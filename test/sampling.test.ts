@@ -1,0 +1,95 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { Random } from '../engine/random.ts';
+import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
+import type { RgbImage } from '../models/matvlm/image/image.ts';
+import { chooseToken, checkSampling, type SamplingOptions } from '../models/matvlm/sampling.ts';
+import { Vlm } from '../models/matvlm/vlm.ts';
+import { smallTeacher, tokenizer } from './support/tiny-model.ts';
+
+const sampling = suite('sampling and streaming');
+const LOGITS = [2, 1, 0, -1, -8];
+
+/** How often each token is chosen in 4,000 draws. */
+function shares(options: SamplingOptions, seen: number[] = []): number[] {
+  const random = new Random(1);
+  const counts = LOGITS.map(() => 0);
+  for (let i = 0; i < 4000; i++) counts[chooseToken(Float32Array.from(LOGITS), new Set(seen), options, random)]++;
+  return counts.map((c) => c / 4000);
+}
+
+function near(got: number[], want: number[]): void {
+  got.forEach((g, i) => assert.ok(Math.abs(g - want[i]) < 0.03, `${got} against ${want}`));
+}
+
+function softmax(logits: number[]): number[] {
+  const e = logits.map(Math.exp);
+  const sum = e.reduce((a, b) => a + b);
+  return e.map((x) => x / sum);
+}
+
+sampling('temperature 0 is greedy, 1 draws by the probabilities, 2 flattens them', () => {
+  assert.equal(shares({}), [1, 0, 0, 0, 0]);
+  near(shares({ temperature: 1 }), softmax(LOGITS));
+  near(shares({ temperature: 2 }), softmax(LOGITS.map((x) => x / 2)));
+});
+
+sampling('top-k and top-p keep the likeliest', () => {
+  near(shares({ temperature: 1, topK: 2 }), [...softmax(LOGITS.slice(0, 2)), 0, 0, 0]);
+  near(shares({ temperature: 1, topP: 0.7 }), [...softmax(LOGITS.slice(0, 2)), 0, 0, 0]);
+  assert.equal(shares({ temperature: 1, topP: 0.1 }), [1, 0, 0, 0, 0]);
+});
+
+sampling('the repetition penalty weakens what was seen', () => {
+  near(shares({ temperature: 1, repetitionPenalty: 2 }, [0, 3]), softmax([1, 1, 0, -2, -8]));
+});
+
+sampling('options out of range are refused by name', () => {
+  const bad: SamplingOptions[] = [{ temperature: -1 }, { temperature: NaN }, { topP: 0 }, { topK: 1.5 }, { repetitionPenalty: 0 }];
+  for (const options of bad) assert.throws(() => checkSampling(options), new RegExp(Object.keys(options)[0]));
+});
+
+const image: RgbImage = { width: 4, height: 4, data: new Uint8Array(48).fill(90) };
+const prompt = 'what shape is the red object?';
+
+sampling('pieces join to the answer; a stop string ends it and is not given out; live bytes return', async () => {
+  const backend = await WasmBackend.create();
+  const vlm = new Vlm(smallTeacher(backend), tokenizer);
+  const { live } = backend.memory;
+  const options = { image, prompt, maxNewTokens: 12, temperature: 1, seed: 3 };
+  const pieces: string[] = [];
+  for await (const piece of vlm.generate(options)) pieces.push(piece);
+  assert.ok(pieces.length > 3);
+  const whole = pieces.join('');
+  assert.is(whole.trim(), await vlm.answer(options));
+  const stop = whole.slice(5, 9);
+  const cut = await vlm.answer({ ...options, stop: [stop] });
+  assert.is(cut, whole.slice(0, whole.indexOf(stop)).trim());
+  assert.is(backend.memory.live, live);
+});
+
+sampling('abort ends within a token, and usage is told all the same', async () => {
+  const backend = await WasmBackend.create();
+  const vlm = new Vlm(smallTeacher(backend), tokenizer);
+  const { live } = backend.memory;
+  const abort = new AbortController();
+  let usage = { newTokens: -1, promptTokens: -1 };
+  const options = { image, prompt, maxNewTokens: 50, temperature: 1, seed: 3, signal: abort.signal };
+  let pieces = 0;
+  for await (const _ of vlm.generate({ ...options, onUsage: (u) => (usage = u) })) if (++pieces === 2) abort.abort();
+  assert.ok(usage.newTokens <= 4, `${usage.newTokens} tokens`);
+  assert.ok(usage.promptTokens > 4);
+  assert.is(backend.memory.live, live);
+});
+
+sampling('a prompt longer than the context is refused with both lengths', async () => {
+  const vlm = new Vlm(smallTeacher(await WasmBackend.create()), tokenizer);
+  try {
+    await vlm.answer({ image, prompt: 'red '.repeat(200) });
+    assert.unreachable('was answered');
+  } catch (error) {
+    assert.match((error as Error).message, /\d{3} positions, the model's context 128/);
+  }
+});
+
+sampling.run();
