@@ -76,7 +76,7 @@ add({
 add({
   ...node,
   splitting: true,
-  entryPoints: present(['engine/index.ts', 'ops/index.ts', 'models/matvlm/index.ts', 'models/matvlm/node.ts']),
+  entryPoints: present(['engine/index.ts', 'engine/node/index.ts', 'ops/index.ts', 'models/matvlm/index.ts', 'models/matvlm/node.ts']),
   outdir: 'dist/lib',
   outbase: '.',
 });

@@ -12,6 +12,8 @@ export * from './module.ts';
 export * from './op.ts';
 export { type OpProfile, Profiler } from './profiler.ts';
 export * from './random.ts';
+export { Random, type RandomState } from './random.ts';
+export * from './safetensors/index.ts';
 export { keep, scope } from './scope.ts';
 export { backwardFrom, checkpoint, gradEnabled, noGrad } from './tape.ts';
 export * from './tensor.ts';

@@ -8,7 +8,7 @@ import { columnSum } from './rows.ts';
 import scatterRows from './scatter-rows.wgsl';
 import { around, expectRank, normalizeDim } from './shapes.ts';
 
-interface LookupAttrs {
+export interface LookupAttrs {
   readonly dim: number;
 }
 
