@@ -166,14 +166,14 @@ write('tensors that are not as declared are refused, and nothing is left', async
 
 write('paths that cannot be read or written are named', async () => {
   const folder = await fresh();
-  const rows: [Promise<unknown>, string, RegExp][] = [
-    [io.fileSource(join(folder, 'none')), 'none', /no such file/],
-    [io.fileSource(folder), folder, /it is a folder/],
-    [io.writeSafetensors(join(folder, 'no/x.safetensors'), []), 'no/x.safetensors', /ENOENT/],
-    [io.writeFileAtomic(folder, 'x'), folder, /EISDIR|folder/],
+  const rows: [() => Promise<unknown>, string, RegExp][] = [
+    [() => io.fileSource(join(folder, 'none')), 'none', /no such file/],
+    [() => io.fileSource(folder), folder, /it is a folder/],
+    [() => io.writeSafetensors(join(folder, 'no/x.safetensors'), []), 'no/x.safetensors', /ENOENT/],
+    [() => io.writeFileAtomic(folder, 'x'), folder, /EISDIR|folder/],
   ];
   for (const [work, path, expect] of rows) {
-    const error = await thrown(work);
+    const error = await thrown(work());
     assert.instance(error, SystemError);
     assert.match(error.message, expect);
     assert.ok(error.message.includes(path));
