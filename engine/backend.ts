@@ -31,9 +31,6 @@ export interface MemoryStats {
 
 export type BackendKind = 'reference' | 'wasm' | 'webgpu';
 
-/** How a backend runs an op: by a kernel of its own, through the reference loops, or not at all. */
-export type Support = 'native' | 'fallback' | 'none';
-
 /**
  * A device that holds buffers and runs ops. It does not grow when ops are added: an op carries its own kernels.
  * `run` enqueues and never waits; `read` waits for all that came before.
@@ -49,7 +46,6 @@ export interface Backend<B = unknown> {
   write(buffer: B, data: HostArray): void;
   read(buffer: B, size: number, dtype: DType): Promise<HostArray>;
   run<A>(op: Op<A>, call: Call<A, B>): void;
-  supports(op: Op<never>): Support;
   /** Resolves when everything enqueued so far has run; rejects with its error. */
   sync(): Promise<void>;
   dispose(): void;

@@ -9,11 +9,6 @@ export class Scope {
 
 let current: Scope | null = null;
 
-/** The innermost open scope. */
-export function currentScope(): Scope | null {
-  return current;
-}
-
 /** Gives a tensor to the innermost scope. */
 export function track(tensor: Tensor): void {
   tensor.scope = current;

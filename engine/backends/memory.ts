@@ -17,9 +17,4 @@ export class MemoryCounter implements MemoryStats {
     this.live -= bytes;
     this.buffers--;
   }
-
-  /** Starts a new peak from what is live now. */
-  resetPeak(): void {
-    this.peak = this.live;
-  }
 }

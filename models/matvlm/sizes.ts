@@ -20,7 +20,6 @@ function shapesOnly(): Backend<null> {
     write: refuse,
     read: refuse,
     run: refuse,
-    supports: () => 'none',
     sync: async () => {},
     dispose: () => {},
   };

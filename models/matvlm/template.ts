@@ -33,8 +33,6 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
   short: { system: '', user: 'USER: ', assistant: ' ASSISTANT:' },
 };
 
-export type TemplateName = 'phi' | 'short';
-
 /** A question with the answer it got; the last turn of a prompt has none yet. */
 export interface Turn {
   readonly question: string;

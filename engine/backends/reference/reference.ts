@@ -1,4 +1,4 @@
-import type { Backend, Call, Support } from '../../backend.ts';
+import type { Backend, Call } from '../../backend.ts';
 import type { DType, HostArray } from '../../dtype.ts';
 import type { HostCall, Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
@@ -81,10 +81,6 @@ export class ReferenceBackend implements Backend<HostArray> {
     const start = this.profiler ? performance.now() : 0;
     op.reference(hostCall(call));
     this.profiler?.add(op.name, performance.now() - start, bytesMoved(call));
-  }
-
-  supports(): Support {
-    return 'native';
   }
 
   async sync(): Promise<void> {}

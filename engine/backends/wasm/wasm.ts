@@ -1,6 +1,6 @@
 import { Heap } from './heap.ts';
 import { type Kernels, loadKernels, type LoadOptions } from '../../../wasm/loader.ts';
-import type { Arg, Backend, Call, Support } from '../../backend.ts';
+import type { Arg, Backend, Call } from '../../backend.ts';
 import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
 import type { HostArg, Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
@@ -87,10 +87,6 @@ export class WasmBackend implements Backend<WasmBuffer> {
     }
     const name = native ? op.name : `${op.name} (fallback)`;
     this.profiler?.add(name, performance.now() - start, bytesMoved(call));
-  }
-
-  supports(op: Op<never>): Support {
-    return op.wasm ? 'native' : 'fallback';
   }
 
   async sync(): Promise<void> {}

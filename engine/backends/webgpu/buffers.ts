@@ -48,10 +48,6 @@ class IdleHeap {
     heap[i] = last;
     return first;
   }
-
-  all(): readonly GpuBuffer[] {
-    return this.heap;
-  }
 }
 
 /**
@@ -68,7 +64,6 @@ export class BufferPool {
   constructor(
     private readonly device: GPUDevice,
     private readonly limit: number,
-    private readonly onDestroy: (buffer: GpuBuffer) => void,
   ) {}
 
   take(bytes: number): GpuBuffer {
@@ -98,18 +93,6 @@ export class BufferPool {
     let idle = this.idle.get(buffer.capacity);
     if (!idle) this.idle.set(buffer.capacity, (idle = new IdleHeap()));
     idle.push(buffer);
-  }
-
-  /** Destroys all idle buffers. */
-  trim(): void {
-    for (const idle of this.idle.values()) {
-      for (const buffer of idle.all()) {
-        this.onDestroy(buffer);
-        buffer.gpu.destroy();
-        this.memory.reserved -= buffer.capacity;
-      }
-    }
-    this.idle.clear();
   }
 }
 

@@ -7,9 +7,6 @@ export type GpuArg = Arg<GpuBuffer>;
 /** What the adapter offers; kernels choose their variant by it. */
 export interface GpuCaps {
   readonly f16: boolean;
-  readonly subgroups: boolean;
-  readonly subgroupMinSize: number;
-  readonly subgroupMaxSize: number;
   readonly maxInvocations: number;
   readonly maxWorkgroupMemory: number;
   readonly maxStorageBuffers: number;

@@ -1,4 +1,3 @@
-import type { GpuBuffer } from './buffers.ts';
 import type { GpuArg, Shader } from './launch.ts';
 
 export interface Compiled {
@@ -12,7 +11,7 @@ const COMPUTE = 0x4;
 /** Bind groups kept at most; past it the oldest half goes. */
 const MAX_GROUPS = 16384;
 
-/** Compiles each shader once, and makes each bind group once for as long as its buffers live. */
+/** Compiles each shader once, and makes each bind group once: the pool keeps its buffers as long as the device. */
 export class Pipelines {
   private readonly compiledShaders = new Map<Shader, Compiled>();
   private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout }>();
@@ -52,12 +51,6 @@ export class Pipelines {
       this.groups.set(key, group);
     }
     return group;
-  }
-
-  /** Drops the bind groups that name a buffer about to be destroyed. */
-  forget(buffer: GpuBuffer): void {
-    const id = String(buffer.id);
-    for (const key of this.groups.keys()) if (key.split(',').slice(1).includes(id)) this.groups.delete(key);
   }
 
   /** Adds the numbered source to a driver's message that names a shader. */

@@ -1,4 +1,4 @@
-import type { Backend, Call, Support } from '../../backend.ts';
+import type { Backend, Call } from '../../backend.ts';
 import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
 import { DeviceError, DeviceLostError, KernelError } from '../../errors.ts';
 import type { Op } from '../../op.ts';
@@ -56,11 +56,11 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   ) {
     const info = adapter.info;
     this.description = [info.vendor, info.architecture, info.device, info.description].filter(Boolean).join(' ');
-    this.caps = readCaps(device, info, this.description);
+    this.caps = readCaps(device, this.description);
     this.poison = options.poison ?? false;
     this.pipelines = new Pipelines(device);
     const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
-    this.pool = new BufferPool(device, limit, (buffer) => this.pipelines.forget(buffer));
+    this.pool = new BufferPool(device, limit);
     this.params = device.createBuffer({
       size: PARAM_SLOT * SLOTS,
       usage: GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST,
@@ -173,10 +173,6 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     while (this.scratchInUse.length > 0) this.pool.give(this.scratchInUse.pop()!);
   }
 
-  supports(): Support {
-    return 'native';
-  }
-
   async sync(): Promise<void> {
     this.flush();
     await this.device.queue.onSubmittedWorkDone();
@@ -273,13 +269,9 @@ export function isSoftwareAdapter(description: string): boolean {
   return /llvmpipe|lavapipe|swiftshader|basic render/i.test(description);
 }
 
-function readCaps(device: GPUDevice, info: GPUAdapterInfo, description: string): GpuCaps {
-  const subgroup = info as GPUAdapterInfo & { subgroupMinSize?: number; subgroupMaxSize?: number };
+function readCaps(device: GPUDevice, description: string): GpuCaps {
   return {
     f16: device.features.has('shader-f16'),
-    subgroups: device.features.has('subgroups' as GPUFeatureName),
-    subgroupMinSize: subgroup.subgroupMinSize ?? 4,
-    subgroupMaxSize: subgroup.subgroupMaxSize ?? 128,
     maxInvocations: device.limits.maxComputeInvocationsPerWorkgroup,
     maxWorkgroupMemory: device.limits.maxComputeWorkgroupStorageSize,
     maxStorageBuffers: device.limits.maxStorageBuffersPerShaderStage,

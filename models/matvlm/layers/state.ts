@@ -44,13 +44,3 @@ export function disposeState(state: DecoderState): void {
     }
   }
 }
-
-/** Bytes that a state holds. */
-export function stateBytes(state: DecoderState): number {
-  let bytes = 0;
-  mapState(state, (t) => {
-    bytes += t.size * 4;
-    return t;
-  });
-  return bytes;
-}

@@ -1,10 +1,9 @@
-import { scope } from '../../../engine/scope.ts';
+import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
 import { fromData, type Tensor } from '../../../engine/tensor.ts';
 import { argmax, slice } from '../../../ops/index.ts';
 import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
 import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
-import { keep } from '../../../engine/scope.ts';
 import type { Vlm } from '../vlm.ts';
 import { branch, forwardPrefix } from '../vqa-pass.ts';
 
