@@ -3,6 +3,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, DataError } from '../engine/errors.ts';
 import { EasyVqa } from '../models/matvlm/data/easy-vqa.ts';
+import type { RgbImage } from '../models/matvlm/image/image.ts';
 import { COLORS, drawScene, IMAGE_SIZE, SortOfClevr, type SceneObject } from '../models/matvlm/data/sort-of-clevr.ts';
 
 const clevr = suite('Sort-of-CLEVR');
@@ -103,6 +104,45 @@ clevr('answers are right, kinds and topics balanced', () => {
   for (const topic of ['shape', 'left', 'top', 'closest', 'furthest', 'count']) {
     assert.ok(Math.abs(topics.get(topic)! - 40000 / 6) < 400, `${topic}: ${topics.get(topic)}`);
   }
+});
+
+/** The scene as a look at the picture tells it; null where one object covers a part of another. */
+function seenIn({ data }: RgbImage): SceneObject[] | null {
+  const scene = COLORS.map(([, r, g, b], color): SceneObject | null => {
+    const at: number[] = [];
+    for (let i = 0; i < data.length; i += 3) if (data[i] === r && data[i + 1] === g && data[i + 2] === b) at.push(i / 3);
+    if (at.length !== 121 && at.length !== 81) return null;
+    const mean = (f: (i: number) => number): number => at.reduce((sum, i) => sum + f(i), 0) / at.length;
+    const [x, y] = [mean((i) => i % IMAGE_SIZE), mean((i) => Math.floor(i / IMAGE_SIZE))];
+    return { color, shape: at.length === 121 ? 'square' : 'circle', x, y };
+  });
+  return scene.every((o) => o !== null) ? scene : null;
+}
+
+clevr('variants are mirrored, turned and recoloured scenes, with right answers', () => {
+  const set = new SortOfClevr('train');
+  const distances = (scene: readonly SceneObject[]): string =>
+    JSON.stringify(scene.flatMap((a) => scene.map((b) => (a.x - b.x) ** 2 + (a.y - b.y) ** 2)).sort((a, b) => a - b));
+  const [recoloured, moved, exchanged] = [new Set(), new Set(), new Set()];
+  let seen = 0;
+  for (let i = 0; i < 500; i++) {
+    const sample = set.variant(i, 7 * i);
+    const scene = seenIn(sample.image() as RgbImage);
+    if (!scene) continue;
+    seen++;
+    assert.equal(distances(scene), distances(set.scene(i)));
+    for (const q of sample.questions) assert.is(q.answer, answerOf(q.question, scene), `${i}: ${q.question}`);
+    const [squares, before] = [scene, set.scene(i)].map((s) => s.filter((o) => o.shape === 'square').length);
+    exchanged.add(squares === before ? 'kept' : squares === 6 - before ? 'exchanged' : 'lost');
+    const { x, y } = set.scene(i)[0];
+    const now = scene.find((o) => [o.x, 74 - o.x].includes(x) && [o.y, 74 - o.y].includes(y));
+    if (now) moved.add(`${now.x === x} ${now.y === y}`), recoloured.add(now.color);
+  }
+  assert.ok(seen > 300, `${seen}`);
+  assert.equal([...exchanged].sort(), ['exchanged', 'kept']);
+  assert.equal([moved.size, recoloured.size], [4, 6]);
+  assert.equal(set.variant(3, 5).questions, set.variant(3, 5).questions);
+  assert.throws(() => set.variant(9800, 0), (e: Error) => e instanceof ArgumentError);
 });
 
 clevr('refuses what is out of range', () => {

@@ -24,10 +24,11 @@ import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './s
 const model = suite('model');
 const double = new ReferenceBackend({ double: true });
 
-function loader(seed = 1, questionsPerImage = 3): BatchLoader {
+function loader(seed = 1, questionsPerImage = 3, augment = false): BatchLoader {
   return new BatchLoader([new SortOfClevr('train', { length: 8 })], encoder, {
     imagesPerBatch: 2,
     questionsPerImage,
+    augment,
     seed,
     imageSize: 16,
     aspect: 'square',
@@ -267,6 +268,25 @@ model('a step with a non-finite gradient changes nothing; many in a row stop the
   } catch (error) {
     assert.match((error as Error).message, /step 8: .*3 steps in a row.*lm_head\.weight/);
   }
+});
+
+model('augmented batches are the same for a seed, and hold other images in every epoch', async () => {
+  const [one, again] = [loader(1, 3, true), loader(1, 3, true)];
+  const bytes = async (from: BatchLoader, k: number) => Buffer.from((await from.batch(k)).pixels.buffer);
+  await one.batch(2);
+  assert.ok((await bytes(one, 5)).equals(await bytes(again, 5)));
+  const image = 3 * 16 * 16 * 4;
+  const epoch = async (from: BatchLoader, first: number): Promise<Set<string>> => {
+    const seen = new Set<string>();
+    for (let k = first; k < first + 4; k++) {
+      const all = await bytes(from, k);
+      for (let at = 0; at < all.length; at += image) seen.add(all.subarray(at, at + image).toString('base64'));
+    }
+    return seen;
+  };
+  assert.is(new Set([...(await epoch(one, 0)), ...(await epoch(one, 4))]).size, 16);
+  const plain = loader(1, 3);
+  assert.is(new Set([...(await epoch(plain, 0)), ...(await epoch(plain, 4))]).size, 8);
 });
 
 model('training lowers the loss', async () => {

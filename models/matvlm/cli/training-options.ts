@@ -29,6 +29,7 @@ export function trainingOptions(d: TrainingDefaults) {
     images: optional(count('images of each training set at most', 1)),
     batch: count('images in a batch', d.batch),
     questions: optional(count('questions drawn of each image, anew each time; all when not set', 1)),
+    augment: toggle('train on symmetries of the images, another one each time, where a set has them', false),
     accumulate: count('batches to a step', d.accumulate),
     lr: number('peak learning rate', d.lr, { above: 0 }),
     betas: numbers("AdamW's decay rates of the moments", [0.9, 0.95], { min: 0, max: 1 }, 2),

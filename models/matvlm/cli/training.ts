@@ -57,6 +57,7 @@ export function makeLoader(
   return new BatchLoader(sets, vlm.encoder, {
     imagesPerBatch: s.batch,
     questionsPerImage: s.questions ?? undefined,
+    augment: s.augment,
     seed: s.seed,
     imageSize: vision_config.image_size,
     aspect: image_aspect_ratio,

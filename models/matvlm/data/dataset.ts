@@ -30,4 +30,9 @@ export interface VqaDataset {
   readonly length: number;
   /** The i-th sample; ArgumentError unless 0 ≤ i < length. */
   get(i: number): VqaSample;
+  /**
+   * The i-th sample under a symmetry of the set that `seed`, an integer of 32 bits, picks, with questions asked anew.
+   * Absent where a set has no symmetry that is known to be exact.
+   */
+  variant?(i: number, seed: number): VqaSample;
 }

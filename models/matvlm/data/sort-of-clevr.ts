@@ -92,6 +92,26 @@ function makeScene(random: Random32): SceneObject[] {
   return scene;
 }
 
+/**
+ * The scene under one of 11,520 symmetries, which the distribution of scenes has exactly: the eight of the square, the
+ * permutations of the colours, and the exchange of circles with squares.
+ */
+function transformScene(scene: readonly SceneObject[], random: Random32): SceneObject[] {
+  const [flipX, flipY, transpose, exchange] = Array.from({ length: 4 }, () => random.below(2) === 1);
+  const flip = (at: number, mirrored: boolean): number => (mirrored ? IMAGE_SIZE - 1 - at : at);
+  const colors = scene.map((o) => o.color);
+  for (let i = colors.length - 1; i > 0; i--) {
+    const j = random.below(i + 1);
+    [colors[i], colors[j]] = [colors[j], colors[i]];
+  }
+  const changed = scene.map(({ shape, x, y }, i): SceneObject => {
+    const [across, down] = transpose ? [y, x] : [x, y];
+    const other = shape === 'circle' ? 'square' : 'circle';
+    return { color: colors[i], shape: exchange ? other : shape, x: flip(across, flipX), y: flip(down, flipY) };
+  });
+  return changed.sort((a, b) => a.color - b.color);
+}
+
 function makeQuestions(scene: readonly SceneObject[], random: Random32): VqaQuestion[] {
   const questions: VqaQuestion[] = [];
   for (const kind of ['non-relational', 'relational'] as const satisfies readonly QuestionKind[]) {
@@ -102,6 +122,10 @@ function makeQuestions(scene: readonly SceneObject[], random: Random32): VqaQues
     }
   }
   return questions;
+}
+
+function sampleOf(id: string, scene: readonly SceneObject[], random: Random32): VqaSample {
+  return { id, questions: makeQuestions(scene, random), image: () => drawScene(scene) };
 }
 
 /** Draws a scene on white: squares of 11 × 11 pixels and discs with dx² + dy² ≤ 25, as OpenCV fills them. */
@@ -155,12 +179,12 @@ export class SortOfClevr implements VqaDataset {
 
   get(i: number): VqaSample {
     const random = this.random(i);
-    const scene = makeScene(random);
-    return {
-      id: `${this.name}/${this.split}/${i}`,
-      questions: makeQuestions(scene, random),
-      image: () => drawScene(scene),
-    };
+    return sampleOf(`${this.name}/${this.split}/${i}`, makeScene(random), random);
+  }
+
+  variant(i: number, seed: number): VqaSample {
+    const random = new Random32(seed, 3, i);
+    return sampleOf(`${this.name}/${this.split}/${i}/${seed}`, transformScene(this.scene(i), random), random);
   }
 
   /** The objects of the i-th image, in the order of COLORS. */

@@ -30,5 +30,6 @@ async function openDataset(spec: string, split: Split, signal?: AbortSignal): Pr
 /** The first images of a set. */
 function first(set: VqaDataset, images: number | null): VqaDataset {
   if (images === null || images >= set.length) return set;
-  return { name: set.name, split: set.split, length: images, get: (i) => set.get(i) };
+  const { name, split } = set;
+  return { name, split, length: images, get: (i) => set.get(i), variant: set.variant && ((i, seed) => set.variant!(i, seed)) };
 }

@@ -1,6 +1,6 @@
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
 import { Random } from '../../../engine/random.ts';
-import type { VqaDataset, VqaQuestion } from '../data/dataset.ts';
+import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
 import type { RgbImage } from '../image/image.ts';
 import { normalize, padToSquare } from '../image/preprocess.ts';
 import { resizeBicubic } from '../image/resize.ts';
@@ -11,6 +11,8 @@ export interface LoaderOptions {
   readonly imagesPerBatch: number;
   /** Questions drawn of each image, anew in every batch; all of them when absent. */
   readonly questionsPerImage?: number;
+  /** Takes a sample's variant in its place wherever its set has such, another one every time. */
+  readonly augment?: boolean;
   readonly seed: number;
   readonly imageSize: number;
   readonly aspect: 'square' | 'pad';
@@ -21,8 +23,8 @@ export interface LoaderOptions {
 /** Question lengths are rounded up to this, so that few shapes occur. */
 const LENGTH_STEP = 2;
 
-/** Images resized once and kept as bytes. */
-export class ImageCache {
+/** Images resized, and kept as bytes where they come back. */
+class Pixels {
   private readonly images = new Map<string, RgbImage>();
 
   constructor(
@@ -31,16 +33,23 @@ export class ImageCache {
   ) {}
 
   /** Normalised pixels (3, size, size) of a sample's image, written at `offset`. */
-  async write(data: VqaDataset, index: number, out: Float32Array, offset: number): Promise<void> {
-    const sample = data.get(index);
-    let image = this.images.get(sample.id);
-    if (!image) {
-      const whole = await sample.image();
-      image = resizeBicubic(this.aspect === 'pad' ? padToSquare(whole) : whole, this.size, this.size);
-      this.images.set(sample.id, image);
-    }
+  async write({ sample, fresh }: Drawn, out: Float32Array, offset: number): Promise<void> {
+    const kept = this.images.get(sample.id);
+    const image = kept ?? this.resize(await sample.image());
+    if (!kept && !fresh) this.images.set(sample.id, image);
     normalize(image, out, offset);
   }
+
+  private resize(image: RgbImage): RgbImage {
+    return resizeBicubic(this.aspect === 'pad' ? padToSquare(image) : image, this.size, this.size);
+  }
+}
+
+/** A sample of a batch. */
+interface Drawn {
+  readonly sample: VqaSample;
+  /** Made for this batch alone. */
+  readonly fresh: boolean;
 }
 
 /**
@@ -51,7 +60,7 @@ export class BatchLoader {
   /** Images in all sets. */
   readonly images: number;
   readonly batchesPerEpoch: number;
-  private readonly cache: ImageCache;
+  private readonly pixels: Pixels;
   private order: { epoch: number; indices: Uint32Array } | null = null;
 
   /** @throws DataError when the sets hold less than one batch */
@@ -65,7 +74,7 @@ export class BatchLoader {
     if (this.batchesPerEpoch < 1) {
       throw new DataError(`the data has ${this.images} images, a batch takes ${options.imagesPerBatch}; lower the batch size`);
     }
-    this.cache = new ImageCache(options.imageSize, options.aspect);
+    this.pixels = new Pixels(options.imageSize, options.aspect);
   }
 
   /** Batch number k, counted over all epochs. */
@@ -75,10 +84,11 @@ export class BatchLoader {
     const first = (k % this.batchesPerEpoch) * count;
     const chosen = Array.from(this.permutation(epoch).subarray(first, first + count), (i) => this.locate(i));
     const random = Random.stream(this.options.seed + 1, k);
-    const questions = chosen.map(({ set, index }) => this.draw(set.get(index).questions, random));
+    const drawn = chosen.map(({ set, index }) => this.sample(set, index, random));
+    const questions = drawn.map(({ sample }) => this.ask(sample.questions, random));
     const pixels = new Float32Array(count * 3 * this.options.imageSize ** 2);
     const size = pixels.length / count;
-    for (const [i, { set, index }] of chosen.entries()) await this.cache.write(set, index, pixels, i * size);
+    for (const [i, one] of drawn.entries()) await this.pixels.write(one, pixels, i * size);
     return { pixels, images: count, ...collate(questions, this.encoder, this.options.padId) };
   }
 
@@ -100,7 +110,12 @@ export class BatchLoader {
     throw new ArgumentError(`sample ${index} is out of range for ${this.images} images`);
   }
 
-  private draw(questions: readonly VqaQuestion[], random: Random): readonly VqaQuestion[] {
+  private sample(set: VqaDataset, index: number, random: Random): Drawn {
+    if (!this.options.augment || !set.variant) return { sample: set.get(index), fresh: false };
+    return { sample: set.variant(index, random.u32()), fresh: true };
+  }
+
+  private ask(questions: readonly VqaQuestion[], random: Random): readonly VqaQuestion[] {
     const count = this.options.questionsPerImage;
     if (count === undefined || count >= questions.length) return questions;
     const order = Uint32Array.from({ length: questions.length }, (_, i) => i);
