@@ -64,7 +64,7 @@ const CLASSES = {
 const QUICK: Budget = { warm: 20, time: 40, samples: 3, sample: 2, calls: 100 };
 
 /** f32 and memory rates of data sheets, by what the adapter calls itself. */
-const LIMITS: readonly (readonly [RegExp, Limits])[] = [[/H200/, { gflops: 67_000, gbs: 4_800 }]];
+const LIMITS: readonly (readonly [RegExp, Limits])[] = [[/H200/i, { gflops: 67_000, gbs: 4_800 }]];
 
 /** The device of that kind; null where WebGPU has no adapter. */
 export async function openDevice(kind: BackendKind, quick: boolean): Promise<Device | null> {

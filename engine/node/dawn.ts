@@ -10,11 +10,11 @@ export interface DawnOptions {
 
 /**
  * The WebGPU entry point of Dawn through npm `webgpu`, or undefined where the package cannot load on this platform.
- * Asks for the toggles that give NVIDIA cards f16.
+ * Asks for the toggles that give NVIDIA cards f16, and for timestamps that are not rounded to 65 µs.
  */
 export async function dawnGpu(options: DawnOptions = {}): Promise<GPU | undefined> {
   const toggles = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia', 'use_vulkan_memory_model'];
-  const flags = [`enable-dawn-features=${toggles.join(',')}`];
+  const flags = [`enable-dawn-features=${toggles.join(',')}`, 'disable-dawn-features=timestamp_quantization'];
   if (options.backend) flags.push(`backend=${options.backend}`);
   try {
     const { create, globals } = (await import('webgpu')) as typeof import('webgpu');
