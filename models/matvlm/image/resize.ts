@@ -64,12 +64,15 @@ function resampleRows(data: Uint8Array, height: number, from: number, taps: Taps
   const out = new Uint8Array(height * to * 3);
   for (let y = 0, target = 0; y < height; y++) {
     for (let x = 0; x < to; x++, target += 3) {
-      let [r, g, b] = [HALF, HALF, HALF];
+      let r = HALF;
+      let g = HALF;
+      let b = HALF;
       let at = (y * from + first[x]) * 3;
       for (let k = x * stride, end = k + count[x]; k < end; k++, at += 3) {
-        r += data[at] * weights[k];
-        g += data[at + 1] * weights[k];
-        b += data[at + 2] * weights[k];
+        const weight = weights[k];
+        r = (r + Math.imul(data[at], weight)) | 0;
+        g = (g + Math.imul(data[at + 1], weight)) | 0;
+        b = (b + Math.imul(data[at + 2], weight)) | 0;
       }
       out[target] = clip(r);
       out[target + 1] = clip(g);
@@ -89,7 +92,7 @@ function resampleColumns(data: Uint8Array, length: number, taps: Taps): Uint8Arr
     for (let k = 0; k < count[y]; k++) {
       const weight = weights[y * stride + k];
       const at = (first[y] + k) * length;
-      for (let i = 0; i < length; i++) sums[i] += data[at + i] * weight;
+      for (let i = 0; i < length; i++) sums[i] = (sums[i] + Math.imul(data[at + i], weight)) | 0;
     }
     for (let i = 0; i < length; i++) out[y * length + i] = clip(sums[i]);
   }
