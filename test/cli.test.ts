@@ -147,12 +147,13 @@ train('settings from a file, flags over it, and the run can be repeated from its
   assert.equal(log('file-2'), log('file'));
 });
 
-train('--dry-run tells parameters, memory and steps and leaves nothing', async () => {
+train('--dry-run tells parameters, memory, steps and time and leaves nothing', async () => {
   const before = readdirSync(path('runs'));
-  const out = await ok('train --dry-run --name dry');
+  const out = await ok('train --dry-run --name dry --backend wasm');
   assert.match(out, /all\s+2,461,638\s+2,461,638/);
   assert.match(out, /memory\s+39.4 MB/);
   assert.match(out, /steps\s+15,000 of 64 images/);
+  assert.match(out, /time\s+at least [\d:]+: 23\d GFLOP a step .* at [\d.]+ GFLOP\/s \(WebAssembly/);
   assert.equal(readdirSync(path('runs')), before);
 });
 

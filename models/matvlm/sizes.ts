@@ -97,3 +97,35 @@ export function activationBytes({ model }: MatvlmConfig, batch: BatchSize): numb
   const vision = patches * c.num_hidden_layers * layer(c.hidden_size, c.intermediate_size);
   return 4 * (vision + (patches + batch.questions * batch.length) * (layers + 3 * t.vocab_size));
 }
+
+/**
+ * Floating-point operations of the linear layers in one batch's forward and backward, two for each weight and position;
+ * frozen weights need no gradient of their own, and nothing below the lowest trained part needs any.
+ * @param teacherOnly parameters of a teacher, which runs forward beside it, that the model does not share; null for none
+ */
+export function stepFlops(
+  model: MaTVLM,
+  batch: BatchSize,
+  trained: (name: string) => boolean,
+  teacherOnly: number | null,
+): number {
+  const patches = batch.images * imageTokens(model.config.model);
+  const positions = patches + batch.questions * batch.length;
+  const work = (which: (name: string) => boolean): { vision: number; connector: number; decoder: number } => {
+    const counts = countByPart(model, (name) => which(name) && model.parameters.get(name)!.shape.length > 1);
+    const of = (...parts: Part[]) => parts.reduce((sum, part) => sum + (counts.get(part) ?? 0), 0);
+    return {
+      vision: 2 * patches * of('vision tower'),
+      connector: 2 * patches * of('connector'),
+      decoder: 2 * positions * of('attention', 'mamba', 'mlp', 'head'),
+    };
+  };
+  const forward = work(() => true);
+  const weights = work(trained);
+  const recomputed = batch.checkpointing ? forward.decoder : 0;
+  const inputs = weights.vision > 0 ? forward.vision + forward.connector : 0;
+  const replaced = work((name) => partOf(name) === 'mamba').decoder;
+  const teacher = teacherOnly === null ? 0 : forward.decoder - replaced + 2 * positions * teacherOnly;
+  const sum = ({ vision, connector, decoder }: typeof forward) => vision + connector + decoder;
+  return sum(forward) + sum(weights) + inputs + forward.decoder + recomputed + teacher;
+}

@@ -17,6 +17,7 @@ import { loadVlm, readTokenizer, Vlm } from '../vlm.ts';
 import { PromptEncoder } from '../template.ts';
 import { disposeModel, loadWeights, readConfig, sharedParameters } from '../weights.ts';
 import type { Context } from './command.ts';
+import { sayDryRun } from './dry-run.ts';
 import type { distillTable } from './distill.ts';
 import { UsageError } from './errors.ts';
 import { interrupted } from './interrupt.ts';
@@ -27,7 +28,6 @@ import {
   finishRun,
   makeLoader,
   openSettings,
-  sayDryRun,
   sessionSettings,
   trainSettings,
   withBackend,
@@ -103,7 +103,7 @@ export async function planDistillation(
   return { teacher, from, config, layers, loader, steps, first, signal };
 }
 
-function sayPlan(plan: DistillPlan, settings: DistillSettings): void {
+function sayPlan(plan: DistillPlan, settings: DistillSettings): Promise<void> {
   const attention = outline({ ...plan.config, mamba: null });
   const shared = new Set(outline(plan.config).parameters.keys());
   const replaced = [...countByPart(attention, (name) => !shared.has(name) || isTrainable(name)).values()];
@@ -116,7 +116,7 @@ function sayPlan(plan: DistillPlan, settings: DistillSettings): void {
     questionsPerImage: plan.first.questions,
     questionLength: plan.first.length,
   };
-  sayDryRun(dry, settings);
+  return sayDryRun(dry, settings);
 }
 
 /** The student on the teacher's backend: read from a folder, or made anew. */

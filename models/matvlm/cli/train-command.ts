@@ -19,6 +19,7 @@ import { Vlm } from '../vlm.ts';
 import { readConfig } from '../weights.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
 import type { Context } from './command.ts';
+import { sayDryRun } from './dry-run.ts';
 import { interrupted } from './interrupt.ts';
 import { say, warn } from './output.ts';
 import type { Settings } from './options.ts';
@@ -29,7 +30,6 @@ import {
   makeLoader,
   type Opened,
   openSettings,
-  sayDryRun,
   sessionSettings,
   trainSettings,
   withBackend,
@@ -90,18 +90,18 @@ async function prepare({ settings, point }: Opened<Settings<TrainTable>>, signal
   return { settings, files, tokenizer, config, training, encoder, sets, loader };
 }
 
-function sayTrainDryRun({ config, settings, sets, encoder }: Prepared): void {
+function sayTrainDryRun({ config, settings, sets, encoder }: Prepared): Promise<void> {
   const { questions } = sets[0].get(0);
   const dry = {
     config,
     trained: () => true,
-    teacherOnly: 0,
+    teacherOnly: null,
     images: sets.reduce((sum, set) => sum + set.length, 0),
     steps: settings.steps,
     questionsPerImage: questions.length,
     questionLength: Math.max(...questions.map((q) => encoder.questionIds(q.question, q.answer).ids.length)),
   };
-  sayDryRun(dry, settings);
+  return sayDryRun(dry, settings);
 }
 
 async function tokenizerOf(folder: string | null): Promise<Map<string, Uint8Array>> {

@@ -55,5 +55,5 @@ export function trainingOptions(d: TrainingDefaults) {
 /** Flags of `train` and `distill` that are no settings. */
 export const TRAINING_EXTRAS = [
   ['--resume [path]', 'go on with the newest run of that name, or with a run or checkpoint folder'],
-  ['--dry-run', 'tell parameters, memory and steps, and do nothing'],
+  ['--dry-run', 'tell parameters, memory, steps and time, and do nothing'],
 ] as const;

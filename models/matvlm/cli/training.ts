@@ -1,6 +1,5 @@
 import { basename } from 'node:path';
 import type { Backend } from '../../../engine/backend.ts';
-import { imageTokens } from '../config.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
 import {
@@ -12,16 +11,14 @@ import {
   type RunFolder,
   writeSettings,
 } from '../node/run-folder.ts';
-import { countByPart, activationBytes, outline, trainingBytes } from '../sizes.ts';
 import { BatchLoader } from '../train/loader.ts';
 import type { TrainSettings } from '../train/loop.ts';
 import { planSchedule } from '../train/schedule.ts';
 import type { Vlm } from '../vlm.ts';
-import type { MatvlmConfig } from '../config.ts';
 import type { Context } from './command.ts';
 import { accuracyTable } from './evaluation.ts';
 import type { OptionTable, Settings } from './options.ts';
-import { bytes, print, say, saySettings, table, thousands, warn } from './output.ts';
+import { print, say, saySettings, warn } from './output.ts';
 import { writeReport } from './report.ts';
 import type { Outcome } from './session.ts';
 import { toYaml } from './settings-file.ts';
@@ -163,52 +160,4 @@ export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
     ...{ tests, settings, backend: backend.description },
   });
   say(`saved in ${checkpoint}\nreport ${report}`);
-}
-
-/** What a dry run tells. */
-export interface DryRun {
-  readonly config: MatvlmConfig;
-  readonly trained: (name: string) => boolean;
-  /** Parameters of a teacher beside those that the student shares. */
-  readonly teacherOnly: number;
-  readonly images: number;
-  readonly steps: number;
-  readonly questionsPerImage: number;
-  readonly questionLength: number;
-}
-
-export function sayDryRun(dry: DryRun, s: TrainingSettings): void {
-  saySettings(s);
-  const model = outline(dry.config);
-  const trained = countByPart(model, dry.trained);
-  const rows = [...countByPart(model)].map(([part, count]) => [
-    part,
-    thousands(count),
-    thousands(trained.get(part) ?? 0),
-  ]);
-  const sum = (counts: Iterable<number>) => [...counts].reduce((a, b) => a + b, 0);
-  print(
-    table([
-      ['part', 'parameters', 'trained'],
-      ...rows,
-      ['all', thousands(sum(countByPart(model).values())), thousands(sum(trained.values()))],
-    ]),
-  );
-  const fixed = trainingBytes(model, dry.trained, dry.teacherOnly);
-  const questions = s.batch * Math.min(s.questions ?? Infinity, dry.questionsPerImage);
-  const activations = activationBytes(dry.config, {
-    ...{ images: s.batch, questions, length: dry.questionLength, checkpointing: s.checkpointing },
-  });
-  print(
-    `memory  ${bytes(fixed)} for weights, gradients and moments, about ${bytes(activations)} for a batch's activations`,
-  );
-  const perStep = s.batch * s.accumulate;
-  const epochs = (dry.steps * perStep) / dry.images;
-  print(
-    `steps   ${thousands(dry.steps)} of ${perStep} images with ${questions * s.accumulate} questions: ` +
-      `${epochs.toFixed(2)} epochs of ${thousands(dry.images)} images`,
-  );
-  print(
-    `tokens  ${imageTokens(dry.config.model)} an image, ${dry.questionLength} a question at most in the first sample`,
-  );
 }
