@@ -6,7 +6,7 @@
 // states (B, H, P, N). The state of one head stays in cache, so this is as fast as chunks of products at P, N ≤ 128.
 #include "rows.h"
 
-#define CHUNK 64  // the backward meets stored states this many tokens apart
+#define CHUNK 32  // the backward keeps the state before every so many tokens, and all states of one such chunk
 
 typedef struct {
   size_t P, N;
@@ -103,27 +103,27 @@ void EXPORT(ssd_scan)(const float *x, const float *dt_raw, const float *A_log, c
   }
 }
 
-// Backward, forward sweep: S advances; part[N] = Σ_p dy[p]·S[p].
-INLINE void sweep_rows(const int rows, float *S, size_t N, float a, const float *xd, const float *dy, const float *b,
-                       float *part) {
+// Rows of the next state: to = a·from + xd ⊗ b; part[N] += Σ_p dy[p]·to[p] where `read` asks for it.
+INLINE void next_rows(const int rows, const int read, const float *from, float *to, size_t N, float a, const float *xd,
+                      const float *dy, const float *b, float *part) {
   f4 weight[4], slope[4], decay = splat(a);
   ROWS(rows) weight[i] = splat(xd[i]), slope[i] = splat(dy[i]);
   for (size_t n = 0; n < N; n += 4) {
     size_t left = N - n;
-    f4 bv = ld_upto(b + n, left), sum = ld(part + n);
+    f4 bv = ld_upto(b + n, left), sum = read ? ld(part + n) : zero4();
     ROWS(rows) {
-      f4 s = fma4(weight[i], bv, mul4(decay, ld_upto(S + i * N + n, left)));
-      st_upto(S + i * N + n, left, s);
-      sum = fma4(slope[i], s, sum);
+      f4 s = fma4(weight[i], bv, mul4(decay, ld_upto(from + i * N + n, left)));
+      st_upto(to + i * N + n, left, s);
+      if (read) sum = fma4(slope[i], s, sum);
     }
-    st(part + n, sum);
+    if (read) st(part + n, sum);
   }
 }
 
-// Backward, reverse sweep: G = a·G + dy ⊗ c; part[N] += Σ_p x[p]·G[p]; returns G·b of the rows.
+// Backward, reverse sweep: G = a·G + dy ⊗ c; part[N] += Σ_p x[p]·G[p]; *meet += Σ G·before; returns G·b of the rows.
 INLINE f4 reverse_rows(const int rows, float *G, size_t N, float a, const float *x, const float *dy, const float *b,
-                       const float *c, float *part) {
-  f4 acc[4] = {zero4(), zero4(), zero4(), zero4()}, weight[4], slope[4], decay = splat(a);
+                       const float *c, const float *before, float *part, f4 *meet) {
+  f4 acc[4] = {zero4(), zero4(), zero4(), zero4()}, weight[4], slope[4], decay = splat(a), met = *meet;
   ROWS(rows) weight[i] = splat(x[i]), slope[i] = splat(dy[i]);
   for (size_t n = 0; n < N; n += 4) {
     size_t left = N - n;
@@ -133,9 +133,11 @@ INLINE f4 reverse_rows(const int rows, float *G, size_t N, float a, const float 
       st_upto(G + i * N + n, left, g);
       sum = fma4(weight[i], g, sum);
       acc[i] = fma4(g, bv, acc[i]);
+      met = fma4(g, ld_upto(before + i * N + n, left), met);
     }
     st(part + n, sum);
   }
+  *meet = met;
   return sums_of(acc[0], acc[1], acc[2], acc[3]);
 }
 
@@ -145,58 +147,87 @@ typedef struct {
   float *dx, *ddt, *db, *dc;
   size_t L, H;
   float A, D, bias;
-  // scratch
-  float *S, *G, *starts, *agree, *part, *dxd;
+  // scratch; `starts` has the state before every chunk, `states` those before and after each token of one chunk
+  float *starts, *states, *G, *part, *dxd;
   // sums
   double dA, dD, dbias;
 } Head;
 
-NOINLINE void sweep(Head *k) {
+// The state after token t from the one before; with `read` also part[N] = Σ_p dy[p]·to[p].
+INLINE void next_state(const Head *k, size_t t, const int read, const float *from, float *to) {
   const Scan *s = &k->s;
-  size_t P = s->P, N = s->N;
-  for (size_t t = 0; t < k->L; t++) {
-    if (t % CHUNK == 0) row_copy(k->S, k->starts + t / CHUNK * P * N, P * N);
-    const float *x = s->x + t * s->x_token, *dy = k->dy + t * s->x_token, *b = s->b + t * s->b_token;
-    row_zero(k->part, (N + 3) / 4 * 4);
-    row_scale(x, k->dxd, P, s->dt[t]);
-    size_t p = 0;
-    for (; p + 4 <= P; p += 4) sweep_rows(4, k->S + p * N, N, s->a[t], k->dxd + p, dy + p, b, k->part);
-    for (; p < P; p++) sweep_rows(1, k->S + p * N, N, s->a[t], k->dxd + p, dy + p, b, k->part);
-    k->agree[t] = row_dot(k->part, s->c + t * s->b_token, N);  // dy·(y − D·x)
-    row_axpy(k->part, k->dc + t * s->b_token, N, 1.0f);
+  size_t P = s->P, N = s->N, p = 0;
+  const float *dy = k->dy + t * s->x_token, *b = s->b + t * s->b_token;
+  row_scale(s->x + t * s->x_token, k->dxd, P, s->dt[t]);
+  if (read) row_zero(k->part, (N + 3) / 4 * 4);
+  for (; p + 4 <= P; p += 4) next_rows(4, read, from + p * N, to + p * N, N, s->a[t], k->dxd + p, dy + p, b, k->part);
+  for (; p < P; p++) next_rows(1, read, from + p * N, to + p * N, N, s->a[t], k->dxd + p, dy + p, b, k->part);
+}
+
+// Keeps the state before every chunk, from S, the state before the first.
+NOINLINE void store_starts(const Head *k, float *S) {
+  size_t PN = k->s.P * k->s.N;
+  for (size_t t = 0;; t++) {
+    if (t % CHUNK == 0) row_copy(S, k->starts + t / CHUNK * PN, PN);
+    if (t + CHUNK >= k->L && t % CHUNK == 0) return;
+    next_state(k, t, 0, S, S);
   }
 }
 
-// q = a·dL/da obeys q_t = q_{t+1} + dy_t·(S_t C_t) − dt_t·x_t·(G_t B_t), because ⟨G_t, S_t⟩ can be written either way;
-// where a state was stored q is taken from it instead, so that roundings do not pile up.
-NOINLINE void reverse(Head *k, double q) {
+// The states of the chunk from token `first` on, and its dC.
+NOINLINE void walk_chunk(const Head *k, size_t first, size_t end) {
   const Scan *s = &k->s;
-  size_t P = s->P, N = s->N;
-  float decay = 1.0f;  // a of the token after
-  for (size_t t = k->L; t-- > 0;) {
-    const float *x = s->x + t * s->x_token, *dy = k->dy + t * s->x_token;
-    const float *b = s->b + t * s->b_token, *c = s->c + t * s->b_token;
-    row_zero(k->part, (N + 3) / 4 * 4);
-    size_t p = 0;
-    for (; p + 4 <= P; p += 4) st(k->dxd + p, reverse_rows(4, k->G + p * N, N, decay, x + p, dy + p, b, c, k->part));
-    for (; p < P; p++)
-      k->dxd[p] = wasm_f32x4_extract_lane(reverse_rows(1, k->G + p * N, N, decay, x + p, dy + p, b, c, k->part), 0);
-    decay = s->a[t];
-    float dt = s->dt[t], ux = row_dot(x, k->dxd, P);
-    q += (double)k->agree[t] - (double)dt * ux;
-    if (t % CHUNK == 0) q = (double)decay * row_dot(k->G, k->starts + t / CHUNK * P * N, P * N);
-    row_axpy(k->part, k->db + t * s->b_token, N, dt);
-    float *dx = k->dx + t * s->x_token;
-    row_scale(k->dxd, dx, P, dt);
-    row_axpy(dy, dx, P, k->D);
-    float gate = wasm_f32x4_extract_lane(sigmoid4(splat(k->raw[t * k->H] + k->bias)), 0);
-    float ddt = (ux + k->A * (float)q) * gate;
-    k->ddt[t * k->H] = ddt;
-    k->dA += dt * q;
-    k->dD += row_dot(dy, x, P);
-    k->dbias += ddt;
+  size_t PN = s->P * s->N;
+  row_copy(k->starts + first / CHUNK * PN, k->states, PN);
+  for (size_t t = first; t < end; t++) {
+    float *before = k->states + (t - first) * PN;
+    next_state(k, t, 1, before, before + PN);
+    row_axpy(k->part, k->dc + t * s->b_token, s->N, 1.0f);
   }
-  row_scale(k->G, k->G, P * N, decay);
+}
+
+// Gradients of token t. G comes in as that of the state after t + 1, `decay` is a of t + 1, `before` the state before t.
+INLINE void reverse_token(Head *k, size_t t, float decay, const float *before) {
+  const Scan *s = &k->s;
+  size_t P = s->P, N = s->N, p = 0;
+  const float *x = s->x + t * s->x_token, *dy = k->dy + t * s->x_token;
+  const float *b = s->b + t * s->b_token, *c = s->c + t * s->b_token;
+  f4 meet = zero4();
+  row_zero(k->part, (N + 3) / 4 * 4);
+  for (; p + 4 <= P; p += 4)
+    st(k->dxd + p,
+       reverse_rows(4, k->G + p * N, N, decay, x + p, dy + p, b, c, before + p * N, k->part, &meet));
+  for (; p < P; p++)
+    k->dxd[p] = wasm_f32x4_extract_lane(
+        reverse_rows(1, k->G + p * N, N, decay, x + p, dy + p, b, c, before + p * N, k->part, &meet), 0);
+  float dt = s->dt[t], ux = row_dot(x, k->dxd, P);
+  float q = s->a[t] * sum4(meet);  // a·dL/da
+  row_axpy(k->part, k->db + t * s->b_token, N, dt);
+  float *dx = k->dx + t * s->x_token;
+  row_scale(k->dxd, dx, P, dt);
+  row_axpy(dy, dx, P, k->D);
+  float gate = wasm_f32x4_extract_lane(sigmoid4(splat(k->raw[t * k->H] + k->bias)), 0);
+  float ddt = (ux + k->A * q) * gate;
+  k->ddt[t * k->H] = ddt;
+  k->dA += (double)dt * q;
+  k->dD += row_dot(dy, x, P);
+  k->dbias += ddt;
+}
+
+// All gradients of a head, chunk by chunk from the last.
+NOINLINE void reverse(Head *k) {
+  size_t PN = k->s.P * k->s.N;
+  float decay = 1.0f;
+  for (size_t end = k->L; end > 0;) {
+    size_t first = (end - 1) / CHUNK * CHUNK;
+    walk_chunk(k, first, end);
+    for (size_t t = end; t-- > first;) {
+      reverse_token(k, t, decay, k->states + (t - first) * PN);
+      decay = k->s.a[t];
+    }
+    end = first;
+  }
+  row_scale(k->G, k->G, PN, decay);
 }
 
 INLINE size_t padded(size_t n) {
@@ -205,7 +236,7 @@ INLINE size_t padded(size_t n) {
 
 // Bytes of scratch for `ssd_scan_backward`.
 size_t EXPORT(ssd_scan_backward_scratch)(size_t L, size_t P, size_t N) {
-  return 4 * (3 * L + ((L + CHUNK - 1) / CHUNK + 2) * P * N + padded(N) + padded(P));
+  return 4 * (2 * L + ((L + CHUNK - 1) / CHUNK + CHUNK + 2) * P * N + padded(N) + padded(P));
 }
 
 typedef struct {
@@ -227,7 +258,7 @@ void EXPORT(ssd_scan_backward)(const float *x, const float *dt_raw, const float 
                                size_t P, size_t G, size_t N, float *scratch) {
   Grads to = {dx, ddt, dA_log, dB, dC, dD, ddt_bias, dinitial};
   size_t PN = P * N;
-  float *dt = scratch, *a = dt + L, *agree = a + L, *S = agree + L, *Gs = S + PN, *starts = Gs + PN;
+  float *dt = scratch, *a = dt + L, *states = a + L, *Gs = states + (CHUNK + 1) * PN, *starts = Gs + PN;
   float *part = starts + (L + CHUNK - 1) / CHUNK * PN, *dxd = part + padded(N);
   row_zero(dB, batches * L * G * N);
   row_zero(dC, batches * L * G * N);
@@ -238,15 +269,15 @@ void EXPORT(ssd_scan_backward)(const float *x, const float *dt_raw, const float 
     size_t b = i / H, h = i % H, at = (b * L * H + h) * P, group = (b * L * G + h / (H / G)) * N;
     size_t raw = b * L * H + h;
     Head k = {{P, N, H * P, G * N, x + at, B + group, C + group, dt, a}, dy + at, dt_raw + raw, dx + at, ddt + raw,
-              dB + group, dC + group, L, H, -exp1(A_log[h]), D ? D[h] : 0.0f, dt_bias ? dt_bias[h] : 0.0f, S, Gs,
-              starts, agree, part, dxd, 0, 0, 0};
+              dB + group, dC + group, L, H, -exp1(A_log[h]), D ? D[h] : 0.0f, dt_bias ? dt_bias[h] : 0.0f, starts,
+              states, Gs, part, dxd, 0, 0, 0};
     discretise(k.raw, H, k.bias, k.A, L, dt, a);
-    if (initial) row_copy(initial + i * PN, S, PN);
-    else row_zero(S, PN);
-    sweep(&k);
+    if (initial) row_copy(initial + i * PN, states, PN);
+    else row_zero(states, PN);
+    store_starts(&k, states);
     if (dstate) row_copy(dstate + i * PN, Gs, PN);
     else row_zero(Gs, PN);
-    reverse(&k, row_dot(Gs, S, PN));
+    reverse(&k);
     if (dinitial) row_copy(Gs, dinitial + i * PN, PN);
     add_sums(&to, &k, h);
   }
