@@ -7,14 +7,45 @@ export interface RandomState {
   readonly spare: number | null;
 }
 
+type Words = [number, number, number, number];
+
 const rotate = (x: number, k: number) => (x << k) | (x >>> (32 - k));
+
+/** A bijection of 32-bit integers that spreads every bit (Ellis, "lowbias32" family). */
+function mix(z: number): number {
+  z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
+  z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
+  return z ^ (z >>> 15);
+}
+
+/** splitmix32: four words of a 32-bit seed that are never all zero. */
+function spread(seed: number): Words {
+  const next = () => mix((seed = (seed + 0x9e3779b9) | 0));
+  return [next(), next(), next(), next()];
+}
+
+/**
+ * Four words in which each word of the key bears on each. Every round adds to one word what the one before it mixes
+ * to, which can be undone: two keys never give the same words.
+ */
+function scatter(key: Words): Words {
+  const w: Words = [...key];
+  for (let round = 0; round < 16; round++) w[round & 3] ^= mix((w[(round + 3) & 3] + (round + 1) * 0x9e3779b9) | 0);
+  // Nothing but zeros would be drawn from zeros.
+  return w.some((word) => word !== 0) ? w : spread(0);
+}
+
+const low = (n: number) => n | 0;
+const high = (n: number) => Math.floor(n / 2 ** 32) | 0;
+/** What a stream's index never has above its 32 low bits: sets seeds apart from streams. */
+const NO_INDEX = 0x40000000;
 
 /**
  * A seeded generator: xoshiro128** (Blackman and Vigna). Uses only operations whose results are exact everywhere, so a
  * seed gives the same numbers in every engine on every platform.
  */
 export class Random {
-  private words: [number, number, number, number];
+  private words: Words;
   private spare: number | null = null;
 
   /**
@@ -25,21 +56,22 @@ export class Random {
     if (!Number.isSafeInteger(seed) || seed < 0) {
       throw new ArgumentError(`Random: seed is ${seed}, expected a whole number from 0 to 2^53 - 1`);
     }
-    let state = seed >>> 0;
-    const high = Math.floor(seed / 2 ** 32);
-    // splitmix32 turns the seed into four words that are never all zero.
-    const next = (): number => {
-      state = (state + 0x9e3779b9) | 0;
-      let z = Math.imul(state ^ (state >>> 16), 0x21f0aaad);
-      z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-      return z ^ (z >>> 15) ^ high;
-    };
-    this.words = [next(), next(), next(), next()];
+    this.words = seed < 2 ** 32 ? spread(seed) : scatter([low(seed), high(seed), 0, NO_INDEX]);
   }
 
-  /** One of many generators of a seed, e.g. one an epoch: the same numbers whatever was drawn before. */
+  /**
+   * One of many generators of a seed, e.g. one an epoch: the same numbers whatever was drawn before, and others than
+   * those of any other seed or index.
+   * @throws ArgumentError unless both are whole numbers from -(2⁵³ - 1) to 2⁵³ - 1
+   */
   static stream(seed: number, index: number): Random {
-    return new Random((seed % 2 ** 21) * 2 ** 32 + (index % 2 ** 32));
+    for (const [name, value] of Object.entries({ seed, index })) {
+      if (Number.isSafeInteger(value)) continue;
+      throw new ArgumentError(`Random.stream: ${name} is ${value}, expected a whole number below 2^53`);
+    }
+    const random = new Random(0);
+    random.words = scatter([low(seed), high(seed), low(index), high(index)]);
+    return random;
   }
 
   state(): RandomState {

@@ -19,6 +19,44 @@ test('nearby seeds, and seeds that differ above 32 bits, give other numbers', ()
   assert.is(new Set(firsts).size, firsts.length);
 });
 
+/** Correlation of two lists of uniform numbers. */
+function correlation(a: number[], b: number[]): number {
+  const [ma, mb] = [mean(a), mean(b)];
+  const product = (x: number[], mx: number, y: number[], my: number) => mean(x.map((v, i) => (v - mx) * (y[i] - my)));
+  return product(a, ma, b, mb) / Math.sqrt(product(a, ma, a, ma) * product(b, mb, b, mb));
+}
+
+test('streams of neighbouring seeds and indices have nothing in common', () => {
+  const draws = (seed: number, index: number) => {
+    const random = Random.stream(seed, index);
+    return many(4, () => random.uniform());
+  };
+  for (const [seed, index] of [[1, 0], [0, 1], [1, 1], [2 ** 21, 0], [2 ** 32, 0], [0, 2 ** 32], [1, -1]]) {
+    const pairs = Array.from({ length: 1000 }, (_, i) => [draws(7, i), draws(7 + seed, i + index)]);
+    for (let k = 0; k < 4; k++) {
+      const r = correlation(pairs.map(([a]) => a[k]), pairs.map(([, b]) => b[k]));
+      assert.ok(Math.abs(r) < 0.12, `draw ${k} of streams ${seed} and ${index} apart: correlation ${r}`);
+    }
+    const near = pairs.filter(([a, b]) => Math.abs(a[0] - b[0]) < 0.01).length;
+    assert.ok(near < 50, `${near} of 1000 first draws are within 0.01`);
+  }
+});
+
+test('no two streams are the same, nor a stream and a seed', () => {
+  const near = (n: number) => [n - 1, n, n + 1];
+  const numbers = [0, 5, 2 ** 21, 2 ** 31, 2 ** 32, 2 ** 42, 2 ** 53 - 2].flatMap(near);
+  const all = [...numbers, ...numbers.map((n) => -n)].filter((n, i, list) => list.indexOf(n) === i);
+  const states = all.flatMap((seed) => all.map((index) => Random.stream(seed, index).state().words.join()));
+  for (const seed of numbers) if (seed >= 0) states.push(new Random(seed).state().words.join());
+  assert.ok(states.length > 1500);
+  assert.is(new Set(states).size, states.length);
+});
+
+test('the draws of a stream stay as they are', () => {
+  const random = Random.stream(3, 2 ** 40 + 1);
+  assert.equal(many(3, () => random.u32()), [1732294624, 823342553, 2563528105]);
+});
+
 test('goes on from a saved state, also between the two normal numbers of a pair', () => {
   const r = new Random(7);
   many(5, () => r.normal());
@@ -56,6 +94,10 @@ test('integer and shuffle are even', () => {
 test('refuses what is no seed and no bound', () => {
   const named = (e: Error) => e instanceof ArgumentError;
   for (const bad of [-1, 1.5, NaN, 2 ** 53]) assert.throws(() => new Random(bad), named);
+  for (const bad of [1.5, NaN, 2 ** 53]) {
+    assert.throws(() => Random.stream(bad, 0), named);
+    assert.throws(() => Random.stream(0, bad), named);
+  }
   for (const bad of [0, -3, 2.5]) assert.throws(() => new Random(1).integer(bad), named);
 });
 
