@@ -16,8 +16,10 @@ export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend
       throw new ArgumentError(`${op.name}: ${input} is on ${input.backend.kind}, the others on ${device.kind}`);
     }
   }
-  const outputs = op.shape(inputs, attrs).map((s) => empty(device, s.shape, s.dtype));
+  const outputs: Tensor[] = [];
+  for (const { shape, dtype } of op.shape(inputs, attrs)) outputs.push(empty(device, shape, dtype));
   device.run(op, { inputs, outputs, attrs });
+  if (op.mutates) for (const i of op.mutates) inputs[i].storage.version++;
   if (op.backward && gradEnabled() && inputs.some((t) => t.requiresGrad)) record(op, inputs, outputs, attrs);
   return outputs;
 }

@@ -47,7 +47,7 @@ export interface Op<A = Record<string, never>> {
   readonly saves?: { readonly inputs?: readonly number[]; readonly outputs?: readonly number[] };
   /** Gradients of the inputs, in their order; null where not needed or not differentiable. */
   backward?(context: BackwardContext<A>): (Tensor | null)[];
-  /** Indices of inputs that the op writes to (optimisers, accumulation). */
+  /** Indices of inputs that the op writes to (optimisers, accumulation): backward may not read what they were. */
   readonly mutates?: readonly number[];
   /** Floating-point operations of a call, for benchmarks. */
   flops?(call: Call<A>): number;

@@ -12,7 +12,10 @@ interface Edge {
 
 interface Saved {
   readonly storage: Storage;
+  /** The storage's version when it was saved. */
+  readonly version: number;
   readonly spec: Spec;
+  readonly name: string | null;
 }
 
 /** How a node turns gradients of its outputs into gradients of its inputs. */
@@ -72,10 +75,14 @@ export class Node {
     this.refs++;
   }
 
+  /** With the last reference goes what was saved, and the hold on earlier nodes: a list, for graphs are deep. */
   release(): void {
     if (--this.refs > 0) return;
-    this.consume();
-    for (const edge of this.edges) edge?.node?.release();
+    const dead: Node[] = [this];
+    for (let node = dead.pop(); node; node = dead.pop()) {
+      node.consume();
+      for (const edge of node.edges) if (edge?.node && --edge.node.refs === 0) dead.push(edge.node);
+    }
   }
 
   /** Frees what was saved; backward may walk a node once. */
@@ -92,6 +99,14 @@ export class Node {
     }
     const saved = (kind === 'input' ? this.savedInputs : this.savedOutputs).get(i);
     if (!saved) throw new ArgumentError(`${this.name}: backward reads ${kind} ${i}, which the op does not save`);
+    if (saved.storage.version !== saved.version) {
+      const { shape, dtype } = saved.spec;
+      const what = `${kind} ${i} (${saved.name ? `"${saved.name}" ` : ''}${dtype}[${shape.join(', ')}])`;
+      throw new ArgumentError(
+        `${this.name}: backward reads ${what}, which was changed in place after the op ran; ` +
+          'change it after backward, or give the op a clone()',
+      );
+    }
     return new Tensor(saved.storage.retain(), saved.spec.shape, saved.spec.dtype);
   }
 }
@@ -109,7 +124,9 @@ function save(tensors: readonly Tensor[], indices: readonly number[] | undefined
   const saved = new Map<number, Saved>();
   for (const i of indices) {
     const tensor = tensors[i];
-    if (tensor) saved.set(i, { storage: tensor.storage.retain(), spec: { shape: tensor.shape, dtype: tensor.dtype } });
+    if (!tensor) continue;
+    const storage = tensor.storage.retain();
+    saved.set(i, { storage, version: storage.version, spec: specOf(tensor), name: tensor.name });
   }
   return saved;
 }

@@ -12,6 +12,8 @@ import type { Node } from './tape.ts';
 /** A backend buffer with a count of the tensors and tape entries that hold it; freed when the last lets go. */
 export class Storage {
   private refs = 1;
+  /** Counts the ops that wrote to it in place: backward refuses what changed since it was saved. */
+  version = 0;
   constructor(
     readonly backend: Backend,
     readonly buffer: unknown,

@@ -2,14 +2,14 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
-import { ArgumentError, DisposedError, ShapeError } from '../engine/errors.ts';
+import { ArgumentError, DisposedError, OutOfMemoryError, ShapeError } from '../engine/errors.ts';
 import { leakReport } from '../engine/leaks.ts';
 import { Parameters } from '../engine/module.ts';
 import { Profiler } from '../engine/profiler.ts';
 import { keep, scope } from '../engine/scope.ts';
 import { checkpoint, noGrad } from '../engine/tape.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
-import { add, backward, linear, mul, reshape, sum } from '../ops/index.ts';
+import { add, backward, copy_, linear, mul, reshape, sum, zeros } from '../ops/index.ts';
 
 const engine = suite('engine');
 const backend = new ReferenceBackend();
@@ -116,6 +116,55 @@ engine('a checkpoint keeps only its inputs and gives the same gradients', async 
   assert.equal(grads[0], grads[1]);
   x.dispose();
   w.dispose();
+});
+
+engine('a graph may be deeper than the stack', async () => {
+  const x = vector(1);
+  x.requiresGrad = true;
+  const chain = (): Tensor => {
+    let y = add(x, x);
+    for (let i = 1; i < 100_000; i++) {
+      const next = add(y, x);
+      y.dispose();
+      y = next;
+    }
+    return y;
+  };
+  chain().dispose();
+  const y = chain();
+  scope(() => backward(y));
+  assert.equal([...(await x.grad!.data())], [100_001]);
+  y.dispose();
+  x.dispose();
+});
+
+engine('backward refuses a tensor that changed since the op saved it, and names op and tensor', () => {
+  const [x, y, z] = [vector(1, 2), vector(10, 10), vector(3, 4)];
+  x.name = 'layers.0.weight';
+  for (const t of [x, z]) t.requiresGrad = true;
+  scope(() => {
+    const loss = sum(mul(x, z));
+    copy_(x, y);
+    assert.throws(
+      () => backward(loss),
+      (e: Error) => e instanceof ArgumentError && /^mul: .*"layers\.0\.weight" f32\[2\].*changed in place/.test(e.message),
+    );
+    const again = mul(x, z);
+    copy_(y, z);
+    assert.not.throws(() => backward(sum(again)), 'what was not saved may change');
+  });
+  for (const t of [x, y, z]) t.dispose();
+});
+
+engine('an allocation that cannot be met says so on every backend', async () => {
+  const wasm = await WasmBackend.create();
+  const named = (e: Error) => e instanceof OutOfMemoryError;
+  for (const b of [backend, wasm]) {
+    for (const size of [2 ** 30, 2 ** 34, 2 ** 40]) {
+      if (b === wasm || size > 2 ** 33) assert.throws(() => zeros(b, [size]), named, `${b.kind} ${size}`);
+    }
+    assert.is(b.memory.live, 0);
+  }
 });
 
 engine('reshape is free and differentiable', async () => {

@@ -1,5 +1,6 @@
 import type { Backend, Call } from '../../backend.ts';
 import type { DType, HostArray } from '../../dtype.ts';
+import { OutOfMemoryError } from '../../errors.ts';
 import type { HostCall, Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { MemoryCounter } from '../memory.ts';
@@ -57,11 +58,22 @@ export class ReferenceBackend implements Backend<HostArray> {
   }
 
   alloc(size: number, dtype: DType): HostArray {
-    const array = hostArrayFor(dtype, size, this.double);
+    const array = this.array(size, dtype);
     if (dtype === 'f32') array.fill(NaN);
     this.memory.allocated(array.byteLength);
     this.memory.reserved = this.memory.live;
     return array;
+  }
+
+  private array(size: number, dtype: DType): HostArray {
+    try {
+      return hostArrayFor(dtype, size, this.double);
+    } catch (error) {
+      throw new OutOfMemoryError(
+        `a tensor of ${size} ${dtype} is more than JavaScript allocates with ${this.memory.live} bytes in use ` +
+          `(${(error as Error).message}); lower the batch or the context`,
+      );
+    }
   }
 
   free(buffer: HostArray): void {

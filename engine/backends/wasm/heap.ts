@@ -114,6 +114,7 @@ export class Heap {
 
   #find(size: number): number {
     const first = binOf(size);
+    if (first >= BINS) return -1;
     for (const start of this.#bins[first]) {
       if (this.#freeSize.get(start)! >= size) return start;
     }
