@@ -1,8 +1,8 @@
 import { DTypeError } from './errors.ts';
 
 /**
- * Element types of tensors. f32 and i32 are what kernels compute on; f16 and bf16 are storage types that `cast`
- * turns into f32; bool is held as u32 words of 0 and 1, as WGSL has it.
+ * Element types of tensors. f32 and i32 are what kernels compute on; f16 and bf16 are how tensors may be stored:
+ * what computes on them goes through f32; bool is held as u32 words of 0 and 1, as WGSL has it.
  */
 export type DType = 'f32' | 'f16' | 'bf16' | 'i32' | 'u32' | 'bool';
 
@@ -74,4 +74,33 @@ export function toBfloat(value: number): number {
 export function fromBfloat(bits: number): number {
   u32[0] = bits << 16;
   return f32[0];
+}
+
+/** What a stored element of the dtype is worth as a number. */
+export function decoder(dtype: DType): (stored: number) => number {
+  if (dtype === 'f16') return fromHalf;
+  return dtype === 'bf16' ? fromBfloat : (stored) => stored;
+}
+
+/**
+ * How the dtype stores a number: floats round to nearest even, integers truncate toward zero and stop at their bounds,
+ * bool is "not 0".
+ */
+export function encoder(dtype: DType): (value: number) => number {
+  switch (dtype) {
+    case 'f32':
+      return (value) => value;
+    case 'f16':
+      return toHalf;
+    case 'bf16':
+      return toBfloat;
+    case 'bool':
+      return (value) => (value !== 0 ? 1 : 0);
+    case 'i32':
+      return (value) => Math.max(-(2 ** 31), Math.min(2 ** 31 - 1, Math.trunc(value)));
+    case 'u32':
+      return (value) => Math.max(0, Math.min(2 ** 32 - 1, Math.trunc(value)));
+    default:
+      return dtype satisfies never;
+  }
 }

@@ -1,5 +1,5 @@
 import type { Spec } from './backend.ts';
-import { ArgumentError, DisposedError, ShapeError } from './errors.ts';
+import { ArgumentError, DisposedError, DTypeError, ShapeError } from './errors.ts';
 import type { BackwardContext, Op } from './op.ts';
 import { keep, scope } from './scope.ts';
 import { Storage, Tensor } from './tensor.ts';
@@ -235,6 +235,9 @@ function checkGradShape(root: Tensor, grad: Tensor): void {
   }
   if (root.shape.join() !== grad.shape.join()) {
     throw new ShapeError(`backward: ${root} was given a gradient of shape [${grad.shape.join(', ')}]`);
+  }
+  if (root.dtype !== grad.dtype) {
+    throw new DTypeError(`backward: ${root} was given a gradient of dtype ${grad.dtype}, expected ${root.dtype}`);
   }
 }
 

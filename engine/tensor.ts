@@ -1,7 +1,7 @@
 import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
-import type { DType, HostArray } from './dtype.ts';
-import { DisposedError, ShapeError } from './errors.ts';
+import { bytesOf, decoder, type DType, encoder, type HostArray } from './dtype.ts';
+import { DisposedError, OutOfMemoryError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import type { Scope } from './scope.ts';
 import { track } from './scope.ts';
@@ -74,15 +74,18 @@ export class Tensor implements Spec {
     return this.storage.buffer;
   }
 
-  /** Copies the elements to the host, waiting for what computes them. */
+  /**
+   * Copies the elements to the host as they are stored, waiting for what computes them: f16 and bf16 come as raw
+   * 16-bit patterns (`cast` to f32 first for numbers), bool as 0 and 1.
+   */
   async data(): Promise<HostArray> {
     return this.backend.read(this.buffer, this.size, this.dtype);
   }
 
-  /** The one element of a tensor of size 1. */
+  /** The one element of a tensor of size 1 as a number, whatever the dtype. */
   async item(): Promise<number> {
     if (this.size !== 1) throw new ShapeError(`item: ${this} has ${this.size} elements, expected 1`);
-    return (await this.data())[0];
+    return decoder(this.dtype)((await this.data())[0]);
   }
 
   /** Another handle on the same elements, off the tape, owned by the innermost scope. */
@@ -117,12 +120,37 @@ export class Tensor implements Spec {
   }
 }
 
-/** An uninitialised tensor. */
+/**
+ * An uninitialised tensor.
+ * @throws ShapeError for sizes that are no whole numbers ≥ 0, OutOfMemoryError when the backend has no room
+ */
 export function empty(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
-  return new Tensor(new Storage(backend, backend.alloc(elements(shape), dtype)), shape, dtype);
+  for (const d of shape) {
+    if (!(Number.isInteger(d) && d >= 0)) {
+      throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
+    }
+  }
+  return new Tensor(new Storage(backend, allocate(backend, elements(shape), dtype)), shape, dtype);
 }
 
-/** A tensor holding a copy of `data`. @throws ShapeError when the length is not that of the shape. */
+function allocate(backend: Backend, size: number, dtype: DType): unknown {
+  try {
+    return backend.alloc(size, dtype);
+  } catch (error) {
+    // What JavaScript throws for an array that is too long or finds no memory.
+    if (!(error instanceof RangeError)) throw error;
+    const bytes = size * bytesOf(dtype);
+    throw new OutOfMemoryError(`the ${backend.kind} backend cannot hold a tensor of ${bytes} bytes; make it smaller`, {
+      cause: error,
+    });
+  }
+}
+
+/**
+ * A tensor holding a copy of `data`. Numbers become what `dtype` stores: f16 and bf16 are rounded, bool is "not 0". A
+ * Uint16Array for f16 or bf16 is taken as the raw patterns that `data()` gives.
+ * @throws ShapeError when the length is not that of the shape
+ */
 export function fromData(
   backend: Backend,
   data: HostArray | readonly number[],
@@ -150,11 +178,12 @@ function hostArray(data: HostArray | readonly number[], dtype: DType): HostArray
     case 'i32':
       return data instanceof Int32Array ? data : Int32Array.from(data);
     case 'u32':
-    case 'bool':
       return data instanceof Uint32Array ? data : Uint32Array.from(data);
+    case 'bool':
+      return Uint32Array.from(data, encoder(dtype));
     case 'f16':
     case 'bf16':
-      return data instanceof Uint16Array ? data : Uint16Array.from(data);
+      return data instanceof Uint16Array ? data : Uint16Array.from(data, encoder(dtype));
     default:
       return dtype satisfies never;
   }

@@ -11,5 +11,5 @@ import { ones } from './fill.ts';
  */
 export function backward(root: Tensor, grad?: Tensor): void {
   if (!grad && root.size !== 1) throw new ArgumentError(`backward: ${root} is no scalar; give the gradient to start from`);
-  backwardFrom([root], [grad ?? ones(root.backend, root.shape)], add);
+  backwardFrom([root], [grad ?? ones(root.backend, root.shape, root.dtype)], add);
 }

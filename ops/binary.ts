@@ -5,6 +5,7 @@ import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { binaryOnWasm } from './binary-wasm.ts';
 import { Elementwise } from './elementwise.ts';
+import { inFloat32 } from './half.ts';
 import { sumTo } from './reduce.ts';
 import { mulScalar } from './scalar.ts';
 import { broadcastIndex, broadcastShapes } from './shapes.ts';
@@ -187,9 +188,9 @@ const BACKWARD = /* @__PURE__ */ table(backwardOp);
 /** The op objects, by torch's names. */
 export const binaryOps = /* @__PURE__ */ table(forwardOp);
 
-/** Applies the elementwise function of that name to two f32 tensors that broadcast as torch has it. */
+/** Applies the elementwise function of that name to two float tensors that broadcast as torch has it. */
 export function binary(name: BinaryName, a: Tensor, b: Tensor): Tensor {
-  return apply1(binaryOps[name], [a, b], {});
+  return inFloat32([a, b], (inputs) => apply1(binaryOps[name], inputs, {}));
 }
 
 const bind = (name: BinaryName) => (a: Tensor, b: Tensor) => binary(name, a, b);

@@ -1,38 +1,12 @@
 import { apply1 } from '../engine/apply.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
-import { type DType, fromBfloat, fromHalf, isFloat, toBfloat, toHalf } from '../engine/dtype.ts';
+import { type DType, decoder, encoder, isFloat } from '../engine/dtype.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import conversions from './cast.wgsl';
 
 interface CastAttrs {
   readonly to: DType;
-}
-
-/** What a stored element is worth. */
-function decode(dtype: DType): (stored: number) => number {
-  if (dtype === 'f16') return fromHalf;
-  return dtype === 'bf16' ? fromBfloat : (stored) => stored;
-}
-
-/** How a number is stored; out-of-range numbers go to the nearest integer there is. */
-function encode(dtype: DType): (value: number) => number {
-  switch (dtype) {
-    case 'f32':
-      return (value) => value;
-    case 'f16':
-      return toHalf;
-    case 'bf16':
-      return toBfloat;
-    case 'bool':
-      return (value) => (value !== 0 ? 1 : 0);
-    case 'i32':
-      return (value) => Math.max(-(2 ** 31), Math.min(2 ** 31 - 1, Math.trunc(value)));
-    case 'u32':
-      return (value) => Math.max(0, Math.min(2 ** 32 - 1, Math.trunc(value)));
-    default:
-      return dtype satisfies never;
-  }
 }
 
 /** WGSL: the array type that holds pairs of a dtype, how to read such a pair, and the type of what is read. */
@@ -55,9 +29,11 @@ function store(to: DType, type: 'f32' | 'i32' | 'u32'): string {
     case 'bool':
       return `select(vec2(0u), vec2(1u), v != vec2<${type}>())`;
     case 'u32':
-      return type === 'i32' ? 'vec2<u32>(max(v, vec2(0)))' : 'vec2<u32>(v)';
+      if (type === 'f32') return 'vec2(to_u32(v.x), to_u32(v.y))';
+      return type === 'i32' ? 'vec2<u32>(max(v, vec2(0)))' : 'v';
     case 'i32':
-      return type === 'u32' ? 'vec2<i32>(min(v, vec2(0x7fffffffu)))' : 'vec2<i32>(v)';
+      if (type === 'f32') return 'vec2(to_i32(v.x), to_i32(v.y))';
+      return type === 'u32' ? 'vec2<i32>(min(v, vec2(0x7fffffffu)))' : 'v';
     default:
       return `vec2<${to}>(v)`;
   }
@@ -69,8 +45,8 @@ export const castOp = /* @__PURE__ */ defineOp<CastAttrs>({
   name: 'cast',
   shape: ([x], { to }) => [spec(x.shape, to)],
   reference({ inputs: [x], outputs: [y] }) {
-    const from = decode(x.dtype);
-    const to = encode(y.dtype);
+    const from = decoder(x.dtype);
+    const to = encoder(y.dtype);
     for (let i = 0; i < y.size; i++) y.data[i] = to(from(x.data[i]));
   },
   webgpu({ inputs: [x], outputs: [y] }) {

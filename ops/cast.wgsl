@@ -34,3 +34,14 @@ fn to_bfloat(value: f32) -> u32 {
   if ((bits & 0x7fffffffu) > 0x7f800000u) { return (bits >> 16u) | 0x40u; }
   return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
 }
+
+// WGSL stops at the largest float below an integer type's bound, and leaves open what becomes of NaN.
+fn to_i32(value: f32) -> i32 {
+  if ((bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u) { return 0; }
+  return select(i32(value), 0x7fffffff, value >= 2147483648.0);
+}
+
+fn to_u32(value: f32) -> u32 {
+  if ((bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u) { return 0u; }
+  return select(u32(value), 0xffffffffu, value >= 4294967296.0);
+}

@@ -3,6 +3,7 @@ import { expectDType } from '../engine/dtype.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
+import { inFloat32 } from './half.ts';
 
 interface ClampAttrs {
   readonly min: number;
@@ -48,7 +49,8 @@ export const clampOp = /* @__PURE__ */ defineOp<ClampAttrs>({
   backward: ({ input, grads, attrs }) => [apply1(clampBackward, [input(0), grads[0]!], attrs)],
 });
 
-/** x held between `min` and `max`, either of which may be left out: f32 of any shape → the same shape. */
+/** x held between `min` and `max`, either of which may be left out: floats of any shape → the same shape and dtype. */
 export function clamp(x: Tensor, { min, max }: { min?: number | null; max?: number | null }): Tensor {
-  return apply1(clampOp, [x], { min: min ?? -Infinity, max: max ?? Infinity });
+  const attrs = { min: min ?? -Infinity, max: max ?? Infinity };
+  return inFloat32([x], (inputs) => apply1(clampOp, inputs, attrs));
 }

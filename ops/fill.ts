@@ -1,6 +1,6 @@
 import { apply1 } from '../engine/apply.ts';
 import type { Backend } from '../engine/backend.ts';
-import { bytesOf, type DType, toBfloat, toHalf } from '../engine/dtype.ts';
+import { bytesOf, type DType, encoder } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
@@ -12,19 +12,12 @@ interface FillAttrs {
   readonly dtype: DType;
 }
 
-/** The value as the dtype stores it on the host. */
-function stored(value: number, dtype: DType): number {
-  if (dtype === 'f16') return toHalf(value);
-  if (dtype === 'bf16') return toBfloat(value);
-  return dtype === 'bool' ? Number(value !== 0) : value;
-}
-
 const word = new DataView(new ArrayBuffer(4));
 
 /** The 32-bit word that fills a GPU buffer with the value. */
 function wordOf(value: number, dtype: DType): number {
   if (dtype === 'f32') word.setFloat32(0, value);
-  else word.setInt32(0, bytesOf(dtype) === 2 ? stored(value, dtype) * 0x10001 : stored(value, dtype));
+  else word.setUint32(0, encoder(dtype)(value) * (bytesOf(dtype) === 2 ? 0x10001 : 1));
   return word.getUint32(0);
 }
 
@@ -40,7 +33,7 @@ export const fillOp = /* @__PURE__ */ defineOp<FillAttrs>({
   name: 'fill',
   shape: (_, { shape, dtype }) => [spec(shape, dtype)],
   reference({ outputs: [y], attrs: { value, dtype } }) {
-    y.data.fill(stored(value, dtype));
+    y.data.fill(encoder(dtype)(value));
   },
   webgpu: ({ outputs: [y], attrs: { value, dtype } }) => [fillKernel.launch([], [asWords(y)], [wordOf(value, dtype)])],
 });

@@ -98,7 +98,7 @@ const splitOp = /* @__PURE__ */ defineOp<Sizes>({
   },
   backward({ attrs, grads, outputSpecs }) {
     const { backend } = grads.find((g) => g !== null)!;
-    return [cat(grads.map((g, i) => g ?? zeros(backend, outputSpecs[i].shape)), attrs.dim)];
+    return [cat(grads.map((g, i) => g ?? zeros(backend, outputSpecs[i].shape, outputSpecs[i].dtype)), attrs.dim)];
   },
 });
 

@@ -5,6 +5,7 @@ import { ShapeError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { type Gemm, gemmOnGpu, gemmOnHost, gemmOnWasm, plainGemm } from './gemm.ts';
+import { inFloat32 } from './half.ts';
 import { matmul2d } from './matmul.ts';
 import { sum } from './reduce.ts';
 import { reshape } from './reshape.ts';
@@ -63,7 +64,7 @@ export const linearOp = /* @__PURE__ */ defineOp<None>({
   },
 });
 
-/** y = x·Wᵀ + b. x (…, in), weight (out, in), bias (out) → (…, out), all f32. */
+/** y = x·Wᵀ + b. x (…, in), weight (out, in), bias (out) → (…, out): floats of any width. */
 export function linear(x: Tensor, weight: Tensor, bias: Tensor | null = null): Tensor {
-  return apply1(linearOp, bias ? [x, weight, bias] : [x, weight], {});
+  return inFloat32(bias ? [x, weight, bias] : [x, weight], (inputs) => apply1(linearOp, inputs, {}));
 }

@@ -5,6 +5,7 @@ import { ShapeError } from '../engine/errors.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { type Gemm, gemmOnGpu, gemmOnHost, gemmOnWasm } from './gemm.ts';
+import { inFloat32 } from './half.ts';
 import { sumTo } from './reduce.ts';
 import { reshape } from './reshape.ts';
 import { broadcastShapes, show } from './shapes.ts';
@@ -90,15 +91,19 @@ function toFour(x: Tensor, batch: readonly number[]): Tensor {
  * the left is a row, on the right a column, and that dimension is dropped again.
  */
 export function matmul(a: Tensor, b: Tensor): Tensor {
+  return inFloat32([a, b], ([a, b]) => broadcastProduct(a, b));
+}
+
+function broadcastProduct(a: Tensor, b: Tensor): Tensor {
   if (a.shape.length === 0 || b.shape.length === 0) {
     throw new ShapeError(`matmul: ${show(a.shape)} and ${show(b.shape)}: expected at least one dimension each`);
   }
   if (a.shape.length === 1) {
-    const c = matmul(reshape(a, [1, a.size]), b);
+    const c = broadcastProduct(reshape(a, [1, a.size]), b);
     return reshape(c, c.shape.filter((_, i) => i !== c.shape.length - (b.shape.length === 1 ? 1 : 2)));
   }
   if (b.shape.length === 1) {
-    const c = matmul(a, reshape(b, [b.size, 1]));
+    const c = broadcastProduct(a, reshape(b, [b.size, 1]));
     return reshape(c, c.shape.slice(0, -1));
   }
   if (b.shape.length === 2) {

@@ -1,4 +1,5 @@
 import { apply1 } from '../engine/apply.ts';
+import { encoder } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
@@ -46,7 +47,7 @@ const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
   name: 'pad',
   shape: ([x], { whole }) => [spec(whole, x.dtype)],
   reference({ inputs: [x], outputs: [y], attrs }) {
-    y.data.fill(attrs.value);
+    y.data.fill(encoder(y.dtype)(attrs.value));
     placeOp.reference({ inputs: [y, x], outputs: [], attrs });
   },
   webgpu(call) {

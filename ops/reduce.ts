@@ -8,6 +8,7 @@ import type { Tensor } from '../engine/tensor.ts';
 import { binaryOnWasm } from './binary-wasm.ts';
 import { eqOp } from './compare.ts';
 import { Elementwise } from './elementwise.ts';
+import { inFloat32 } from './half.ts';
 import { type FoldName, reduceLaunches } from './reduce-kernel.ts';
 import { reshape } from './reshape.ts';
 import { broadcastIndex, normalizeDim, sameShape, show } from './shapes.ts';
@@ -260,9 +261,9 @@ function dimsOf(name: string, x: Spec, dim: ReduceOptions['dim']): number[] {
 const bind =
   (name: ReduceName) =>
   (x: Tensor, { dim, keepdim = false }: ReduceOptions = {}): Tensor =>
-    apply1(reduceOps[name], [x], { dims: dimsOf(name, x, dim), keepdim });
+    inFloat32([x], (inputs) => apply1(reduceOps[name], inputs, { dims: dimsOf(name, x, dim), keepdim }));
 
-/** Sum over `dim` (all when left out): f32 of any shape. */
+/** Sum over `dim` (all when left out): floats of any shape → the same dtype. */
 export const sum = bind('sum');
 export const mean = bind('mean');
 /** Largest element over `dim`; the gradient is shared evenly by ties. */
@@ -277,6 +278,6 @@ export function sumTo(x: Tensor, shape: readonly number[]): Tensor {
   if (sameShape(x.shape, shape)) return x;
   const lead = x.shape.length - shape.length;
   const dims = x.shape.flatMap((d, i) => (d !== 1 && (i < lead || shape[i - lead] === 1) ? [i] : []));
-  const y = dims.length > 0 ? apply1(reduceOps.sum, [x], { dims, keepdim: true }) : x;
+  const y = dims.length > 0 ? sum(x, { dim: dims, keepdim: true }) : x;
   return reshape(y, shape);
 }

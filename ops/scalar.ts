@@ -3,6 +3,7 @@ import { expectDType } from '../engine/dtype.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
+import { inFloat32 } from './half.ts';
 
 interface Scalar {
   readonly c: number;
@@ -49,12 +50,12 @@ export const addScalarOp = /* @__PURE__ */ defineOp<Scalar>({
   backward: ({ grads }) => [grads[0]],
 });
 
-/** x·c for a number c: f32 of any shape → the same shape. */
+/** x·c for a number c: floats of any shape → the same shape and dtype. */
 export function mulScalar(x: Tensor, c: number): Tensor {
-  return apply1(mulScalarOp, [x], { c });
+  return inFloat32([x], (inputs) => apply1(mulScalarOp, inputs, { c }));
 }
 
-/** x + c for a number c: f32 of any shape → the same shape. */
+/** x + c for a number c: floats of any shape → the same shape and dtype. */
 export function addScalar(x: Tensor, c: number): Tensor {
-  return apply1(addScalarOp, [x], { c });
+  return inFloat32([x], (inputs) => apply1(addScalarOp, inputs, { c }));
 }

@@ -77,9 +77,27 @@ export function copyOnWasm(k: KernelExports, copy: StridedCopy, source: WasmArg,
 
 const WG = 256;
 
-function kernel(rank: number, wide: boolean) {
-  return shader(`strided_copy.${rank}.${wide}`, () => {
-    const word = wide ? 'vec4<u32>' : 'u32';
+/** What one thread moves: four words of 32 bits, one, or an element of 16 bits. */
+const UNITS = {
+  quad: { bytes: 16, reads: 'vec4<u32>', writes: 'vec4<u32>', move: 'ys[goal] = xs[source];' },
+  word: { bytes: 4, reads: 'u32', writes: 'u32', move: 'ys[goal] = xs[source];' },
+  half: {
+    bytes: 2,
+    reads: 'u32',
+    writes: 'atomic<u32>',
+    // Each half of a word has a thread of its own, which leaves the other half alone; so any order gives the same bits.
+    move: `let shift = u32(goal & 1) * 16u;
+  let bits = (xs[source >> 1u] >> (u32(source & 1) * 16u)) & 0xffffu;
+  atomicAnd(&ys[goal >> 1u], ~(0xffffu << shift));
+  atomicOr(&ys[goal >> 1u], bits << shift);`,
+  },
+} as const;
+
+type Unit = keyof typeof UNITS;
+
+function kernel(rank: number, unit: Unit) {
+  return shader(`strided_copy.${rank}.${unit}`, () => {
+    const { reads, writes, move } = UNITS[unit];
     const dims = Array.from({ length: rank }, (_, i) => i);
     const fields = dims.flatMap((i) => [[`size${i}`, 'u32'] as const, [`from${i}`, 'i32'] as const, [`to${i}`, 'i32'] as const]);
     const steps = dims.reverse().map(
@@ -91,8 +109,8 @@ function kernel(rank: number, wide: boolean) {
   }`,
     );
     return {
-      reads: { xs: word },
-      writes: { ys: word },
+      reads: { xs: reads },
+      writes: { ys: writes },
       params: { n: 'u32', source: 'i32', goal: 'i32', ...Object.fromEntries(fields) },
       constants: { WG },
       code: /* wgsl */ `${FLAT_INDEX}
@@ -104,33 +122,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var source = params.source;
   var goal = params.goal;
 ${steps.join('\n')}
-  ys[goal] = xs[source];
+  ${move}
 }`,
     };
   });
 }
 
-/** Whether the copy moves whole groups of four elements that lie together and begin at multiples of four. */
-function fourAtOnce(dims: readonly { size: number; from: number; to: number }[], copy: StridedCopy): boolean {
+/** Whether the copy moves whole groups of so many elements that lie together and begin at multiples of the number. */
+function inGroupsOf(count: number, dims: readonly { size: number; from: number; to: number }[], copy: StridedCopy): boolean {
+  if (count === 1) return true;
   const inner = dims[dims.length - 1];
-  if (inner.from !== 1 || inner.to !== 1 || (inner.size | copy.fromOffset | copy.toOffset) % 4 !== 0) return false;
-  for (let i = 0; i < dims.length - 1; i++) if ((dims[i].from | dims[i].to) % 4 !== 0) return false;
+  const whole = [inner.size, copy.fromOffset, copy.toOffset].every((n) => n % count === 0);
+  if (inner.from !== 1 || inner.to !== 1 || !whole) return false;
+  for (let i = 0; i < dims.length - 1; i++) if (dims[i].from % count !== 0 || dims[i].to % count !== 0) return false;
   return true;
 }
 
-/** The copy as one launch. Elements are moved as 32-bit words, whatever their dtype, by fours where they allow it. */
+/** The copy as one launch. Bits are moved, whatever the dtype, in the largest unit that sizes and strides allow. */
 export function launchCopy(copy: StridedCopy, source: GpuArg, target: GpuArg): Launch {
   const dims = merge(copy);
-  const wide = fourAtOnce(dims, copy);
-  const unit = wide ? 4 : 1;
-  const params = [0, copy.fromOffset / unit, copy.toOffset / unit];
+  const bytes = bytesOf(source.dtype);
+  const elementsIn = (unit: Unit) => UNITS[unit].bytes / bytes;
+  const narrow = bytes === 2 ? 'half' : 'word';
+  const unit = (['quad', 'word'] as const).find((u) => inGroupsOf(elementsIn(u), dims, copy)) ?? narrow;
+  const group = elementsIn(unit);
+  const params = [0, copy.fromOffset / group, copy.toOffset / group];
   let n = 1;
   dims.forEach(({ size, from, to }, i) => {
     const inner = i === dims.length - 1;
-    const count = inner ? size / unit : size;
-    params.push(count, inner ? from : from / unit, inner ? to : to / unit);
+    const count = inner ? size / group : size;
+    params.push(count, inner ? from : from / group, inner ? to : to / group);
     n *= count;
   });
   params[0] = n;
-  return { shader: kernel(dims.length, wide), args: [source, target], params, grid: grid1d(n, WG) };
+  return { shader: kernel(dims.length, unit), args: [source, target], params, grid: grid1d(n, WG) };
 }

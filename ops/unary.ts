@@ -3,6 +3,7 @@ import { expectDType } from '../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
+import { inFloat32 } from './half.ts';
 import { erf as erfOf, erfWgsl } from './math.ts';
 
 /**
@@ -201,9 +202,9 @@ const BACKWARD = /* @__PURE__ */ table(backwardOp);
 /** The op objects, by torch's names. */
 export const unaryOps = /* @__PURE__ */ table(forwardOp);
 
-/** Applies the elementwise function of that name: f32 of any shape → the same shape. */
+/** Applies the elementwise function of that name: floats of any shape → the same shape and dtype. */
 export function unary(name: UnaryName, x: Tensor): Tensor {
-  return apply1(unaryOps[name], [x], {});
+  return inFloat32([x], (inputs) => apply1(unaryOps[name], inputs, {}));
 }
 
 const bind = (name: UnaryName) => (x: Tensor) => unary(name, x);

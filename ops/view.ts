@@ -106,7 +106,7 @@ const sliceOp = /* @__PURE__ */ viewOp<Range>(
     return gatherCopy(shape.map((d, i) => (i === attrs.dim ? attrs.length : d)), range.strides, range.offset);
   },
   ({ attrs, grads, inputSpecs }) => {
-    const dx = zeros(grads[0]!.backend, inputSpecs[0].shape);
+    const dx = zeros(grads[0]!.backend, inputSpecs[0].shape, inputSpecs[0].dtype);
     apply1Into(dx, grads[0]!, attrs);
     return [dx];
   },
