@@ -1,7 +1,7 @@
 import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
-import { bytesOf, decoder, type DType, encoder, type HostArray } from './dtype.ts';
-import { DisposedError, OutOfMemoryError, ShapeError } from './errors.ts';
+import { decoder, type DType, encoder, type HostArray } from './dtype.ts';
+import { DisposedError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import type { Scope } from './scope.ts';
 import { track } from './scope.ts';
@@ -130,20 +130,7 @@ export function empty(backend: Backend, shape: readonly number[], dtype: DType =
       throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
     }
   }
-  return new Tensor(new Storage(backend, allocate(backend, elements(shape), dtype)), shape, dtype);
-}
-
-function allocate(backend: Backend, size: number, dtype: DType): unknown {
-  try {
-    return backend.alloc(size, dtype);
-  } catch (error) {
-    // What JavaScript throws for an array that is too long or finds no memory.
-    if (!(error instanceof RangeError)) throw error;
-    const bytes = size * bytesOf(dtype);
-    throw new OutOfMemoryError(`the ${backend.kind} backend cannot hold a tensor of ${bytes} bytes; make it smaller`, {
-      cause: error,
-    });
-  }
+  return new Tensor(new Storage(backend, backend.alloc(elements(shape), dtype)), shape, dtype);
 }
 
 /**
