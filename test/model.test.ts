@@ -9,7 +9,7 @@ import { fromData, type Tensor } from '../engine/tensor.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { distillPlain, distillVqa, isTrainable, setTrainable, vqaLoss } from '../models/matvlm/distill.ts';
 import { decodeStep, prefill } from '../models/matvlm/generate.ts';
-import { nextTokenLoss, publishedLosses } from '../models/matvlm/losses.ts';
+import { type LossOptions, nextTokenLoss, publishedLosses } from '../models/matvlm/losses.ts';
 import type { MaTVLM } from '../models/matvlm/model.ts';
 import type { TokenBatch } from '../models/matvlm/splice.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
@@ -51,6 +51,15 @@ function unshared(batch: VqaBatch): { tokens: TokenBatch; pixels: Float32Array }
     },
     pixels,
   };
+}
+
+/** Two images, the first with `counts[0]` questions, the other with `counts[1]`. */
+function uneven(counts: readonly number[]): Promise<VqaBatch> {
+  const set = new SortOfClevr('train', { length: 2 });
+  const get = (i: number) => ({ ...set.get(i), questions: set.get(i).questions.slice(0, counts[i]) });
+  const data = { name: 'uneven', split: 'train' as const, length: 2, get };
+  const options = { imagesPerBatch: 2, seed: 1, imageSize: 16, aspect: 'square' as const, padId: tokenizer.padId };
+  return new BatchLoader([data], encoder, options).batch(0);
 }
 
 async function gradients(m: MaTVLM): Promise<Map<string, ArrayLike<number>>> {
@@ -100,26 +109,44 @@ model('a shared prefix gives the loss and gradients of the plain batch', async (
   assert.is(double.memory.live, 0);
 });
 
-for (const [layers, layerKind] of [[[0, 2], 'l2'], [[1], 'l2'], [[0, 2], 'sl']] as const) {
-  model(`so does distillation, layers ${layers}, ${layerKind}`, async () => {
-    const teacher = smallTeacher(double);
-    const student = smallStudent(teacher, layers);
-    setTrainable(teacher, () => false);
-    setTrainable(student, isTrainable);
-    const batch = await loader().batch(1);
-    const loss = { ...publishedLosses, ceWeight: 0.5, temperature: 2, layerKind };
-    const shared = await lossAndGradients(student, () => distillVqa(teacher, student, batch, loss).total);
-    const { tokens, pixels } = unshared(batch);
-    const plain = await lossAndGradients(student, () => {
-      const features = noGrad(() => student.visionFeatures(fromData(double, pixels, [batch.questions, 3, 16, 16])));
-      return distillPlain(teacher, student, tokens, features, loss).total;
-    });
-    assert.ok(Math.abs(shared.value - plain.value) < 1e-9 * plain.value, `${shared.value} against ${plain.value}`);
-    sameGradients(shared.grads, plain.grads, 1e-9);
-    disposeModel(student, teacher);
-    disposeModel(teacher);
-    assert.is(double.memory.live, 0);
+/** Distillation on a shared prefix against the plain batch: loss and gradients. */
+async function compareDistillation(batch: VqaBatch, layers: readonly number[], loss: LossOptions): Promise<void> {
+  const { live } = double.memory;
+  const teacher = smallTeacher(double);
+  const student = smallStudent(teacher, layers);
+  setTrainable(teacher, () => false);
+  setTrainable(student, isTrainable);
+  const shared = await lossAndGradients(student, () => distillVqa(teacher, student, batch, loss).total);
+  const { tokens, pixels } = unshared(batch);
+  const plain = await lossAndGradients(student, () => {
+    const features = noGrad(() => student.visionFeatures(fromData(double, pixels, [batch.questions, 3, 16, 16])));
+    return distillPlain(teacher, student, tokens, features, loss).total;
   });
+  assert.ok(Math.abs(shared.value - plain.value) < 1e-9 * plain.value, `${shared.value} against ${plain.value}`);
+  sameGradients(shared.grads, plain.grads, 1e-9);
+  disposeModel(student, teacher);
+  disposeModel(teacher);
+  assert.is(double.memory.live, live);
+}
+
+for (const [layers, layerKind] of [[[0, 2], 'l2'], [[1], 'l2'], [[0, 2], 'sl'], [[0, 2], 'kl']] as const) {
+  const loss = { ...publishedLosses, ceWeight: 0.5, temperature: 2, layerKind };
+  model(`so does distillation, layers ${layers}, ${layerKind}`, async () => {
+    await compareDistillation(await loader().batch(1), layers, loss);
+  });
+  model(`and with unlike numbers of questions, layers ${layers}, ${layerKind}`, async () => {
+    await compareDistillation(await uneven([1, 5]), layers, loss);
+  });
+}
+
+const CASES = [['sum', [3, 3]], ['sum', [5, 1]], ['sum', [0, 2]], ['mean', [5, 1]]] as const;
+for (const kind of ['kl', 'reverse', 'jsd', 'ce', 'l2'] as const) {
+  for (const [reduction, counts] of CASES) {
+    model(`the loss ${kind}, ${reduction}, is that of the plain batch with ${counts} questions`, async () => {
+      const loss = { ...publishedLosses, kind, reduction, layerWeight: 0, temperature: 2 };
+      await compareDistillation(await uneven(counts), [0, 2], loss);
+    });
+  }
 }
 
 model('frozen tensors get no gradient, and teacher and student share them', async () => {

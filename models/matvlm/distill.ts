@@ -1,12 +1,21 @@
 import { scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import { add, distillLoss } from '../../ops/index.ts';
+import { distillLoss } from '../../ops/index.ts';
 import type { DecoderOutput, PassOptions } from './layers/decoder.ts';
 import { answerWeights, layerLoss, type LayerPair, type LossOptions, nextTokenLoss, weightedSum } from './losses.ts';
 import type { MaTVLM } from './model.ts';
 import type { Spliced, TokenBatch } from './splice.ts';
-import { forwardVqa, joinNorms, layerVqa, uploadVqa, type VqaBatch, type VqaInputs, type VqaOutput } from './vqa-pass.ts';
+import {
+  forwardVqa,
+  joinLosses,
+  layerVqa,
+  prefixWeights,
+  uploadVqa,
+  type VqaBatch,
+  type VqaInputs,
+  type VqaOutput,
+} from './vqa-pass.ts';
 
 /** The parts of a loss; `total` is what is differentiated. */
 export interface LossParts {
@@ -53,8 +62,10 @@ export function distillVqa(
     const features = noGrad(() => student.visionFeatures(inputs.pixels));
     const target = noGrad(() => scope(() => teacherTargets(teacher, batch, inputs, features, loss)));
     const out = forwardVqa(student, batch, inputs, features, options);
+    const length = out.prefix.hidden[0].shape[1];
+    const weights = prefixWeights(student, batch, length);
     return combine(loss, {
-      kl: () => klVqa(student, batch, out, target, loss),
+      kl: () => klVqa(student, batch, out, target, weights, loss),
       layer: () =>
         layerLoss(
           student,
@@ -68,11 +79,11 @@ export function distillVqa(
                 ? [own[i + 1], noGrad(() => run(teacher, own))]
                 : [run(student, target.hidden, options), target.hidden[i + 1]];
             return [
-              [y.prefix, goal.prefix],
+              [y.prefix, goal.prefix, weights],
               [y.questions, goal.questions],
             ];
           },
-          (parts) => (loss.layerKind === 'kl' ? add(parts[0], parts[1]) : joinNorms(parts[0], parts[1], batch)),
+          ([prefix, questions]) => joinLosses(loss.layerKind === 'kl' ? 'kl' : 'l2', prefix, questions, batch, length),
         ),
       ce: () => nextTokenLoss(student.decoder.logits(out.questions.hidden.at(-1)!), batch.labels),
     });
@@ -109,7 +120,14 @@ function teacherTargets(
   return { hidden, logits: { prefix, questions } };
 }
 
-function klVqa(student: MaTVLM, batch: VqaBatch, out: VqaOutput, target: Targets, loss: LossOptions): Tensor {
+function klVqa(
+  student: MaTVLM,
+  batch: VqaBatch,
+  out: VqaOutput,
+  target: Targets,
+  prefixRows: Tensor | null,
+  loss: LossOptions,
+): Tensor {
   const { kind, temperature } = loss;
   const questions = student.decoder.logits(out.questions.hidden.at(-1)!);
   if (loss.reduction === 'mean') {
@@ -119,9 +137,12 @@ function klVqa(student: MaTVLM, batch: VqaBatch, out: VqaOutput, target: Targets
   }
   const prefix = student.decoder.logits(out.prefix.hidden.at(-1)!);
   const options = { kind, temperature, reduction: 'batchmean' as const };
-  return add(
-    distillLoss(prefix, target.logits.prefix, options),
+  return joinLosses(
+    kind,
+    distillLoss(prefix, target.logits.prefix, options, prefixRows ?? undefined),
     distillLoss(questions, target.logits.questions, options),
+    batch,
+    prefix.shape[1],
   );
 }
 

@@ -61,8 +61,8 @@ export function answerWeights(labels: Int32Array, batch: number, length: number)
   return weights.map((w) => w / Math.max(counted, 1));
 }
 
-/** One replaced layer's output and what it should have been. */
-export type LayerPair = readonly [output: Tensor, target: Tensor];
+/** One replaced layer's output (B, L, D), what it should have been, and perhaps factors (B, L) for squares or rows. */
+export type LayerPair = readonly [output: Tensor, target: Tensor, weights?: Tensor | null];
 
 /** Runs layer i of the one on the state of the other before it, in as many segments as the pass has. */
 export type RunLayer = (layer: number) => LayerPair[];
@@ -84,10 +84,11 @@ export function layerLoss(
   const which = kind === 'kl' ? layers.map((_, i) => i) : ssmLayers(student.config);
   const losses = which.map((i) => {
     const finish = (t: Tensor) => (i === layers.length - 1 ? final_layernorm.forward(t) : t);
-    const parts = run(i).map(([output, target]) => {
+    const parts = run(i).map(([output, target, weights]) => {
       const goal = noGrad(() => finish(target));
-      if (kind !== 'kl') return l2Distance(finish(output), goal);
-      return distillLoss(finish(output), goal, { kind: 'kl', temperature: 1, reduction: 'batchmean' });
+      if (kind !== 'kl' && !weights) return l2Distance(finish(output), goal);
+      const options = { kind: kind === 'kl' ? kind : 'l2', temperature: 1, reduction: 'batchmean' } as const;
+      return distillLoss(finish(output), goal, options, weights ?? undefined);
     });
     return join(parts);
   });

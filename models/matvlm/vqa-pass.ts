@@ -1,6 +1,6 @@
 import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import { add, indexSelect, mulScalar, sqrt, square } from '../../ops/index.ts';
+import { add, cat, type DistillKind, indexSelect, mulScalar, norm, reshape } from '../../ops/index.ts';
 import type { DecoderOutput, PassOptions, PhiBlock } from './layers/decoder.ts';
 import { type DecoderState, type LayerState, mapState } from './layers/state.ts';
 import type { MaTVLM } from './model.ts';
@@ -99,8 +99,32 @@ export function layerVqa(
   });
 }
 
-/** ‖·‖ of a plain batch from its two segments: the prefix counts once for each question. */
-export function joinNorms(prefix: Tensor, questions: Tensor, batch: VqaBatch): Tensor {
-  const repeats = batch.questions / batch.images;
-  return sqrt(add(mulScalar(square(prefix), repeats), square(questions)));
+/**
+ * (B, P) weights that make rows of the prefix count by the questions on their image, 1 on average; null when all images
+ * have as many, and no weights are needed.
+ */
+export function prefixWeights(model: MaTVLM, batch: VqaBatch, length: number): Tensor | null {
+  const counts = new Float32Array(batch.images);
+  for (const image of batch.owner) counts[image]++;
+  if (counts.every((count) => count === counts[0])) return null;
+  const mean = batch.questions / batch.images;
+  const rows = Float64Array.from({ length: batch.images * length }, (_, i) => counts[Math.floor(i / length)] / mean);
+  return fromData(model.backend, rows, [batch.images, length]);
+}
+
+/**
+ * The `batchmean` loss of a plain batch from those of its two segments, where the prefix counts once for each question.
+ * @param kind `ce` is a mean over rows and `l2` a norm; the others are sums over rows by the size of the batch
+ * @param prefix of P rows an image, weighted by `prefixWeights`
+ */
+export function joinLosses(kind: DistillKind, prefix: Tensor, questions: Tensor, batch: VqaBatch, p: number): Tensor {
+  if (kind === 'l2') return joinNorms(prefix, questions, batch.questions / batch.images);
+  if (kind !== 'ce') return add(prefix, questions);
+  const share = p / (p + batch.length);
+  return add(mulScalar(prefix, share), mulScalar(questions, 1 - share));
+}
+
+/** √(repeats·a² + b²); its gradient at 0 is 0. */
+function joinNorms(a: Tensor, b: Tensor, repeats: number): Tensor {
+  return norm(cat([reshape(mulScalar(a, Math.sqrt(repeats)), [1]), reshape(b, [1])], 0));
 }
