@@ -75,8 +75,8 @@ export interface AdamWStep {
 }
 
 /**
- * One AdamW step in place (Loshchilov and Hutter 2019, as torch computes it). Where `stats` says that a gradient is not
- * finite nothing changes, neither parameter nor moments.
+ * One AdamW step in place (Loshchilov and Hutter 2019, as torch computes it). Where `stats` says that a gradient or
+ * the loss is not finite nothing changes, neither parameter nor moments.
  */
 export function adamwStep({ param, grad, m, v, hyper, stats, weightDecay }: AdamWStep): void {
   apply1(adamwOp, [param, grad, m, v, hyper, stats], { weightDecay });

@@ -75,32 +75,35 @@ interface Clip {
   readonly maxNorm: number;
 }
 
-/** [norm, clip scale, 1 where finite else 0] from all partial sums. */
+/** [norm, clip scale, 1 where norm and loss are finite else 0] from all partial sums, and perhaps a loss. */
 const clipScaleOp = /* @__PURE__ */ defineOp<Clip>({
   name: 'clip_scale',
   shape: () => [spec([3])],
-  reference({ inputs: [partials], outputs: [stats], attrs: { maxNorm } }) {
+  reference({ inputs: [partials, loss], outputs: [stats], attrs: { maxNorm } }) {
     let sum = 0;
     for (let i = 0; i < partials.size; i++) sum += partials.data[i];
     const norm = Math.sqrt(sum);
     const scale = maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1;
-    stats.data.set([norm, scale, Number.isFinite(norm) ? 1 : 0]);
+    const finite = Number.isFinite(norm) && (!loss || Number.isFinite(loss.data[0]));
+    stats.data.set([norm, scale, finite ? 1 : 0]);
   },
-  webgpu({ inputs: [partials], outputs: [stats], attrs: { maxNorm } }) {
-    const kernel = shader('clip_scale', () => ({
-      reads: { partials: 'f32' },
+  webgpu({ inputs: [partials, ...loss], outputs: [stats], attrs: { maxNorm } }) {
+    const judged = loss.length > 0;
+    const kernel = shader(`clip_scale.${judged}`, () => ({
+      reads: { partials: 'f32', ...(judged ? { loss: 'f32' } : {}) },
       writes: { stats: 'f32' },
       params: { n: 'u32', max_norm: 'f32' },
       constants: { WG },
       // Finiteness is read off the bits: compilers may assume that comparisons never see NaN.
       code: /* wgsl */ `${TREE}
+fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) local: u32) {
   var sum = 0.0;
   for (var i = local; i < params.n; i += WG) { sum += partials[i]; }
   let all = total(local, sum);
   if (local == 0u) {
-    let finite = (bitcast<u32>(all) & 0x7f800000u) != 0x7f800000u;
+    let finite = is_finite(all)${judged ? ' && is_finite(loss[0])' : ''};
     let norm = sqrt(all);
     stats[0] = norm;
     stats[1] = select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0);
@@ -108,16 +111,18 @@ fn main(@builtin(local_invocation_index) local: u32) {
   }
 }`,
     }));
-    return [{ shader: kernel, args: [partials, stats], params: [partials.size, maxNorm], grid: [1, 1, 1] }];
+    return [{ shader: kernel, args: [partials, ...loss, stats], params: [partials.size, maxNorm], grid: [1, 1, 1] }];
   },
 });
 
 /**
  * Global norm of all gradients and what follows from it, left on the device: f32 [norm, min(1, maxNorm/(norm + 1e-6)),
- * 1 if every gradient is finite else 0]. Two stages in a fixed order, so the same gradients give the same bits.
+ * 1 if every gradient, and the loss, is finite else 0]. Two stages in a fixed order, so the same gradients give the
+ * same bits.
  * @param maxNorm 0 does not clip
+ * @param loss f32 of one element, which must be finite too
  */
-export function gradNorm(grads: readonly Tensor[], maxNorm: number): Tensor {
+export function gradNorm(grads: readonly Tensor[], maxNorm: number, loss?: Tensor): Tensor {
   if (grads.length === 0) throw new ArgumentError('gradNorm: no gradients were given; nothing is trained');
   return scope(() => {
     const counts = grads.map((g) => groupsOf(g.size));
@@ -127,6 +132,6 @@ export function gradNorm(grads: readonly Tensor[], maxNorm: number): Tensor {
       apply1(squaresOp, [g, partials], { offset, groups: counts[i] });
       offset += counts[i];
     });
-    return apply1(clipScaleOp, [partials], { maxNorm });
+    return apply1(clipScaleOp, loss ? [partials, loss] : [partials], { maxNorm });
   });
 }

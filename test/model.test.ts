@@ -3,21 +3,29 @@ import * as assert from 'uvu/assert';
 import type { Backend } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
+import { DataError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { noGrad } from '../engine/tape.ts';
-import { fromData, type Tensor } from '../engine/tensor.ts';
+import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
-import { distillPlain, distillVqa, isTrainable, setTrainable, vqaLoss } from '../models/matvlm/distill.ts';
+import { distillPlain, distillVqa, isTrainable, type LossParts, setTrainable, vqaLoss } from '../models/matvlm/distill.ts';
 import { decodeStep, prefill } from '../models/matvlm/generate.ts';
 import { type LossOptions, nextTokenLoss, publishedLosses } from '../models/matvlm/losses.ts';
 import type { MaTVLM } from '../models/matvlm/model.ts';
 import type { TokenBatch } from '../models/matvlm/splice.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
-import { distillTask, pretrainTask, Trainer, type StepReport, type TrainSettings } from '../models/matvlm/train/loop.ts';
+import {
+  distillTask,
+  pretrainTask,
+  type StepReport,
+  Trainer,
+  type TrainSettings,
+  type TrainTask,
+} from '../models/matvlm/train/loop.ts';
 import { wsd } from '../models/matvlm/train/schedule.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
-import { backward } from '../ops/index.ts';
+import { add, backward, square, sum } from '../ops/index.ts';
 import { norm, relativeError } from './support/golden-types.ts';
 import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
 
@@ -295,6 +303,77 @@ model('a step with a non-finite gradient changes nothing; many in a row stop the
   } catch (error) {
     assert.match((error as Error).message, /step 8: .*3 steps in a row.*lm_head\.weight/);
   }
+});
+
+/** One weight w = (2), whose loss is Σ w² + what `extra` says of the step. */
+async function squareTask(backend: Backend, extra: (step: number) => number): Promise<TrainTask> {
+  const model = smallTeacher(backend);
+  const w = fromData(backend, [2], [1]);
+  w.requiresGrad = true;
+  let step = 0;
+  const loss = (): LossParts => ({
+    total: add(sum(square(w)), scalar(backend, extra(step++))),
+    kl: null,
+    layer: null,
+    ce: null,
+  });
+  return { model, parameters: new Map([['w', w]]), loss };
+}
+
+model('a step with a non-finite loss is skipped and counted, also where its gradient is finite', async () => {
+  for (const backend of [await openWasm(), new ReferenceBackend()]) {
+    const task = await squareTask(backend, (step) => [0, Infinity, NaN, 0, -Infinity][step] ?? Infinity);
+    const w = task.parameters.get('w')!;
+    const trainer = new Trainer(task, loader(), { ...SETTINGS, accumulate: 1 });
+    const seen: [boolean, number][] = [];
+    const run = (until: number) => trainer.run({ until, onStep: (r) => void seen.push([r.skipped, r.gradNorm]) });
+    await run(1);
+    const [before] = await w.data();
+    await run(3);
+    assert.is((await w.data())[0], before);
+    await run(4);
+    assert.is.not((await w.data())[0], before);
+    assert.equal(seen.map(([skipped]) => skipped), [false, true, true, false]);
+    assert.ok(seen.every(([, norm]) => Number.isFinite(norm)), 'the gradients were finite');
+    try {
+      await run(20);
+      assert.unreachable('the run went on');
+    } catch (error) {
+      assert.match((error as Error).message, /step 7: the loss is Infinity, 3 steps in a row; all weights are finite/);
+    }
+    assert.is(trainer.state.skipped, 5);
+  }
+});
+
+model('an infinite loss of one batch of several skips the whole step', async () => {
+  const task = await squareTask(await openWasm(), (batch) => (batch === 1 ? Infinity : 0));
+  const trainer = new Trainer(task, loader(), SETTINGS);
+  await trainer.run({ until: 3 });
+  assert.is(trainer.state.skipped, 1);
+});
+
+model('data that fails while the device is busy ends the run with its own error', async () => {
+  const unhandled: unknown[] = [];
+  const note = (error: unknown) => void unhandled.push(error);
+  process.on('unhandledRejection', note);
+  const source = loader();
+  const broken = {
+    batch: async (k: number): Promise<VqaBatch> => {
+      if (k === 6) throw new DataError('image 6 is broken');
+      return source.batch(k);
+    },
+  };
+  const turn = () => new Promise<void>((resolve) => setTimeout(resolve, 5));
+  const trainer = new Trainer(pretrainTask(smallTeacher(await openWasm())), broken, { ...SETTINGS, accumulate: 1 });
+  try {
+    await trainer.run({ until: 20, onStep: turn });
+    assert.unreachable('the run went on');
+  } catch (error) {
+    assert.instance(error, DataError);
+  } finally {
+    process.off('unhandledRejection', note);
+  }
+  assert.equal(unhandled, []);
 });
 
 model('augmented batches are the same for a seed, and hold other images in every epoch', async () => {

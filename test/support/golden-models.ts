@@ -341,7 +341,7 @@ async function* stepChecks(r: Replay): AsyncGenerator<Check> {
     const made = scope(() => {
       const parts = studentLoss(r, publishedLosses);
       backward(parts.total);
-      return { ...parts, stats: optimiser.step(2e-4) };
+      return { ...parts, stats: optimiser.step(2e-4, parts.total) };
     });
     yield r.number(`step${i}.loss`, await made.total.item(), want.loss);
     yield r.number(`step${i}.kl`, await made.kl!.item(), want.kl);

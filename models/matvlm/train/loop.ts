@@ -133,7 +133,7 @@ export class Trainer {
       }
       while (this.waiting.length > 0) await this.settle(onStep);
     } finally {
-      await next.catch(() => {});
+      await Promise.allSettled([next]);
       this.waiting.length = 0;
     }
   }
@@ -162,9 +162,10 @@ export class Trainer {
     this.optimiser.dispose();
   }
 
+  /** Begins to load a step's batches, ahead of time: a failure waits until they are asked for. */
   private batches(step: number): Promise<VqaBatch[]> {
     const { accumulate } = this.settings;
-    return Promise.all(Array.from({ length: accumulate }, (_, i) => this.loader.batch(step * accumulate + i)));
+    return held(Promise.all(Array.from({ length: accumulate }, (_, i) => this.loader.batch(step * accumulate + i))));
   }
 
   /** Enqueues one step; its numbers come back later. */
@@ -176,8 +177,8 @@ export class Trainer {
     const names: ('kl' | 'layer' | 'ce')[] = [];
     const numbers = scope(() => {
       const parts = batches.map((batch) => this.gradients(batch, random));
-      const stats = this.optimiser.step(lr);
       const total = parts.map((p) => p.total).reduce(add);
+      const stats = this.optimiser.step(lr, total);
       const rows = [reshape(stats, [3]), reshape(total, [1])];
       for (const name of ['kl', 'layer', 'ce'] as const) {
         if (!parts[0][name]) continue;
@@ -186,7 +187,7 @@ export class Trainer {
       }
       return cat(rows, 0);
     });
-    this.waiting.push({ values: numbers.data(), names, report: { step: step + 1, lr, tokens } });
+    this.waiting.push({ values: held(numbers.data()), names, report: { step: step + 1, lr, tokens } });
     numbers.dispose();
   }
 
@@ -233,6 +234,12 @@ export class Trainer {
       'The run was stopped; lower the learning rate or resume from the last checkpoint'
     );
   }
+}
+
+/** A promise that is awaited later: its failure is thrown there, and is no unhandled rejection until then. */
+function held<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
 }
 
 /** Names the first parameter that holds NaN or infinity; null when all are finite. */

@@ -35,15 +35,16 @@ export class AdamW {
 
   /**
    * Takes one step with the gradients that backward left, and frees them. A parameter without a gradient stays.
-   * Nothing changes when a gradient is not finite.
+   * Nothing changes when a gradient, or the loss they are of, is not finite.
+   * @param loss f32 of one element
    * @returns f32 [gradient norm before clipping, clip scale, 1 if the step was taken]
    */
-  step(lr: number): Tensor {
+  step(lr: number, loss: Tensor): Tensor {
     this.steps++;
     return noGrad(() =>
       scope(() => {
         const slots = [...this.slots.values()].filter((s) => s.param.grad);
-        const stats = gradNorm(slots.map((s) => s.param.grad!), this.options.clip);
+        const stats = gradNorm(slots.map((s) => s.param.grad!), this.options.clip, loss);
         const hyper = fromData(stats.backend, this.hyper(lr), [6]);
         for (const { param, m, v } of slots) {
           const weightDecay = param.shape.length >= 2 ? this.options.weightDecay : 0;
