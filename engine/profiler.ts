@@ -8,7 +8,10 @@ export interface OpProfile {
   bytes: number;
 }
 
-/** Collects time and bytes per op; give it to `backend.profiler`, run, `await backend.sync()`, read `rows()`. */
+/**
+ * Collects time and bytes per op: give it to `backend.profiler`, run, `await backend.sync()`, read `rows()`. On WebGPU
+ * rows come when the GPU has been waited for, by `sync` or by reading a tensor; WASM and the reference add them at once.
+ */
 export class Profiler {
   private readonly ops = new Map<string, OpProfile>();
 

@@ -9,13 +9,29 @@ export interface GpuBuffer {
   readonly capacity: number;
   /** Bytes the tensor asked for. */
   bytes: number;
+  /** When it was last given back, by the pool's count. */
+  idleSince: number;
 }
 
-/** Rounds up to eight steps per power of two, at least 256 bytes: few sizes, so that buffers meet again. */
+const MIB = 2 ** 20;
+/** Idle bytes that are always worth holding. */
+const MIN_IDLE = 32 * MIB;
+/**
+ * Idle bytes for each byte that was live at the recent peak: a training step leaves about 1.3 idle at its end, and
+ * those are the ones that the next step takes.
+ */
+const IDLE_PER_PEAK = 2;
+/** By how much the peak that allows idle bytes is forgotten from one submit to the next: half of it after 700. */
+const FORGET = 1 / 1024;
+
+/**
+ * Rounds up to a few sizes, so that buffers meet again: four a power of two, from 1 MiB on, where the rest weighs,
+ * eight; at least 256 bytes.
+ */
 export function sizeClass(bytes: number): number {
   if (bytes <= 256) return 256;
   const power = 2 ** Math.floor(Math.log2(bytes));
-  const step = Math.max(256, power / 8);
+  const step = Math.max(256, power / (bytes < MIB ? 4 : 8));
   return Math.ceil(bytes / step) * step;
 }
 
@@ -48,51 +64,130 @@ class IdleHeap {
     heap[i] = last;
     return first;
   }
+
+  /** All of them, out of the heap. */
+  drain(): GpuBuffer[] {
+    return this.heap.splice(0);
+  }
 }
 
 /**
  * Hands out buffers and takes them back for reuse. Reuse is safe at once: everything runs in the order of one queue.
  * Of the idle buffers the oldest goes first, so that a step that repeats gets the very same buffers in the same
- * places, and with them the same cached bind groups.
+ * places, and with them the same cached bind groups. What lies idle beyond twice the most that was live lately
+ * is destroyed, the longest idle first.
  * With `poison`, what is handed out is filled with NaN, slack included, so that reading what nobody wrote shows.
  */
 export class BufferPool {
   readonly memory = new MemoryCounter();
   private readonly idle = new Map<number, IdleHeap>();
   private nextId = 1;
+  private idleBytes = 0;
+  private clock = 0;
+  /** The most bytes live, old peaks forgotten little by little. */
+  private recentPeak = 0;
+  /** Whether a buffer is being made, and whether the system refused it. */
+  private creating = false;
+  private refused = false;
 
+  /**
+   * `limit`: bytes of the largest buffer that can be bound. `relieve`: called when the system gives no more memory;
+   * submits what is enqueued, so that idle buffers may be destroyed.
+   */
   constructor(
-    private readonly device: GPUDevice,
+    private readonly device: Pick<GPUDevice, 'createBuffer'>,
     private readonly limit: number,
+    private readonly relieve: () => void,
   ) {}
 
+  /** @throws OutOfMemoryError for more than can be bound, or than the system gives */
   take(bytes: number): GpuBuffer {
-    const capacity = sizeClass(bytes);
-    if (capacity > this.limit) {
+    const capacity = Math.min(sizeClass(bytes), this.limit);
+    if (bytes > this.limit) {
       throw new OutOfMemoryError(
         `a tensor of ${bytes} bytes is larger than this GPU binds at once (${this.limit} bytes); ` +
           'lower the batch or the context, or use the wasm backend',
       );
     }
     let buffer = this.idle.get(capacity)?.pop();
-    if (!buffer) {
-      const gpu = this.device.createBuffer({
-        size: capacity,
-        usage: GPUBufferUsageFlags.STORAGE | GPUBufferUsageFlags.COPY_SRC | GPUBufferUsageFlags.COPY_DST,
-      });
-      buffer = { id: this.nextId++, gpu, capacity, bytes };
-      this.memory.reserved += capacity;
-    }
+    if (buffer) this.idleBytes -= capacity;
+    else buffer = this.create(capacity);
     buffer.bytes = bytes;
     this.memory.allocated(bytes);
+    if (this.memory.live > this.recentPeak) this.recentPeak = this.memory.live;
     return buffer;
   }
 
   give(buffer: GpuBuffer): void {
     this.memory.freed(buffer.bytes);
+    this.idleBytes += buffer.capacity;
+    buffer.idleSince = this.clock++;
     let idle = this.idle.get(buffer.capacity);
     if (!idle) this.idle.set(buffer.capacity, (idle = new IdleHeap()));
     idle.push(buffer);
+  }
+
+  /**
+   * Destroys what lies idle beyond the bound, and a quarter more, so that the next time is not soon. Only right after a
+   * submit: no command that is still to be sent may name an idle buffer.
+   * @returns ids of what was destroyed, whose bind groups are to be dropped; null when nothing was
+   */
+  trim(): ReadonlySet<number> | null {
+    this.recentPeak = Math.max(this.memory.live, this.recentPeak * (1 - FORGET));
+    const bound = Math.max(MIN_IDLE, IDLE_PER_PEAK * this.recentPeak);
+    return this.idleBytes > bound ? this.shrink(0.75 * bound) : null;
+  }
+
+  /** Destroys the longest idle buffers until at most `most` bytes are idle. As `trim`, only right after a submit. */
+  shrink(most: number): ReadonlySet<number> {
+    const destroyed = new Set<number>();
+    const oldest = [...this.idle.values()].flatMap((heap) => heap.drain()).sort((a, b) => a.idleSince - b.idleSince);
+    for (const buffer of oldest) {
+      if (this.idleBytes <= most) {
+        this.idle.get(buffer.capacity)!.push(buffer);
+        continue;
+      }
+      buffer.gpu.destroy();
+      destroyed.add(buffer.id);
+      this.idleBytes -= buffer.capacity;
+      this.memory.reserved -= buffer.capacity;
+    }
+    return destroyed;
+  }
+
+  /**
+   * The device's error handler calls it when memory ran out. Dawn in Node does so within createBuffer, where `take`
+   * can still free what is idle and try again; a browser says it later.
+   * @returns whether `take` deals with it
+   */
+  outOfMemory(): boolean {
+    this.refused = this.creating;
+    return this.creating;
+  }
+
+  private create(capacity: number): GpuBuffer {
+    let gpu = this.tryCreate(capacity);
+    if (!gpu) {
+      this.relieve();
+      gpu = this.tryCreate(capacity);
+    }
+    if (!gpu) {
+      throw new OutOfMemoryError(
+        `the GPU has no ${capacity} bytes left with ${this.memory.live} in use; lower the batch or the context, ` +
+          'checkpoint layers, or use the wasm backend',
+      );
+    }
+    this.memory.reserved += capacity;
+    return { id: this.nextId++, gpu, capacity, bytes: 0, idleSince: 0 };
+  }
+
+  private tryCreate(size: number): GPUBuffer | null {
+    this.creating = true;
+    this.refused = false;
+    const usage = GPUBufferUsageFlags.STORAGE | GPUBufferUsageFlags.COPY_SRC | GPUBufferUsageFlags.COPY_DST;
+    const gpu = this.device.createBuffer({ size, usage });
+    this.creating = false;
+    return this.refused ? null : gpu;
   }
 }
 

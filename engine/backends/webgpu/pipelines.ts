@@ -11,11 +11,16 @@ const COMPUTE = 0x4;
 /** Bind groups kept at most; past it the oldest half goes. */
 const MAX_GROUPS = 16384;
 
-/** Compiles each shader once, and makes each bind group once: the pool keeps its buffers as long as the device. */
+interface CachedGroup {
+  readonly group: GPUBindGroup;
+  readonly buffers: readonly number[];
+}
+
+/** Compiles each shader once, and makes each bind group once, until a buffer of it is destroyed. */
 export class Pipelines {
   private readonly compiledShaders = new Map<Shader, Compiled>();
   private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout }>();
-  private readonly groups = new Map<string, GPUBindGroup>();
+  private readonly groups = new Map<string, CachedGroup>();
   private readonly paramLayout: GPUBindGroupLayout;
 
   constructor(private readonly device: GPUDevice) {
@@ -41,16 +46,20 @@ export class Pipelines {
   bindGroup(compiled: Compiled, args: readonly GpuArg[]): GPUBindGroup {
     let key = `${compiled.layoutId}`;
     for (let i = 0; i < args.length; i++) key += `,${args[i].buffer.id}`;
-    let group = this.groups.get(key);
-    if (!group) {
-      if (this.groups.size >= MAX_GROUPS) this.dropOldest();
-      group = this.device.createBindGroup({
-        layout: compiled.layout,
-        entries: args.map((arg, binding) => ({ binding, resource: { buffer: arg.buffer.gpu } })),
-      });
-      this.groups.set(key, group);
-    }
+    const found = this.groups.get(key);
+    if (found) return found.group;
+    if (this.groups.size >= MAX_GROUPS) this.dropOldest();
+    const group = this.device.createBindGroup({
+      layout: compiled.layout,
+      entries: args.map((arg, binding) => ({ binding, resource: { buffer: arg.buffer.gpu } })),
+    });
+    this.groups.set(key, { group, buffers: args.map((arg) => arg.buffer.id) });
     return group;
+  }
+
+  /** Drops the bind groups that name one of these buffers. */
+  forget(destroyed: ReadonlySet<number>): void {
+    for (const [key, { buffers }] of this.groups) if (buffers.some((id) => destroyed.has(id))) this.groups.delete(key);
   }
 
   /** Adds the numbered source to a driver's message that names a shader. */

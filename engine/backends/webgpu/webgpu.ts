@@ -1,6 +1,6 @@
 import type { Backend, Call } from '../../backend.ts';
 import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
-import { DeviceError, DeviceLostError, KernelError } from '../../errors.ts';
+import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
 import type { Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { hostArrayFor } from '../reference/reference.ts';
@@ -29,7 +29,6 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   readonly description: string;
   readonly caps: GpuCaps;
   readonly pool: BufferPool;
-  profiler: Profiler | null = null;
 
   private readonly pipelines: Pipelines;
   private readonly params: GPUBuffer;
@@ -46,6 +45,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   private current: Compiled | null = null;
   private failure: Error | null = null;
   private timestamps: Timestamps | null = null;
+  private profiling: Profiler | null = null;
   private readonly scratchInUse: GpuBuffer[] = [];
   private readonly poison: boolean;
 
@@ -60,13 +60,17 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.poison = options.poison ?? false;
     this.pipelines = new Pipelines(device);
     const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
-    this.pool = new BufferPool(device, limit);
+    this.pool = new BufferPool(device, limit, () => {
+      this.flush();
+      this.pipelines.forget(this.pool.shrink(0));
+    });
     this.params = device.createBuffer({
       size: PARAM_SLOT * SLOTS,
       usage: GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST,
     });
     device.addEventListener?.('uncapturederror', (event) => {
-      this.failure ??= new KernelError(this.pipelines.explain(event.error.message));
+      if (isOutOfMemory(event.error) && this.pool.outOfMemory()) return;
+      this.failure ??= this.errorOf(event.error);
     });
     void device.lost.then((lost) => {
       if (lost.reason === 'destroyed' && this.failure) return;
@@ -97,6 +101,24 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
       },
     });
     return new WebGpuBackend(device, adapter, options);
+  }
+
+  /**
+   * Collects GPU timestamps; they reach it when `sync`, or `data` of a tensor, has waited for the GPU.
+   * @throws DeviceError when set on a device without the feature timestamp-query
+   */
+  get profiler(): Profiler | null {
+    return this.profiling;
+  }
+
+  set profiler(profiler: Profiler | null) {
+    if (profiler && !this.device.features.has('timestamp-query')) {
+      throw new DeviceError(
+        `profiling needs the WebGPU feature timestamp-query, which ${this.description} does not have; ` +
+          'time whole steps, or profile on the wasm backend',
+      );
+    }
+    this.profiling = profiler;
   }
 
   get memory() {
@@ -152,6 +174,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
     copy.unmap();
     copy.destroy();
+    await this.collectTimes();
     this.check();
     return result;
   }
@@ -165,8 +188,9 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
       caps: this.caps,
       scratch: this.scratch,
     });
-    if (this.profiler && this.timestampsFor()) {
-      this.timed(op.name, launches, bytesMoved(call));
+    if (this.profiling) {
+      this.timestamps ??= new Timestamps(this.device);
+      this.timed(this.timestamps, op.name, launches, bytesMoved(call));
     } else {
       for (const launch of launches) this.dispatch(launch);
     }
@@ -176,7 +200,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   async sync(): Promise<void> {
     this.flush();
     await this.device.queue.onSubmittedWorkDone();
-    if (this.timestamps && this.profiler) await this.timestamps.collect(this.profiler);
+    await this.collectTimes();
     this.check();
   }
 
@@ -189,6 +213,8 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.device.queue.submit([this.encoder.finish()]);
     this.encoder = null;
     this.used = 0;
+    const destroyed = this.pool.trim();
+    if (destroyed) this.pipelines.forget(destroyed);
   }
 
   dispose(): void {
@@ -242,26 +268,38 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.current = null;
   }
 
-  private timestampsFor(): Timestamps | null {
-    if (!this.device.features.has('timestamp-query')) return null;
-    this.timestamps ??= new Timestamps(this.device);
-    return this.timestamps;
+  private async collectTimes(): Promise<void> {
+    if (this.timestamps && this.profiling) await this.timestamps.collect(this.profiling);
   }
 
   /** One pass per op with a timestamp at either end. */
-  private timed(name: string, launches: readonly Launch[], bytes: number): void {
-    if (this.used + launches.length >= SLOTS || this.timestamps!.full) this.flush();
+  private timed(timestamps: Timestamps, name: string, launches: readonly Launch[], bytes: number): void {
+    if (this.used + launches.length >= SLOTS || timestamps.full) this.flush();
     this.endPass();
     this.encoder ??= this.device.createCommandEncoder();
-    const pass = this.encoder.beginComputePass({ timestampWrites: this.timestamps!.next(name, bytes) });
+    const pass = this.encoder.beginComputePass({ timestampWrites: timestamps.next(name, bytes) });
     for (const launch of launches) this.dispatch(launch, pass);
     pass.end();
     this.current = null;
   }
 
+  private errorOf(error: GPUError): Error {
+    if (!isOutOfMemory(error)) return new KernelError(this.pipelines.explain(error.message));
+    const { live, reserved } = this.memory;
+    return new OutOfMemoryError(
+      `the GPU ran out of memory with ${live} bytes in use and ${reserved} held; lower the batch or the context, ` +
+        'checkpoint layers, or use the wasm backend',
+    );
+  }
+
   private check(): void {
     if (this.failure) throw this.failure;
   }
+}
+
+/** By name: the class is a global in browsers alone. */
+function isOutOfMemory(error: GPUError): boolean {
+  return error.constructor.name === 'GPUOutOfMemoryError';
 }
 
 /** Whether an adapter's description is that of a rasteriser on the CPU. */
