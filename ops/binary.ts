@@ -6,6 +6,7 @@ import type { Tensor } from '../engine/tensor.ts';
 import { binaryOnWasm } from './binary-wasm.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
+import { nanWgsl, order } from './math.ts';
 import { sumTo } from './reduce.ts';
 import { mulScalar } from './scalar.ts';
 import { broadcastIndex, broadcastShapes } from './shapes.ts';
@@ -24,16 +25,25 @@ interface Row extends Formula {
   readonly helpers?: string;
 }
 
-/** WGSL's pow is undefined for negative bases; torch's is not where the exponent is whole. */
-const POW = /* wgsl */ `
+/**
+ * WGSL's pow is undefined for negative bases, where torch's is not if the exponent is whole, and drivers differ at zero.
+ */
+const POW = /* wgsl */ `${nanWgsl}
 fn pow_(a: f32, b: f32) -> f32 {
   if (b == 0.0) { return 1.0; }
+  if (is_nan(a) || is_nan(b)) { return a + b; }
   if (b == 1.0) { return a; }
   if (b == 2.0) { return a * a; }
+  let negative = (bitcast<u32>(a) >> 31u) == 1u;
+  let flips = negative && floor(b) == b && abs(b) < 16777216.0 && (i32(b) & 1) != 0;
+  if (a == 0.0) {
+    var infinity = 0x7f800000u;
+    let r = select(0.0, bitcast<f32>(infinity), b < 0.0);
+    return select(r, -r, flips);
+  }
   let r = pow(abs(a), b);
-  if (a >= 0.0) { return r; }
-  if (floor(b) != b) { var nan = 0x7fc00000u; return bitcast<f32>(nan); }
-  return select(r, -r, abs(b) < 16777216.0 && (i32(b) & 1) != 0);
+  if (negative && floor(b) != b) { var nan = 0x7fc00000u; return bitcast<f32>(nan); }
+  return select(r, -r, flips);
 }
 fn pow_da(a: f32, b: f32) -> f32 {
   if (b == 0.0) { return 0.0; }
@@ -57,15 +67,17 @@ const ROWS = {
   },
   maximum: {
     f: Math.max,
-    wgsl: 'max(a, b)',
-    da: { f: (a, b) => 0.5 * (1 + Math.sign(a - b)), wgsl: '0.5 * (1.0 + sign(a - b))' },
-    db: { f: (a, b) => 0.5 * (1 + Math.sign(b - a)), wgsl: '0.5 * (1.0 + sign(b - a))' },
+    wgsl: 'max_(a, b)',
+    da: { f: (a, b) => 0.5 * (1 + order(a, b)), wgsl: '0.5 * (1.0 + order_(a, b))' },
+    db: { f: (a, b) => 0.5 * (1 + order(b, a)), wgsl: '0.5 * (1.0 + order_(b, a))' },
+    helpers: nanWgsl,
   },
   minimum: {
     f: Math.min,
-    wgsl: 'min(a, b)',
-    da: { f: (a, b) => 0.5 * (1 + Math.sign(b - a)), wgsl: '0.5 * (1.0 + sign(b - a))' },
-    db: { f: (a, b) => 0.5 * (1 + Math.sign(a - b)), wgsl: '0.5 * (1.0 + sign(a - b))' },
+    wgsl: 'min_(a, b)',
+    da: { f: (a, b) => 0.5 * (1 + order(b, a)), wgsl: '0.5 * (1.0 + order_(b, a))' },
+    db: { f: (a, b) => 0.5 * (1 + order(a, b)), wgsl: '0.5 * (1.0 + order_(a, b))' },
+    helpers: nanWgsl,
   },
   pow: {
     f: Math.pow,

@@ -4,6 +4,7 @@ import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
+import { nanWgsl } from './math.ts';
 
 interface ClampAttrs {
   readonly min: number;
@@ -15,8 +16,9 @@ const forwardKernel = /* @__PURE__ */ new Elementwise({
   name: 'clamp',
   reads: { x: 'f32' },
   writes: { y: 'f32' },
-  values: { y: 'min(max(x, params.min), params.max)' },
+  values: { y: 'min_(max_(x, params.min), params.max)' },
   params: bounds,
+  helpers: nanWgsl,
 });
 const backwardKernel = /* @__PURE__ */ new Elementwise({
   name: 'clamp.backward',

@@ -13,20 +13,63 @@ export function erf(x: number): number {
     }
     return (Math.sign(x) * 2 * Math.exp(-a * a) * sum) / Math.sqrt(Math.PI);
   }
-  let fraction = a;
-  for (let n = 60; n >= 1; n--) fraction = a + n / 2 / fraction;
-  return Math.sign(x) * (1 - Math.exp(-a * a) / (fraction * Math.sqrt(Math.PI)));
+  return Math.sign(x) * (1 - erfcTail(a));
 }
 
-/** erf in f32 WGSL: the Maclaurin series below 0.5, Abramowitz & Stegun 7.1.26 (error 1.5e-7) beyond. */
+/** 1 − erf(a) for a ≥ 2.5, by the continued fraction. */
+function erfcTail(a: number): number {
+  let fraction = a;
+  for (let n = 60; n >= 1; n--) fraction = a + n / 2 / fraction;
+  return Math.exp(-a * a) / (fraction * Math.sqrt(Math.PI));
+}
+
+/** The cumulative normal distribution, ½(1 + erf(x/√2)), without loss in its lower tail. */
+export function normalCdf(x: number): number {
+  const z = x * Math.SQRT1_2;
+  return z < -2.5 ? 0.5 * erfcTail(-z) : 0.5 * (1 + erf(z));
+}
+
+/**
+ * WGSL leaves open what min, max, clamp, sign and comparisons make of NaN, and drivers do drop it; these look at the
+ * bits and keep it, as JavaScript and torch do.
+ */
+export const nanWgsl = /* wgsl */ `
+fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
+fn max_(a: f32, b: f32) -> f32 { return select(select(max(a, b), b, is_nan(b)), a, is_nan(a)); }
+fn min_(a: f32, b: f32) -> f32 { return select(select(min(a, b), b, is_nan(b)), a, is_nan(a)); }
+fn order_(a: f32, b: f32) -> f32 {
+  if (is_nan(a) || is_nan(b)) { return a + b; }
+  return select(0.0, 1.0, a > b) - select(0.0, 1.0, a < b);
+}
+`;
+
+/** 1 where a > b, 0 where they are equal, −1 where a < b, NaN with NaN: `order_` in WGSL. */
+export function order(a: number, b: number): number {
+  return a === b ? 0 : a > b ? 1 : a < b ? -1 : NaN;
+}
+
+/**
+ * erf, and the cumulative normal distribution without loss in its lower tail, in f32 WGSL: the Maclaurin series near
+ * zero, Numerical Recipes' erfcc (relative error 1.2e-7 everywhere) beyond.
+ */
 export const erfWgsl = /* wgsl */ `
+fn erf_near(x: f32) -> f32 {
+  let s = x * x;
+  return x * (1.1283792 + s * (-0.37612638 + s * (0.11283792 + s * (-0.026866171 + s * (0.0052239776 - s * 0.00085483270)))));
+}
+fn erfc_(a: f32) -> f32 {
+  let t = 1.0 / (1.0 + 0.5 * a);
+  let low = -1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277));
+  let p = 1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806 + t * (0.27886807 + t * low))));
+  return t * exp(t * p - 1.26551223 - a * a);
+}
 fn erf_(x: f32) -> f32 {
   let a = abs(x);
-  let s = x * x;
-  let near = x * (1.1283792 + s * (-0.37612638 + s * (0.11283792 + s * (-0.026866171 + s * (0.0052239776 - s * 0.00085483270)))));
-  let t = 1.0 / (1.0 + 0.3275911 * a);
-  let p = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
-  let far = sign(x) * (1.0 - p * exp(-min(s, 80.0)));
-  return select(far, near, a < 0.5);
+  return select(sign(x) * (1.0 - erfc_(a)), erf_near(x), a < 0.5);
+}
+fn normal_cdf(x: f32) -> f32 {
+  let z = x * ${Math.SQRT1_2};
+  let upper = 0.5 * erfc_(abs(z));
+  return select(select(upper, 1.0 - upper, z > 0.0), 0.5 + 0.5 * erf_near(z), abs(z) < 0.5);
 }
 `;

@@ -8,6 +8,7 @@ import {
 } from '../engine/backends/webgpu/launch.ts';
 import { type Layout, layoutFor, LINE_WG, LINES } from './lines.ts';
 import body from './reduce.wgsl';
+import { nanWgsl } from './math.ts';
 import { around } from './shapes.ts';
 
 /** A fold of many values into one, in WGSL. `start` sees the first value, whether or not it will be folded. */
@@ -39,8 +40,8 @@ fn lse_join(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
 const FOLDS = {
   sum: SUM,
   mean: { ...SUM, finish: 'a * params.scale' },
-  max: { acc: 'f32', start: 'v', fold: 'max(a, v)', join: 'max(a, b)', finish: 'a' },
-  min: { acc: 'f32', start: 'v', fold: 'min(a, v)', join: 'min(a, b)', finish: 'a' },
+  max: { acc: 'f32', start: 'v', fold: 'max_(a, v)', join: 'max_(a, b)', finish: 'a' },
+  min: { acc: 'f32', start: 'v', fold: 'min_(a, v)', join: 'min_(a, b)', finish: 'a' },
   logsumexp: LOGSUMEXP,
   squares: { ...SUM, fold: 'a + v * v' },
   norm: { ...SUM, fold: 'a + v * v', finish: 'sqrt(a)' },
@@ -146,7 +147,7 @@ function kernelFor(stage: Stage, layout: Layout): Shader {
       writes: { y: 'f32' },
       params: { outputs: 'u32', len: 'u32', inner: 'u32', chunk: 'u32', scale: 'f32' },
       constants: layout.constants,
-      code: /* wgsl */ `alias Acc = ${acc};${acc === 'f32' ? '' : LSE_JOIN}
+      code: /* wgsl */ `alias Acc = ${acc};${nanWgsl}${acc === 'f32' ? '' : LSE_JOIN}
 fn start(v: f32) -> Acc { return ${start}; }
 fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
 fn fold(a: Acc, v: f32) -> Acc { return ${fold}; }

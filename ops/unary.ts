@@ -4,7 +4,7 @@ import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
-import { erf as erfOf, erfWgsl } from './math.ts';
+import { erf as erfOf, erfWgsl, nanWgsl, normalCdf } from './math.ts';
 
 /**
  * One elementwise function: its value, and its derivative in terms of input x and output y, in JavaScript and WGSL.
@@ -26,9 +26,16 @@ const TWO_OVER_SQRT_PI = 2 / Math.sqrt(Math.PI);
 const sigmoidOf = (x: number) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
 const geluInner = (x: number) => SQRT_2_OVER_PI * (x + 0.044715 * x * x * x);
 
-/** WGSL's tanh overflows to NaN on some drivers for large arguments; the clamp changes nothing in f32. */
-const TANH = /* wgsl */ `
-fn tanh_(x: f32) -> f32 { return tanh(clamp(x, -15.0, 15.0)); }
+/**
+ * WGSL's tanh overflows to NaN on some drivers for large arguments, where the clamp changes nothing in f32, and loses
+ * the bits of small ones, which the series keeps.
+ */
+const TANH = /* wgsl */ `${nanWgsl}
+fn tanh_(x: f32) -> f32 {
+  let s = x * x;
+  let near = x * (1.0 + s * (-0.33333333 + s * (0.13333333 - s * 0.053968254)));
+  return select(select(tanh(clamp(x, -15.0, 15.0)), near, abs(x) < 0.2), x, is_nan(x));
+}
 `;
 const SIGMOID = /* wgsl */ `
 fn sigmoid_(x: f32) -> f32 { let e = exp(-abs(x)); return select(e, 1.0, x >= 0.0) / (1.0 + e); }
@@ -51,17 +58,24 @@ fn quarter_turns(x: f32, turns: f32) -> f32 {
 fn sin_(x: f32) -> f32 { return quarter_turns(x, 0.0); }
 fn cos_(x: f32) -> f32 { return quarter_turns(x, 1.0); }
 `;
-const GELU_TANH = /* wgsl */ `${TANH}
-fn gelu_inner(x: f32) -> f32 { return ${SQRT_2_OVER_PI} * (x + 0.044715 * x * x * x); }
+/**
+ * ½(1 + tanh u) is σ(2u), which keeps the bits of the lower tail. Beyond ±20 the derivative is 0 or 1, and x² must not
+ * overflow.
+ */
+const GELU_TANH = /* wgsl */ `${nanWgsl}${SIGMOID}
+fn gelu_twice(x: f32) -> f32 { return ${2 * SQRT_2_OVER_PI} * (x + 0.044715 * x * x * x); }
 fn dgelu_tanh(x: f32) -> f32 {
-  let t = tanh_(gelu_inner(x));
-  return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * ${SQRT_2_OVER_PI} * (1.0 + 0.134145 * x * x);
+  let c = clamp(x, -20.0, 20.0);
+  let u = gelu_twice(c);
+  let s = sigmoid_(u);
+  let d = s + c * s * sigmoid_(-u) * ${2 * SQRT_2_OVER_PI} * (1.0 + 0.134145 * c * c);
+  return select(d, x, is_nan(x));
 }
 `;
 
 const ROWS = {
   neg: { f: (x) => -x, df: () => -1, wgsl: '-x', dwgsl: '-1.0' },
-  abs: { f: Math.abs, df: (x) => Math.sign(x), wgsl: 'abs(x)', dwgsl: 'sign(x)' },
+  abs: { f: Math.abs, df: (x) => Math.sign(x), wgsl: 'abs(x)', dwgsl: 'order_(x, 0.0)', helpers: nanWgsl },
   exp: { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' },
   sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: TRIG },
   cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos_(x)', dwgsl: '-sin_(x)', helpers: TRIG },
@@ -83,7 +97,13 @@ const ROWS = {
     dwgsl: 'y * (1.0 - y)',
     helpers: SIGMOID,
   },
-  relu: { f: (x) => Math.max(x, 0), df: (x) => (x > 0 ? 1 : 0), wgsl: 'max(x, 0.0)', dwgsl: 'select(0.0, 1.0, x > 0.0)' },
+  relu: {
+    f: (x) => Math.max(x, 0),
+    df: (x) => (x > 0 ? 1 : 0),
+    wgsl: 'max_(x, 0.0)',
+    dwgsl: 'select(0.0, 1.0, x > 0.0)',
+    helpers: nanWgsl,
+  },
   silu: {
     f: (x) => x * sigmoidOf(x),
     df: (x) => sigmoidOf(x) * (1 + x * (1 - sigmoidOf(x))),
@@ -112,19 +132,20 @@ fn softplus_(x: f32) -> f32 {
     helpers: erfWgsl,
   },
   gelu: {
-    f: (x) => 0.5 * x * (1 + erfOf(x / Math.SQRT2)),
-    df: (x) => 0.5 * (1 + erfOf(x / Math.SQRT2)) + x * INV_SQRT_2PI * Math.exp(-0.5 * x * x),
-    wgsl: `0.5 * x * (1.0 + erf_(x * ${Math.SQRT1_2}))`,
-    dwgsl: `0.5 * (1.0 + erf_(x * ${Math.SQRT1_2})) + x * ${INV_SQRT_2PI} * exp(-0.5 * x * x)`,
+    f: (x) => x * normalCdf(x),
+    df: (x) => normalCdf(x) + x * INV_SQRT_2PI * Math.exp(-0.5 * x * x),
+    wgsl: 'x * normal_cdf(x)',
+    dwgsl: `normal_cdf(x) + x * ${INV_SQRT_2PI} * exp(-0.5 * x * x)`,
     helpers: erfWgsl,
   },
   gelu_tanh: {
-    f: (x) => 0.5 * x * (1 + Math.tanh(geluInner(x))),
+    f: (x) => x * sigmoidOf(2 * geluInner(x)),
     df: (x) => {
-      const t = Math.tanh(geluInner(x));
-      return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * SQRT_2_OVER_PI * (1 + 0.134145 * x * x);
+      const u = 2 * geluInner(x);
+      const s = sigmoidOf(u);
+      return s + 2 * x * s * sigmoidOf(-u) * SQRT_2_OVER_PI * (1 + 0.134145 * x * x);
     },
-    wgsl: '0.5 * x * (1.0 + tanh_(gelu_inner(x)))',
+    wgsl: 'x * sigmoid_(gelu_twice(x))',
     dwgsl: 'dgelu_tanh(x)',
     helpers: GELU_TANH,
   },

@@ -1,0 +1,125 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Backend } from '../engine/backend.ts';
+import { backwardFrom } from '../engine/tape.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
+import { add, amax, amin, binary, cast, clamp, logsumexp, softmax, sum, unary, unaryNames } from '../ops/index.ts';
+import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+
+const reference = await openBackend('reference');
+const others = [await openBackend('wasm'), await openGpu()];
+const test = suite('NaN, infinities, zeros, tails');
+
+test.after(() => [reference, ...others].forEach(closeBackend));
+
+/** Values of `body` and gradients of its inputs for gradients of ones, as lists. */
+async function run(backend: Backend, inputs: number[][], body: (t: Tensor[]) => Tensor): Promise<number[][]> {
+  const tensors = inputs.map((data) => fromData(backend, data, [data.length]));
+  for (const t of tensors) t.requiresGrad = true;
+  const y = body(tensors);
+  backwardFrom([y], [fromData(backend, new Float32Array(y.size).fill(1), y.shape)], add);
+  return Promise.all([y, ...tensors.map((t) => t.grad!)].map(async (t) => [...(await t.data())]));
+}
+
+function near(got: number, want: number, most: number): boolean {
+  if (Object.is(got, want) || (Number.isNaN(got) && Number.isNaN(want))) return true;
+  // Drivers may flush what is below the least normal number.
+  return Math.abs(got - want) <= Math.max(most * Math.abs(want), 2 ** -126);
+}
+
+/**
+ * Fails unless WASM and WebGPU give what the reference does: NaN for NaN, values to a relative error. Gradients that are
+ * differences (1 − y²) have an absolute one.
+ */
+async function agree(label: string, inputs: number[][], body: (t: Tensor[]) => Tensor, most = 1e-5): Promise<void> {
+  const want = await run(reference, inputs, body);
+  for (const backend of others) {
+    const got = await run(backend, inputs, body);
+    want.forEach((list, k) =>
+      list.forEach((w, i) => {
+        const at = inputs.map((x) => x[i] ?? x.join()).join(', ');
+        const what = k === 0 ? 'value' : `gradient ${k - 1}`;
+        assert.ok(near(got[k][i], w, most) || (k > 0 && Math.abs(got[k][i] - w) < 1e-6), `${backend.kind} ${label}(${at}): ${what} is ${got[k][i]}, expected ${w}`);
+      }),
+    );
+  }
+}
+
+const SPECIAL = [NaN, 0, Infinity, -Infinity, 1e-6, -1e-6, 0.1, -0.3, -3, 5, -5, 6, -6, -9, 3e38, -3e38];
+/** Where backends need not agree: a large angle, the gradient of abs at NaN, 0·∞ in a product. */
+const DOMAIN: Record<string, (x: number) => boolean> = {
+  sin: (x) => !(Math.abs(x) > 100),
+  cos: (x) => !(Math.abs(x) > 100),
+  abs: (x) => !Number.isNaN(x),
+  silu: (x) => x !== -Infinity,
+  gelu: (x) => Math.abs(x) !== Infinity,
+  gelu_tanh: (x) => Math.abs(x) !== Infinity,
+};
+
+for (const name of unaryNames) {
+  test(`${name} of special values`, async () => {
+    await agree(name, [SPECIAL.filter(DOMAIN[name] ?? (() => true))], ([x]) => unary(name, x));
+  });
+}
+
+
+test('abs keeps NaN in WGSL, in its gradient too', async () => {
+  for (const backend of [reference, ...others].filter(({ kind }) => kind !== 'wasm')) {
+    const [y, dx] = await run(backend, [[NaN, -2]], ([x]) => unary('abs', x));
+    assert.equal([y, dx], [[NaN, 2], [NaN, -1]], backend.kind);
+  }
+});
+
+const PAIRS = [NaN, 0, Infinity, -Infinity, 1, -2, 3];
+
+for (const name of ['maximum', 'minimum'] as const) {
+  test(`${name} keeps NaN on either side, in its gradients too`, async () => {
+    const a = PAIRS.flatMap((x) => PAIRS.map(() => x));
+    const b = PAIRS.flatMap(() => PAIRS);
+    await agree(name, [a, b], ([x, y]) => binary(name, x, y));
+    const [y, da, db] = await run(others[1], [[Infinity, NaN], [Infinity, 1]], ([a, b]) => binary(name, a, b));
+    assert.equal([y, da, db].map(([first]) => first), [Infinity, 0.5, 0.5], 'torch halves the gradient of a tie');
+    assert.ok([y, da, db].every(([, second]) => Number.isNaN(second)));
+  });
+}
+
+test('pow at zero, of NaN and of infinities', async () => {
+  const a = [0, 0, 0, 0, 0, 0, 0, -0, -0, NaN, NaN, 2, 0, Infinity, Infinity, -Infinity, -Infinity];
+  const b = [-1, -2, -0.5, 0.5, 1, 2, 3, -1, -2, 0, 2, NaN, NaN, 2.5, -2, 3, 2];
+  const values = (backend: Backend) => run(backend, [a, b], ([x, y]) => binary('pow', x, y));
+  const [want] = await values(reference);
+  assert.equal(want.slice(0, 9), [Infinity, Infinity, Infinity, 0, 0, 0, 0, -Infinity, Infinity]);
+  for (const backend of others) {
+    const [y] = await values(backend);
+    y.forEach((v, i) => assert.ok(near(v, want[i], 1e-6), `${backend.kind}: pow(${a[i]}, ${b[i]}) is ${v}`));
+  }
+  await agree('pow', [[0, 0, 0, 0, 0, 0], [0.5, 1, 1.5, 2, 0, -1]], ([x, y]) => binary('pow', x, y));
+});
+
+test('clamp, reductions and softmax keep NaN', async () => {
+  for (const bounds of [{ min: -1 }, { max: 1 }, { min: -1, max: 1 }]) {
+    await agree(`clamp ${JSON.stringify(bounds)}`, [PAIRS], ([x]) => clamp(x, bounds));
+  }
+  const long = (at: number) => Array.from({ length: 3000 }, (_, i) => (i === at ? NaN : Math.sin(i)));
+  for (const [name, reduce] of Object.entries({ amax, amin, logsumexp, softmax, sum })) {
+    for (const list of [[NaN, 1, 2], [1, NaN, 2], [1, 2, NaN], long(0), long(1500), long(2999)]) {
+      for (const backend of [reference, ...others]) {
+        const y = await reduce(fromData(backend, list, [list.length])).data();
+        assert.ok(y.every((v: number) => Number.isNaN(v)), `${backend.kind} ${name} of ${list.length} values`);
+      }
+    }
+  }
+});
+
+test('casts to integers: NaN is 0, and what is too large the bound', async () => {
+  const x = [NaN, Infinity, -Infinity, 3e9, -3e9, 5e9, 2147483647, -2147483648, 4294967040, -1, 1.9, -1.9];
+  const i32 = [0, 2147483647, -2147483648, 2147483647, -2147483648, 2147483647, 2147483647, -2147483648, 2147483647];
+  const u32 = [0, 4294967295, 0, 3e9, 0, 4294967295, 2147483648, 0, 4294967040];
+  for (const backend of [reference, ...others]) {
+    const of = async (dtype: 'i32' | 'u32') => [...(await cast(fromData(backend, x, [x.length]), dtype).data())];
+    assert.equal(await of('i32'), [...i32, -1, 1, -1], backend.kind);
+    assert.equal(await of('u32'), [...u32, 0, 1, 0], backend.kind);
+  }
+});
+
+test.run();
