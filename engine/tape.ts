@@ -264,8 +264,10 @@ function reachable(roots: readonly Tensor[]): Node[] {
 
 /**
  * Gradient checkpointing: runs `body` without recording, keeps only `inputs`, and runs it again when backward comes
- * by (Chen et al. 2016). Parameters that `body` closes over get their gradients too. `replay` wraps the second run,
- * for what must be as it was in the first (random state).
+ * by (Chen et al. 2016). Leaves (parameters) that `body` closes over get their gradients too. Every other tensor it
+ * needs must be among `inputs`: only those live on until backward, and a computed tensor that is closed over would have
+ * its own graph walked from within, which ends in DisposedError ("backward ran through this graph before").
+ * @param replay wraps the second run, for what must be as it was in the first (random state)
  */
 export function checkpoint(
   body: (inputs: Tensor[]) => Tensor[],

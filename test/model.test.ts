@@ -5,6 +5,7 @@ import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import { DataError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
+import { Random } from '../engine/random.ts';
 import { noGrad } from '../engine/tape.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
@@ -190,7 +191,6 @@ model('cached decoding gives the logits of the full pass, token by token', async
 model('checkpointed layers give the same gradients, with dropout too', async () => {
   const teacher = smallTeacher(double, smallConfig({ resid_pdrop: 0.2 }));
   setTrainable(teacher, () => true);
-  const { Random } = await import('../engine/random.ts');
   const batch = await loader().batch(0);
   const run = (checkpointing: boolean) =>
     lossAndGradients(teacher, () => vqaLoss(teacher, batch, { checkpointing, random: new Random(3) }));
@@ -198,6 +198,61 @@ model('checkpointed layers give the same gradients, with dropout too', async () 
   assert.is(recomputed.value, plain.value);
   sameGradients(recomputed.grads, plain.grads, 1e-12);
   disposeModel(teacher);
+});
+
+for (const layerKind of ['l2', 'kl', 'sl'] as const) {
+  model(`so do they in distillation, on shared prefixes and on plain batches, ${layerKind}`, async () => {
+    const { live } = double.memory;
+    const teacher = smallTeacher(double, smallConfig({ resid_pdrop: 0.2 }));
+    const student = smallStudent(teacher, [0, 2]);
+    distillTask(teacher, student, publishedLosses);
+    const batch = await uneven([1, 3]);
+    const { tokens, pixels } = unshared(batch);
+    const loss = { ...publishedLosses, layerKind };
+    const run = async (checkpointing: boolean) => {
+      const options = () => ({ checkpointing, random: new Random(3) });
+      const shared = await lossAndGradients(student, () => distillVqa(teacher, student, batch, loss, options()).total);
+      const plain = await lossAndGradients(student, () => {
+        const features = noGrad(() => student.visionFeatures(fromData(double, pixels, [batch.questions, 3, 16, 16])));
+        return distillPlain(teacher, student, tokens, features, loss, options()).total;
+      });
+      return [shared, plain];
+    };
+    const kept = await run(false);
+    for (const [i, recomputed] of (await run(true)).entries()) {
+      assert.is(recomputed.value, kept[i].value);
+      sameGradients(recomputed.grads, kept[i].grads, 1e-12);
+    }
+    disposeModel(student, teacher);
+    disposeModel(teacher);
+    assert.is(double.memory.live, live);
+  });
+}
+
+/** Bytes that a loss and its backward take at most, beside what was there before. */
+async function peakOf(m: MaTVLM, loss: () => Tensor): Promise<number> {
+  const { memory } = m.backend;
+  const { live } = memory;
+  memory.peak = live;
+  await lossAndGradients(m, loss);
+  assert.is(memory.live, live, 'everything is free again');
+  return memory.peak - live;
+}
+
+model('checkpointing needs far less memory, in pre-training and in distillation', async () => {
+  const backend = await openWasm();
+  const teacher = smallTeacher(backend, smallConfig({ num_hidden_layers: 8 }));
+  setTrainable(teacher, () => true);
+  const batch = await loader(1, 16).batch(0);
+  const pretrain = (checkpointing: boolean) => peakOf(teacher, () => vqaLoss(teacher, batch, { checkpointing }));
+  const [kept, recomputed] = [await pretrain(false), await pretrain(true)];
+  assert.ok(recomputed < 0.4 * kept, `${kept} → ${recomputed} bytes`);
+
+  const student = smallStudent(teacher, [0, 2, 4, 6]);
+  const task = distillTask(teacher, student, publishedLosses);
+  const distil = (checkpointing: boolean) => peakOf(student, () => task.loss(batch, { checkpointing }).total);
+  const [all, few] = [await distil(false), await distil(true)];
+  assert.ok(few < 0.4 * all, `${all} → ${few} bytes`);
 });
 
 model('the schedule is that of the golden values', () => {

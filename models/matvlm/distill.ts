@@ -45,7 +45,7 @@ export function vqaLoss(model: MaTVLM, batch: VqaBatch, options: PassOptions = {
   return scope(() => {
     const inputs = uploadVqa(model, batch);
     const out = forwardVqa(model, batch, inputs, model.visionFeatures(inputs.pixels), options);
-    return nextTokenLoss(model.decoder.logits(out.questions.hidden.at(-1)!), batch.labels);
+    return nextTokenLoss(model.decoder.logits(out.questions.at(-1)!), batch.labels);
   });
 }
 
@@ -85,7 +85,7 @@ export function distillVqa(
           },
           ([prefix, questions]) => joinLosses(loss.layerKind === 'kl' ? 'kl' : 'l2', prefix, questions, batch, length),
         ),
-      ce: () => nextTokenLoss(student.decoder.logits(out.questions.hidden.at(-1)!), batch.labels),
+      ce: () => nextTokenLoss(student.decoder.logits(out.questions.at(-1)!), batch.labels),
     });
   });
 }
@@ -97,7 +97,7 @@ interface Segments {
 
 /** The residual stream of a pass, prefix and questions side by side. */
 function segments({ prefix, questions }: VqaOutput): Segments[] {
-  return prefix.hidden.map((p, i) => ({ prefix: p, questions: questions.hidden[i] }));
+  return prefix.hidden.map((p, i) => ({ prefix: p, questions: questions[i] }));
 }
 
 interface Targets {
@@ -129,7 +129,7 @@ function klVqa(
   loss: LossOptions,
 ): Tensor {
   const { kind, temperature } = loss;
-  const questions = student.decoder.logits(out.questions.hidden.at(-1)!);
+  const questions = student.decoder.logits(out.questions.at(-1)!);
   if (loss.reduction === 'mean') {
     const rows = answerWeights(batch.labels, batch.questions, batch.length);
     const weights = fromData(student.backend, rows, [batch.questions, batch.length]);

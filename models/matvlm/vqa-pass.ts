@@ -2,7 +2,7 @@ import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add, cat, type DistillKind, indexSelect, mulScalar, norm, reshape } from '../../ops/index.ts';
 import type { DecoderOutput, PassOptions, PhiBlock } from './layers/decoder.ts';
-import { type DecoderState, type LayerState, mapState } from './layers/state.ts';
+import { type DecoderState, mapState } from './layers/state.ts';
 import type { MaTVLM } from './model.ts';
 
 /**
@@ -29,10 +29,10 @@ export interface VqaBatch {
   readonly tokens: number;
 }
 
-/** One pass over a VqaBatch: the prefix segment (B, P, D) and the question segment (N, S, D). */
+/** One pass over a VqaBatch: the prefix segment (B, P, D) and the hidden states (N, S, D) of the question segment. */
 export interface VqaOutput {
   readonly prefix: DecoderOutput;
-  readonly questions: DecoderOutput;
+  readonly questions: readonly Tensor[];
 }
 
 /** A batch's tensors on the device. */
@@ -66,9 +66,9 @@ export function forwardVqa(
   options: PassOptions = {},
 ): VqaOutput {
   const prefix = forwardPrefix(model, batch, features, options);
-  const past = branch(prefix.state, inputs.owner);
-  const questions = model.decoder.forward(model.decoder.embed(inputs.questionIds), { ...options, past });
-  return { prefix, questions };
+  const embeds = model.decoder.embed(inputs.questionIds);
+  const branched = { ...options, past: prefix.state, owner: inputs.owner };
+  return { prefix, questions: model.decoder.hiddenStates(embeds, branched) };
 }
 
 /** Runs the prefix of a batch alone. */
@@ -93,8 +93,7 @@ export function layerVqa(
 ): { prefix: Tensor; questions: Tensor } {
   return scope(() => {
     const [prefixOut, state] = layer.forward(prefix, null, options, 0);
-    const past = branch({ length: prefix.shape[1], layers: [state] }, owner).layers[0] as LayerState;
-    const [questionOut] = layer.forward(questions, past, options, prefix.shape[1]);
+    const [questionOut] = layer.forward(questions, state, { ...options, owner }, prefix.shape[1]);
     return { prefix: prefixOut, questions: questionOut };
   });
 }

@@ -3,17 +3,19 @@ import type { Random } from '../../../engine/random.ts';
 import { scope } from '../../../engine/scope.ts';
 import { checkpoint, gradEnabled } from '../../../engine/tape.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { add, dropout, embedding, geluTanh } from '../../../ops/index.ts';
+import { add, dropout, embedding, geluTanh, indexSelect } from '../../../ops/index.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
 import { PhiAttention } from './attention.ts';
 import { LayerNorm, Linear } from './basic.ts';
 import { Mamba2Mixer } from './mamba2.ts';
-import type { DecoderState, LayerState } from './state.ts';
+import { type DecoderState, disposeState, type LayerState, layerTensors, mapLayer } from './state.ts';
 
 /** How a pass through decoder layers is run. */
 export interface PassOptions {
   /** What came before: caches of the positions before the first one here. */
   readonly past?: DecoderState | null;
+  /** (B) i32: the row of `past` that each row goes on from; its own where absent. */
+  readonly owner?: Tensor | null;
   /** (B, S) over all keys, past ones included: 0 for padding. */
   readonly keyMask?: Tensor | null;
   /** Residual dropout is on only where a generator is given (training). */
@@ -40,11 +42,22 @@ export class PhiBlock {
     this.fc2 = new Linear(p.at('mlp').at('fc2'), c.intermediate_size, c.hidden_size);
   }
 
-  /** x (B, L, D) → (B, L, D) and the layer's state after it. */
+  /**
+   * x (B, L, D) → (B, L, D) and the layer's state after it. With checkpointing only what goes in is kept; but a frozen
+   * layer on a constant needs no gradient: only mixers may be trained where the input is none's output.
+   */
   forward(x: Tensor, past: LayerState | null, options: PassOptions, offset: number): [Tensor, LayerState] {
+    const recompute = options.checkpointing && gradEnabled() && (x.requiresGrad || this.mixer.kind === 'mamba');
+    return recompute ? recomputed(this, x, past, options, offset) : this.compute(x, past, options, offset);
+  }
+
+  /** `forward` without checkpointing. */
+  compute(x: Tensor, past: LayerState | null, options: PassOptions, offset: number): [Tensor, LayerState] {
     return scope(() => {
+      const { owner } = options;
+      const before = past && owner ? mapLayer(past, (t) => indexSelect(t, 0, owner)) : past;
       const h = this.input_layernorm.forward(x);
-      const [mixed, state] = this.mix(h, past, options, offset);
+      const [mixed, state] = this.mix(h, before, options, offset);
       const mlp = this.fc2.forward(geluTanh(this.fc1.forward(h)));
       const drop = (t: Tensor) => this.drop(t, options.random ?? null);
       return [add(x, add(drop(mixed), drop(mlp))), state];
@@ -95,17 +108,24 @@ export class Decoder {
 
   /** Runs all layers on embeddings (B, L, D). */
   forward(embeds: Tensor, options: PassOptions = {}): DecoderOutput {
+    const layers: LayerState[] = [];
+    const hidden = this.run(embeds, options, (state) => void layers.push(state));
+    return { hidden, state: { length: (options.past?.length ?? 0) + embeds.shape[1], layers } };
+  }
+
+  /** `forward` where nothing goes on from here: the `hidden` states alone. */
+  hiddenStates(embeds: Tensor, options: PassOptions = {}): Tensor[] {
+    return this.run(embeds, options, (state) => disposeState({ layers: [state] }));
+  }
+
+  private run(embeds: Tensor, options: PassOptions, take: (state: LayerState) => void): Tensor[] {
     const hidden = [embeds];
-    const states: LayerState[] = [];
-    const offset = options.past?.length ?? 0;
     this.layers.forEach((layer, i) => {
-      const past = options.past?.layers[i] ?? null;
-      const run = options.checkpointing && gradEnabled() && !past ? checkpointed : plain;
-      const [y, state] = run(layer, hidden[i], past, options, offset);
+      const [y, state] = layer.forward(hidden[i], options.past?.layers[i] ?? null, options, options.past?.length ?? 0);
       hidden.push(y);
-      states.push(state);
+      take(state);
     });
-    return { hidden, state: { length: offset + embeds.shape[1], layers: states } };
+    return hidden;
   }
 
   /** (…, D) after the last layer → logits (…, V). */
@@ -114,19 +134,30 @@ export class Decoder {
   }
 }
 
-type Run = (l: PhiBlock, x: Tensor, past: LayerState | null, o: PassOptions, offset: number) => [Tensor, LayerState];
-
-const plain: Run = (layer, x, past, options, offset) => layer.forward(x, past, options, offset);
-
-/** Keeps only the layer's input; dropout draws the same masks when the layer runs again. */
-const checkpointed: Run = (layer, x, past, options, offset) => {
-  const random = options.random ?? null;
+/**
+ * A layer that keeps only what goes in, branching past included. All of that is handed to `checkpoint`, because what is
+ * closed over is not kept. Dropout draws the same masks when the layer runs again.
+ */
+function recomputed(
+  layer: PhiBlock,
+  x: Tensor,
+  past: LayerState | null,
+  options: PassOptions,
+  offset: number,
+): [Tensor, LayerState] {
+  const { owner = null, keyMask = null, random = null } = options;
   const drawn = random?.state();
-  let kind = 'attention' as LayerState['kind'];
-  const body = ([input]: Tensor[]): Tensor[] => {
-    const [y, state] = layer.forward(input, past, options, offset);
-    kind = state.kind;
-    return state.kind === 'attention' ? [y, state.k, state.v] : [y, state.conv, state.ssm];
+  const body = (inputs: Tensor[]): Tensor[] => {
+    const rest = inputs.values();
+    const take = (): Tensor => rest.next().value!;
+    const own = { x: take(), past: past && mapLayer(past, take) };
+    const [y, state] = layer.compute(
+      own.x,
+      own.past,
+      { ...options, owner: owner && take(), keyMask: keyMask && take() },
+      offset,
+    );
+    return [y, ...layerTensors(state)];
   };
   const replay = <T>(again: () => T): T => {
     const now = random?.state();
@@ -135,6 +166,8 @@ const checkpointed: Run = (layer, x, past, options, offset) => {
     if (random && now) random.restore(now);
     return result;
   };
-  const [y, a, b] = checkpoint(body, [x], add, replay);
-  return [y, kind === 'mamba' ? { kind, conv: a, ssm: b } : { kind: 'attention', k: a, v: b }];
-};
+  const given = [x, ...(past ? layerTensors(past) : []), owner, keyMask].filter((t) => t !== null);
+  const [y, a, b] = checkpoint(body, given, add, replay);
+  const { kind } = layer.mixer;
+  return [y, kind === 'mamba' ? { kind, conv: a, ssm: b } : { kind, k: a, v: b }];
+}

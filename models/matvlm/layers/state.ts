@@ -22,25 +22,24 @@ export interface DecoderState {
   readonly layers: readonly LayerState[];
 }
 
+/** A layer's state with each tensor replaced, in the order of `layerTensors`. */
+export function mapLayer(s: LayerState, map: (t: Tensor) => Tensor): LayerState {
+  return s.kind === 'attention'
+    ? { kind: s.kind, k: map(s.k), v: map(s.v) }
+    : { kind: s.kind, conv: map(s.conv), ssm: map(s.ssm) };
+}
+
+/** The tensors of a layer's state. */
+export function layerTensors(s: LayerState): [Tensor, Tensor] {
+  return s.kind === 'attention' ? [s.k, s.v] : [s.conv, s.ssm];
+}
+
 /** A state with each tensor replaced. */
 export function mapState(state: DecoderState, map: (t: Tensor) => Tensor): DecoderState {
-  const layers = state.layers.map((s): LayerState =>
-    s.kind === 'attention'
-      ? { kind: s.kind, k: map(s.k), v: map(s.v) }
-      : { kind: s.kind, conv: map(s.conv), ssm: map(s.ssm) },
-  );
-  return { length: state.length, layers };
+  return { length: state.length, layers: state.layers.map((s) => mapLayer(s, map)) };
 }
 
 /** Frees the tensors of a state. */
-export function disposeState(state: DecoderState): void {
-  for (const s of state.layers) {
-    if (s.kind === 'attention') {
-      s.k.dispose();
-      s.v.dispose();
-    } else {
-      s.conv.dispose();
-      s.ssm.dispose();
-    }
-  }
+export function disposeState(state: Pick<DecoderState, 'layers'>): void {
+  for (const t of state.layers.flatMap(layerTensors)) t.dispose();
 }
