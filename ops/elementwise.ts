@@ -14,7 +14,7 @@ export const SCALAR = 3;
 const STRIDED = 4;
 const MODES = 5;
 
-const MAX_RANK = 6;
+const MAX_RANK = 8;
 const WG = 256;
 
 export interface ElementwiseSpec {

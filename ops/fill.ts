@@ -1,10 +1,11 @@
 import { apply1 } from '../engine/apply.ts';
 import type { Backend } from '../engine/backend.ts';
-import { bytesOf, type DType, encoder } from '../engine/dtype.ts';
+import { type DType, encoder } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
-import { asWords, Elementwise } from './elementwise.ts';
+import { Elementwise } from './elementwise.ts';
+import { launchFill } from './fill-kernel.ts';
 
 interface FillAttrs {
   readonly shape: readonly number[];
@@ -12,30 +13,13 @@ interface FillAttrs {
   readonly dtype: DType;
 }
 
-const word = new DataView(new ArrayBuffer(4));
-
-/** The 32-bit word that fills a GPU buffer with the value. */
-function wordOf(value: number, dtype: DType): number {
-  if (dtype === 'f32') word.setFloat32(0, value);
-  else word.setUint32(0, encoder(dtype)(value) * (bytesOf(dtype) === 2 ? 0x10001 : 1));
-  return word.getUint32(0);
-}
-
-const fillKernel = /* @__PURE__ */ new Elementwise({
-  name: 'fill',
-  reads: {},
-  writes: { y: 'u32' },
-  values: { y: 'params.word' },
-  params: { word: 'u32' },
-});
-
 export const fillOp = /* @__PURE__ */ defineOp<FillAttrs>({
   name: 'fill',
   shape: (_, { shape, dtype }) => [spec(shape, dtype)],
   reference({ outputs: [y], attrs: { value, dtype } }) {
     y.data.fill(encoder(dtype)(value));
   },
-  webgpu: ({ outputs: [y], attrs: { value, dtype } }) => [fillKernel.launch([], [asWords(y)], [wordOf(value, dtype)])],
+  webgpu: ({ outputs: [y], attrs: { value } }) => [launchFill(y, value)],
 });
 
 /** A tensor of `shape` with `value` everywhere. */

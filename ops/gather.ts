@@ -90,15 +90,16 @@ export const gatherOp = /* @__PURE__ */ defineOp<GatherAttrs>({
   reference({ inputs: [x, index], outputs: [y], attrs: { dim } }) {
     const beside = stridesBeside(x.shape, dim);
     const step = strides(x.shape)[dim];
+    const nothing = x.dtype === 'f32' ? NaN : 0;
     for (let i = 0; i < y.size; i++) {
       const base = coordinates(i, y.shape).reduce((sum, c, d) => sum + c * beside[d], 0);
       const k = index.data[i];
-      y.data[i] = k >= 0 && k < x.shape[dim] ? x.data[base + k * step] : NaN;
+      y.data[i] = k >= 0 && k < x.shape[dim] ? x.data[base + k * step] : nothing;
     }
   },
   webgpu({ inputs: [x, index], outputs: [y], attrs: { dim } }) {
     const rank = x.shape.length;
-    const params = [y.size, x.shape[dim], strides(x.shape)[dim], NAN_BITS];
+    const params = [y.size, x.shape[dim], strides(x.shape)[dim], x.dtype === 'f32' ? NAN_BITS : 0];
     params.push(...y.shape, ...stridesBeside(x.shape, dim));
     return [flatLaunch(gatherShader(rank), [x, index, y], params, y.size)];
   },
@@ -134,7 +135,7 @@ const gatherBackward = /* @__PURE__ */ defineOp<GatherAttrs & { readonly shape: 
 });
 
 /**
- * y[i][j][k] = x[i][index[i][j][k]][k] for dim 1 (torch.gather). An index out of range gives NaN.
+ * y[i][j][k] = x[i][index[i][j][k]][k] for dim 1 (torch.gather). An index out of range gives NaN, and 0 for integers.
  * @param x of any 4-byte dtype, at most 6 dimensions; gradients for f32
  * @param index i32, of x's shape but free along `dim`, and not larger elsewhere
  */

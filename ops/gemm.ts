@@ -2,6 +2,8 @@ import type { GpuArg, GpuCall, Launch, Shader } from '../engine/backends/webgpu/
 import { wholeShader } from '../engine/backends/webgpu/launch.ts';
 import type { WasmCall } from '../engine/backends/wasm/call.ts';
 import type { HostArg } from '../engine/op.ts';
+import { Elementwise } from './elementwise.ts';
+import { launchFill } from './fill-kernel.ts';
 import { type GemmArg, type GemmSpec, gemmVariant } from './gemm-wgsl.ts';
 
 /** C[M,N] = op(A)·op(B) (+ bias) over up to two batch dimensions; a batch stride of 0 repeats that operand. */
@@ -95,12 +97,21 @@ function prepare<A>(g: Gemm, bias: boolean, { caps }: GpuCall<A>): Prepared {
   };
 }
 
+/** Every row is the bias: the product of matrices without an inner dimension. */
+const biasKernel = /* @__PURE__ */ new Elementwise({
+  name: 'gemm.bias',
+  reads: { bias: 'f32' },
+  writes: { c: 'f32' },
+  values: { c: 'bias' },
+});
+
 /** The product as launches, two where K is split. */
 export function gemmOnGpu<A>(
   call: GpuCall<A>,
   g: Gemm,
   operands: { a: GpuArg; b: GpuArg; bias?: GpuArg; c: GpuArg },
 ): Launch[] {
+  if (g.K === 0) return [operands.bias ? biasKernel.launch([operands.bias], [operands.c]) : launchFill(operands.c, 0)];
   const flags = (g.transA ? 1 : 0) + (g.transB ? 2 : 0) + (operands.bias ? 4 : 0) + (call.caps.software ? 8 : 0);
   let key = `${flags},${g.M},${g.N},${g.K}`;
   if (g.batch[0] * g.batch[1] > 1) key += `,${g.batch},${g.strideA},${g.strideB}`;

@@ -1,6 +1,6 @@
 import { apply1 } from '../engine/apply.ts';
 import { type Launch, shader } from '../engine/backends/webgpu/launch.ts';
-import { type DType, expectDType, fromBfloat, fromHalf } from '../engine/dtype.ts';
+import { type DType, expectDType, fromBfloat, fromHalf, isFloat } from '../engine/dtype.ts';
 import { defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
@@ -67,11 +67,12 @@ export function lookupOp(name: string, shape: Op<LookupAttrs>['shape']): Op<Look
     reference({ inputs: [x, index], outputs: [y], attrs: { dim } }) {
       const { outer, length, inner } = around(x.shape, dim);
       const value = valueOf(x);
+      const nothing = isFloat(x.dtype) ? NaN : 0;
       let i = 0;
       for (let o = 0; o < outer; o++) {
         for (const k of index.data) {
           const known = k >= 0 && k < length;
-          for (let c = 0; c < inner; c++) y.data[i++] = known ? value((o * length + k) * inner + c) : NaN;
+          for (let c = 0; c < inner; c++) y.data[i++] = known ? value((o * length + k) * inner + c) : nothing;
         }
       }
     },
@@ -79,7 +80,7 @@ export function lookupOp(name: string, shape: Op<LookupAttrs>['shape']): Op<Look
       const { length, inner } = around(x.shape, dim);
       const kind = reader(x.dtype, inner);
       const width = kind === 'quad' ? 4 : 1;
-      const params = [y.size / width, index.size, length, inner / width, NAN_BITS];
+      const params = [y.size / width, index.size, length, inner / width, isFloat(x.dtype) ? NAN_BITS : 0];
       return [flatLaunch(lookupShader(kind), [x, index, y], params, y.size / width)];
     },
     wasm({ inputs: [x, index], outputs: [y], attrs: { dim }, k }) {
@@ -194,7 +195,8 @@ export const indexSelectOp = /* @__PURE__ */ lookupOp('index_select', ([x, index
 });
 
 /**
- * Slices of `x` along `dim`, in the order of `index` (torch.index_select). An index out of range gives NaN.
+ * Slices of `x` along `dim`, in the order of `index` (torch.index_select). An index out of range gives NaN, and 0 for
+ * integers.
  * @param x (…, n, …) of any 4-byte dtype; gradients for f32
  * @param index i32 (m)
  * @returns (…, m, …)

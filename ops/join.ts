@@ -4,7 +4,7 @@ import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
 import { reshape } from './reshape.ts';
-import { normalizeDim, show, strides } from './shapes.ts';
+import { normalizeAxis, normalizeDim, show, strides } from './shapes.ts';
 import { copyOnHost, copyOnWasm, gatherCopy, launchCopy, scatterCopy } from './strided.ts';
 
 interface Along {
@@ -61,7 +61,7 @@ const catOp = /* @__PURE__ */ defineOp<Along>({
 /** Joins tensors of one dtype along a dimension; all others must agree. */
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   if (tensors.length === 0) throw new ShapeError('cat: no tensors were given, expected at least one');
-  return apply1(catOp, tensors, { dim: normalizeDim('cat', dim, tensors[0].shape.length) });
+  return apply1(catOp, tensors, { dim: normalizeAxis('cat', dim, tensors[0].shape.length) });
 }
 
 /** Joins tensors of one shape along a new dimension. */
@@ -104,5 +104,5 @@ const splitOp = /* @__PURE__ */ defineOp<Sizes>({
 
 /** Cuts x into parts of those sizes along a dimension. */
 export function split(x: Tensor, sizes: readonly number[], dim = 0): Tensor[] {
-  return apply(splitOp, [x], { sizes, dim: normalizeDim('split', dim, x.shape.length) });
+  return apply(splitOp, [x], { sizes, dim: normalizeAxis('split', dim, x.shape.length) });
 }

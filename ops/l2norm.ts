@@ -3,6 +3,7 @@ import { expectDType } from '../engine/dtype.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
+import { inFloat32 } from './half.ts';
 import { reduceLaunches } from './reduce-kernel.ts';
 
 const backwardKernel = /* @__PURE__ */ new Elementwise({
@@ -44,7 +45,7 @@ export const normOp = /* @__PURE__ */ defineOp({
   backward: ({ input, output, grads }) => [apply1(normBackward, [input(0), output(0), grads[0]!], {})],
 });
 
-/** √Σx², the L2 norm of all elements: f32 of any shape → []. */
+/** √Σx², the L2 norm of all elements: floats of any shape → [] of the same dtype. */
 export function norm(x: Tensor): Tensor {
-  return apply1(normOp, [x], {});
+  return inFloat32([x], (inputs) => apply1(normOp, inputs, {}));
 }

@@ -3,7 +3,7 @@ import { encoder } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
-import { fillOp } from './fill.ts';
+import { launchFill } from './fill-kernel.ts';
 import { show, strides } from './shapes.ts';
 import { copyOnHost, launchCopy, scatterCopy } from './strided.ts';
 
@@ -52,8 +52,7 @@ const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
   },
   webgpu(call) {
     const { inputs: [x], outputs: [y], attrs } = call;
-    const fill = { shape: y.shape, value: attrs.value, dtype: y.dtype };
-    return [...fillOp.webgpu({ ...call, inputs: [], outputs: [y], attrs: fill }), ...placeOp.webgpu({ ...call, inputs: [y, x], outputs: [], attrs })];
+    return [launchFill(y, attrs.value), ...placeOp.webgpu({ ...call, inputs: [y, x], outputs: [], attrs })];
   },
   backward({ attrs, grads, inputSpecs }) {
     const shape = inputSpecs[0].shape;

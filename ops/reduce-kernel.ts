@@ -6,6 +6,7 @@ import {
   shader,
   type Shader,
 } from '../engine/backends/webgpu/launch.ts';
+import { launchFill } from './fill-kernel.ts';
 import { type Layout, layoutFor, LINE_WG, LINES } from './lines.ts';
 import body from './reduce.wgsl';
 import { nanWgsl } from './math.ts';
@@ -110,6 +111,8 @@ export function reduceLaunches(
   dims: readonly number[],
   scratch: GpuCall<unknown>['scratch'],
 ): Launch[] {
+  // Of nothing, sums are 0 and the mean is 0/0; the other folds refuse it.
+  if (x.size === 0) return y.size === 0 ? [] : [launchFill(y, name === 'mean' ? NaN : 0)];
   const passes = plan(x.shape, dims);
   const stages = STAGES[name] ?? [name as Stage, name as Stage, name as Stage];
   let from = x;

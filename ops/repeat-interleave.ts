@@ -4,7 +4,7 @@ import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { sum } from './reduce.ts';
 import { reshape } from './reshape.ts';
-import { around, normalizeDim } from './shapes.ts';
+import { around, normalizeAxis } from './shapes.ts';
 import { copyOnHost, copyOnWasm, gatherCopy, launchCopy } from './strided.ts';
 
 interface Repeat {
@@ -39,5 +39,5 @@ export function repeatInterleave(x: Tensor, repeats: number, dim: number): Tenso
   if (!Number.isInteger(repeats) || repeats < 1) {
     throw new ArgumentError(`repeat_interleave: repeats is ${repeats}, expected a whole number ≥ 1`);
   }
-  return apply1(repeatInterleaveOp, [x], { repeats, dim: normalizeDim('repeat_interleave', dim, x.shape.length) });
+  return apply1(repeatInterleaveOp, [x], { repeats, dim: normalizeAxis('repeat_interleave', dim, x.shape.length) });
 }

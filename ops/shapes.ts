@@ -34,6 +34,12 @@ export function normalizeDim(op: string, dim: number, rank: number): number {
   return d;
 }
 
+/** The same, for what a scalar has no dimension to offer. @throws ShapeError for a scalar too */
+export function normalizeAxis(op: string, dim: number, rank: number): number {
+  if (rank === 0) throw new ShapeError(`${op}: x is a scalar, expected at least one dimension; reshape() it to [1]`);
+  return normalizeDim(op, dim, rank);
+}
+
 /** Row-major strides in elements. */
 export function strides(shape: readonly number[]): number[] {
   const out = new Array<number>(shape.length);

@@ -4,7 +4,7 @@ import { type Op, defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
 import { sumTo } from './reduce.ts';
-import { broadcastStrides, normalizeDim, show, strides } from './shapes.ts';
+import { broadcastStrides, normalizeAxis, normalizeDim, show, strides } from './shapes.ts';
 import { copyOnHost, copyOnWasm, gatherCopy, launchCopy, scatterCopy, type StridedCopy } from './strided.ts';
 
 /** Copies of x seen through other strides: permute, expand, flip and slice are all one kernel. */
@@ -66,7 +66,8 @@ const expandOp = /* @__PURE__ */ viewOp<Shape>(
 export function expand(x: Tensor, shape: readonly number[]): Tensor {
   const offset = shape.length - x.shape.length;
   const target = shape.map((d, i) => (d === -1 && i >= offset ? x.shape[i - offset] : d));
-  const fits = offset >= 0 && x.shape.every((d, i) => d === 1 || d === target[i + offset]);
+  const sizes = target.every((d) => Number.isInteger(d) && d >= 0);
+  const fits = sizes && offset >= 0 && x.shape.every((d, i) => d === 1 || d === target[i + offset]);
   if (!fits) throw new ShapeError(`expand: ${show(x.shape)} does not broadcast to ${show(shape)}`);
   return apply1(expandOp, [x], { shape: target });
 }
@@ -81,9 +82,11 @@ const flipOp = /* @__PURE__ */ viewOp<Dims>(
   ({ attrs, grads }) => [flip(grads[0]!, attrs.dims)],
 );
 
-/** Reverses the order along dimensions. */
+/** Reverses the order along dimensions. @throws ShapeError when one is named twice or x has none */
 export function flip(x: Tensor, dims: readonly number[]): Tensor {
-  return apply1(flipOp, [x], { dims: dims.map((d) => normalizeDim('flip', d, x.shape.length)) });
+  const own = dims.map((d) => normalizeAxis('flip', d, x.shape.length));
+  if (new Set(own).size < own.length) throw new ShapeError(`flip: dims ${show(dims)} name a dimension twice`);
+  return apply1(flipOp, [x], { dims: own });
 }
 
 interface Range {
@@ -138,12 +141,15 @@ function apply1Into(dst: Tensor, src: Tensor, range: Range): void {
 /**
  * x[…, start:end:step, …] along one dimension, as Python has it: negative counts from the end, null or undefined end
  * is the end.
- * @throws ArgumentError unless step is a whole number ≥ 1
+ * @throws ArgumentError unless the bounds are whole numbers and step is one ≥ 1, ShapeError for a scalar
  */
 export function slice(x: Tensor, dim: number, start: number, end: number | null = null, step = 1): Tensor {
-  const d = normalizeDim('slice', dim, x.shape.length);
+  const d = normalizeAxis('slice', dim, x.shape.length);
   const n = x.shape[d];
   if (!Number.isInteger(step) || step < 1) throw new ArgumentError(`slice: step is ${step}, expected a whole number ≥ 1`);
+  if (!Number.isInteger(start) || !Number.isInteger(end ?? n)) {
+    throw new ArgumentError(`slice: the range is ${start} to ${end}, expected whole numbers`);
+  }
   const clip = (i: number) => Math.min(Math.max(i < 0 ? i + n : i, 0), n);
   const from = clip(start);
   const length = Math.max(0, Math.ceil((clip(end ?? n) - from) / step));
