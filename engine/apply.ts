@@ -1,5 +1,6 @@
 import type { Backend } from './backend.ts';
 import { ArgumentError } from './errors.ts';
+import { noteOp } from './leaks.ts';
 import type { Op } from './op.ts';
 import { gradEnabled, record } from './tape.ts';
 import { empty, Tensor } from './tensor.ts';
@@ -19,6 +20,7 @@ export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend
   const outputs: Tensor[] = [];
   for (const { shape, dtype } of op.shape(inputs, attrs)) outputs.push(empty(device, shape, dtype));
   device.run(op, { inputs, outputs, attrs });
+  noteOp(op.name, outputs);
   if (op.mutates) for (const i of op.mutates) inputs[i].storage.version++;
   if (op.backward && gradEnabled() && inputs.some((t) => t.requiresGrad)) record(op, inputs, outputs, attrs);
   return outputs;

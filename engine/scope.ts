@@ -16,9 +16,13 @@ export function track(tensor: Tensor): void {
 }
 
 /**
- * Runs `body` and frees every tensor made in it, except those in its return value (a tensor, or arrays and plain
- * objects of them, which go to the enclosing scope) and those given to `keep`. Also frees when `body` throws.
- * @throws ArgumentError when `body` returns a promise: a scope is lexical and cannot span an await.
+ * Runs `body` and frees every tensor made in it, except those in its return value, which go to the enclosing scope,
+ * and those given to `keep`. Also frees when `body` throws. In the return value are found: a tensor, and what arrays,
+ * plain objects (also those without a prototype), and the values of Maps and Sets hold, however deep. Not looked into
+ * are objects of a class, keys of a Map, and what a function closes over.
+ * @throws ArgumentError when `body` returns a promise: a scope is lexical and cannot span an await. And when an object
+ * of a class that it returns has in a field, or in an array, Map, Set or plain object in a field, a tensor made in
+ * this scope and not kept, which would be freed unseen.
  */
 export function scope<T>(body: () => T): T {
   const own = new Scope(current);
@@ -36,8 +40,11 @@ export function scope<T>(body: () => T): T {
     close(own);
     throw new ArgumentError('scope: its function returned a promise; await outside and keep the scope synchronous');
   }
-  release(result, own);
-  close(own);
+  try {
+    release(result, own);
+  } finally {
+    close(own);
+  }
   return result;
 }
 
@@ -53,10 +60,34 @@ function release(value: unknown, own: Scope): void {
     if (value.scope !== own) return;
     value.scope = own.parent;
     own.parent?.tensors.push(value);
-  } else if (Array.isArray(value) || Object.getPrototypeOf(value) === Object.prototype) {
-    for (const item of Object.values(value)) release(item, own);
-  } else if (value instanceof Map) {
-    for (const item of value.values()) release(item, own);
+    return;
+  }
+  const held = items(value);
+  if (held) for (const item of held) release(item, own);
+  else refuseHidden(value, own);
+}
+
+/** What a container that is looked into holds; null for objects of a class. */
+function items(value: object): Iterable<unknown> | null {
+  if (Array.isArray(value)) return value;
+  if (value instanceof Map || value instanceof Set) return value.values();
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null ? Object.values(value) : null;
+}
+
+/** Throws when a field of an object of a class holds a tensor that the end of the scope would free. */
+function refuseHidden(value: object, own: Scope): void {
+  if (ArrayBuffer.isView(value)) return;
+  for (const [field, held] of Object.entries(value)) {
+    if (held === null || typeof held !== 'object') continue;
+    const candidates = isTensor(held) ? [held] : (items(held) ?? []);
+    for (const item of candidates) {
+      if (item === null || typeof item !== 'object' || !isTensor(item) || item.scope !== own) continue;
+      throw new ArgumentError(
+        `scope: its function returned a ${value.constructor.name} whose ${field} holds ${item}, which the scope frees; ` +
+          'keep() that tensor, or return it in an array or a plain object',
+      );
+    }
   }
 }
 

@@ -9,7 +9,7 @@ import { Profiler } from '../engine/profiler.ts';
 import { keep, scope } from '../engine/scope.ts';
 import { checkpoint, noGrad } from '../engine/tape.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
-import { add, backward, copy_, linear, mul, reshape, sum, zeros } from '../ops/index.ts';
+import { add, backward, cast, copy_, linear, mul, reshape, sum, zeros } from '../ops/index.ts';
 
 const engine = suite('engine');
 const backend = new ReferenceBackend();
@@ -27,6 +27,41 @@ engine('a scope frees what is neither returned nor kept', () => {
   assert.not.ok(result[0].disposed);
   kept.dispose();
   result[0].dispose();
+});
+
+engine('a scope finds what it returns in arrays, Maps, Sets and objects without a prototype', () => {
+  const bare = Object.assign(Object.create(null), { x: vector(1) }) as { x: Tensor };
+  bare.x.dispose();
+  const { deep, set, map, none } = scope(() => ({
+    deep: [[{ y: vector(1) }]],
+    set: new Set([vector(2)]),
+    map: new Map([['k', [vector(3)]]]),
+    none: Object.assign(Object.create(null), { x: vector(4) }) as { x: Tensor },
+  }));
+  const found = [deep[0][0].y, ...set, map.get('k')![0], none.x];
+  for (const tensor of found) {
+    assert.not.ok(tensor.disposed);
+    tensor.dispose();
+  }
+});
+
+engine('a scope refuses an object of a class whose tensors it would free, and names class and field', () => {
+  class Cache {
+    constructor(
+      readonly keys: Tensor | Tensor[] | Map<string, Tensor>,
+      readonly backend_ = backend,
+    ) {}
+  }
+  const hides = (e: Error) => e instanceof ArgumentError && /a Cache whose keys holds tensor #\d+ f32\[1\].*keep\(\)/.test(e.message);
+  assert.throws(() => scope(() => new Cache(vector(1))), hides);
+  assert.throws(() => scope(() => ({ cache: new Cache([vector(1)]) })), hides);
+  assert.throws(() => scope(() => [new Cache(new Map([['k', vector(1)]]))]), hides);
+  const outer = vector(1);
+  const [kept, foreign] = scope(() => [new Cache(keep(vector(1))), new Cache([outer])]);
+  for (const tensor of [kept.keys as Tensor, (foreign.keys as Tensor[])[0]]) {
+    assert.not.ok(tensor.disposed);
+    tensor.dispose();
+  }
 });
 
 engine('a scope frees also when its body throws, and refuses a promise', () => {
@@ -214,8 +249,25 @@ engine('the leak report names count, bytes and place', async () => {
     for (let i = 0; i < 3; i++) leaked.push(vector(1, 2));
   });
   assert.is(report.length, 1);
-  assert.match(report[0], /^3 live, 24 bytes, such as tensor #\d+ f32\[2\], made at /);
+  assert.match(report[0], /^3 live, 24 bytes, such as tensor #\d+ f32\[2\], made at vector \(/);
   for (const t of leaked) t.dispose();
+});
+
+engine('the leak report names op and caller, counts 16-bit floats as such, and what is shared once', async () => {
+  const leaked: Tensor[] = [];
+  const forgets = (x: Tensor) => leaked.push(mul(x, x));
+  const report = await leakReport(() => {
+    const x = vector(1, 2, 3, 4);
+    forgets(x);
+    leaked.push(x, x.detach(), reshape(x, [2, 2]), cast(x, 'f16'));
+  });
+  for (const t of leaked) t.dispose();
+  const lines = (pattern: RegExp) => report.filter((line) => pattern.test(line));
+  assert.is(lines(/^1 live, 16 bytes, .*made by mul at .* < forgets \(/).length, 1, report.join('\n'));
+  assert.is(lines(/^1 live, 8 bytes, .*f16\[4\], made by cast at cast\d* \(/).length, 1, report.join('\n'));
+  assert.is(lines(/^1 live, 16 bytes, .*made at vector \(/).length, 1, report.join('\n'));
+  assert.is(lines(/^1 live, 0 bytes, /).length, 2, report.join('\n'));
+  assert.is(lines(/Tensor \(|empty|apply/).length, 0, report.join('\n'));
 });
 
 engine('the profiler counts calls and bytes', () => {
