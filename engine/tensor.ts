@@ -1,7 +1,7 @@
 import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
-import { decoder, type DType, encoder, type HostArray } from './dtype.ts';
-import { DisposedError, ShapeError } from './errors.ts';
+import { bytesOf, decoder, type DType, encoder, type HostArray } from './dtype.ts';
+import { DisposedError, DTypeError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import type { Scope } from './scope.ts';
 import { track } from './scope.ts';
@@ -122,7 +122,8 @@ export class Tensor implements Spec {
 
 /**
  * An uninitialised tensor.
- * @throws ShapeError for sizes that are no whole numbers ≥ 0, OutOfMemoryError when the backend has no room
+ * @throws ShapeError for sizes that are no whole numbers ≥ 0, DTypeError for an unknown dtype, OutOfMemoryError when the
+ * backend has no room
  */
 export function empty(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
   for (const d of shape) {
@@ -130,6 +131,7 @@ export function empty(backend: Backend, shape: readonly number[], dtype: DType =
       throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
     }
   }
+  if (bytesOf(dtype) === undefined) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
   return new Tensor(new Storage(backend, backend.alloc(elements(shape), dtype)), shape, dtype);
 }
 

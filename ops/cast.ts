@@ -27,6 +27,8 @@ function store(to: DType, type: 'f32' | 'i32' | 'u32'): string {
     case 'bf16':
       return 'to_bfloat(f32(v.x)) | (to_bfloat(f32(v.y)) << 16u)';
     case 'bool':
+      // By the bits, −0 aside: drivers may take a comparison with NaN for false.
+      if (type === 'f32') return 'min(bitcast<vec2<u32>>(v) << vec2(1u), vec2(1u))';
       return `select(vec2(0u), vec2(1u), v != vec2<${type}>())`;
     case 'u32':
       if (type === 'f32') return 'vec2(to_u32(v.x), to_u32(v.y))';

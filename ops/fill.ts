@@ -75,7 +75,7 @@ export const arangeOp = /* @__PURE__ */ defineOp<ArangeAttrs>({
 
 /**
  * start, start + step, … below `end` (above it for a negative step), as a vector.
- * @throws ArgumentError for a dtype other than f32 and i32, or a step of 0
+ * @throws ArgumentError for a dtype other than f32 and i32, a step of 0, or fractions in i32
  */
 export function arange(
   backend: Backend,
@@ -84,6 +84,9 @@ export function arange(
 ): Tensor {
   if (step === 0 || (dtype !== 'f32' && dtype !== 'i32')) {
     throw new ArgumentError(`arange: step ${step} of dtype ${dtype}, expected a step other than 0 of f32 or i32`);
+  }
+  if (dtype === 'i32' && !(Number.isInteger(start) && Number.isInteger(step))) {
+    throw new ArgumentError(`arange: start ${start} and step ${step} are no whole numbers; give dtype f32`);
   }
   const size = Math.max(0, Math.ceil((end - start) / step));
   return apply1(arangeOp, [], { start, step, size, dtype }, backend);

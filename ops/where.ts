@@ -16,13 +16,16 @@ const perCondition = (make: (type: string) => Elementwise) => {
   };
 };
 
+/** WGSL: whether the condition is not 0; of f32 by the bits, because drivers may take a comparison with NaN for false. */
+const holds = (type: string) => (type === 'f32' ? '(bitcast<u32>(cond) << 1u) != 0u' : `cond != ${type}(0)`);
+
 const forwardKernel = /* @__PURE__ */ perCondition(
   (type) =>
     new Elementwise({
       name: `where.${type}`,
       reads: { cond: type, a: 'f32', b: 'f32' },
       writes: { y: 'f32' },
-      values: { y: `select(b, a, cond != ${type}(0))` },
+      values: { y: `select(b, a, ${holds(type)})` },
     }),
 );
 
@@ -54,7 +57,7 @@ const keptKernel = [false, true].map((where) =>
         name: `where.backward.${where}.${type}`,
         reads: { cond: type, dy: 'f32' },
         writes: { dx: 'f32' },
-        values: { dx: where ? `select(0.0, dy, cond != ${type}(0))` : `select(dy, 0.0, cond != ${type}(0))` },
+        values: { dx: where ? `select(0.0, dy, ${holds(type)})` : `select(dy, 0.0, ${holds(type)})` },
       }),
   ),
 );

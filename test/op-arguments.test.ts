@@ -1,11 +1,13 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../engine/backend.ts';
+import type { DType } from '../engine/dtype.ts';
 import { ArgumentError, DTypeError, type MatvlmError, ShapeError } from '../engine/errors.ts';
 import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import {
   add,
+  arange,
   backward,
   cat,
   expand,
@@ -116,6 +118,8 @@ const CASES: Case[] = [
   ['expand a new dimension to −1', (b) => expand(vector(b), [-1, 3]), ShapeError, /expand: .*-1/],
   ['oneHot without classes', (b) => oneHot(fill(b, [2], 0, 'i32'), -1), ArgumentError, /one_hot: -1/],
   ['fromData of a negative shape', (b) => fromData(b, [1, 2], [-1, -2]), ShapeError, /-1, -2/],
+  ['a dtype that is none', (b) => zeros(b, [1], 'f64' as DType), DTypeError, /f64/],
+  ['arange of integers by halves', (b) => arange(b, 2, { step: 0.5 }), ArgumentError, /arange: .*0\.5/],
   ['zeros of half an element', (b) => zeros(b, [1.5]), ShapeError, /1\.5/],
 ];
 

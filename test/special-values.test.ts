@@ -3,7 +3,21 @@ import * as assert from 'uvu/assert';
 import type { Backend } from '../engine/backend.ts';
 import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { add, amax, amin, binary, cast, clamp, logsumexp, softmax, sum, unary, unaryNames } from '../ops/index.ts';
+import {
+  add,
+  amax,
+  amin,
+  backward,
+  binary,
+  cast,
+  clamp,
+  logsumexp,
+  softmax,
+  sum,
+  unary,
+  unaryNames,
+  where,
+} from '../ops/index.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
@@ -108,6 +122,23 @@ test('clamp, reductions and softmax keep NaN', async () => {
         assert.ok(y.every((v: number) => Number.isNaN(v)), `${backend.kind} ${name} of ${list.length} values`);
       }
     }
+  }
+});
+
+test('NaN is not 0 as a condition and as bool', async () => {
+  const x = [NaN, 0, -0, 1e-6, -Infinity];
+  for (const backend of [reference, ...others]) {
+    const cond = fromData(backend, x, [5]);
+    for (const dtype of ['f32', 'f16', 'bf16'] as const) {
+      const held = await cast(cast(cond, dtype), 'bool').data();
+      assert.equal([...held], [1, 0, 0, 1, 1], `${backend.kind} ${dtype}`);
+    }
+    const [yes, no] = [3, 5].map((v) => fromData(backend, [v], [1]));
+    for (const t of [yes, no]) t.requiresGrad = true;
+    const y = where(cond, yes, no);
+    backward(sum(y));
+    const got = await Promise.all([y, yes.grad!, no.grad!].map(async (t) => [...(await t.data())]));
+    assert.equal(got, [[3, 5, 5, 3, 3], [3], [2]], backend.kind);
   }
 });
 
