@@ -4,6 +4,7 @@ import { Random } from '../engine/random.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import type { RgbImage } from '../models/matvlm/image/image.ts';
 import { chooseToken, checkSampling, type SamplingOptions } from '../models/matvlm/sampling.ts';
+import type { Turn } from '../models/matvlm/template.ts';
 import { Vlm } from '../models/matvlm/vlm.ts';
 import { smallTeacher, tokenizer } from './support/tiny-model.ts';
 
@@ -66,6 +67,21 @@ sampling('pieces join to the answer; a stop string ends it and is not given out;
   const cut = await vlm.answer({ ...options, stop: [stop] });
   assert.is(cut, whole.slice(0, whole.indexOf(stop)).trim());
   assert.is(backend.memory.live, live);
+});
+
+sampling('earlier turns count, with an image and without', async () => {
+  const vlm = new Vlm(smallTeacher(await WasmBackend.create()), tokenizer);
+  const history = [{ question: 'what color?', answer: 'red' }, { question: 'is it red?', answer: '' }];
+  for (const about of [image, null]) {
+    const promptTokens = async (turns: Turn[]): Promise<number> => {
+      let tokens = 0;
+      await vlm.answer({ image: about, prompt, history: turns, maxNewTokens: 1, onUsage: (u) => (tokens = u.promptTokens) });
+      return tokens;
+    };
+    const length = (turns: Turn[]) => vlm.encoder.encodeTextOnly([...turns, { question: prompt }]).ids.length;
+    assert.is((await promptTokens(history)) - (await promptTokens([])), length(history) - length([]));
+    assert.ok(length(history) > length([]) + 8);
+  }
 });
 
 sampling('abort ends within a token, and usage is told all the same', async () => {

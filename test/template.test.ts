@@ -69,8 +69,21 @@ test('further turns follow without a space and carry labels of their own', () =>
 });
 
 test('text only has no image id', () => {
-  const got = new PromptEncoder(tiny, 'short').encodeTextOnly('is red a color?', 'yes');
+  const got = new PromptEncoder(tiny, 'short').encodeTextOnly([{ question: 'is red a color?', answer: 'yes' }]);
   assert.equal([...got.ids], ids('user : is red a color ? assistant : yes <|endoftext|>'));
+});
+
+test('text only takes turns as well, and an earlier answer may be blank', () => {
+  const encoder = new PromptEncoder(tiny, 'short');
+  const turns = [{ question: 'is red a color?', answer: '' }, { question: 'no?', answer: 'no' }, { question: 'no?' }];
+  const opening = 'is red a color ? assistant :';
+  const rest = ids('<|endoftext|> user : no ? assistant : no <|endoftext|> user : no ? assistant :');
+  assert.equal([...encoder.encodeTextOnly(turns).ids], [...ids(`user : ${opening}`), ...rest]);
+  assert.equal([...encoder.encode(turns).ids], [...ids('user :'), IMAGE_ID, ...ids(opening), ...rest]);
+  for (const encode of [encoder.encode, encoder.encodeTextOnly]) {
+    assert.throws(() => encode.call(encoder, [{ question: 'is it?', answer: ' ' }]), /answer is empty/);
+    assert.throws(() => encode.call(encoder, [{ question: 'is it?' }, { question: 'no?' }]), /Turn 1 of 2 has no answer/);
+  }
 });
 
 test('what a user may not type is refused', () => {
@@ -87,7 +100,7 @@ test('what a user may not type is refused', () => {
     const refused = (e: Error): boolean => e instanceof ArgumentError && why.test(e.message);
     assert.throws(() => encoder.questionIds(text), refused);
     assert.throws(() => encoder.questionIds('what?', text), refused);
-    assert.throws(() => encoder.encodeTextOnly(text), refused);
+    assert.throws(() => encoder.encodeTextOnly([{ question: text }]), refused);
   }
   assert.is(encoder.questionIds('a'.repeat(MAX_PROMPT)).ids.length, 3);
 });

@@ -36,6 +36,7 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
 /** A question with the answer it got; the last turn of a prompt has none yet. */
 export interface Turn {
   readonly question: string;
+  /** Blank where the model ended at once, which only turns before the last may be. */
   readonly answer?: string;
 }
 
@@ -108,31 +109,37 @@ export class PromptEncoder {
    * @throws ArgumentError without a turn, for a turn before the last without an answer, or for a forbidden text
    */
   encode(turns: readonly Turn[]): EncodedPrompt {
+    return concat([this.prefix, ...this.encodeTurns('\n', turns)]);
+  }
+
+  /** A whole conversation without an image: system line, then the turns. @throws ArgumentError as `encode` */
+  encodeTextOnly(turns: readonly Turn[]): EncodedPrompt {
+    return concat(this.encodeTurns(this.template.system + this.template.user, turns, true));
+  }
+
+  /** @param addSpecial with what the tokenizer puts before a text, once */
+  private encodeTurns(opening: string, turns: readonly Turn[], addSpecial = false): EncodedPrompt[] {
     if (turns.length === 0) throw new ArgumentError('A prompt needs at least one question.');
-    const open = turns.findIndex((turn, i) => turn.answer === undefined && i < turns.length - 1);
-    if (open >= 0) {
-      throw new ArgumentError(`Turn ${open + 1} of ${turns.length} has no answer; only the last may lack it.`);
-    }
-    const rest = turns.slice(1).map((turn) => this.encodeTurn(this.template.user, turn));
-    return concat([this.prefix, this.questionIds(turns[0].question, turns[0].answer), ...rest]);
+    return turns.map((turn, i) => {
+      const last = i === turns.length - 1;
+      if (turn.answer === undefined && !last) {
+        throw new ArgumentError(`Turn ${i + 1} of ${turns.length} has no answer; only the last may lack it.`);
+      }
+      const blank = !last && turn.answer?.trim() === '';
+      return this.encodeTurn(i === 0 ? opening : this.template.user, turn, { addSpecial: addSpecial && i === 0, blank });
+    });
   }
 
-  /** A prompt without an image, one turn: system line, question, and the answer if there is one. */
-  encodeTextOnly(question: string, answer?: string): EncodedPrompt {
-    const { system, user } = this.template;
-    return this.encodeTurn(system + user, { question, answer }, true);
-  }
-
-  /** One turn, tokenized in one piece; labels begin with the answer. */
-  private encodeTurn(opening: string, turn: Turn, addSpecial = false): EncodedPrompt {
+  /** One turn, tokenized in one piece; labels begin with the answer. A blank one is the end of text alone. */
+  private encodeTurn(opening: string, turn: Turn, { addSpecial = false, blank = false } = {}): EncodedPrompt {
     checkPromptText(turn.question, 'question', this.tokenizer);
     const asked = opening + turn.question + this.template.assistant;
     const prompt = this.tokenizer.encode(asked, { addSpecial });
     if (turn.answer === undefined) {
       return { ids: Int32Array.from(prompt), labels: new Int32Array(prompt.length).fill(IGNORE_LABEL) };
     }
-    checkPromptText(turn.answer, 'answer', this.tokenizer);
-    const whole = this.tokenizer.encode(`${asked} ${turn.answer}`, { addSpecial });
+    if (!blank) checkPromptText(turn.answer, 'answer', this.tokenizer);
+    const whole = blank ? prompt : this.tokenizer.encode(`${asked} ${turn.answer}`, { addSpecial });
     if (!isPrefix(prompt, whole)) {
       throw new ArgumentError(
         `The tokenizer merges ${JSON.stringify(this.template.assistant)} with the answer ` +

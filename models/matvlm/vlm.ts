@@ -18,7 +18,7 @@ export interface AskOptions extends Omit<GenerateOptions, 'stopIds'> {
   /** null for a question without an image. */
   readonly image: RgbImage | null;
   readonly prompt: string;
-  /** Earlier turns about the same image. */
+  /** Earlier turns, about the same image or without one. */
   readonly history?: readonly Turn[];
   /** Texts that end the answer; they are not given out. */
   readonly stop?: readonly string[];
@@ -62,7 +62,7 @@ export class Vlm {
    */
   async *generate(options: AskOptions): AsyncGenerator<string> {
     const turns = [...(options.history ?? []), { question: options.prompt }];
-    const { ids } = options.image ? this.encoder.encode(turns) : this.encoder.encodeTextOnly(options.prompt);
+    const { ids } = options.image ? this.encoder.encode(turns) : this.encoder.encodeTextOnly(turns);
     const promptTokens = ids.length + (options.image ? imageTokens(this.model.config.model) - 1 : 0);
     checkContext(this.model, promptTokens);
     const pixels = options.image && this.pixels(options.image);
