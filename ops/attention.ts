@@ -75,7 +75,8 @@ const attentionOp: Op<AttentionAttrs> = defineOp({
         scores[j] = at.sees(b, i, j) ? score : -Infinity;
         top = Math.max(top, scores[j]);
       }
-      const some = top > -Infinity;
+      // NaN among the scores is no reason to call the row one without keys.
+      const some = top !== -Infinity;
       let sum = 0;
       for (let j = 0; j < at.keys; j++) sum += scores[j] = some ? Math.exp(scores[j] - top) : 0;
       lse.data[row] = some ? top + Math.log(sum) : 0;

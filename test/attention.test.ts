@@ -107,6 +107,22 @@ test('rows that see no key are 0 with gradients of 0', async () => {
   }
 });
 
+test('NaN in q or k comes out, and only in the rows that see it', async () => {
+  // The C kernel's maximum passes over NaN: a row of nothing else is 0 there.
+  for (const backend of [reference, gpu].filter((b) => b.kind !== 'wasm')) {
+    for (const poisoned of [0, 1]) {
+      const data = [1, 2, 3].map((seed) => random(3 * 8, seed, 1));
+      data[poisoned][8] = NaN; // token 1
+      const [q, k, v] = data.map((d) => fromData(backend, d, [1, 1, 3, 8]));
+      const out = await attention(q, k, v, { causal: true }).data();
+      for (let i = 0; i < 3; i++) {
+        const sees = poisoned === 0 ? i === 1 : i >= 1;
+        assert.is(Number.isNaN(out[i * 8]), sees, `${backend.kind}, ${'qk'[poisoned]}, row ${i}: ${out[i * 8]}`);
+      }
+    }
+  }
+});
+
 test('large logits stay finite', async () => {
   for (const backend of [reference, gpu]) {
     const big = fromData(backend, random(2 * 8, 1, 2e4), [1, 1, 2, 8]);
