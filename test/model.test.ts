@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import type { Backend } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
-import { DataError } from '../engine/errors.ts';
+import { ArgumentError, ConfigError, DataError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { Random } from '../engine/random.ts';
 import { noGrad } from '../engine/tape.ts';
@@ -14,6 +14,8 @@ import { decodeStep, prefill } from '../models/matvlm/generate.ts';
 import { type LossOptions, nextTokenLoss, publishedLosses } from '../models/matvlm/losses.ts';
 import type { MaTVLM } from '../models/matvlm/model.ts';
 import type { TokenBatch } from '../models/matvlm/splice.ts';
+import { createStudent } from '../models/matvlm/student.ts';
+import { evaluate } from '../models/matvlm/train/evaluate.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
 import {
   distillTask,
@@ -23,7 +25,8 @@ import {
   type TrainSettings,
   type TrainTask,
 } from '../models/matvlm/train/loop.ts';
-import { wsd } from '../models/matvlm/train/schedule.ts';
+import { planSchedule, wsd } from '../models/matvlm/train/schedule.ts';
+import { Vlm } from '../models/matvlm/vlm.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
 import { add, backward, square, sum } from '../ops/index.ts';
@@ -31,6 +34,7 @@ import { norm, relativeError } from './support/golden-types.ts';
 import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
 
 const model = suite('model');
+const isArgumentError = (error: Error) => error instanceof ArgumentError;
 const double = new ReferenceBackend({ double: true });
 
 function loader(seed = 1, questionsPerImage = 3, augment = false): BatchLoader {
@@ -429,6 +433,67 @@ model('data that fails while the device is busy ends the run with its own error'
     process.off('unhandledRejection', note);
   }
   assert.equal(unhandled, []);
+});
+
+model('the phases of a schedule add up to its steps', () => {
+  assert.equal(planSchedule(100, 10, 1), { warmup: 10, stable: 0, decay: 90 });
+  assert.equal(planSchedule(100, 10, 0.2), { warmup: 10, stable: 70, decay: 20 });
+  assert.equal(planSchedule(0, 0, 0.2), { warmup: 0, stable: 0, decay: 0 });
+  assert.is(wsd(100, planSchedule(100, 10, 1)), 0);
+  for (const share of [-0.1, 1.1, NaN]) assert.throws(() => planSchedule(100, 10, share), isArgumentError);
+});
+
+model('a loss without a weight and a student without a mixer are refused', async () => {
+  const teacher = smallTeacher(double);
+  const batch = await loader().batch(0);
+  const none = { ...publishedLosses, klWeight: 0, layerWeight: 0, ceWeight: 0 };
+  const student = smallStudent(teacher, [0]);
+  assert.throws(() => distillVqa(teacher, student, batch, none), isArgumentError);
+  const same = smallStudent(teacher, []);
+  assert.throws(() => distillVqa(teacher, same, batch, publishedLosses), isArgumentError);
+  const options = { layers: [], bias: false, from: 'random', identityConv: false } as const;
+  try {
+    await createStudent(teacher, options, new Random(1));
+    assert.unreachable('a student was made');
+  } catch (error) {
+    assert.instance(error, ConfigError);
+  }
+});
+
+model('a batch about whose images nothing is asked names them', async () => {
+  try {
+    await uneven([0, 0]);
+    assert.unreachable('a batch was made');
+  } catch (error) {
+    assert.instance(error, DataError);
+    assert.match((error as Error).message, /batch 0 .*sort-of-clevr\/train\/\d, sort-of-clevr\/train\/\d/);
+  }
+});
+
+model('a question longer than the context is refused by name, in training and in evaluation', async () => {
+  const teacher = smallTeacher(double, smallConfig({ max_position_embeddings: 16 }));
+  const set = new SortOfClevr('train', { length: 1 });
+  const [first] = set.get(0).questions;
+  const ask = (words: number) => {
+    const questions = [{ ...first, question: 'red '.repeat(words) }];
+    const data = { name: 'long', split: 'train' as const, length: 1, get: (i: number) => ({ ...set.get(i), questions }) };
+    const options = { imagesPerBatch: 1, seed: 1, imageSize: 16, aspect: 'square' as const, padId: tokenizer.padId };
+    return { data, batch: () => new BatchLoader([data], encoder, options).batch(0) };
+  };
+  const refused = (e: Error) => e instanceof DataError && /"red red .*(17|18|19) positions .* context has 16/.test(e.message);
+  // Prefix 2, image 4, "assistant :" 2, the answer and the end of text 2.
+  const fits = await ask(6).batch();
+  assert.not.throws(() => vqaLoss(teacher, fits));
+  const long = await ask(7).batch();
+  assert.throws(() => vqaLoss(teacher, long), refused);
+  const vlm = new Vlm(teacher, tokenizer);
+  assert.is((await evaluate(vlm, ask(8).data, { maxNewTokens: 50 })).total, 1);
+  try {
+    await evaluate(vlm, ask(9).data);
+    assert.unreachable('was evaluated');
+  } catch (error) {
+    assert.ok(refused(error as Error), (error as Error).message);
+  }
 });
 
 model('augmented batches are the same for a seed, and hold other images in every epoch', async () => {

@@ -1,10 +1,12 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { ArgumentError } from '../engine/errors.ts';
 import { Random } from '../engine/random.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
+import { generateIds } from '../models/matvlm/generate.ts';
 import type { RgbImage } from '../models/matvlm/image/image.ts';
 import { chooseToken, checkSampling, type SamplingOptions } from '../models/matvlm/sampling.ts';
-import type { Turn } from '../models/matvlm/template.ts';
+import { IMAGE_ID, type Turn } from '../models/matvlm/template.ts';
 import { Vlm } from '../models/matvlm/vlm.ts';
 import { smallTeacher, tokenizer } from './support/tiny-model.ts';
 
@@ -46,7 +48,14 @@ sampling('the repetition penalty weakens what was seen', () => {
 });
 
 sampling('options out of range are refused by name', () => {
-  const bad: SamplingOptions[] = [{ temperature: -1 }, { temperature: NaN }, { topP: 0 }, { topK: 1.5 }, { repetitionPenalty: 0 }];
+  const bad: SamplingOptions[] = [
+    { temperature: -1 },
+    { temperature: NaN },
+    { topP: 0 },
+    { topK: 1.5 },
+    { repetitionPenalty: 0 },
+    { repetitionPenalty: 1e-300 },
+  ];
   for (const options of bad) assert.throws(() => checkSampling(options), new RegExp(Object.keys(options)[0]));
 });
 
@@ -82,6 +91,45 @@ sampling('earlier turns count, with an image and without', async () => {
     assert.is((await promptTokens(history)) - (await promptTokens([])), length(history) - length([]));
     assert.ok(length(history) > length([]) + 8);
   }
+});
+
+sampling('ids and pixels that do not belong together are refused', async () => {
+  const model = smallTeacher(await WasmBackend.create());
+  const pixels = new Float32Array(3 * 16 * 16);
+  const cases: [number[], Float32Array | null, RegExp][] = [
+    [[3, IMAGE_ID, 4], null, /give its pixels/],
+    [[3, 4], pixels, /no place for the image/],
+    [[3, tokenizer.size], null, /holds id/],
+    [[3, -1], null, /holds id -1/],
+    [[], null, /no token/],
+  ];
+  for (const [ids, image, why] of cases) {
+    try {
+      await generateIds(model, ids, image).next();
+      assert.unreachable(`[${ids}] was answered`);
+    } catch (error) {
+      assert.instance(error, ArgumentError);
+      assert.match((error as Error).message, why);
+    }
+  }
+  assert.is(typeof (await generateIds(model, [3, IMAGE_ID, 4], pixels).next()).value, 'number');
+});
+
+sampling('nothing runs where nothing is wanted: aborted before the start, or no new tokens', async () => {
+  const backend = await WasmBackend.create();
+  const model = smallTeacher(backend);
+  const count = backend.memory.buffers;
+  let most = count;
+  const alloc = backend.alloc.bind(backend);
+  backend.alloc = (...args) => {
+    most++;
+    return alloc(...args);
+  };
+  for await (const _ of generateIds(model, [3, 4], null, { signal: AbortSignal.abort() })) assert.unreachable();
+  for await (const _ of generateIds(model, [3, 4], null, { maxNewTokens: 0 })) assert.unreachable();
+  assert.is(most, count);
+  for await (const _ of generateIds(model, [3, 4], null, { maxNewTokens: 1 }));
+  assert.ok(most > count);
 });
 
 sampling('abort ends within a token, and usage is told all the same', async () => {

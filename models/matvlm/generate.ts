@@ -7,6 +7,7 @@ import { slice } from '../../ops/index.ts';
 import { type DecoderState, disposeState, mapState } from './layers/state.ts';
 import type { MaTVLM } from './model.ts';
 import { checkSampling, chooseToken, type SamplingOptions } from './sampling.ts';
+import { IMAGE_ID } from './template.ts';
 
 export interface GenerateOptions extends SamplingOptions {
   /** Tokens to make at most, beyond the prompt. */
@@ -26,9 +27,11 @@ export interface Step {
 /**
  * Runs a prompt with an image in place of its placeholder.
  * @param pixels (1, 3, size, size); null for a prompt without an image
- * @throws ArgumentError when the prompt is longer than the context
+ * @throws ArgumentError for a prompt that is empty or longer than the context, an id out of range, a placeholder without
+ *   an image or an image without a placeholder
  */
 export function prefill(model: MaTVLM, ids: readonly number[], pixels: Tensor | null): Step {
+  checkPrompt(model, ids, pixels !== null);
   return noGrad(() =>
     scope(() => {
       const embeds = pixels
@@ -50,6 +53,18 @@ export function decodeStep(model: MaTVLM, id: number, past: DecoderState): Step 
 function lastStep(model: MaTVLM, embeds: Tensor, past: DecoderState | null): Step {
   const { hidden, state } = model.decoder.forward(embeds, { past });
   return { logits: model.decoder.logits(slice(hidden.at(-1)!, 1, -1)), state };
+}
+
+function checkPrompt(model: MaTVLM, ids: readonly number[], image: boolean): void {
+  const rows = model.config.model.text_config.vocab_size;
+  if (ids.length === 0) throw new ArgumentError('the prompt holds no token');
+  const odd = ids.find((id) => id !== IMAGE_ID && !(Number.isInteger(id) && id >= 0 && id < rows));
+  if (odd !== undefined) throw new ArgumentError(`the prompt holds id ${odd}, expected 0 to ${rows - 1} or ${IMAGE_ID}`);
+  const place = ids.includes(IMAGE_ID);
+  if (place && !image) throw new ArgumentError(`the prompt has a place for an image (${IMAGE_ID}); give its pixels too`);
+  if (image && !place) {
+    throw new ArgumentError(`the prompt has no place for the image; put ${IMAGE_ID} where it belongs, or give no pixels`);
+  }
 }
 
 /** @throws ArgumentError naming both lengths */
@@ -75,6 +90,7 @@ export async function* generateIds(
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) {
     throw new ArgumentError(`maxNewTokens is ${maxNewTokens}, expected a whole number from 0`);
   }
+  if (signal?.aborted || maxNewTokens === 0) return;
   const random = new Random(seed);
   const seen = new Set(ids.filter((id) => id >= 0));
   const context = model.config.model.text_config.max_position_embeddings;

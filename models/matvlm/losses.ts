@@ -1,3 +1,4 @@
+import { ArgumentError } from '../../engine/errors.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add, crossEntropy, distillLoss, type DistillKind, l2Distance, mulScalar, reshape, slice } from '../../ops/index.ts';
@@ -73,6 +74,7 @@ export type RunLayer = (layer: number) => LayerPair[];
  * averaged (kl: over D, all layers). Only where it is the last layer do both go through the final norm. No gradient
  * enters what the teacher computes.
  * @param join one loss from those of the segments
+ * @throws ArgumentError when no layer is replaced
  */
 export function layerLoss(
   student: MaTVLM,
@@ -82,6 +84,9 @@ export function layerLoss(
 ): Tensor {
   const { layers, final_layernorm } = student.decoder;
   const which = kind === 'kl' ? layers.map((_, i) => i) : ssmLayers(student.config);
+  if (which.length === 0) {
+    throw new ArgumentError('the layer-wise loss is over replaced layers, the student has none; set layerWeight to 0');
+  }
   const losses = which.map((i) => {
     const finish = (t: Tensor) => (i === layers.length - 1 ? final_layernorm.forward(t) : t);
     const parts = run(i).map(([output, target, weights]) => {
@@ -95,8 +100,11 @@ export function layerLoss(
   return losses.reduce((sum, loss) => add(sum, loss));
 }
 
-/** Σ weightᵢ·lossᵢ over those with a weight. */
+/** Σ weightᵢ·lossᵢ over those with a weight. @throws ArgumentError when none has one */
 export function weightedSum(terms: readonly (readonly [number, Tensor | null])[]): Tensor {
   const scaled = terms.flatMap(([w, loss]) => (loss && w !== 0 ? [w === 1 ? loss : mulScalar(loss, w)] : []));
+  if (scaled.length === 0) {
+    throw new ArgumentError('klWeight, layerWeight and ceWeight are all 0, so there is nothing to learn; set one above 0');
+  }
   return scaled.reduce((sum, loss) => add(sum, loss));
 }

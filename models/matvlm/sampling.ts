@@ -9,7 +9,10 @@ export interface SamplingOptions {
   readonly topK?: number;
   /** Keep the likeliest that together reach this probability; 1 keeps all. */
   readonly topP?: number;
-  /** Divides the logits of tokens seen before (multiplies negative ones); 1 changes nothing (Keskar et al. 2019). */
+  /**
+   * Divides the logits of tokens seen before (multiplies negative ones), 0.01 to 100; 1 changes nothing (Keskar et al.
+   * 2019).
+   */
   readonly repetitionPenalty?: number;
 }
 
@@ -25,7 +28,8 @@ export function checkSampling(options: SamplingOptions): void {
   within('temperature', 0, 100);
   within('topK', 0, 2 ** 31);
   within('topP', 0, 1, true);
-  within('repetitionPenalty', 0, 100, true);
+  // Nearer to 0 logits would leave the range of f32.
+  within('repetitionPenalty', 0.01, 100);
   if (options.topK !== undefined && !Number.isInteger(options.topK)) {
     throw new ArgumentError(`topK is ${options.topK}, expected a whole number`);
   }

@@ -20,10 +20,16 @@ export function evenLayers(layers: number, share: number): number[] {
   return Array.from({ length: count }, (_, i) => Math.floor((i * layers) / count));
 }
 
-/** The configuration of a student. @throws ConfigError for a layer out of range, or a teacher that is a hybrid already */
+/**
+ * The configuration of a student.
+ * @throws ConfigError for no layer or one out of range, or a teacher that is a hybrid already
+ */
 export function studentConfig({ model, mamba }: MatvlmConfig, layers: readonly number[], bias: boolean): MatvlmConfig {
   if (mamba)
     throw new ConfigError('the teacher has a mamba_config.json: it is a student already; give a pure transformer');
+  if (layers.length === 0) {
+    throw new ConfigError('layers is empty: a student replaces at least one layer of its teacher; name some');
+  }
   const distinct = [...new Set(layers)];
   return { model, mamba: mambaConfig(model.text_config, distinct, bias) };
 }

@@ -1,6 +1,8 @@
+import { DataError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add, cat, type DistillKind, indexSelect, mulScalar, norm, reshape } from '../../ops/index.ts';
+import { imageTokens } from './config.ts';
 import type { DecoderOutput, PassOptions, PhiBlock } from './layers/decoder.ts';
 import { type DecoderState, mapState } from './layers/state.ts';
 import type { MaTVLM } from './model.ts';
@@ -25,6 +27,8 @@ export interface VqaBatch {
   readonly owner: Int32Array;
   readonly questions: number;
   readonly length: number;
+  /** The question, with its answer, of the most tokens. */
+  readonly longest: { readonly question: string; readonly tokens: number };
   /** Tokens in all, padding not counted. */
   readonly tokens: number;
 }
@@ -57,7 +61,11 @@ export function branch(state: DecoderState, owner: Tensor): DecoderState {
   return mapState(state, (t) => indexSelect(t, 0, owner));
 }
 
-/** Runs prefix and questions through the decoder. @param features the tower's output, before the connector */
+/**
+ * Runs prefix and questions through the decoder.
+ * @param features the tower's output, before the connector
+ * @throws DataError when a question is longer than the context leaves room for
+ */
 export function forwardVqa(
   model: MaTVLM,
   batch: VqaBatch,
@@ -65,10 +73,23 @@ export function forwardVqa(
   features: Tensor,
   options: PassOptions = {},
 ): VqaOutput {
+  checkQuestion(model, batch.prefixIds, batch.longest.question, batch.longest.tokens);
   const prefix = forwardPrefix(model, batch, features, options);
   const embeds = model.decoder.embed(inputs.questionIds);
   const branched = { ...options, past: prefix.state, owner: inputs.owner };
   return { prefix, questions: model.decoder.hiddenStates(embeds, branched) };
+}
+
+/** @throws DataError naming a question that does not fit into the context together with prefix and image */
+export function checkQuestion(model: MaTVLM, prefixIds: Int32Array, question: string, tokens: number): void {
+  const most = model.config.model.text_config.max_position_embeddings;
+  const length = prefixIds.length - 1 + imageTokens(model.config.model) + tokens;
+  if (length <= most) return;
+  const start = JSON.stringify(question.length > 60 ? `${question.slice(0, 60)}…` : question);
+  throw new DataError(
+    `the question ${start} takes ${length} positions with its image, the model's context has ${most}; ` +
+      'shorten it, or leave it out of the data',
+  );
 }
 
 /** Runs the prefix of a batch alone. */

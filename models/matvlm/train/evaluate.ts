@@ -5,7 +5,7 @@ import { argmax, slice } from '../../../ops/index.ts';
 import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
 import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
 import type { Vlm } from '../vlm.ts';
-import { branch, forwardPrefix } from '../vqa-pass.ts';
+import { branch, checkQuestion, forwardPrefix } from '../vqa-pass.ts';
 
 /** Right answers among those asked. */
 export interface Score {
@@ -45,7 +45,8 @@ export function accuracy(score: Score): number {
 
 /**
  * Answers every question of a data set greedily, as text, and compares with the answers exactly. All questions on an
- * image share its prefix; questions of one length run as one batch.
+ * image share its prefix; questions of one length run as one batch. An answer ends with the context at the latest.
+ * @throws DataError for a question longer than the context
  */
 export async function evaluate(vlm: Vlm, data: VqaDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
   const { limit = data.length, batch = 16, maxNewTokens = 8, signal, onProgress } = options;
@@ -112,6 +113,7 @@ function byLength(vlm: Vlm, samples: readonly VqaSample[]): Asked[][] {
   samples.forEach((sample, image) =>
     sample.questions.forEach((q, question) => {
       const { ids } = vlm.encoder.questionIds(q.question);
+      checkQuestion(vlm.model, vlm.encoder.prefixIds(), q.question, ids.length);
       const group = groups.get(ids.length) ?? [];
       groups.set(ids.length, group);
       group.push({ image, question, ids });
@@ -130,6 +132,7 @@ async function answerGroup(
   const made: number[][] = group.map(() => []);
   const done = new Set<number>();
   const length = group[0].ids.length;
+  const context = model.config.model.text_config.max_position_embeddings;
   const ids = Int32Array.from(group.flatMap((asked) => Array.from(asked.ids)));
   let step = advance(vlm, ids, length, () =>
     branch(prefix, fromData(model.backend, Int32Array.from(group, (g) => g.image), [group.length], 'i32')),
@@ -141,7 +144,7 @@ async function answerGroup(
       if (chosen[j] === tokenizer.eosId) done.add(j);
       else if (!done.has(j)) made[j].push(chosen[j]);
     }
-    if (done.size === group.length || i + 1 >= maxNewTokens) break;
+    if (done.size === group.length || i + 1 >= maxNewTokens || step.state.length >= context) break;
     const past = step.state;
     step = advance(vlm, Int32Array.from(chosen), 1, () => past);
     disposeState(past);

@@ -77,7 +77,7 @@ export class BatchLoader {
     this.pixels = new Pixels(options.imageSize, options.aspect);
   }
 
-  /** Batch number k, counted over all epochs. */
+  /** Batch number k, counted over all epochs. @throws DataError when nothing is asked about any of its images */
   async batch(k: number): Promise<VqaBatch> {
     const { imagesPerBatch: count } = this.options;
     const epoch = Math.floor(k / this.batchesPerEpoch);
@@ -86,6 +86,10 @@ export class BatchLoader {
     const random = Random.stream(this.options.seed + 1, k);
     const drawn = chosen.map(({ set, index }) => this.sample(set, index, random));
     const questions = drawn.map(({ sample }) => this.ask(sample.questions, random));
+    if (questions.every((list) => list.length === 0)) {
+      const ids = drawn.map(({ sample }) => sample.id).join(', ');
+      throw new DataError(`batch ${k} has no questions: none is asked about ${ids}; leave such images out of the data`);
+    }
     const pixels = new Float32Array(count * 3 * this.options.imageSize ** 2);
     const size = pixels.length / count;
     for (const [i, one] of drawn.entries()) await this.pixels.write(one, pixels, i * size);
@@ -124,17 +128,19 @@ export class BatchLoader {
   }
 }
 
-/** Questions of all images as one padded batch. */
+/** Questions of all images as one padded batch. @throws DataError without a question */
 export function collate(
   questions: readonly (readonly VqaQuestion[])[],
   encoder: PromptEncoder,
   padId: number,
 ): Omit<VqaBatch, 'pixels' | 'images'> {
   const encoded = questions.flatMap((list, image) =>
-    list.map((q) => ({ image, ...encoder.questionIds(q.question, q.answer) })),
+    list.map((q) => ({ image, question: q.question, ...encoder.questionIds(q.question, q.answer) })),
   );
-  const longest = Math.max(...encoded.map((e) => e.ids.length));
-  const length = Math.ceil(longest / LENGTH_STEP) * LENGTH_STEP;
+  if (encoded.length === 0) throw new DataError('a batch has no questions: none is asked about any of its images');
+  const most = encoded.reduce((a, b) => (b.ids.length > a.ids.length ? b : a));
+  const longest = { question: most.question, tokens: most.ids.length };
+  const length = Math.ceil(longest.tokens / LENGTH_STEP) * LENGTH_STEP;
   const questionIds = new Int32Array(encoded.length * length).fill(padId);
   const labels = new Int32Array(encoded.length * length).fill(IGNORE_LABEL);
   encoded.forEach((e, i) => {
@@ -144,5 +150,5 @@ export function collate(
   const prefixIds = encoder.prefixIds();
   const tokens = encoded.reduce((sum, e) => sum + e.ids.length, questions.length * prefixIds.length);
   const owner = Int32Array.from(encoded, (e) => e.image);
-  return { prefixIds, questionIds, labels, owner, questions: encoded.length, length, tokens };
+  return { prefixIds, questionIds, labels, owner, questions: encoded.length, length, longest, tokens };
 }
