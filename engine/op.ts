@@ -53,9 +53,17 @@ export interface Op<A = Record<string, never>> {
   flops?(call: Call<A>): number;
 }
 
+const defined: Op<never>[] = [];
+
 /** Declares an op; a function so that bundlers may drop ops that nobody imports. */
 export function defineOp<A>(op: Op<A>): Op<A> {
+  defined.push(op as Op<never>);
   return op;
+}
+
+/** The ops declared by the modules imported so far: for tests and reports. */
+export function definedOps(): readonly Op<never>[] {
+  return defined;
 }
 
 export function spec(shape: readonly number[], dtype: DType = 'f32'): Spec {

@@ -1,0 +1,106 @@
+import { apply } from '../../engine/apply.ts';
+import type { Backend } from '../../engine/backend.ts';
+import { definedOps, type Op } from '../../engine/op.ts';
+import { noGrad } from '../../engine/tape.ts';
+import { fromData, type Tensor } from '../../engine/tensor.ts';
+import {
+  adamwStep,
+  addInto,
+  addScalar,
+  arange,
+  cast,
+  clone,
+  copy_,
+  dropout,
+  fill,
+  gradNorm,
+  l2Distance,
+  mulScalar,
+  topk,
+} from '../../ops/index.ts';
+import { random } from './agree.ts';
+import type { HostTensor } from './golden-types.ts';
+
+/** A call of an op that the golden vectors, which torch wrote, do not reach. */
+export interface MoreCase {
+  readonly id: string;
+  readonly inputs: readonly HostTensor[];
+  /** Whether its gradient is to be held against differences. */
+  readonly differentiable: boolean;
+  /** By how much inputs, and in what steps the gradient of an output, move: where the op rounds to a grid. */
+  readonly grid?: number;
+  run(inputs: Tensor[], backend: Backend): Tensor[];
+}
+
+function f32(shape: number[], seed: number, map: (v: number) => number = (v) => v): HostTensor {
+  const size = shape.reduce((a, b) => a * b, 1);
+  return { shape, data: random(size, seed).map(map), dtype: 'f32' };
+}
+
+const SHAPE = [5, 7];
+const EIGHTH = 1 / 8;
+const onGrid = (v: number) => Math.round(v / EIGHTH) * EIGHTH;
+
+/** A copy of the first input after `change` wrote to it. */
+function inPlace(change: (dst: Tensor, others: Tensor[]) => void): MoreCase['run'] {
+  return ([x, ...others]) => {
+    const dst = noGrad(() => clone(x));
+    change(dst, others);
+    return [dst];
+  };
+}
+
+/** An op that no module exports. */
+const fold = () => definedOps().find(({ name }) => name === 'fold') as unknown as Op<unknown>;
+
+const inputs = [f32(SHAPE, 1), f32(SHAPE, 2)];
+
+export const moreCases: readonly MoreCase[] = [
+  { id: 'add_scalar', inputs: [inputs[0]], differentiable: true, run: ([x]) => [addScalar(x, 0.75)] },
+  { id: 'mul_scalar', inputs: [inputs[0]], differentiable: true, run: ([x]) => [mulScalar(x, -1.5)] },
+  {
+    id: 'fold, which only unfold calls',
+    inputs: [f32([2, 4, 12], 8)],
+    differentiable: true,
+    run: ([y]) => apply(fold(), [y], { kernel: [2, 2], stride: 2, padding: 1, image: [2, 3, 2, 3] }),
+  },
+  { id: 'clone', inputs: [inputs[0]], differentiable: true, run: ([x]) => [clone(x)] },
+  { id: 'dropout', inputs: [inputs[0]], differentiable: true, run: ([x]) => [dropout(x, 0.3, 2 ** 40 + 5)] },
+  { id: 'l2_distance', inputs, differentiable: true, run: ([a, b]) => [l2Distance(a, b)] },
+  { id: 'topk', inputs: [f32(SHAPE, 3)], differentiable: true, run: ([x]) => topk(x, 3, 1) },
+  ...(['f16', 'bf16'] as const).map((dtype): MoreCase => ({
+    id: `cast to ${dtype} and back`,
+    inputs: [f32(SHAPE, 4, onGrid)],
+    differentiable: true,
+    grid: EIGHTH,
+    run: ([x]) => [cast(cast(x, dtype), 'f32')],
+  })),
+  {
+    id: 'cast to integers',
+    inputs: [f32(SHAPE, 5, (v) => 4 * v)],
+    differentiable: false,
+    run: ([x]) => [cast(x, 'i32'), cast(cast(x, 'i32'), 'u32'), cast(x, 'bool')],
+  },
+  { id: 'fill', inputs: [], differentiable: false, run: (_, b) => [fill(b, SHAPE, 2.5), fill(b, [3], 1, 'i32')] },
+  {
+    id: 'arange',
+    inputs: [],
+    differentiable: false,
+    run: (_, b) => [arange(b, 9, { start: 2, step: 3 }), arange(b, 1, { step: 0.25, dtype: 'f32' })],
+  },
+  { id: 'copy_', inputs, differentiable: false, run: inPlace((dst, [src]) => copy_(dst, src)) },
+  { id: 'add_into', inputs, differentiable: false, run: inPlace((dst, [src]) => addInto(dst, src, 0.5)) },
+  { id: 'grad norm', inputs, differentiable: false, run: (grads) => [gradNorm(grads, 0.5)] },
+  {
+    id: 'adamw',
+    inputs: [...inputs, f32(SHAPE, 6), f32(SHAPE, 7, (v) => v * v)],
+    differentiable: false,
+    run: ([x, grad, m, v], backend) => {
+      const [param, first, second] = [x, m, v].map((t) => noGrad(() => clone(t)));
+      const hyper = fromData(backend, [1e-2, 0.9, 0.95, 1e-8, 0.19, 0.0975], [6]);
+      const stats = fromData(backend, [2, 0.5, 1], [3]);
+      adamwStep({ param, grad, m: first, v: second, hyper, stats, weightDecay: 0.1 });
+      return [param, first, second];
+    },
+  },
+];
