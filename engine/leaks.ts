@@ -41,8 +41,9 @@ export function noteFreed(tensor: Tensor): void {
 
 /**
  * Runs `body` and reports the tensors it made and neither freed nor returned to a scope that did: one line for each
- * place in the code, with count and bytes, most bytes first. A place is the op, and six frames from there outward. What several
- * tensors share (`detach`, `reshape`) counts once, where the first of them was made. Slow: for development and tests.
+ * place in the code, with count and bytes, most bytes first. A place is the op, and six frames from there outward.
+ * What several tensors share (`detach`, `reshape`) counts once, where the first of them was made. Slow: for development
+ * and tests.
  */
 export async function leakReport(body: () => void | Promise<void>): Promise<string[]> {
   const before = tracked;

@@ -10,7 +10,7 @@ export interface OpProfile {
 
 /**
  * Collects time and bytes per op: give it to `backend.profiler`, run, `await backend.sync()`, read `rows()`. On WebGPU
- * rows come when the GPU has been waited for, by `sync` or by reading a tensor; WASM and the reference add them at once.
+ * rows come when the GPU has been waited for, by `sync` or by reading a tensor; the others add them at once.
  */
 export class Profiler {
   private readonly ops = new Map<string, OpProfile>();

@@ -83,8 +83,9 @@ function refuseHidden(value: object, own: Scope): void {
     const candidates = isTensor(held) ? [held] : (items(held) ?? []);
     for (const item of candidates) {
       if (item === null || typeof item !== 'object' || !isTensor(item) || item.scope !== own) continue;
+      const { name } = value.constructor;
       throw new ArgumentError(
-        `scope: its function returned a ${value.constructor.name} whose ${field} holds ${item}, which the scope frees; ` +
+        `scope: its function returned a ${name} whose ${field} holds ${item}, which the scope frees; ` +
           'keep() that tensor, or return it in an array or a plain object',
       );
     }

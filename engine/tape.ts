@@ -168,7 +168,8 @@ export function record<A>(op: Op<A>, inputs: readonly Tensor[], outputs: readonl
 export function recordAlias(name: string, input: Tensor, output: Tensor, pullback: (grad: Tensor) => Tensor): void {
   const edge = gradEnabled() ? edgeOf(input) : null;
   if (!edge) return;
-  const node = new Node(name, [edge], [specOf(input)], [specOf(output)], NOTHING, NOTHING, (_, [grad]) => [pullback(grad!)]);
+  const back: Pullback = (_, [grad]) => [pullback(grad!)];
+  const node = new Node(name, [edge], [specOf(input)], [specOf(output)], NOTHING, NOTHING, back);
   attach(node, [output]);
 }
 
