@@ -57,8 +57,11 @@ INLINE void online_row(const Shape *s, Forward *f, size_t r, size_t seen, size_t
   float max = row_max(row, seen) * s->scale, before = f->max[r];
   if (!(max > before)) max = before == before && max == max ? before : max;  // a NaN stays one
   if (max == NONE) {
-    row_zero(row, n);
-    return;
+    max = row_sum(row, seen);  // −∞ or, because a maximum passes NaN over, NaN
+    if (max == max) {
+      row_zero(row, n);
+      return;
+    }
   }
   float keep = exp1(before - max);
   f->sum[r] = f->sum[r] * keep + row_exp_sum(row, row, seen, s->scale, max);
