@@ -16,6 +16,7 @@ import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { SystemError } from '../engine/errors.ts';
+import { makeFolders } from '../engine/node/files.ts';
 import * as io from '../engine/node/index.ts';
 import { Checkpoint } from '../engine/safetensors/index.ts';
 import { faultyFiles } from './support/faulty-files.ts';
@@ -172,6 +173,18 @@ atomic('nothing half-written is taken for complete', async () => {
   unlinkSync(join(path, 'trainer_state.json'));
   assert.not(await io.isCompleteFolder(path));
   assert.not(await io.isCompleteFolder(join(path, 'nowhere')));
+});
+
+atomic('folders are made one by one, so that a read-only file system is told as such', async () => {
+  const path = join(fresh(), 'a', 'b');
+  const refuse = (code: string) => Promise.reject(Object.assign(new Error(code), { code }));
+  // What Node's mkdir does: the system's own code for one folder, another one for a `recursive` call.
+  const readOnly = (_: string, options?: { recursive?: boolean }) => refuse(options?.recursive ? 'ENOENT' : 'EROFS');
+  const error = await makeFolders(path, readOnly).catch((e: unknown) => e);
+  assert.is((error as { code: string }).code, 'EROFS');
+  await makeFolders(path);
+  await makeFolders(path, readOnly);
+  assert.equal(readdirSync(join(path, '..')), ['b']);
 });
 
 const runs = suite('checkpoints of a run');

@@ -1,5 +1,5 @@
 // The command line from end to end on a tiny configuration, run as a user runs it: the built file in a process.
-import { cpSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -88,6 +88,45 @@ train('falls back over a broken checkpoint with a warning', async () => {
   assert.is(code, 0, stderr);
   assert.match(stderr, /warning: .*checkpoint-7: passed over/);
   assert.equal(log('broken'), log('train'));
+});
+
+train('falls back over a trainer state that lacks fields, and refuses it where it is named', async () => {
+  cpSync(path('runs', 'train'), path('runs', 'hollow'), { recursive: true });
+  writeFileSync(path('runs', 'hollow', 'checkpoint-7', 'trainer_state.json'), '{}');
+  const named = await run('train --resume runs/hollow/checkpoint-7');
+  assert.is(named.code, 1);
+  assert.match(named.stderr, /trainer_state.json: state is undefined, expected/);
+  const { code, stderr } = await run('train --resume runs/hollow');
+  assert.is(code, 0, stderr);
+  assert.match(stderr, /warning: .*checkpoint-7: passed over: .*trainer_state.json: state/);
+  assert.equal(log('hollow'), log('train'));
+});
+
+/** A resume that must be refused, and leave the run's settings as they were. */
+async function refusedResume(name: string, args: string, says: RegExp): Promise<void> {
+  const before = readFileSync(path('runs', name, 'config.yaml'), 'utf8');
+  const { code, stderr } = await run(args);
+  assert.is(code, 2, `${args}: ${stderr}`);
+  assert.match(stderr, says);
+  assert.is(readFileSync(path('runs', name, 'config.yaml'), 'utf8'), before);
+}
+
+train('what a resumed run cannot change is refused, what changes its batches is told', async () => {
+  killedAfter('train', 'changed', 6);
+  const resume = 'train --resume runs/changed';
+  await refusedResume('changed', `${resume} --steps 3`, /--steps: 3, but the run is at step 6 already/);
+  await refusedResume('changed', `${resume} --steps 3 --dry-run`, /--steps: 3, but the run is at step 6 already/);
+  await refusedResume('changed', `${resume} --seed 5`, /--seed: the run .*changed has 0, got 5.*begin a new run/);
+  await refusedResume('changed', `${resume} --model tiny`, /--model: the run .* has \S*micro.json, got tiny/);
+  const { code, stderr } = await run(`${resume} --batch 4`);
+  assert.is(code, 0, stderr);
+  assert.match(stderr, /warning: .*--batch \(2, now 4\); it is no longer the same bit for bit/);
+});
+
+train('the settings of a resumed run name the run itself', async () => {
+  const yaml = readFileSync(path('runs', 'killed', 'config.yaml'), 'utf8');
+  assert.match(yaml, /\nname: killed\n/);
+  assert.match(yaml, `\nruns: ${realpathSync(path('runs'))}\n`);
 });
 
 train('saves and exits with 0 on Ctrl-C, and goes on as if nothing had been', async () => {
@@ -183,6 +222,20 @@ hybrid('a killed distillation goes on to the same numbers', async () => {
   await ok('distill --resume runs/distill-killed');
   assert.equal(log('distill-killed'), log('distill'));
   sameFile('distill', 'distill-killed', 'checkpoint-4/optimizer.safetensors');
+});
+
+hybrid('layers and teacher of a resumed distillation stay', async () => {
+  killedAfter('distill', 'distill-changed', 2);
+  const resume = 'distill --resume runs/distill-changed';
+  await refusedResume('distill-changed', `${resume} --layers 0`, /--layers: the run .* has 1, got 0.*begin a new run/);
+  await ok(`init runs/train other --layers 0`);
+  await refusedResume('distill-changed', `${resume} --teacher other`, /--teacher: the run .*checkpoint-7, got other/);
+  await ok(`${resume} --teacher runs/train`);
+});
+
+hybrid('the stored path of a teacher holds in any folder', async () => {
+  const yaml = readFileSync(path('runs', 'distill', 'config.yaml'), 'utf8');
+  assert.match(yaml, `\nteacher: ${realpathSync(path('runs', 'train', 'checkpoint-7'))}\n`);
 });
 
 hybrid('attention is a better start than chance', async () => {

@@ -19,6 +19,8 @@ export interface CheckpointOptions {
   /** Hears a line for each folder that is passed over. */
   readonly warn?: (message: string) => void;
   readonly files?: FileSystem;
+  /** Throws for a folder whose files are sound but hold what the caller cannot use: it is passed over too. */
+  readonly verify?: (folder: string) => Promise<void>;
 }
 
 const JSON_LIMIT = 64 * 2 ** 20;
@@ -74,11 +76,11 @@ async function verifyJson(path: string, files: FileSystem): Promise<void> {
  */
 export async function latestCheckpoint(
   runDir: string,
-  { warn, files = disk }: CheckpointOptions = {},
+  { warn, files = disk, verify }: CheckpointOptions = {},
 ): Promise<CheckpointFolder | null> {
   await sweep(runDir, undefined, files);
   for (const folder of await listCheckpoints(runDir, files)) {
-    if (await isSound(folder, 'passed over', warn, files)) return folder;
+    if (await isSound(folder, 'passed over', warn, files, verify)) return folder;
   }
   return null;
 }
@@ -114,9 +116,11 @@ async function isSound(
   outcome: string,
   warn: CheckpointOptions['warn'],
   files: FileSystem,
+  verify?: CheckpointOptions['verify'],
 ): Promise<boolean> {
   try {
     await verifyCheckpoint(folder.path, files);
+    await verify?.(folder.path);
     return true;
   } catch (error) {
     warn?.(`${folder.path}: ${outcome}: ${(error as Error).message}`);

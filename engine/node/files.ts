@@ -1,5 +1,6 @@
 import { mkdir, open, readdir, rename, rmdir, stat, unlink } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { codeOf } from './system.ts';
 
 /** An open file. Calls map one to one onto system calls: reads and writes may come out short. */
@@ -31,6 +32,35 @@ export interface FileSystem {
   removeFolder(path: string): Promise<void>;
 }
 
+/**
+ * Makes a folder and those above it that are missing, one by one: Node's own `recursive` tells a read-only file
+ * system as a missing folder, and never ends in folders such as /proc.
+ * @param make makes one folder, as Node's `mkdir` does
+ */
+export async function makeFolders(path: string, make: (path: string) => Promise<unknown> = mkdir): Promise<void> {
+  const missing: string[] = [];
+  for (let at = resolve(path); !(await isFolder(at)); at = dirname(at)) missing.unshift(at);
+  for (const folder of missing) {
+    try {
+      await make(folder);
+    } catch (error) {
+      // Another process may have made it meanwhile.
+      if (codeOf(error) !== 'EEXIST' || !(await isFolder(folder))) throw error;
+    }
+  }
+}
+
+/** False when there is nothing of that name; a file there is an error, as in a path. */
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    if ((await stat(path)).isDirectory()) return true;
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT' && dirname(path) !== path) return false;
+    throw error;
+  }
+  throw Object.assign(new Error(`${path} is a file`), { code: 'ENOTDIR' });
+}
+
 /** Node's file system. */
 export const disk: FileSystem = {
   open: async (path, flags) => openFile(await open(path, flags)),
@@ -44,7 +74,7 @@ export const disk: FileSystem = {
     }
   },
   list: (path) => readdir(path),
-  makeFolder: async (path) => void (await mkdir(path, { recursive: true })),
+  makeFolder: (path) => makeFolders(path),
   rename,
   removeFile: unlink,
   removeFolder: rmdir,

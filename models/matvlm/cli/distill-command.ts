@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import type { Backend } from '../../../engine/backend.ts';
 import { ArgumentError, CheckpointError } from '../../../engine/errors.ts';
 import { diskFolder } from '../../../engine/node/index.ts';
@@ -18,11 +19,12 @@ import { PromptEncoder } from '../template.ts';
 import { disposeModel, loadWeights, readConfig, sharedParameters } from '../weights.ts';
 import type { Context } from './command.ts';
 import { sayDryRun } from './dry-run.ts';
-import type { distillTable } from './distill.ts';
+import { distillTable } from './distill.ts';
 import { UsageError } from './errors.ts';
 import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
 import { say, warn } from './output.ts';
+import { checkSteps } from './resume.ts';
 import { type Outcome, runSession } from './session.ts';
 import {
   finishRun,
@@ -39,14 +41,16 @@ export type DistillSettings = Settings<DistillTable>;
 
 /** `matvlm distill` */
 export async function distill(given: DistillSettings, context: Context<DistillTable>): Promise<void> {
-  const opened = await openSettings<DistillTable>(given, context);
+  const opened = await openSettings(distillTable, given, context);
   const { settings, point } = opened;
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
   const plan = await planDistillation(settings, point?.checkpoint.path ?? null, signal);
+  checkSteps(plan.steps, point?.checkpoint.step ?? 0);
   if (context.flags.dryRun) return sayPlan(plan, settings);
   const tests = await openDatasets(settings.data, 'test', null, signal);
   // A run's newest checkpoint may be another one when this run is resumed.
-  const exact = SHIPPED.includes(settings.teacher) ? settings : { ...settings, teacher: plan.teacher };
+  const shipped = SHIPPED.includes(settings.teacher) && !existsSync(settings.teacher);
+  const exact = shipped ? settings : { ...settings, teacher: plan.teacher };
   await withBackend(settings, async (backend) => {
     const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
     const student = await studentOf(teacher.model, plan, settings, backend);
@@ -97,6 +101,8 @@ export async function planDistillation(
   const steps = settings.steps ?? Math.floor(loader.batchesPerEpoch / settings.accumulate);
   if (steps < 1)
     throw new ArgumentError(`an epoch of ${loader.images} images has no whole step; lower --batch or --accumulate`);
+  // Told here, before anything is made or computed, of a schedule that does not fit.
+  trainSettings(settings, steps);
   const { questions } = sets[0].get(0);
   const lengths = questions.map((q) => encoder.questionIds(q.question, q.answer).ids.length);
   const first = { questions: questions.length, length: Math.max(...lengths) };

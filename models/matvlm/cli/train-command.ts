@@ -24,7 +24,8 @@ import { interrupted } from './interrupt.ts';
 import { say, warn } from './output.ts';
 import type { Settings } from './options.ts';
 import { runSession } from './session.ts';
-import type { trainTable } from './train.ts';
+import { checkSteps } from './resume.ts';
+import { trainTable } from './train.ts';
 import {
   finishRun,
   makeLoader,
@@ -40,7 +41,7 @@ type TrainTable = typeof trainTable;
 
 /** `matvlm train` */
 export async function train(given: Settings<TrainTable>, context: Context<TrainTable>): Promise<void> {
-  const opened = await openSettings<TrainTable>(given, context);
+  const opened = await openSettings(trainTable, given, context);
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
   const prepared = await prepare(opened, signal);
   if (context.flags.dryRun) return sayTrainDryRun(prepared);
@@ -83,6 +84,7 @@ async function prepare({ settings, point }: Opened<Settings<TrainTable>>, signal
   const tokenizer = parseTokenizer(files);
   const stored = point && diskFolder(point.checkpoint.path);
   const config = stored ? await readConfig(stored) : await configOf(settings.model, tokenizer.size);
+  checkSteps(settings.steps, point?.checkpoint.step ?? 0);
   const training = trainSettings(settings, settings.steps);
   const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
   const sets = await openDatasets(settings.data, 'train', settings.images, signal);

@@ -1,4 +1,4 @@
-import { basename } from 'node:path';
+import { basename, dirname, resolve as absolute } from 'node:path';
 import type { Backend } from '../../../engine/backend.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
@@ -6,6 +6,7 @@ import {
   createRun,
   findResume,
   forkRun,
+  isRunName,
   lockRun,
   type ResumePoint,
   type RunFolder,
@@ -16,12 +17,14 @@ import type { TrainSettings } from '../train/loop.ts';
 import { planSchedule } from '../train/schedule.ts';
 import type { Vlm } from '../vlm.ts';
 import type { Context } from './command.ts';
+import { UsageError } from './errors.ts';
 import { accuracyTable } from './evaluation.ts';
-import type { OptionTable, Settings } from './options.ts';
+import { type OptionTable, resolve, type Settings } from './options.ts';
 import { print, say, saySettings, warn } from './output.ts';
 import { writeReport } from './report.ts';
+import { checkResumed, withAbsolutePaths } from './resume.ts';
 import type { Outcome } from './session.ts';
-import { toYaml } from './settings-file.ts';
+import { toYaml, yamlLayer } from './settings-file.ts';
 import type { trainingOptions } from './training-options.ts';
 
 /** The settings that `train` and `distill` have in common. */
@@ -74,16 +77,28 @@ export interface Opened<S> {
   readonly point: ResumePoint | null;
 }
 
-/** Follows `--resume`: the settings are then those of the run, with what is given now over them. */
+/**
+ * Follows `--resume`: the settings are then those of the run, with what is given now over them.
+ * @throws UsageError for a run's name that is none, or settings that the run cannot go on with
+ */
 export async function openSettings<T extends OptionTable>(
+  table: T,
   settings: Settings<T> & TrainingSettings,
   context: Context<T>,
 ): Promise<Opened<Settings<T> & TrainingSettings>> {
+  if (!isRunName(settings.name)) {
+    throw new UsageError(
+      `--name: run name "${settings.name}": expected letters, digits, "_", "." and "-"; --runs chooses the folder`,
+    );
+  }
   const { resume } = context.flags;
   if (resume === undefined) return { settings, point: null };
   const which = resume === true ? 'latest' : String(resume);
   const point = await findResume(which, settings.runs, settings.name, warn);
-  return { settings: context.over(`${point.run}/config.yaml`) as Settings<T> & TrainingSettings, point };
+  const file = `${point.run}/config.yaml`;
+  const over = context.over(file) as Settings<T> & TrainingSettings;
+  await checkResumed(point.run, resolve(table, [yamlLayer(file, table)]), over);
+  return { settings: over, point };
 }
 
 /**
@@ -98,12 +113,18 @@ export async function withRun(
   const run = await openRun(settings, point);
   try {
     saySettings(settings);
-    await writeSettings(run, toYaml(settings, `matvlm ${command} -c config.yaml does the same again`));
+    const stored = withAbsolutePaths(point ? { ...settings, ...placeOf(run) } : settings);
+    await writeSettings(run, toYaml(stored, `matvlm ${command} -c config.yaml does the same again`));
     say(`run ${run.path}`);
     await body(run);
   } finally {
     await run.release();
   }
+}
+
+/** A run may have been copied, renamed or forked since its settings were written. */
+function placeOf({ path }: RunFolder): Pick<TrainingSettings, 'runs' | 'name'> {
+  return { runs: dirname(absolute(path)), name: basename(path) };
 }
 
 function openRun(

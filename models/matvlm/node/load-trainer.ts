@@ -17,8 +17,7 @@ const RandomSchema = v.object({ seed: whole, step: whole });
 export async function loadTrainer(
   folder: string,
 ): Promise<{ snapshot: TrainerSnapshot; tensors: Map<string, Float32Array> }> {
-  const state = await readState(join(folder, 'trainer_state.json'), StateSchema);
-  const random = await readState(join(folder, 'rng_state.json'), RandomSchema);
+  const { state, random } = await readStates(folder);
   const checkpoint = await Checkpoint.open(diskFolder(folder), 'optimizer');
   try {
     const tensors = new Map<string, Float32Array>();
@@ -27,6 +26,17 @@ export async function loadTrainer(
   } finally {
     await checkpoint.close();
   }
+}
+
+/** Checks the small files that a trainer is restored from. @throws CheckpointError naming file and field */
+export async function verifyTrainer(folder: string): Promise<void> {
+  await readStates(folder);
+}
+
+async function readStates(folder: string) {
+  const state = await readState(join(folder, 'trainer_state.json'), StateSchema);
+  const random = await readState(join(folder, 'rng_state.json'), RandomSchema);
+  return { state, random };
 }
 
 async function readState<T>(path: string, schema: v.GenericSchema<unknown, T>): Promise<T> {
@@ -40,5 +50,8 @@ async function readState<T>(path: string, schema: v.GenericSchema<unknown, T>): 
   const result = v.safeParse(schema, json);
   if (result.success) return result.output;
   const [issue] = result.issues;
-  throw new CheckpointError(`${path}: ${v.getDotPath(issue) ?? 'the whole file'}: ${issue.message}`);
+  const field = v.getDotPath(issue) ?? 'the whole file';
+  throw new CheckpointError(
+    `${path}: ${field} is ${issue.received}, expected ${issue.expected ?? 'a whole number'}; resume another checkpoint`,
+  );
 }

@@ -4,6 +4,7 @@ import { ArgumentError, CheckpointError } from '../../../engine/errors.ts';
 import {
   acquireLock,
   type CheckpointFolder,
+  disk,
   latestCheckpoint,
   listCheckpoints,
   type Lock,
@@ -11,6 +12,7 @@ import {
   verifyCheckpoint,
   writeFileAtomic,
 } from '../../../engine/node/index.ts';
+import { verifyTrainer } from './load-trainer.ts';
 
 /** A run's folder: config.yaml, metrics.jsonl, checkpoint-N, samples, report.html. Held by a lock until released. */
 export interface RunFolder {
@@ -18,18 +20,23 @@ export interface RunFolder {
   release(): Promise<void>;
 }
 
+/** Whether a text can name a run: one part of a path, on any system. */
+export function isRunName(name: string): boolean {
+  return /^[\p{L}\p{N}_][\p{L}\p{N}_.-]{0,99}$/u.test(name);
+}
+
 /**
  * Makes `<root>/<name>`, or `<name>-2`, `<name>-3`, … when there are such already: nothing is ever overwritten.
  * @throws SystemError naming the folder and the cause; ArgumentError for a name that is a path
  */
 export async function createRun(root: string, name: string): Promise<RunFolder> {
-  if (!/^[\p{L}\p{N}_][\p{L}\p{N}_.-]{0,99}$/u.test(name)) {
+  if (!isRunName(name)) {
     throw new ArgumentError(
       `run name "${name}": expected letters, digits, "_", "." and "-"; --runs chooses the folder`,
     );
   }
   try {
-    await mkdir(root, { recursive: true });
+    await disk.makeFolder(root);
   } catch (error) {
     throw systemError('create', root, error);
   }
@@ -72,11 +79,12 @@ export async function findResume(
   const [, step] = /^checkpoint-(\d+)$/.exec(basename(path)) ?? [];
   if (step !== undefined) {
     await verifyCheckpoint(path);
+    await verifyTrainer(path);
     const run = dirname(path);
     const [newest] = await listCheckpoints(run);
     return { run, checkpoint: { path, step: Number(step) }, superseded: newest.step > Number(step) };
   }
-  const checkpoint = await latestCheckpoint(path, { warn });
+  const checkpoint = await latestCheckpoint(path, { warn, verify: verifyTrainer });
   if (checkpoint) return { run: path, checkpoint, superseded: false };
   throw new CheckpointError(`${path}: no checkpoint to resume from; leave out --resume to begin a new run`);
 }
