@@ -55,13 +55,27 @@ usage('flags and files: what, where, and what was meant', async () => {
   writeFileSync(path('broken.yaml'), 'lr: [0.1\n');
   await refused('train -c broken.yaml', /broken.yaml:\d+: /, 2);
   await refused('train -c nowhere.yaml', /no file nowhere.yaml/, 2);
-  await refused('train --name ../up', /run name "..\/up"/);
+  await refused('train --name ../up', /--name: run name "..\/up"/, 2);
+  await refused('train --name ../up --dry-run', /--name: run name "..\/up"/, 2);
   await refused('train --data clevr', /"clevr" is no data set; known are sort-of-clevr/);
   await refused('train --data easy-vqa=nowhere', /nowhere.*cannot be read/);
   await refused('train --steps 10 --warmup 10', /warmup of 10 steps does not fit a run of 10/);
   await refused('train --images 3 --batch 4', /3 images, a batch takes 4/);
   await refused('train --resume', /no run with a checkpoint to resume/);
   await refused('distill --kl-weight 0 --layer-weight 0', /there is no loss/, 2);
+});
+
+usage('YAML: aliases stand for their values, a bomb of them and a second document are refused', async () => {
+  writeFileSync(path('alias.yaml'), 'images: 8\nbatch: &n 3\nsteps: *n\n');
+  const dry = await run('train -c alias.yaml --model micro.json --backend wasm --dry-run');
+  assert.is(dry.code, 0, dry.stderr);
+  assert.match(dry.stdout, /steps +3 of 3 images/);
+  const levels = Array.from({ length: 9 }, (_, i) => `&l${i + 1} [${Array(9).fill(`*l${i}`).join(', ')}]`);
+  writeFileSync(path('bomb.yaml'), `data: [&l0 [x], ${levels.join(', ')}]\n`);
+  await refused('train -c bomb.yaml', /bomb.yaml:1: data: aliases of aliases/, 2);
+  writeFileSync(path('two.yaml'), 'batch: 2\n---\nbatch: 3\n');
+  const { stderr } = await refused('train -c two.yaml', /two.yaml:2: a second document begins; expected one/, 2);
+  assert.not.match(stderr, 'parseAllDocuments');
 });
 
 const folders = suite('checkpoint folders');
@@ -208,6 +222,23 @@ folders('a teacher that a student does not fit', async () => {
   await refused(['distill', '--teacher', 'good', '--student', 'good', ...MICRO_FLAGS], /it is no student/, 2);
 });
 
+folders('settings that cannot work leave no run, and a dry run tells them too', async () => {
+  const flags = `distill --teacher good --layers 1 ${MICRO_FLAGS.join(' ')} --steps 4 --name unfit`;
+  await refused(`${flags} --warmup 10 --dry-run`, /warmup of 10 steps does not fit a run of 4/);
+  await refused(`${flags} --warmup 10`, /warmup of 10 steps does not fit a run of 4/);
+  assert.not(existsSync(path('runs', 'unfit')));
+});
+
+folders('no model: not served', async () => {
+  mkdirSync(path('hollow'), { recursive: true });
+  const { stdout } = await refused('serve hollow --port 0', /hollow.*config.json/);
+  assert.is(stdout, '');
+  const bare = spoilt('bare', (folder) => rmSync(join(folder, 'tokenizer.json')));
+  await refused(`serve good ${bare} --port 0`, /tokenizer.json/);
+  const cut = spoilt('cut', (folder) => truncateSync(join(folder, 'model.safetensors'), 2000));
+  await refused(`serve ${cut} --port 0`, /cut.model.safetensors/);
+});
+
 const prompts = suite('images and prompts');
 
 prompts('images that are none', async () => {
@@ -220,17 +251,22 @@ prompts('images that are none', async () => {
   };
   const cases: [string, Uint8Array | string, RegExp][] = [
     ['text.png', 'no image at all', /text.png: .*no PNG, JPEG, GIF or WebP/],
-    ['empty.png', '', /empty.png: .*empty/],
+    ['empty.png', '', /empty.png: .*empty; give an image in PNG, JPEG, GIF or WebP/],
     ['none.png', sized(0, 0), /none.png: .*0×0/],
     ['wide.png', sized(30_000, 8), /wide.png: .*30000×8/],
-    ['cut.png', png.slice(0, 60), /cut.png: /],
+    ['cut.png', png.slice(0, 60), /cut.png: .*truncated or damaged/],
     ['drawing.svg', '<svg xmlns="http://www.w3.org/2000/svg"/>', /drawing.svg: .*no PNG/],
   ];
   for (const [name, content, says] of cases) {
     writeFileSync(path(name), content);
     await refused([...ask('good'), '--image', name], says);
   }
-  await refused([...ask('good'), '--image', 'nowhere.png'], /nowhere.png cannot be read/);
+  await refused([...ask('good'), '--image', 'nowhere.png'], /cannot read nowhere.png: there is no such file.*ENOENT/);
+  await refused([...ask('good'), '--image', 'good'], /cannot read good: it is a folder, expected an image file/);
+  await refused([...ask('good'), '--image', '/dev/zero'], /cannot read \/dev\/zero: it is a device or pipe/);
+  writeFileSync(path('huge.png'), png);
+  truncateSync(path('huge.png'), 3e8);
+  await refused([...ask('good'), '--image', 'huge.png'], /huge.png: 300 MB, expected .* at most 200 MB/);
 });
 
 prompts('questions that cannot be asked', async () => {
@@ -313,8 +349,11 @@ system('a full disk: the checkpoint before stays whole, and the run goes on from
 system('a read-only folder, a folder that is a file', async () => {
   const preload = failing('mkdir', 'EROFS', 'true');
   const args = ['train', '--model', 'micro.json', ...MICRO_FLAGS, '--steps', '1'];
-  await refused(args, /cannot create runs: the file system is read-only.*EROFS/, 1, { preload });
+  await refused(args, /cannot create runs.train\S*: the file system is read-only.*EROFS/, 1, { preload });
+  const absent = [...args, '--runs', 'absent/runs'];
+  await refused(absent, /cannot create absent.runs: the file system is read-only.*EROFS/, 1, { preload });
   await refused([...args, '--runs', 'micro.json/runs'], /cannot create micro.json\/runs: .*ENOTDIR/);
+  await refused([...args, '--runs', 'micro.json'], /cannot create micro.json: .*is a file, expected a folder/);
   await refused('init good micro.json/student', /micro.json\/student/);
   await refused(['eval', 'good', '--images', '1', '--backend', 'wasm', '--out', 'micro.json/x'], /micro.json\/x/);
 });

@@ -1,9 +1,14 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { SystemError } from '../../../engine/errors.ts';
+import { diskFolder } from '../../../engine/node/index.ts';
+import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import { modelFolder, SHIPPED } from '../node/model-folder.ts';
 import { assetPath, packageRoot } from '../node/package-root.ts';
 import { type ServedModel, startServer } from '../serve/server.ts';
+import { outline } from '../sizes.ts';
+import { readTokenizer } from '../vlm.ts';
+import { checkKeys, readConfig } from '../weights.ts';
 import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
 import { print, say, warn } from './output.ts';
@@ -15,8 +20,25 @@ export async function serve(settings: Settings<typeof serveTable>, specs: readon
   if (names.length === 0)
     throw new SystemError('there is no model to serve; give the folder of one: matvlm serve FOLDER');
   const models: ServedModel[] = [];
-  for (const name of names) models.push({ name, folder: await modelFolder(name, warn) });
+  for (const name of names) {
+    const folder = await modelFolder(name, warn);
+    await expectModel(folder);
+    models.push({ name, folder });
+  }
   await serveModels(models, settings);
+}
+
+/** A folder that holds no model is told here, not by the page. Tensor data is not read. */
+async function expectModel(folder: string): Promise<void> {
+  const source = diskFolder(folder);
+  const model = outline(await readConfig(source));
+  await readTokenizer(source);
+  const checkpoint = await Checkpoint.open(source);
+  try {
+    checkKeys(model, checkpoint);
+  } finally {
+    await checkpoint.close();
+  }
 }
 
 /** Serves models until Ctrl-C. @throws SystemError when the port is taken */

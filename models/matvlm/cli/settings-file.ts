@@ -1,9 +1,22 @@
 import { readFileSync } from 'node:fs';
-import { isMap, isScalar, LineCounter, parseDocument, stringify } from 'yaml';
+import {
+  type Document,
+  isMap,
+  isNode,
+  isScalar,
+  LineCounter,
+  type Node,
+  parseDocument,
+  stringify,
+  type YAMLParseError,
+} from 'yaml';
 import { systemError } from '../../../engine/node/index.ts';
 import { UsageError } from './errors.ts';
 import { dashed, type Layer, type OptionTable } from './options.ts';
 import { didYouMean } from '../suggest.ts';
+
+/** How many values the aliases of one setting may stand for. */
+const MAX_ALIASES = 100;
 
 /**
  * Reads the settings of a YAML file. Keys are the flags' names; underscores pass for dashes.
@@ -14,7 +27,7 @@ export function yamlLayer(path: string, table: OptionTable): Layer {
   const document = parseDocument(readText(path), { lineCounter: lines });
   const at = (offset: number) => `${path}:${lines.linePos(offset).line}`;
   const [error] = document.errors;
-  if (error) throw new UsageError(`${at(error.pos[0])}: ${error.message.split('\n')[0].replace(/ at line.*$/, '')}`);
+  if (error) throw new UsageError(`${at(error.pos[0])}: ${wordsOf(error)}`);
   const known = new Map(Object.keys(table).map((key) => [dashed(key), key]));
   const values = new Map<string, unknown>();
   const where = new Map<string, string>();
@@ -31,10 +44,25 @@ export function yamlLayer(path: string, table: OptionTable): Layer {
       );
     }
     if (values.has(found)) throw new UsageError(`${place}: "${name}" is given twice`);
-    values.set(found, value === null ? null : (value as { toJSON(): unknown }).toJSON());
+    values.set(found, isNode(value) ? plain(value, document, `${place}: ${name}`) : value);
     where.set(found, `${place}: ${name}`);
   }
   return { values, where: (key) => where.get(key) ?? path };
+}
+
+function wordsOf(error: YAMLParseError): string {
+  if (error.code === 'MULTIPLE_DOCS') return 'a second document begins; expected one, so delete the line "---"';
+  return error.message.split('\n')[0].replace(/ at line.*$/, '');
+}
+
+/** A value with its aliases resolved. The limit refuses aliases of aliases that blow up to fill the memory. */
+function plain(value: Node, document: Document, where: string): unknown {
+  try {
+    return value.toJS(document, { maxAliasCount: MAX_ALIASES });
+  } catch (error) {
+    if (!(error instanceof ReferenceError)) throw error;
+    throw new UsageError(`${where}: aliases of aliases that stand for too many values; write the values out`);
+  }
 }
 
 function readText(path: string): string {

@@ -96,7 +96,7 @@ export function readImageHeader(bytes: Uint8Array): ImageHeader {
   const format = sniff(bytes);
   if (format === undefined) {
     const what = bytes.length === 0 ? 'The file is empty' : 'The content is no PNG, JPEG, GIF or WebP image';
-    throw new ImageError(`${what}; give one of these four formats.`);
+    throw new ImageError(`${what}; give an image in PNG, JPEG, GIF or WebP format.`);
   }
   let size: Size;
   try {

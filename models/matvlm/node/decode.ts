@@ -1,11 +1,12 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import sharp from 'sharp';
 import { ImageError } from '../../../engine/errors.ts';
+import { systemError } from '../../../engine/node/index.ts';
 import { MAX_PIXELS, readImageHeader } from '../image/header.ts';
 import type { RgbImage } from '../image/image.ts';
 
-/** libvips' own words hold file names and line breaks; the first line says enough. */
-const firstLine = (error: unknown): string => (error as Error).message.split('\n')[0];
+/** Bytes of an image file at most: what any picture of `MAX_PIXELS` takes that is compressed at all. */
+const MAX_FILE = 200e6;
 
 /** One grey value a pixel to three equal ones. */
 function greyToRgb(grey: Uint8Array): Uint8Array {
@@ -31,18 +32,34 @@ export async function decodeImage(bytes: Uint8Array): Promise<RgbImage> {
     const rgb = info.channels === 1 ? greyToRgb(pixels) : pixels;
     return { width: info.width, height: info.height, data: rgb };
   } catch (error) {
-    throw new ImageError(`The image cannot be decoded: ${firstLine(error)}`, { cause: error });
+    throw new ImageError('The image cannot be decoded: it is truncated or damaged; save or copy it anew.', {
+      cause: error,
+    });
+  }
+}
+
+/** The kind is looked at first: a device or a pipe would be read without end. */
+async function readImageFile(path: string): Promise<Uint8Array> {
+  try {
+    const found = await stat(path);
+    if (!found.isFile()) {
+      const kind = found.isDirectory() ? 'folder' : 'device or pipe';
+      throw new ImageError(`cannot read ${path}: it is a ${kind}, expected an image file`);
+    }
+    if (found.size > MAX_FILE) {
+      const [size, most] = [found.size, MAX_FILE].map((bytes) => Math.round(bytes / 1e6));
+      throw new ImageError(`${path}: ${size} MB, expected an image file of at most ${most} MB; scale it down`);
+    }
+    return await readFile(path);
+  } catch (error) {
+    const told = systemError('read', path, error);
+    throw told instanceof ImageError ? told : new ImageError(told.message, { cause: error });
   }
 }
 
 /** Reads and decodes a file; ImageError names the path. */
 export async function readImage(path: string): Promise<RgbImage> {
-  let bytes: Uint8Array;
-  try {
-    bytes = await readFile(path);
-  } catch (error) {
-    throw new ImageError(`${path} cannot be read: ${firstLine(error)}`, { cause: error });
-  }
+  const bytes = await readImageFile(path);
   try {
     return await decodeImage(bytes);
   } catch (error) {
