@@ -156,4 +156,16 @@ sampling('a prompt longer than the context is refused with both lengths', async 
   }
 });
 
+sampling('a signal that aborts from outside is heard between tokens, also on the CPU', async () => {
+  const model = smallTeacher(await WasmBackend.create());
+  const controller = new AbortController();
+  let made = 0;
+  for await (const _ of generateIds(model, [1, 2, 3], null, { maxNewTokens: 60, signal: controller.signal })) {
+    if (++made === 1) setTimeout(() => controller.abort(), 0);
+    const end = performance.now() + 5;
+    while (performance.now() < end);
+  }
+  assert.ok(made < 30, `${made} tokens`);
+});
+
 sampling.run();

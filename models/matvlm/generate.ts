@@ -4,6 +4,7 @@ import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { slice } from '../../ops/index.ts';
+import { breathe } from './breathe.ts';
 import { type DecoderState, disposeState, mapState } from './layers/state.ts';
 import type { MaTVLM } from './model.ts';
 import { checkSampling, chooseToken, type SamplingOptions } from './sampling.ts';
@@ -98,6 +99,7 @@ export async function* generateIds(
   try {
     for (let made = 0; made < maxNewTokens && !signal?.aborted; made++) {
       const logits = Float32Array.from(await step.logits.data());
+      await breathe();
       if (signal?.aborted) return;
       const id = chooseToken(logits, seen, options, random);
       if (stopIds.includes(id)) return;

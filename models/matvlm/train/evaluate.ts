@@ -2,6 +2,7 @@ import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
 import { fromData, type Tensor } from '../../../engine/tensor.ts';
 import { argmax, slice } from '../../../ops/index.ts';
+import { breathe } from '../breathe.ts';
 import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
 import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
 import type { Vlm } from '../vlm.ts';
@@ -46,16 +47,15 @@ export function accuracy(score: Score): number {
 /**
  * Answers every question of a data set greedily, as text, and compares with the answers exactly. All questions on an
  * image share its prefix; questions of one length run as one batch. An answer ends with the context at the latest.
- * @throws DataError for a question longer than the context
+ * @throws DataError for a question longer than the context; the signal's reason when it aborts
  */
 export async function evaluate(vlm: Vlm, data: VqaDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
   const { limit = data.length, batch = 16, maxNewTokens = 8, signal, onProgress } = options;
   const result: Evaluation = { total: 0, correct: 0, byKind: new Map(), samples: [] };
   const images = Math.min(limit, data.length);
   for (let first = 0; first < images; first += batch) {
-    signal?.throwIfAborted();
     const samples = Array.from({ length: Math.min(batch, images - first) }, (_, i) => data.get(first + i));
-    const answers = await answerSamples(vlm, samples, maxNewTokens);
+    const answers = await answerSamples(vlm, samples, maxNewTokens, signal);
     samples.forEach((sample, i) => sample.questions.forEach((q, j) => note(result, sample, q, answers[i][j])));
     onProgress?.(first + samples.length, images);
   }
@@ -80,10 +80,22 @@ interface Asked {
   readonly ids: Int32Array;
 }
 
-async function answerSamples(vlm: Vlm, samples: readonly VqaSample[], maxNewTokens: number): Promise<string[][]> {
+/** Lets other work be done, and ends this one where it is no longer wanted. */
+async function pause(signal?: AbortSignal): Promise<void> {
+  await breathe();
+  signal?.throwIfAborted();
+}
+
+async function answerSamples(
+  vlm: Vlm,
+  samples: readonly VqaSample[],
+  maxNewTokens: number,
+  signal?: AbortSignal,
+): Promise<string[][]> {
   const size = vlm.model.config.model.vision_config.image_size;
   const pixels = new Float32Array(samples.length * 3 * size * size);
   for (const [i, sample] of samples.entries()) {
+    await pause(signal);
     pixels.set(vlm.pixels(await sample.image()), i * 3 * size * size);
   }
   const prefix = noGrad(() =>
@@ -96,7 +108,7 @@ async function answerSamples(vlm: Vlm, samples: readonly VqaSample[], maxNewToke
   const answers = samples.map((s) => new Array<string>(s.questions.length).fill(''));
   try {
     for (const group of byLength(vlm, samples)) {
-      const texts = await answerGroup(vlm, group, state, maxNewTokens);
+      const texts = await answerGroup(vlm, group, state, maxNewTokens, signal);
       group.forEach((asked, i) => {
         answers[asked.image][asked.question] = texts[i];
       });
@@ -127,6 +139,7 @@ async function answerGroup(
   group: readonly Asked[],
   prefix: DecoderState,
   maxNewTokens: number,
+  signal?: AbortSignal,
 ): Promise<string[]> {
   const { model, tokenizer } = vlm;
   const made: number[][] = group.map(() => []);
@@ -134,22 +147,27 @@ async function answerGroup(
   const length = group[0].ids.length;
   const context = model.config.model.text_config.max_position_embeddings;
   const ids = Int32Array.from(group.flatMap((asked) => Array.from(asked.ids)));
+  await pause(signal);
   let step = advance(vlm, ids, length, () =>
     branch(prefix, fromData(model.backend, Int32Array.from(group, (g) => g.image), [group.length], 'i32')),
   );
-  for (let i = 0; ; i++) {
-    const chosen = await step.ids.data();
-    step.ids.dispose();
-    for (let j = 0; j < group.length; j++) {
-      if (chosen[j] === tokenizer.eosId) done.add(j);
-      else if (!done.has(j)) made[j].push(chosen[j]);
+  try {
+    for (let i = 0; ; i++) {
+      const chosen = await step.ids.data();
+      step.ids.dispose();
+      for (let j = 0; j < group.length; j++) {
+        if (chosen[j] === tokenizer.eosId) done.add(j);
+        else if (!done.has(j)) made[j].push(chosen[j]);
+      }
+      if (done.size === group.length || i + 1 >= maxNewTokens || step.state.length >= context) break;
+      await pause(signal);
+      const past = step.state;
+      step = advance(vlm, Int32Array.from(chosen), 1, () => past);
+      disposeState(past);
     }
-    if (done.size === group.length || i + 1 >= maxNewTokens || step.state.length >= context) break;
-    const past = step.state;
-    step = advance(vlm, Int32Array.from(chosen), 1, () => past);
-    disposeState(past);
+  } finally {
+    disposeState(step.state);
   }
-  disposeState(step.state);
   return made.map((tokens) => tokenizer.decode(tokens).trim());
 }
 
