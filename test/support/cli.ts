@@ -15,6 +15,8 @@ export interface CliOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** Code that runs before the command line, to inject a fault. */
   readonly preload?: string;
+  /** In a process group of its own, so that a test can send what a terminal sends. */
+  readonly group?: boolean;
   /** Sees the process once it runs. */
   readonly watch?: (child: ChildProcess) => void;
 }
@@ -23,13 +25,14 @@ export interface CliOptions {
 const CLI = new URL('../cli.js', import.meta.url).pathname;
 
 /** Runs the built command line as a user does; it is killed after 60 s. */
-export function cli(args: readonly string[], { cwd, env = {}, preload, watch }: CliOptions): Promise<Ended> {
+export function cli(args: readonly string[], { cwd, env = {}, preload, group = false, watch }: CliOptions): Promise<Ended> {
   const node = preload ? ['--import', `data:text/javascript,${encodeURIComponent(preload)}`] : [];
   const child = spawn(process.execPath, [...node, CLI, ...args], {
     cwd,
     env: { ...process.env, NO_COLOR: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
     timeout: 60_000,
+    detached: group,
   });
   let [stdout, stderr] = ['', ''];
   child.stdout.on('data', (text) => (stdout += text));

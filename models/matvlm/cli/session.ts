@@ -1,5 +1,6 @@
 import { mkdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { NumericError } from '../../../engine/errors.ts';
 import { diskFolder, pruneCheckpoints, writeFileAtomic } from '../../../engine/node/index.ts';
 import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import type { VqaDataset } from '../data/dataset.ts';
@@ -44,8 +45,8 @@ export interface Session {
 /** How a run ended. */
 export interface Outcome {
   readonly step: number;
-  /** The checkpoint folder of the last step. */
-  readonly checkpoint: string;
+  /** The checkpoint folder of the last step; null where the run was stopped before there was a step to save. */
+  readonly checkpoint: string | null;
   readonly finished: boolean;
   readonly skipped: number;
   /** The evaluation before the first step, if asked for. */
@@ -54,12 +55,16 @@ export interface Outcome {
   readonly evaluation: Evaluation | null;
 }
 
+/** What is said of an outcome without a checkpoint. */
+export const NOTHING_SAVED = 'stopped before the first step; nothing to save';
+
 /** Questions of an evaluation that are kept with their answers. */
 const SAMPLES = 200;
 
 /**
  * Runs training to its end or until the signal aborts: logs each step, saves checkpoints that can be resumed from,
  * evaluates. Whatever ends it, the newest checkpoint stays whole.
+ * @throws NumericError where no step could be taken: the model is then what it was before
  */
 export async function runSession(session: Session): Promise<Outcome> {
   const trainer = new Trainer(session.task, session.loader, session.training);
@@ -98,7 +103,9 @@ class Speed {
 
 class Runner {
   private readonly speed = new Speed();
-  private saved: number;
+  /** The newest checkpoint in the run's own folder. */
+  private checkpoint: string | null;
+  private readonly first: number;
   private readonly progress: Progress;
 
   constructor(
@@ -106,13 +113,16 @@ class Runner {
     private readonly trainer: Trainer,
     private readonly log: MetricsLog,
   ) {
-    this.saved = session.resume ? trainer.state.step : -1;
+    const { resume, run } = session;
+    // A run that goes on in a new folder has nothing there yet.
+    this.checkpoint = resume !== null && dirname(resume) === run.path ? resume : null;
+    this.first = trainer.state.step;
     this.progress = new Progress('train', session.steps, trainer.state.step);
   }
 
   async run(): Promise<Outcome> {
     const { steps, signal, finalEval } = this.session;
-    if (this.saved > 0) await this.catchUp();
+    if (this.session.resume) await this.catchUp();
     const before = this.session.evalFirst && this.step === 0 ? await this.evaluate('start') : null;
     while (this.step < steps && !signal.aborted) {
       await this.trainer.run({ until: this.milestone(), signal, onStep: (report) => this.note(report) });
@@ -121,12 +131,28 @@ class Runner {
       if (this.isDue(this.session.evalEvery) && this.step < steps && !signal.aborted) await this.evaluate('eval');
     }
     this.progress.end();
+    this.expectLearning();
+    if (this.step >= steps) await this.save();
     const ended = this.step >= steps && !signal.aborted;
     const evaluation = ended && finalEval ? await this.evaluate('test') : null;
     if (evaluation) await this.complete(evaluation);
     const { skipped } = this.trainer.state;
     if (skipped > 0) warn(`${skipped} steps were skipped: their loss or gradient was not finite`);
-    return { step: this.step, checkpoint: this.folder(), finished: this.step >= steps, skipped, before, evaluation };
+    return { step: this.step, checkpoint: this.checkpoint, finished: this.step >= steps, skipped, before, evaluation };
+  }
+
+  /** Whether every step so far was skipped: the weights are what they were. */
+  private get untouched(): boolean {
+    return this.trainer.state.skippedInARow >= this.step - this.first;
+  }
+
+  private expectLearning(): void {
+    const steps = this.step - this.first;
+    if (steps === 0 || !this.untouched) return;
+    throw new NumericError(
+      `${steps === 1 ? 'the only step was' : `all ${steps} steps were`} skipped: loss or gradient was not finite, so ` +
+        'the model is what it was and nothing was saved; lower the learning rate, or check the model that it began with',
+    );
   }
 
   private get step(): number {
@@ -161,14 +187,15 @@ class Runner {
     this.progress.update(report.step, `${loss}  ${rate.toLocaleString('en-US')} tokens/s`);
   }
 
+  /** Saves what was learned since the last checkpoint, if anything. */
   private async save(): Promise<void> {
-    if (this.saved === this.step) return;
+    if (this.checkpoint === this.folder() || (this.step > this.first && this.untouched)) return;
     const { run, vlm, tokenizer, card, saveTotalLimit } = this.session;
     const { config, parameters } = vlm.model;
     const trainer = { snapshot: this.trainer.snapshot(), tensors: this.trainer.optimiserTensors() };
     const options = { config, tensors: finiteTensors(parameters), tokenizer, card: { ...card, step: this.step } };
     await saveModel(this.folder(), options, trainer);
-    this.saved = this.step;
+    this.checkpoint = this.folder();
     await pruneCheckpoints(run.path, saveTotalLimit, { warn });
   }
 

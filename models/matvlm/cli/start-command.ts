@@ -19,7 +19,7 @@ import { type Layer, resolve, type Settings } from './options.ts';
 import { duration, percent, print, say } from './output.ts';
 import { type Measured, writeReport } from './report.ts';
 import { serveModels } from './serve-command.ts';
-import type { Outcome } from './session.ts';
+import { NOTHING_SAVED, type Outcome } from './session.ts';
 import type { startTable } from './start.ts';
 import { withBackend, withRun } from './training.ts';
 
@@ -72,12 +72,8 @@ class Job {
   async run(teacher: Vlm): Promise<string | null> {
     const tests = await openDatasets(this.settings.data, 'test', this.given.testImages, this.signal);
     const target = await evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' });
-    const comparison = this.given.compare
-      ? compareWithRandom(this.folder.path, this.plan.steps, this.signal)
-      : Promise.resolve(null);
-    const outcome = await this.distil(teacher, tests);
-    const random = await comparison;
-    if (!outcome.evaluation) return this.sayStopped(outcome);
+    const { outcome, random } = await this.distilBoth(teacher, tests);
+    if (!outcome.evaluation || !outcome.checkpoint) return this.sayStopped(outcome);
     const measured: Measured[] = [
       { name: 'teacher', source: 'teacher', evaluation: target },
       ...(outcome.before
@@ -89,6 +85,24 @@ class Job {
     const report = await this.report(measured, tests, random);
     say(`student ${outcome.checkpoint}\nreport  ${report}`);
     return outcome.checkpoint;
+  }
+
+  /** Distils, and beside it from random initialisation, which ends with this run whatever ends it. */
+  private async distilBoth(
+    teacher: Vlm,
+    tests: readonly VqaDataset[],
+  ): Promise<{ outcome: Outcome; random: string | null }> {
+    const over = new AbortController();
+    const comparison = this.given.compare
+      ? compareWithRandom(this.folder.path, this.plan.steps, AbortSignal.any([this.signal, over.signal]))
+      : Promise.resolve(null);
+    try {
+      const outcome = await this.distil(teacher, tests);
+      return { outcome, random: outcome.evaluation && (await comparison) };
+    } finally {
+      over.abort();
+      await comparison;
+    }
   }
 
   private async distil(teacher: Vlm, tests: readonly VqaDataset[]): Promise<Outcome> {
@@ -129,6 +143,10 @@ class Job {
   }
 
   private sayStopped({ step, checkpoint }: Outcome): null {
+    if (!checkpoint) {
+      say(NOTHING_SAVED);
+      return null;
+    }
     say(`stopped at step ${step} of ${this.plan.steps}, saved in ${checkpoint}`);
     say(`go on with: npx matvlm distill --resume ${this.folder.path}`);
     return null;

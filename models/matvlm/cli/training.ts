@@ -4,6 +4,7 @@ import type { VqaDataset } from '../data/dataset.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
 import {
   createRun,
+  discardUnused,
   findResume,
   forkRun,
   isRunName,
@@ -23,7 +24,7 @@ import { type OptionTable, resolve, type Settings } from './options.ts';
 import { print, say, saySettings, warn } from './output.ts';
 import { writeReport } from './report.ts';
 import { checkResumed, withAbsolutePaths } from './resume.ts';
-import type { Outcome } from './session.ts';
+import { NOTHING_SAVED, type Outcome } from './session.ts';
 import { toYaml, yamlLayer } from './settings-file.ts';
 import type { trainingOptions } from './training-options.ts';
 
@@ -118,6 +119,7 @@ export async function withRun(
     say(`run ${run.path}`);
     await body(run);
   } finally {
+    if (!point) await discardUnused(run);
     await run.release();
   }
 }
@@ -164,6 +166,7 @@ export interface Ended {
 export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
   const { step, finished, checkpoint, evaluation } = outcome;
   const { command, run, steps, settings, tests, backend } = ended;
+  if (!checkpoint) return say(NOTHING_SAVED);
   if (!finished) {
     say(`stopped at step ${step} of ${steps}, saved in ${checkpoint}`);
     say(`go on with: matvlm ${command} --resume ${run.path}`);

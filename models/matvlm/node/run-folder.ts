@@ -1,4 +1,4 @@
-import { copyFile, mkdir, readdir } from 'node:fs/promises';
+import { copyFile, mkdir, readdir, rmdir, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { ArgumentError, CheckpointError } from '../../../engine/errors.ts';
 import {
@@ -55,6 +55,20 @@ export async function createRun(root: string, name: string): Promise<RunFolder> 
 export async function lockRun(path: string): Promise<RunFolder> {
   const lock: Lock = await acquireLock(path);
   return { path, release: () => lock.release() };
+}
+
+/** What a run's folder holds before anything was computed. */
+const UNUSED = ['config.yaml', 'metrics.jsonl', 'run.lock'];
+
+/** Removes a new run's folder in which there is nothing yet but its settings; the lock must still be held. */
+export async function discardUnused({ path, release }: RunFolder): Promise<void> {
+  const entries = await readdir(path).catch(() => []);
+  const metrics = await stat(join(path, 'metrics.jsonl')).catch(() => ({ size: 0 }));
+  if (metrics.size > 0 || entries.some((entry) => !UNUSED.includes(entry))) return;
+  for (const entry of entries) if (entry !== 'run.lock') await unlink(join(path, entry)).catch(() => {});
+  await release();
+  // Not empty where another process put something into it meanwhile: it stays then.
+  await rmdir(path).catch(() => {});
 }
 
 /** Where a run goes on. */
