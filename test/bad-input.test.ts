@@ -282,6 +282,17 @@ prompts('questions that cannot be asked', async () => {
   await refused([...ask('good'), '--top-p', '0'], /--top-p: expected a number above 0 to 1/, 2);
 });
 
+usage('numbers that are not finite, decay rates of 1, empty items', async () => {
+  await refused('train --lr 1e400', /--lr: expected a number above 0, got Infinity$/, 2);
+  await refused('train --eps Infinity', /--eps: expected a number above 0, got Infinity$/, 2);
+  await refused('train --betas 1,1', /--betas: expected .* from 0 and below 1, got \[1,1\]$/, 2);
+  writeFileSync(path('inf.yaml'), 'temperature: .inf\n');
+  await refused('distill -c inf.yaml', /inf.yaml:1: temperature: expected a number .*, got Infinity$/, 2);
+  const penalty = /--repetition-penalty: expected a number from 0.01 to 100, got 0.001$/;
+  await refused([...ask('good'), '--repetition-penalty', '0.001'], penalty, 2);
+  await refused('train --data ,', /--data: expected a list of texts, none of them empty, got \["",""\]$/, 2);
+});
+
 const numbers = suite('numbers that are not finite');
 
 numbers('a teacher that overflows: steps are skipped, then the run stops', async () => {
@@ -298,6 +309,12 @@ numbers('a teacher that overflows: steps are skipped, then the run stops', async
   assert.ok(lines.slice(0, 3).every((line) => (JSON.parse(line) as { skipped: boolean }).skipped));
   assert.equal(checkpoints('sick-run'), []);
   await refused(ask('sick'), /logit of token 0 is NaN/);
+});
+
+numbers('a run that skipped all of its steps has no result', async () => {
+  const flags = [...MICRO_FLAGS, '--accumulate', '1', '--steps', '4', '--save-every', '2', '--name', 'idle'];
+  await refused(['distill', '--teacher', 'sick', ...flags], /all 4 steps were skipped.*nothing was saved/);
+  assert.equal(checkpoints('idle'), []);
 });
 
 numbers('a rate that blows up: the last good checkpoint stays', async () => {
@@ -356,6 +373,10 @@ system('a read-only folder, a folder that is a file', async () => {
   await refused([...args, '--runs', 'micro.json'], /cannot create micro.json: .*is a file, expected a folder/);
   await refused('init good micro.json/student', /micro.json\/student/);
   await refused(['eval', 'good', '--images', '1', '--backend', 'wasm', '--out', 'micro.json/x'], /micro.json\/x/);
+  for (const out of ['nowhere/x.json', 'runs']) {
+    const { stderr } = await refused(['eval', 'good', '--backend', 'wasm', '--out', out], new RegExp(`cannot write ${out}`));
+    assert.is(stderr.trim().split('\n').length, 1, 'refused before the work');
+  }
 });
 
 system('a run that another process writes', async () => {

@@ -1,4 +1,6 @@
-import { diskFolder, writeFileAtomic } from '../../../engine/node/index.ts';
+import { mkdtemp, rmdir, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { diskFolder, systemError, writeFileAtomic } from '../../../engine/node/index.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
 import { openDatasets } from '../node/datasets.ts';
 import { modelFolder } from '../node/model-folder.ts';
@@ -11,6 +13,7 @@ import { print, printJson, say, warn } from './output.ts';
 
 /** `matvlm eval MODEL` */
 export async function evalModel(settings: Settings<typeof evalTable>, spec: string, json: boolean): Promise<void> {
+  if (settings.out) await expectWritable(settings.out);
   const folder = await modelFolder(spec, warn);
   const signal = interrupted('Stopping without a result; Ctrl-C again quits at once.');
   const sets = await openDatasets(settings.data, settings.split, settings.images, signal);
@@ -36,5 +39,16 @@ export async function evalModel(settings: Settings<typeof evalTable>, spec: stri
     else print(accuracyTable(new Map([[spec, { total, correct, byKind, samples }]])));
   } finally {
     closeBackend(backend);
+  }
+}
+
+/** Fails before the work, not after it, where a file could not be written. @throws SystemError naming it and the cause */
+async function expectWritable(path: string): Promise<void> {
+  try {
+    await rmdir(await mkdtemp(join(dirname(path), '.matvlm-')));
+    const isFolder = (await stat(path).catch(() => null))?.isDirectory();
+    if (isFolder) throw Object.assign(new Error(path), { code: 'EISDIR' });
+  } catch (error) {
+    throw systemError('write', path, error);
   }
 }

@@ -9,7 +9,7 @@ export const generateTable = {
   temperature: number('0 always takes the likeliest token', 0, { min: 0, max: 100 }),
   topK: count('draw among so many of the likeliest; 0 among all', 0, 0),
   topP: number('draw among the likeliest that reach this probability', 1, { above: 0, max: 1 }),
-  repetitionPenalty: number('divides the logits of tokens seen before', 1, { above: 0, max: 100 }),
+  repetitionPenalty: number('divides the logits of tokens seen before', 1, { min: 0.01, max: 100 }),
   stop: optional(texts('texts that end the answer', [''], '<text,text,…>')),
   seed: count('seed of the draws', 0, 0),
   backend: backendOption,

@@ -25,13 +25,15 @@ interface Range {
   readonly min?: number;
   readonly above?: number;
   readonly max?: number;
+  readonly below?: number;
   readonly whole?: boolean;
 }
 
-/** A number within a range; both ends belong to it, `above` does not. */
+/** A finite number within a range; both ends belong to it, `above` and `below` do not. */
 export function number(about: string, fallback: number, range: Range = {}): Option<number> {
-  const { min = -Infinity, above = -Infinity, max = Infinity, whole = false } = range;
-  const fits = (x: number) => x >= min && x > above && x <= max && (!whole || Number.isSafeInteger(x));
+  const { min = -Infinity, above = -Infinity, max = Infinity, below = Infinity, whole = false } = range;
+  const within = (x: number) => x >= min && x > above && x <= max && x < below;
+  const fits = (x: number) => within(x) && (whole ? Number.isSafeInteger(x) : Number.isFinite(x));
   const schema = v.pipe(v.number(`expected ${rangeText(range)}`), v.check(fits, `expected ${rangeText(range)}`));
   return { about, schema, fallback, argument: whole ? '<n>' : '<number>', parse: parseNumber };
 }
@@ -41,11 +43,12 @@ export function count(about: string, fallback: number, min = 1): Option<number> 
   return number(about, fallback, { whole: true, min });
 }
 
-function rangeText({ min, above, max, whole }: Range): string {
+function rangeText({ min, above, max, below, whole }: Range): string {
   const parts = [whole ? 'a whole number' : 'a number'];
   if (min !== undefined) parts.push(`from ${min}`);
   if (above !== undefined) parts.push(`above ${above}`);
   if (max !== undefined) parts.push(`to ${max}`);
+  if (below !== undefined) parts.push(`and below ${below}`);
   return parts.join(' ');
 }
 
@@ -75,7 +78,9 @@ export function toggle(about: string, fallback: boolean): Option<boolean> {
 
 /** Texts, in flags parted by commas. */
 export function texts(about: string, fallback: readonly string[], argument: string): Option<readonly string[]> {
-  const schema = v.pipe(v.array(v.pipe(v.string(), v.nonEmpty()), 'expected a list of texts'), v.minLength(1));
+  const what = 'expected a list of texts, none of them empty';
+  const item = v.pipe(v.string(what), v.nonEmpty(what));
+  const schema = v.pipe(v.array(item, what), v.minLength(1, what));
   return { about, schema, fallback, argument, parse: (s) => s.split(',').map((item) => item.trim()) };
 }
 
@@ -157,7 +162,11 @@ function check(option: Option<unknown>, layer: Layer, key: string): unknown {
   const value = layer.values.get(key);
   const result = v.safeParse(option.schema, value);
   if (result.success) return result.output;
-  throw new UsageError(
-    `${layer.where(key)}: ${result.issues[0].message}, got ${JSON.stringify(value) ?? String(value)}`,
-  );
+  throw new UsageError(`${layer.where(key)}: ${result.issues[0].message}, got ${spelled(value)}`);
+}
+
+/** A value as JSON, with the numbers that JSON does not have. */
+function spelled(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(spelled).join(',')}]`;
+  return typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? String(value));
 }

@@ -32,7 +32,7 @@ export function trainingOptions(d: TrainingDefaults) {
     augment: toggle('train on symmetries of the images, another one each time, where a set has them', false),
     accumulate: count('batches to a step', d.accumulate),
     lr: number('peak learning rate', d.lr, { above: 0 }),
-    betas: numbers("AdamW's decay rates of the moments", [0.9, 0.95], { min: 0, max: 1 }, 2),
+    betas: numbers("AdamW's decay rates of the moments", [0.9, 0.95], { min: 0, below: 1 }, 2),
     eps: number("AdamW's epsilon", 1e-8, { above: 0 }),
     weightDecay: number('weight decay, on matrices only', d.weightDecay, { min: 0 }),
     clip: number('clip the global gradient norm here; 0 does not', d.clip, { min: 0 }),
