@@ -51,6 +51,14 @@ stop('in the first evaluation of start too', async () => {
   assert.equal(readdirSync(path('runs')), ['train']);
 });
 
+stop('within an evaluation, the steps before it are saved', async () => {
+  const flags = '--steps 40 --warmup 1 --save-every 40 --eval-every 2 --name within';
+  const ended = await run(`train --model micro.json ${micro} ${flags}`, { preload: interruptAt(/^eval \d/m) });
+  assert.is(ended.code, 0, ended.stderr);
+  assert.match(ended.stderr, /stopped at step 2 of 40, saved in \S*checkpoint-2\n/);
+  assert.ok(existsSync(path('runs', 'within', 'checkpoint-2', '_SUCCESS')));
+});
+
 stop('eval hears Ctrl-C within its work', async () => {
   let sent = false;
   const ended = await run('eval runs/train --backend wasm --batch 1', {

@@ -132,7 +132,8 @@ class Runner {
     }
     this.progress.end();
     this.expectLearning();
-    if (this.step >= steps) await this.save();
+    // Ctrl-C within an evaluation comes after steps that were not due to be saved.
+    if (this.step >= steps || (signal.aborted && this.step > this.first)) await this.save();
     const ended = this.step >= steps && !signal.aborted;
     const evaluation = ended && finalEval ? await this.evaluate('test') : null;
     if (evaluation) await this.complete(evaluation);
