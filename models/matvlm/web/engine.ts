@@ -76,7 +76,6 @@ export class BrowserEngine {
       const fresh = text === '' ? piece.trimStart() : piece;
       text += fresh;
       onPiece(fresh);
-      await breathe();
     }
     return summary(vlm, text, usage!, performance.now() - began, question, signal.aborted);
   }
@@ -158,16 +157,4 @@ function summary(vlm: Vlm, text: string, usage: Usage, total: number, question: 
     cacheBytesPerToken: cacheBytes(config, length + 1) - cacheBytes(config, length),
     aborted,
   };
-}
-
-/** Lets messages in: on WASM nothing in between would, and an abort could not be heard. */
-function breathe(): Promise<void> {
-  return new Promise((resolve) => {
-    const { port1, port2 } = new MessageChannel();
-    port1.onmessage = () => {
-      port1.close();
-      resolve();
-    };
-    port2.postMessage(null);
-  });
 }
