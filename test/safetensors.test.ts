@@ -5,13 +5,14 @@ import { toBfloat, toHalf } from '../engine/dtype.ts';
 import { CheckpointError, DTypeError } from '../engine/errors.ts';
 import {
   Checkpoint,
+  SAFE_BITS,
   SafetensorsFile,
   blobSource,
   bytesSource,
   convert,
   filesFolder,
 } from '../engine/safetensors/index.ts';
-import type { ReadKind, SafeDType } from '../engine/safetensors/index.ts';
+import type { FolderSource, ReadKind, SafeDType } from '../engine/safetensors/index.ts';
 import { HOSTILE } from './safetensors-hostile.ts';
 
 /** A file made without the writer under test: length, header, data. */
@@ -69,6 +70,32 @@ read('a plain file', async () => {
 read('a header alone, and an empty one', async () => {
   assert.is((await open(fileOf('{}', new Uint8Array(0)))).entries.size, 0);
   assert.is((await open(fileOf('{ "__metadata__" : { } }   ', new Uint8Array(0)))).entries.size, 0);
+});
+
+read('metadata of null is none, as the format\'s own reader has it', async () => {
+  const file = await open(fileOf(HEADER.replace('{"format":"pt"}', ' null '), DATA));
+  assert.is(file.metadata.size, 0);
+  assert.is(file.entries.size, 3);
+});
+
+/** Every element type of the format, with its bits. */
+const BITS: Record<string, number> = {
+  ...{ F64: 64, C64: 64, I64: 64, U64: 64, F32: 32, I32: 32, U32: 32, F16: 16, BF16: 16, I16: 16, U16: 16 },
+  ...{ F8_E4M3: 8, F8_E4M3FNUZ: 8, F8_E5M2: 8, F8_E5M2FNUZ: 8, F8_E8M0: 8, I8: 8, U8: 8, BOOL: 8 },
+  ...{ F6_E2M3: 6, F6_E3M2: 6, F4: 4 },
+};
+
+read('every element type, those of less than a byte too', async () => {
+  assert.equal(SAFE_BITS, BITS);
+  for (const [dtype, bits] of Object.entries(BITS)) {
+    const header = (shape: number[], end: number) => JSON.stringify({ a: { dtype, shape, data_offsets: [0, end] } });
+    const file = await open(fileOf(header([2, 4], bits), new Uint8Array(bits).fill(7)));
+    assert.equal(await file.read('a'), new Uint8Array(bits).fill(7), dtype);
+    if (bits >= 8) continue;
+    await refused(open(fileOf(header([1], 1), new Uint8Array(1))), dtype, /no whole number of bytes/);
+    const error = await file.readAs('a', 'f32').then(() => assert.unreachable(), (e: unknown) => e);
+    assert.instance(error, DTypeError);
+  }
 });
 
 read('cut off at every byte', async () => {
@@ -223,6 +250,26 @@ sharded('an index and its shards', async () => {
   assert.is(weights.spec('a').dtype, 'U8');
   assert.is(weights.totalBytes, 2);
   await refused(weights.read('c'), 'unknown', /no tensor "c"/);
+});
+
+sharded('fields of an index that nothing reads are any JSON, and nothing else', async () => {
+  const open = (value: string) => Checkpoint.open(folder(`{"more":${value},"weight_map":${JSON.stringify(MAP)}}`));
+  const long = '7'.repeat(100);
+  const taken = ['0', '-0', '1.5e+9', '1E-7', 'true', 'false', 'null', '[]', '[ 0 , [ ] ]', '{"a":[{}]}', '"\\u00e9"'];
+  for (const value of [...taken, long, `-${long}.${long}e${long}`, `[${long},${long}]`]) {
+    assert.equal((await open(value)).keys(), ['a', 'b'], value);
+  }
+  const refuses = ['', '-', '01', '1.', '.5', '1e', '1e+', '+1', '0x1', 'nul', 'nulll', 'True', 'NaN', '1 2', '[1,]'];
+  for (const value of [...refuses, `${long}x`, `0${long}`, `${long}.`, `${long}e`, `${long}-`, `-${long}..1`]) {
+    await refused(open(value), value);
+  }
+});
+
+sharded('an index is told from a file that is too large for one before it is read', async () => {
+  const read = () => assert.unreachable('it was read');
+  const index = { name: 'folder/index', size: async () => 2 ** 30, read, close: async () => {} };
+  const source = { name: 'folder', open: async (file: string) => (file.endsWith('.json') ? index : null) };
+  await refused(Checkpoint.open(source as unknown as FolderSource), 'size', /1073741824 bytes, expected at most/);
 });
 
 sharded('index and shards that disagree, or names that lead elsewhere', async () => {

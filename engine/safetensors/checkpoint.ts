@@ -7,7 +7,8 @@ import { quote } from './json.ts';
 import { readWhole } from './source.ts';
 import type { FolderSource } from './source.ts';
 
-const INDEX_LIMIT = 64 * 2 ** 20;
+/** Largest index that is read: 100,000 tensors take some 20 MB. */
+const INDEX_LIMIT = 32 * 2 ** 20;
 
 /**
  * The weights of a folder: `model.safetensors`, or `model.safetensors.index.json` and its shards. Opening reads and

@@ -1,7 +1,7 @@
 import { fromHalf, toBfloat, toHalf } from '../dtype.ts';
 import type { DType } from '../dtype.ts';
 import { CheckpointError, DTypeError } from '../errors.ts';
-import { SAFE_BYTES } from './format.ts';
+import { SAFE_BITS } from './format.ts';
 import type { SafeDType } from './format.ts';
 
 /** What `readAs` returns for each kind; f16 and bf16 are raw bits, bool is words of 0 and 1. */
@@ -49,7 +49,7 @@ interface Data {
   readonly size: number;
 }
 
-const count = (d: Data) => d.size / SAFE_BYTES[d.dtype];
+const count = (d: Data) => (d.size * 8) / SAFE_BITS[d.dtype];
 const u8 = (d: Data) => new Uint8Array(d.buffer, d.offset, d.size);
 const u16 = (d: Data) => new Uint16Array(d.buffer, d.offset, d.size / 2);
 const i32 = (d: Data) => new Int32Array(d.buffer, d.offset, d.size / 4);

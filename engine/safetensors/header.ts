@@ -1,5 +1,5 @@
 import { CheckpointError } from '../errors.ts';
-import { isSafeDType, RANK_LIMIT, SAFE_BYTES, spanOf, TENSOR_LIMIT } from './format.ts';
+import { isSafeDType, RANK_LIMIT, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
 import type { SafeDType, SafeEntry } from './format.ts';
 import { JsonScanner, quote } from './json.ts';
 
@@ -15,6 +15,10 @@ export interface Header {
  * Reads the JSON header of a safetensors file and checks it against the format's rules and against the `dataSize`
  * bytes that follow it. Throws a CheckpointError that names the file, the byte (of the file) or tensor, and what was
  * expected. Format: https://huggingface.co/docs/safetensors
+ *
+ * Takes what the format's own reader takes, a `__metadata__` of null too, but for what could be read in two ways or
+ * without bound: a key given twice, `__proto__`, a field of a tensor that is unknown, white space before `{`, padding by
+ * anything but spaces, numbers of 2^53 and more, more than 100,000 tensors or 32 dimensions.
  */
 export function parseHeader(file: string, bytes: Uint8Array, dataSize: number): Header {
   let tensor: string | undefined;
@@ -29,7 +33,7 @@ export function parseHeader(file: string, bytes: Uint8Array, dataSize: number): 
   let metadata: Map<string, string> | undefined;
   const onKey = (key: string, at: number) => {
     if (key === '__metadata__') {
-      metadata = parseMetadata(scan);
+      metadata = scan.takeNull() ? new Map() : parseMetadata(scan);
       return;
     }
     if (entries.size === TENSOR_LIMIT) fail(at, `more than ${TENSOR_LIMIT} tensors`);
@@ -82,7 +86,7 @@ function entryParser(scan: JsonScanner, fail: Fail): (at: number) => SafeEntry {
 function parseDType(scan: JsonScanner, at: number, fail: Fail): SafeDType {
   const dtype = scan.string('dtype');
   if (isSafeDType(dtype)) return dtype;
-  return fail(at, `unknown dtype ${quote(dtype)}, expected one of ${Object.keys(SAFE_BYTES).join(', ')}`);
+  return fail(at, `unknown dtype ${quote(dtype)}, expected one of ${Object.keys(SAFE_BITS).join(', ')}`);
 }
 
 function checkEntry(entry: SafeEntry, at: number, fail: Fail): SafeEntry {
@@ -91,7 +95,7 @@ function checkEntry(entry: SafeEntry, at: number, fail: Fail): SafeEntry {
     fail(at, `data_offsets [${[begin, end].join(', ')}], expected [begin, end] with begin ≤ end`);
   }
   const span = spanOf(dtype, shape);
-  if (Number.isNaN(span)) fail(at, `shape [${shape}] of ${dtype} has 2^53 bytes or more`);
+  if (Number.isNaN(span)) fail(at, `shape [${shape}] of ${dtype} is no whole number of bytes below 2^53`);
   if (span !== end - begin) {
     fail(at, `shape [${shape}] of ${dtype} needs ${span} bytes, data_offsets [${begin}, ${end}] give ${end - begin}`);
   }

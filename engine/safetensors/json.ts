@@ -5,13 +5,15 @@ const TEXT_LIMIT = 16 * 2 ** 20;
 /** Keys of one object: the format's tensors and `__metadata__`. */
 const KEY_LIMIT = TENSOR_LIMIT + 1;
 const DEPTH_LIMIT = 64;
-const SPACE = new Set([0x20, 0x09, 0x0a, 0x0d]);
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 const code = (char: string) => char.charCodeAt(0);
 const QUOTE = code('"');
 const BACKSLASH = code('\\');
+const isSpace = (byte: number) => byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09;
 const isDigit = (byte: number) => byte >= 0x30 && byte <= 0x39;
+const LITERALS = ['true', 'false', 'null'].map((word) => new TextEncoder().encode(word));
+const NULL = LITERALS[2];
 
 /**
  * Walks a JSON document byte by byte and hands out what the caller asks for, so that nothing is built that the format
@@ -33,7 +35,7 @@ export class JsonScanner {
 
   /** Skips white space; the next byte, or −1 at the end. */
   peek(): number {
-    while (this.position < this.bytes.length && SPACE.has(this.bytes[this.position])) this.position++;
+    while (isSpace(this.bytes[this.position])) this.position++;
     return this.position < this.bytes.length ? this.bytes[this.position] : -1;
   }
 
@@ -157,13 +159,48 @@ export class JsonScanner {
     else this.word(what);
   }
 
+  /** Passes `null` if it comes next. */
+  takeNull(): boolean {
+    this.peek();
+    return this.takeBytes(NULL);
+  }
+
+  /** Passes a number, true, false or null. */
   private word(what: string): void {
     const begin = this.position;
-    while (/[\w.+-]/.test(String.fromCharCode(this.bytes[this.position]))) this.position++;
-    const word = utf8.decode(this.bytes.subarray(begin, Math.min(this.position, begin + 100)));
-    if (!/^(true|false|null|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?)$/.test(word)) {
-      this.fail(begin, `${what}: found ${this.describe(begin)}, expected a JSON value`);
+    if (this.takeNumber() || LITERALS.some((word) => this.takeBytes(word))) return;
+    this.fail(begin, `${what}: found ${this.describe(begin)}, expected a JSON value`);
+  }
+
+  private takeBytes(word: Uint8Array): boolean {
+    for (let i = 0; i < word.length; i++) if (this.bytes[this.position + i] !== word[i]) return false;
+    this.position += word.length;
+    return true;
+  }
+
+  /** Passes a number of JSON, however long; what follows it is the caller's to check. False when there is none. */
+  private takeNumber(): boolean {
+    const { bytes } = this;
+    let at = this.position;
+    const digits = () => {
+      const begin = at;
+      while (isDigit(bytes[at])) at++;
+      return at > begin;
+    };
+    if (bytes[at] === code('-')) at++;
+    if (bytes[at] === code('0')) at++;
+    else if (!digits()) return false;
+    if (bytes[at] === code('.')) {
+      at++;
+      if (!digits()) return false;
     }
+    if (bytes[at] === code('e') || bytes[at] === code('E')) {
+      at++;
+      if (bytes[at] === code('+') || bytes[at] === code('-')) at++;
+      if (!digits()) return false;
+    }
+    this.position = at;
+    return true;
   }
 
   private describe(at: number): string {

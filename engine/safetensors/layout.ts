@@ -1,5 +1,5 @@
 import { ArgumentError } from '../errors.ts';
-import { isSafeDType, RANK_LIMIT, SAFE_BYTES, spanOf, TENSOR_LIMIT } from './format.ts';
+import { isSafeDType, RANK_LIMIT, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
 import type { SafeDType } from './format.ts';
 import { quote } from './json.ts';
 
@@ -28,7 +28,8 @@ export function checkTensors(tensors: readonly SafeTensor[]): void {
     if (!isSafeDType(dtype)) throw new ArgumentError(`${tensor}: unknown dtype ${quote(dtype)}`);
     const whole = shape.length <= RANK_LIMIT && shape.every((size) => Number.isSafeInteger(size) && size >= 0);
     if (!whole || Number.isNaN(spanOf(dtype, shape))) {
-      throw new ArgumentError(`${tensor}: shape [${shape}], expected at most ${RANK_LIMIT} sizes of whole numbers ≥ 0`);
+      throw new ArgumentError(`${tensor}: shape [${shape}], expected at most ${RANK_LIMIT} sizes of whole numbers ≥ 0 that ` +
+          'make a whole number of bytes below 2^53');
     }
     seen.add(name);
   }
@@ -40,7 +41,7 @@ export function checkTensors(tensors: readonly SafeTensor[]): void {
  */
 export function inFileOrder(tensors: readonly SafeTensor[]): SafeTensor[] {
   const byName = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0);
-  return [...tensors].sort((a, b) => SAFE_BYTES[b.dtype] - SAFE_BYTES[a.dtype] || byName(a.name, b.name));
+  return [...tensors].sort((a, b) => SAFE_BITS[b.dtype] - SAFE_BITS[a.dtype] || byName(a.name, b.name));
 }
 
 /** The length prefix and the JSON header, padded by spaces so that the data begins at a multiple of 8. */
