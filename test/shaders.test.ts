@@ -18,7 +18,16 @@ import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './s
  * binds too little or exceeds a limit fails here, on a machine without any GPU.
  */
 const shaders = suite('every shader on the null backend');
-const backend = await WebGpuBackend.create(await dawnGpu({ backend: 'null' }));
+const gpu = await dawnGpu({ backend: 'null' });
+/** Every module that was compiled, with its label. */
+const modules = new Map<string, GPUShaderModule>();
+const { createShaderModule } = GPUDevice.prototype;
+GPUDevice.prototype.createShaderModule = function (descriptor) {
+  const module = createShaderModule.call(this, descriptor);
+  modules.set(descriptor.label ?? descriptor.code, module);
+  return module;
+};
+const backend = await WebGpuBackend.create(gpu);
 
 const SETTINGS: TrainSettings = {
   optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
@@ -62,9 +71,17 @@ shaders('a training and a distillation step, prefill and decoding', async () => 
   await backend.sync();
 });
 
+shaders('compile without a warning, which Dawn in Node would print among the results', async () => {
+  for (const [label, module] of modules) {
+    const { messages } = await module.getCompilationInfo();
+    assert.equal([...messages].map(({ message }) => message), [], label);
+  }
+});
+
 shaders('there are as many as there should be', () => {
   const keys = shaderKeys();
   assert.ok(keys.length > 100, `${keys.length} shaders were compiled`);
+  assert.ok(modules.size >= keys.length, `${modules.size} of ${keys.length} modules were looked at`);
   backend.dispose();
   releaseDawn();
 });

@@ -69,6 +69,8 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
       usage: GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST,
     });
     device.addEventListener?.('uncapturederror', (event) => {
+      // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
+      event.preventDefault();
       if (isOutOfMemory(event.error) && this.pool.outOfMemory()) return;
       this.failure ??= this.errorOf(event.error);
     });
