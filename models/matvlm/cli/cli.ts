@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander';
-import pc from 'picocolors';
 import { attach, type CommandSpec } from './command.ts';
-import { describeError, EXIT, exitCode } from './errors.ts';
+import { describeError, EXIT, exitCode, oneLine } from './errors.ts';
 import { isInterruption } from './interrupt.ts';
+import { printPiece, sayError } from './output.ts';
+import { flush, lostResults } from './terminal.ts';
 import { didYouMean } from '../suggest.ts';
 
 interface Entry {
@@ -47,16 +48,13 @@ async function program(argv: readonly string[]): Promise<Command> {
     root.error(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))} (matvlm --help lists them)`);
   });
   for (const command of [root, ...root.commands]) {
-    command
-      .exitOverride()
-      .configureOutput({ outputError: (text, write) => write(errorLine(text.replace(/^error: /, ''))) });
+    command.exitOverride().configureOutput({
+      writeOut: printPiece,
+      outputError: (text) => sayError(oneLine(text.replace(/^error: /, ''))),
+    });
     command.showSuggestionAfterError();
   }
   return root;
-}
-
-function errorLine(message: string): string {
-  return `${pc.red('error:')} ${message.trim().replace(/\s*\n\s*/g, ' ')}\n`;
 }
 
 /** Runs a command line and gives its exit code. */
@@ -70,14 +68,19 @@ async function main(argv: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
     if (isInterruption(error)) return EXIT.ok;
-    process.stderr.write(errorLine(describeError(error, debug)));
+    sayError(describeError(error, debug));
     return exitCode(error);
   }
 }
 
-// A reader such as `head` that has seen enough is no error.
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(EXIT.ok);
-  throw error;
-});
-process.exitCode = await main(process.argv.slice(2));
+/** Ends the process; results that were lost make an error of what else went well. */
+async function end(code: number): Promise<never> {
+  await flush();
+  const error = code === EXIT.ok ? lostResults() : null;
+  if (error) sayError(error.message);
+  await flush();
+  // Not left to the event loop: after an error it may still run on what a GPU driver has freed.
+  process.exit(error ? EXIT.error : code);
+}
+
+await end(await main(process.argv.slice(2)));

@@ -33,13 +33,13 @@ export async function devices(json: boolean): Promise<void> {
     `webgpu     Dawn (npm webgpu ${dawnVersion()})` +
       (webgpu.length === 0 ? ': no adapter; install a Vulkan driver' : ''),
   );
-  for (const adapter of webgpu) print(describe(adapter));
+  for (const line of webgpu.flatMap(describe)) print(line);
   print(`wasm       ${wasm === 'relaxed' ? 'relaxed SIMD' : 'SIMD128'}, one thread, up to 4 GB`);
   print('reference  readable JavaScript loops, slow');
   print(`default    ${chosen}`);
 }
 
-function describe({ name, software, features, limits }: AdapterInfo): string {
+function describe({ name, software, features, limits }: AdapterInfo): string[] {
   const size = (key: string, limit: number) => (/Size$/.test(key) ? bytes(limit) : String(limit));
   return [
     `  ${name}${software ? ' (software)' : ''}`,
@@ -47,7 +47,7 @@ function describe({ name, software, features, limits }: AdapterInfo): string {
     `    limits    ${Object.entries(limits)
       .map(([key, limit]) => `${key} ${size(key, limit)}`)
       .join(', ')}`,
-  ].join('\n');
+  ];
 }
 
 /** The adapters that Dawn gives for each preference, without repetition. */

@@ -14,12 +14,13 @@ export function exitCode(error: unknown): number {
 /** What the user is told of an error: one line, with the stack below it where asked for. */
 export function describeError(error: unknown, debug: boolean): string {
   const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  if (debug) return stack;
+  if (debug) return oneLine(stack);
   if (error instanceof MatvlmError) return oneLine(error.message);
   const message = error instanceof Error ? error.message : String(error);
   return `${oneLine(message)} (this is a fault of matvlm: run again with --debug for the details)`;
 }
 
-function oneLine(text: string): string {
+/** A message without line breaks. */
+export function oneLine(text: string): string {
   return text.replace(/\s*\n\s*/g, ' ').trim();
 }

@@ -3,6 +3,7 @@ import { accuracy, evaluate, type Evaluation } from '../train/evaluate.ts';
 import type { Vlm } from '../vlm.ts';
 import { percent, table } from './output.ts';
 import { Progress } from './progress.ts';
+import type { Styled } from './terminal.ts';
 
 export interface EvaluateAllOptions {
   /** Images of each set at most. */
@@ -49,7 +50,7 @@ export function shares(evaluation: Evaluation): Map<string, number> {
 }
 
 /** A table of several models' accuracy, a row a kind. */
-export function accuracyTable(columns: ReadonlyMap<string, Evaluation>): string {
+export function accuracyTable(columns: ReadonlyMap<string, Evaluation>): Styled {
   const [first] = columns.values();
   const kinds = [...shares(first).keys()];
   const rows = kinds.map((kind) => {

@@ -7,7 +7,7 @@ import { UsageError } from './errors.ts';
 import type { generateTable } from './generate.ts';
 import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
-import { printJson, say, warn } from './output.ts';
+import { print, printJson, printPiece, say, warn } from './output.ts';
 
 type GenerateSettings = Settings<typeof generateTable>;
 
@@ -47,10 +47,10 @@ async function answer(
     // The space that the template puts before an answer is not the answer's own.
     const shown = text === '' ? piece.trimStart() : piece;
     text += shown;
-    if (!json) process.stdout.write(shown);
+    if (!json) printPiece(shown);
   }
   if (json) return printJson({ answer: text.trim(), usage });
-  process.stdout.write('\n');
+  print();
   if (usage) say(describeUsage(usage));
 }
 

@@ -82,7 +82,10 @@ function show({ folder, config, parameters, parts, trainable, weights, cache }: 
   print();
   const rows = Object.entries(parts).map(([part, count]) => [part, thousands(count), percent(count / parameters)]);
   print(table([['part', 'parameters', 'share'], ...rows, ['all', thousands(parameters), '']]));
-  if (trainable > 0) print(`\n${thousands(trainable)} of them are trained by distillation (mixers and connector).`);
+  if (trainable > 0) {
+    print();
+    print(`${thousands(trainable)} of them are trained by distillation (mixers and connector).`);
+  }
   print();
   const heading = mixers.length > 0 ? ['context', 'cache', 'with attention only'] : ['context', 'cache'];
   const sizes = cache.map(({ length, bytes: own, attention }) =>

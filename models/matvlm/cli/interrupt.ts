@@ -16,7 +16,8 @@ export function interrupted(message: string): AbortSignal {
   controller = own;
   const stop = () => {
     if (own.signal.aborted) process.exit(EXIT.interrupted);
-    say(`\n${announced}`);
+    say();
+    say(announced);
     own.abort();
   };
   process.on('SIGINT', stop);

@@ -1,44 +1,60 @@
 import pc from 'picocolors';
+import { printable, printableLine } from '../printable.ts';
 import { dashed } from './options.ts';
+import { NEWLINE, Styled, write } from './terminal.ts';
 
 /** Results go to stdout; what is said along the way goes to stderr, so that output can be piped. */
-export function print(line = ''): void {
-  process.stdout.write(`${line}\n`);
+export function print(line: string | Styled = ''): void {
+  write(process.stdout, line);
+  write(process.stdout, NEWLINE);
+}
+
+/** A piece of a text that may have line breaks, on stdout. */
+export function printPiece(text: string): void {
+  write(process.stdout, new Styled(printable(text)));
 }
 
 /** A line for people, on stderr. */
 export function say(line = ''): void {
-  process.stderr.write(`${line}\n`);
+  sayAfter('', line);
 }
 
 export function warn(message: string): void {
-  say(`${pc.yellow('warning:')} ${message}`);
+  sayAfter(`${pc.yellow('warning:')} `, message);
+}
+
+export function sayError(message: string): void {
+  sayAfter(`${pc.red('error:')} `, message);
+}
+
+/** @param mark what stands before the line, with colours of ours */
+function sayAfter(mark: string, line: string): void {
+  write(process.stderr, new Styled(`${mark}${printableLine(line)}\n`));
 }
 
 export function printJson(value: unknown): void {
-  print(JSON.stringify(value, null, 2));
+  print(new Styled(printable(JSON.stringify(value, null, 2))));
 }
 
 /** Rows as aligned columns; numbers to the right. The first row is the heading. */
-export function table(rows: readonly (readonly (string | number)[])[]): string {
-  const cells = rows.map((row) => row.map(String));
+export function table(rows: readonly (readonly (string | number)[])[]): Styled {
+  const cells = rows.map((row) => row.map((cell) => printableLine(String(cell))));
   const widths = cells[0].map((_, c) => Math.max(...cells.map((row) => (row[c] ?? '').length)));
   const numeric = cells[0].map(
     (_, c) => cells.length > 1 && cells.slice(1).every((row) => /^[-–\d.,]/.test(row[c] ?? '')),
   );
-  return cells
-    .map((row, r) => {
-      const line = row.map((cell, c) => (numeric[c] ? cell.padStart(widths[c]) : cell.padEnd(widths[c]))).join('  ');
-      return r === 0 ? pc.bold(line.trimEnd()) : line.trimEnd();
-    })
-    .join('\n');
+  const lines = cells.map((row, r) => {
+    const line = row.map((cell, c) => (numeric[c] ? cell.padStart(widths[c]) : cell.padEnd(widths[c]))).join('  ');
+    return r === 0 ? pc.bold(line.trimEnd()) : line.trimEnd();
+  });
+  return new Styled(lines.join('\n'));
 }
 
 /** The resolved settings, a line each. */
 export function saySettings(settings: Readonly<Record<string, unknown>>): void {
   const width = Math.max(...Object.keys(settings).map((key) => dashed(key).length));
   for (const [key, value] of Object.entries(settings)) {
-    say(`  ${pc.dim(dashed(key).padEnd(width))}  ${value === null ? pc.dim('–') : String(value)}`);
+    sayAfter(`  ${pc.dim(dashed(key).padEnd(width))}  `, value === null ? '–' : String(value));
   }
 }
 

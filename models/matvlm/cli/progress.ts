@@ -1,5 +1,7 @@
 import pc from 'picocolors';
+import { printableLine } from '../printable.ts';
 import { duration } from './output.ts';
+import { NEWLINE, Styled, write } from './terminal.ts';
 
 /** Without a terminal a plain line is written this often, in milliseconds. */
 const PLAIN_EVERY = 10_000;
@@ -34,9 +36,11 @@ export class Progress {
     const rate = (now - this.started) / 1000 / Math.max(1, done - this.first);
     const eta = done > this.first ? `ETA ${duration(rate * (this.total - done))}` : '';
     const took = done < this.total ? eta : duration((now - this.started) / 1000);
-    const numbers = [`${done}/${this.total}`, details, took].filter(Boolean).join('  ');
-    if (this.stream.isTTY) this.stream.write(`\r\x1b[2K${this.drawing(done / this.total, numbers)}`);
-    else this.stream.write(`${[this.label, numbers].join(' ')}\n`);
+    const numbers = printableLine([`${done}/${this.total}`, details, took].filter(Boolean).join('  '));
+    const line = this.stream.isTTY
+      ? `\r\x1b[2K${this.drawing(done / this.total, numbers)}`
+      : `${this.label} ${numbers}\n`;
+    write(this.stream, new Styled(line));
     this.shown = true;
   }
 
@@ -49,7 +53,7 @@ export class Progress {
 
   /** Ends the line, so that others can follow. */
   end(): void {
-    if (this.shown && this.stream.isTTY) this.stream.write('\n');
+    if (this.shown && this.stream.isTTY) write(this.stream, NEWLINE);
     this.shown = false;
   }
 }

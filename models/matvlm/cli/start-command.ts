@@ -83,7 +83,8 @@ class Job {
     ];
     print(accuracyTable(new Map(measured.map(({ name, evaluation }) => [name, evaluation]))));
     const report = await this.report(measured, tests, random);
-    say(`student ${outcome.checkpoint}\nreport  ${report}`);
+    say(`student ${outcome.checkpoint}`);
+    say(`report  ${report}`);
     return outcome.checkpoint;
   }
 

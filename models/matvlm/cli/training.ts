@@ -183,5 +183,6 @@ export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
     curves: new Map([[name, run.path]]),
     ...{ tests, settings, backend: backend.description },
   });
-  say(`saved in ${checkpoint}\nreport ${report}`);
+  say(`saved in ${checkpoint}`);
+  say(`report ${report}`);
 }

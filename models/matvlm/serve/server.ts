@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { ArgumentError, SystemError } from '../../../engine/errors.ts';
 import { codeOf } from '../../../engine/node/system.ts';
 import type { Catalogue } from '../web/catalogue.ts';
+import { printable } from '../printable.ts';
 import { type Asset, asset, fileAsset, sendAsset, sendModelFile } from './files.ts';
 import { type Example, sceneExamples } from './examples.ts';
 import { allowedHosts, BODY_LIMIT, pathSegments, refuse, SECURITY_HEADERS } from './headers.ts';
@@ -58,7 +59,7 @@ export async function startServer(options: ServeOptions): Promise<Served> {
   const hosts = allowedHosts(host, actual);
   const handler = (request: IncomingMessage, response: ServerResponse) => {
     handle(request, response, hosts, assets, options.models).catch((error: unknown) => {
-      console.error(error);
+      console.error(printable(String((error as Error).stack)));
       if (response.headersSent) response.destroy();
       else sendError(request, response, 500, 'the server failed; its terminal says why');
     });
