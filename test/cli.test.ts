@@ -59,10 +59,13 @@ train('makes a run folder with all that is promised', async () => {
   const lines = log('train');
   assert.equal(
     lines.map(({ step }) => step),
-    [1, 2, 3, 4, 4, 5, 6, 7],
+    [0, 1, 2, 3, 4, 4, 5, 6, 7, 7],
   );
-  assert.ok(Number(lines[7]['train/loss']) < Number(lines[0]['train/loss']), 'the loss goes down');
-  assert.type(lines[4]['eval/accuracy/relational'], 'number');
+  assert.ok(Number(lines[8]['train/loss']) < Number(lines[1]['train/loss']), 'the loss goes down');
+  for (const point of [0, 5, 9]) {
+    assert.is(lines[point]['eval/questions'], 40, 'every point of the curves asks the same');
+    assert.type(lines[point]['eval/accuracy/relational'], 'number');
+  }
   assert.match(readFileSync(path('runs', 'train', 'config.yaml'), 'utf8'), /\nsave-every: 2\n/);
   assert.match(readFileSync(path('runs', 'train', 'report.html'), 'utf8'), '<svg');
 });
@@ -299,9 +302,17 @@ use('start distils, compares and reports', async () => {
   assert.match(out, /questions +teacher +student, undistilled +student +asked/);
   assert.equal(
     log('start').map(({ step }) => step),
-    [0, 1, 2, 2, 3, 4, 4],
+    [0, 0, 1, 2, 2, 3, 4, 4, 4],
   );
-  assert.equal(log(join('start', 'random-init')).map(({ step }) => step), [1, 2, 2, 3, 4]);
+  const points = ['start', join('start', 'random-init')].map((name) => log(name).filter((line) => 'eval/kl' in line));
+  for (const run of points) {
+    assert.equal(run.map((line) => [line.step, line['eval/questions'], line['eval/images']]), [
+      ...[[0, 20, 1], [2, 20, 1], [4, 20, 1]],
+    ]);
+  }
+  assert.equal(log('start').map((line) => line['test/questions'] ?? 0), [40, 0, 0, 0, 0, 0, 0, 40, 0]);
+  assert.is.not(points[0][0]['eval/kl'], points[1][0]['eval/kl'], 'they begin apart');
+  assert.equal(log(join('start', 'random-init')).map(({ step }) => step), [0, 1, 2, 2, 3, 4, 4]);
   const report = readFileSync(path('runs', 'start', 'report.html'), 'utf8');
   assert.match(
     readFileSync(path('runs', 'start', 'checkpoint-4', 'README.md'), 'utf8'),

@@ -13,6 +13,7 @@ import { openDatasets } from '../node/datasets.ts';
 import { modelFolder, SHIPPED, tokenizerFiles } from '../node/model-folder.ts';
 import { countByPart, outline } from '../sizes.ts';
 import { createStudent, evenLayers, studentConfig } from '../student.ts';
+import { divergences } from '../train/divergence.ts';
 import { distillTask } from '../train/loop.ts';
 import { loadVlm, readTokenizer, Vlm } from '../vlm.ts';
 import { PromptEncoder } from '../template.ts';
@@ -176,9 +177,11 @@ export async function distillInto(d: Distillation): Promise<Outcome> {
   const { teacher, student, settings, steps, loader, tests, run, resume, signal } = d;
   const folder = await modelFolder(settings.teacher, warn);
   say(`teacher ${folder}`);
+  const vlm = new Vlm(student, teacher.tokenizer);
   return runSession({
     ...{ run, resume, loader, tests, steps, signal },
-    vlm: new Vlm(student, teacher.tokenizer),
+    vlm,
+    divergence: (limit) => divergences(teacher.model, vlm, tests, limit, signal),
     tokenizer: await tokenizerFiles(folder),
     task: distillTask(teacher.model, student, lossOptions(settings)),
     training: trainSettings(settings, d.planned ?? steps),

@@ -1,5 +1,5 @@
 import type { VqaDataset } from '../data/dataset.ts';
-import { accuracy, evaluate, type Evaluation } from '../train/evaluate.ts';
+import { accuracy, evaluate, type Evaluation, restrict } from '../train/evaluate.ts';
 import type { Vlm } from '../vlm.ts';
 import { percent, table } from './output.ts';
 import { Progress } from './progress.ts';
@@ -41,6 +41,19 @@ function merge(all: Evaluation, one: Evaluation): void {
     const score = all.byKind.get(kind) ?? { total: 0, correct: 0 };
     all.byKind.set(kind, { total: score.total + total, correct: score.correct + correct });
   }
+}
+
+/** Ids of the first `limit` images of each set. */
+export function imageIds(sets: readonly VqaDataset[], limit: number): Set<string> {
+  const idsOf = (set: VqaDataset) => Array.from({ length: Math.min(limit, set.length) }, (_, i) => set.get(i).id);
+  return new Set(sets.flatMap(idsOf));
+}
+
+/** Evaluations of several models on the images that all of them were asked about: what may be compared. */
+export function comparable(evaluations: readonly Evaluation[]): Evaluation[] {
+  const asked = evaluations.map(({ samples }) => new Set(samples.map(({ id }) => id)));
+  const common = new Set([...(asked[0] ?? [])].filter((id) => asked.every((ids) => ids.has(id))));
+  return evaluations.map((evaluation) => restrict(evaluation, common));
 }
 
 /** Accuracy, 0…1, of every kind and, last, of all. */

@@ -9,12 +9,12 @@ import { type MetricLine, MetricsLog, readMetrics } from '../node/metrics.ts';
 import { type CardFacts, modelCard } from '../node/model-card.ts';
 import type { RunFolder } from '../node/run-folder.ts';
 import { finiteTensors, saveModel } from '../node/save-model.ts';
-import { accuracy, type Evaluation } from '../train/evaluate.ts';
+import { accuracy, type Evaluation, restrict } from '../train/evaluate.ts';
 import type { BatchLoader } from '../train/loader.ts';
 import { type StepReport, Trainer, type TrainSettings, type TrainTask } from '../train/loop.ts';
 import type { Vlm } from '../vlm.ts';
 import { loadWeights } from '../weights.ts';
-import { evaluateAll, shares } from './evaluation.ts';
+import { evaluateAll, imageIds, shares } from './evaluation.ts';
 import { say, warn } from './output.ts';
 import { Progress } from './progress.ts';
 
@@ -36,8 +36,10 @@ export interface Session {
   readonly evalEvery: number;
   readonly evalImages: number | null;
   readonly finalEval: boolean;
-  /** Evaluate before the first step too. */
+  /** Evaluate on the whole test split before the first step too. */
   readonly evalFirst?: boolean;
+  /** KL divergence from the teacher, in nats, for each of the first `limit` images of every test set. */
+  readonly divergence?: (limit: number) => Promise<readonly number[]>;
   readonly card: Omit<CardFacts, 'step' | 'accuracy'>;
   readonly signal: AbortSignal;
 }
@@ -49,10 +51,12 @@ export interface Outcome {
   readonly checkpoint: string | null;
   readonly finished: boolean;
   readonly skipped: number;
-  /** The evaluation before the first step, if asked for. */
+  /** The evaluation on the whole test split before the first step, if asked for. */
   readonly before: Evaluation | null;
-  /** The evaluation at the end, if the run came there. */
+  /** The evaluation on the whole test split at the end, if the run came there. */
   readonly evaluation: Evaluation | null;
+  /** The last evaluation of all, on whatever part of the test split. */
+  readonly latest: Evaluation | null;
 }
 
 /** What is said of an outcome without a checkpoint. */
@@ -69,9 +73,10 @@ const SAMPLES = 200;
 export async function runSession(session: Session): Promise<Outcome> {
   const trainer = new Trainer(session.task, session.loader, session.training);
   if (session.resume) await restore(session, trainer, session.resume);
-  const log = await MetricsLog.open(join(session.run.path, 'metrics.jsonl'), trainer.state.step);
+  const path = join(session.run.path, 'metrics.jsonl');
+  const log = await MetricsLog.open(path, trainer.state.step);
   try {
-    return await new Runner(session, trainer, log).run();
+    return await new Runner(session, trainer, log, await readMetrics(path)).run();
   } finally {
     await log.close();
     trainer.dispose();
@@ -107,11 +112,14 @@ class Runner {
   private checkpoint: string | null;
   private readonly first: number;
   private readonly progress: Progress;
+  private latest: Evaluation | null = null;
 
+  /** @param logged what the log holds already */
   constructor(
     private readonly session: Session,
     private readonly trainer: Trainer,
     private readonly log: MetricsLog,
+    private readonly logged: readonly MetricLine[],
   ) {
     const { resume, run } = session;
     // A run that goes on in a new folder has nothing there yet.
@@ -122,24 +130,27 @@ class Runner {
 
   async run(): Promise<Outcome> {
     const { steps, signal, finalEval } = this.session;
-    if (this.session.resume) await this.catchUp();
-    const before = this.session.evalFirst && this.step === 0 ? await this.evaluate('start') : null;
+    const before = this.session.evalFirst && this.step === 0 ? await this.evaluateSplit('start') : null;
+    // The first point of the curves; of a resumed run, one that was due and that a crash or Ctrl-C prevented.
+    if (this.step < steps && this.isDue(this.session.evalEvery)) await this.addPoint(before);
     while (this.step < steps && !signal.aborted) {
       await this.trainer.run({ until: this.milestone(), signal, onStep: (report) => this.note(report) });
       // Saved before it is evaluated: an evaluation that fails or is killed must not cost the steps before it.
       if (this.isDue(this.session.saveEvery) || this.step === steps || signal.aborted) await this.save();
-      if (this.isDue(this.session.evalEvery) && this.step < steps && !signal.aborted) await this.evaluate('eval');
+      if (this.isDue(this.session.evalEvery) && this.step < steps && !signal.aborted) await this.addPoint();
     }
     this.progress.end();
     this.expectLearning();
     // Ctrl-C within an evaluation comes after steps that were not due to be saved.
     if (this.step >= steps || (signal.aborted && this.step > this.first)) await this.save();
     const ended = this.step >= steps && !signal.aborted;
-    const evaluation = ended && finalEval ? await this.evaluate('test') : null;
+    const evaluation = ended && finalEval ? await this.evaluateSplit('test') : null;
+    if (ended && this.session.evalEvery > 0) await this.addPoint(evaluation);
     if (evaluation) await this.complete(evaluation);
     const { skipped } = this.trainer.state;
     if (skipped > 0) warn(`${skipped} steps were skipped: their loss or gradient was not finite`);
-    return { step: this.step, checkpoint: this.checkpoint, finished: this.step >= steps, skipped, before, evaluation };
+    const { step, checkpoint, latest } = this;
+    return { step, checkpoint, finished: step >= steps, skipped, before, evaluation, latest };
   }
 
   /** Whether every step so far was skipped: the weights are what they were. */
@@ -174,13 +185,6 @@ class Runner {
     return every > 0 && this.step % every === 0;
   }
 
-  /** An evaluation that was due at the resumed step, and that a crash or Ctrl-C prevented. */
-  private async catchUp(): Promise<void> {
-    if (!this.isDue(this.session.evalEvery) || this.step >= this.session.steps) return;
-    const lines = await readMetrics(join(this.session.run.path, 'metrics.jsonl'));
-    if (!lines.some((line) => line.step === this.step && 'eval/accuracy' in line)) await this.evaluate('eval');
-  }
-
   private async note(report: StepReport): Promise<void> {
     const rate = this.speed.add(report.tokens, report.milliseconds);
     await this.log.add(metricLine(report, rate));
@@ -207,18 +211,58 @@ class Runner {
     return writeFileAtomic(join(this.folder(), 'README.md'), modelCard(vlm.model.config, facts));
   }
 
-  /** Evaluates, logs and keeps some answers; null when interrupted. */
-  private async evaluate(label: 'start' | 'eval' | 'test'): Promise<Evaluation | null> {
-    const { vlm, tests, evalImages, signal, run } = this.session;
+  /** Evaluates on the whole test split, logs and keeps some answers; null when interrupted. */
+  private evaluateSplit(label: 'start' | 'test'): Promise<Evaluation | null> {
+    return this.interruptible(async () => {
+      const { vlm, tests, signal } = this.session;
+      const evaluation = await evaluateAll(vlm, tests, { signal, label });
+      await this.logOnce('test/accuracy', { step: this.step, ...scores('test', evaluation) });
+      await this.keep(evaluation);
+      return evaluation;
+    });
+  }
+
+  /**
+   * Logs a point of the run's curves: accuracy, and divergence from a teacher, on the first images of each test set,
+   * the same ones at every step.
+   * @param whole the evaluation on the whole split at this step, where it is known
+   */
+  private async addPoint(whole: Evaluation | null = null): Promise<void> {
+    if (this.isLogged('eval/accuracy')) return;
+    await this.interruptible(async () => {
+      const { vlm, tests, signal, divergence } = this.session;
+      const limit = this.session.evalImages ?? Infinity;
+      const evaluation = whole
+        ? restrict(whole, imageIds(tests, limit))
+        : await evaluateAll(vlm, tests, { limit, signal, label: 'eval' });
+      const kl = divergence ? spread(await divergence(limit)) : {};
+      await this.log.add({ step: this.step, ...scores('eval', evaluation), ...kl });
+      if (!whole) await this.keep(evaluation);
+    });
+  }
+
+  /** Keeps some answers of an evaluation in the run's folder. */
+  private async keep(evaluation: Evaluation): Promise<void> {
+    this.latest = evaluation;
+    await writeSamples(this.session.run.path, this.step, evaluation);
+  }
+
+  private isLogged(metric: string): boolean {
+    return this.logged.some((line) => line.step === this.step && metric in line);
+  }
+
+  /** A finished run that is resumed is evaluated again, for its report, but has its line. */
+  private async logOnce(metric: string, line: MetricLine): Promise<void> {
+    if (!this.isLogged(metric)) await this.log.add(line);
+  }
+
+  /** Runs an evaluation; null when interrupted. */
+  private async interruptible<T>(work: () => Promise<T>): Promise<T | null> {
     this.progress.end();
     try {
-      const limit = label === 'eval' ? (evalImages ?? undefined) : undefined;
-      const evaluation = await evaluateAll(vlm, tests, { limit, signal, label });
-      await this.log.add(evaluationLine(this.step, evaluation));
-      await writeSamples(run.path, this.step, evaluation);
-      return evaluation;
+      return await work();
     } catch (error) {
-      if (!signal.aborted) throw error;
+      if (!this.session.signal.aborted) throw error;
       return null;
     }
   }
@@ -240,14 +284,24 @@ function metricLine(report: StepReport, rate: number): MetricLine {
   };
 }
 
-function evaluationLine(step: number, evaluation: Evaluation): MetricLine {
-  const byKind = [...shares(evaluation)].filter(([kind]) => kind !== 'all').map(([kind, share]) => [`eval/accuracy/${kind}`, share]);
-  return {
-    step,
-    'eval/accuracy': accuracy(evaluation),
-    ...Object.fromEntries(byKind),
-    'eval/questions': evaluation.total,
-  };
+/** Accuracy and the number of questions, in all and by kind. */
+function scores(prefix: 'eval' | 'test', evaluation: Evaluation): Record<string, number> {
+  const { total, byKind } = evaluation;
+  const all = { [`${prefix}/accuracy`]: accuracy(evaluation), [`${prefix}/questions`]: total };
+  const kinds = [...byKind].map(([kind, score]) => ({
+    [`${prefix}/accuracy/${kind}`]: accuracy(score),
+    [`${prefix}/questions/${kind}`]: score.total,
+  }));
+  return Object.assign(all, ...kinds);
+}
+
+/** Mean of the images' divergences and, of two or more, its standard error. */
+function spread(values: readonly number[]): Record<string, number> {
+  const n = values.length;
+  if (n === 0) return {};
+  const mean = values.reduce((a, b) => a + b, 0) / n;
+  const variance = values.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (n - 1);
+  return { 'eval/kl': mean, ...(n > 1 ? { 'eval/kl_stderr': Math.sqrt(variance / n) } : {}), 'eval/images': n };
 }
 
 /** Keeps answers from all over the evaluation in `samples/step-N.json`. */

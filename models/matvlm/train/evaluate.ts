@@ -3,7 +3,7 @@ import { noGrad } from '../../../engine/tape.ts';
 import { fromData, type Tensor } from '../../../engine/tensor.ts';
 import { argmax, slice } from '../../../ops/index.ts';
 import { breathe } from '../breathe.ts';
-import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
+import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
 import type { Vlm } from '../vlm.ts';
 import { branch, checkQuestion, forwardPrefix } from '../vqa-pass.ts';
@@ -56,22 +56,32 @@ export async function evaluate(vlm: Vlm, data: VqaDataset, options: EvaluateOpti
   for (let first = 0; first < images; first += batch) {
     const samples = Array.from({ length: Math.min(batch, images - first) }, (_, i) => data.get(first + i));
     const answers = await answerSamples(vlm, samples, maxNewTokens, signal);
-    samples.forEach((sample, i) => sample.questions.forEach((q, j) => note(result, sample, q, answers[i][j])));
+    samples.forEach(({ id, questions }, i) =>
+      questions.forEach(({ question, answer, kind, topic }, j) =>
+        note(result, { id, question, answer, predicted: answers[i][j], kind, topic }),
+      ),
+    );
     onProgress?.(first + samples.length, images);
   }
   return result;
 }
 
-function note(result: Evaluation, sample: VqaSample, q: VqaQuestion, predicted: string): void {
-  const score = result.byKind.get(q.kind) ?? { total: 0, correct: 0 };
-  result.byKind.set(q.kind, score);
-  const right = Number(predicted === q.answer);
+/** The part of an evaluation that is about certain images, by their ids. */
+export function restrict(evaluation: Evaluation, images: ReadonlySet<string>): Evaluation {
+  const part: Evaluation = { total: 0, correct: 0, byKind: new Map(), samples: [] };
+  for (const answered of evaluation.samples) if (images.has(answered.id)) note(part, answered);
+  return part;
+}
+
+function note(result: Evaluation, answered: Answered): void {
+  const score = result.byKind.get(answered.kind) ?? { total: 0, correct: 0 };
+  result.byKind.set(answered.kind, score);
+  const right = Number(answered.predicted === answered.answer);
   for (const s of [result, score]) {
     s.total++;
     s.correct += right;
   }
-  const { question, answer, kind, topic } = q;
-  result.samples.push({ id: sample.id, question, answer, predicted, kind, topic });
+  result.samples.push(answered);
 }
 
 interface Asked {
