@@ -141,6 +141,11 @@ short.delete('test/questions.json');
 const LONG = { 'content-length': 99999 };
 /** Made beforehand: compressing takes longer than the stall that the tests allow. */
 const BOMB = gzipSync(Buffer.alloc(65e6));
+/** A byte now and then, for ever. */
+const drip: RequestListener = (_, response) => {
+  const timer = setInterval(() => response.write('x'), 20);
+  response.on('close', () => clearInterval(timer));
+};
 const lies: [string, RequestListener, RegExp][] = [
   ['another content', (_, r) => r.end(gzipSync(tarOf(tampered))), /6 files with checksum [0-9a-f]{64}, expected/],
   ['a file less', (_, r) => r.end(gzipSync(tarOf(short))), /5 files with checksum/],
@@ -157,11 +162,13 @@ const lies: [string, RequestListener, RegExp][] = [
   ['a short body', (_, r) => r.writeHead(200, LONG).write(ARCHIVE, () => r.destroy()), /3 tries/],
   ['a stall', (_, r) => r.writeHead(200, LONG).write(ARCHIVE), /nothing came for 0.2 s/],
   ['no answer', () => {}, /nothing came for 0.2 s/],
+  ['a drip', drip, /too slow: only \d+ bytes came in \d+ s, expected 100 at least/],
 ];
 for (const [kind, serve, message] of lies) {
   fetching(`${kind}: refused, nothing kept`, async () => {
     await withServer(serve, async (url, cacheDir) => {
-      const error = await failure(fetchEasyVqa({ source: { url, digest: DIGEST }, cacheDir, stallMs: 200 }));
+      const limits = { stallMs: 200, floor: { bytes: 100, ms: 500 } };
+      const error = await failure(fetchEasyVqa({ source: { url, digest: DIGEST }, cacheDir, ...limits }));
       assert.instance(error, DataError, String(error));
       assert.match(error.message, message);
       assert.equal(readdirSync(cacheDir), []);

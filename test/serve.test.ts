@@ -5,10 +5,9 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, SystemError } from '../engine/errors.ts';
-import { type ByteSource, httpFolder } from '../engine/safetensors/index.ts';
+import { httpFolder } from '../engine/safetensors/index.ts';
 import { parseRange } from '../models/matvlm/serve/range.ts';
 import { type Served, startServer } from '../models/matvlm/serve/server.ts';
-import { readAhead } from '../models/matvlm/web/read-ahead.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'matvlm-serve-'));
 const pageDir = join(root, 'page');
@@ -227,8 +226,8 @@ files('lists models by role, and examples with the answers of their questions', 
   assert.equal([...new Uint8Array(await png.arrayBuffer())].slice(1, 4), [80, 78, 71]);
 });
 
-files('a folder over HTTP, read in blocks, reads as one on disk', async () => {
-  const folder = readAhead(httpFolder(`${server.url}models/0`));
+files('a folder over HTTP reads as one on disk', async () => {
+  const folder = httpFolder(`${server.url}models/0`);
   assert.is(await folder.open('none.safetensors'), null);
   const file = (await folder.open('model.safetensors'))!;
   assert.is(await file.size(), weights.length);
@@ -239,28 +238,6 @@ files('a folder over HTTP, read in blocks, reads as one on disk', async () => {
   await file.close();
   const empty = (await folder.open('empty.safetensors'))!;
   assert.is(await empty.size(), 0);
-});
-
-files('reading in blocks asks for each block once, and keeps a bounded number of them', async () => {
-  const asked: number[] = [];
-  const size = 40 * 2 ** 20;
-  const source: ByteSource = {
-    name: 'x',
-    size: async () => size,
-    read: async (offset, length) => {
-      asked.push(offset / 2 ** 20);
-      return new Uint8Array(length);
-    },
-    close: async () => {},
-  };
-  const file = (await readAhead({ name: 'f', open: async () => source }).open('x'))!;
-  for (let at = 0; at < 3 * 2 ** 20; at += 1000) await file.read(at, 10);
-  assert.equal(asked, [0, 1, 2]);
-  for (let block = 3; block < 40; block++) await file.read(block * 2 ** 20, 1);
-  asked.length = 0;
-  await file.read(39 * 2 ** 20, 1);
-  await file.read(0, 1);
-  assert.equal(asked, [0]);
 });
 
 files('a taken port is an error that says what to do', async () => {

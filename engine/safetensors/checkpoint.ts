@@ -45,7 +45,7 @@ export class Checkpoint {
     }
   }
 
-  /** Tensor names, in the order of the files' headers. */
+  /** Tensor names in the order of the files and of the data in them: so read, each byte is passed once. */
   keys(): string[] {
     return [...this.where.keys()];
   }

@@ -13,7 +13,7 @@ import type { ByteSource } from './source.ts';
  * Every fault is a CheckpointError that names the file and the byte or tensor.
  */
 export class SafetensorsFile {
-  /** What the header lists, in its order. */
+  /** What the header lists, in the order of the data. */
   readonly entries: ReadonlyMap<string, SafeEntry>;
   /** The header's `__metadata__`. */
   readonly metadata: ReadonlyMap<string, string>;

@@ -7,6 +7,7 @@ import { JsonScanner, quote } from './json.ts';
 export const PREFIX = 8;
 
 export interface Header {
+  /** In the order of their data. */
   readonly entries: Map<string, SafeEntry>;
   readonly metadata: Map<string, string>;
 }
@@ -45,8 +46,9 @@ export function parseHeader(file: string, bytes: Uint8Array, dataSize: number): 
   for (let i = scan.position; i < bytes.length; i++) {
     if (bytes[i] !== 0x20) fail(i, 'the header is followed by something else than spaces');
   }
-  checkLayout(file, entries, dataSize);
-  return { entries, metadata: metadata ?? new Map() };
+  const ordered = inDataOrder(entries);
+  checkLayout(file, ordered, dataSize);
+  return { entries: ordered, metadata: metadata ?? new Map() };
 }
 
 type Fail = (byte: number, message: string) => never;
@@ -105,7 +107,7 @@ function checkEntry(entry: SafeEntry, at: number, fail: Fail): SafeEntry {
 /** The tensors must tile the data: from 0, without a hole or an overlap, to its very end. */
 function checkLayout(file: string, entries: Map<string, SafeEntry>, dataSize: number): void {
   let end = 0;
-  for (const [name, entry] of inDataOrder(entries)) {
+  for (const [name, entry] of entries) {
     if (entry.begin !== end) {
       const fault = entry.begin > end ? 'leaves a hole' : 'overlaps another';
       throw new CheckpointError(
@@ -120,10 +122,10 @@ function checkLayout(file: string, entries: Map<string, SafeEntry>, dataSize: nu
 }
 
 /** Entries by their place in the data. Writers list them so: the sorted copy is made only when it is needed. */
-function inDataOrder(entries: Map<string, SafeEntry>): Iterable<[string, SafeEntry]> {
+function inDataOrder(entries: Map<string, SafeEntry>): Map<string, SafeEntry> {
   let end = 0;
   for (const entry of entries.values()) {
-    if (entry.begin < end) return [...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end);
+    if (entry.begin < end) return new Map([...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end));
     end = entry.end;
   }
   return entries;

@@ -157,10 +157,10 @@ function overlap(text: string, stop: string): number {
 
 /** The tokenizer of a checkpoint folder. @throws ConfigError when its files are missing */
 export async function readTokenizer(folder: FolderSource): Promise<Tokenizer> {
-  const [json, config] = [
-    await readJson(folder, 'tokenizer.json', TOKENIZER_LIMIT),
-    await readJson(folder, 'tokenizer_config.json'),
-  ];
+  const [json, config] = await Promise.all([
+    readJson(folder, 'tokenizer.json', TOKENIZER_LIMIT),
+    readJson(folder, 'tokenizer_config.json'),
+  ]);
   if (json === null || config === null) {
     const missing = json === null ? 'tokenizer.json' : 'tokenizer_config.json';
     throw new ConfigError(`${folder.name}: no ${missing}; copy it from the model's public folder`);

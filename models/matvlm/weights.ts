@@ -38,11 +38,12 @@ export async function readJson(folder: FolderSource, file: string, limit = CONFI
 
 /** `config.json` and, if there, `mamba_config.json` of a checkpoint folder. */
 export async function readConfig(folder: FolderSource): Promise<MatvlmConfig> {
-  const model = await readJson(folder, 'config.json');
+  const files = ['config.json', 'mamba_config.json'];
+  const [model, mamba] = await Promise.all(files.map((file) => readJson(folder, file)));
   if (model === null) {
     throw new ConfigError(`${folder.name}: no config.json; give the folder of a checkpoint`);
   }
-  return parseConfig(model, await readJson(folder, 'mamba_config.json'), `${folder.name}/config.json`);
+  return parseConfig(model, mamba, `${folder.name}/config.json`);
 }
 
 /**
@@ -71,7 +72,10 @@ export function checkKeys(model: MaTVLM, checkpoint: Checkpoint): void {
   }
 }
 
-/** Fills a model's parameters from a checkpoint, one tensor at a time; `only` leaves the others as they are. */
+/**
+ * Fills a model's parameters from a checkpoint, one tensor at a time in the order of the files; `only` leaves the others
+ * as they are.
+ */
 export async function loadWeights(
   model: MaTVLM,
   checkpoint: Checkpoint,
@@ -79,7 +83,7 @@ export async function loadWeights(
   only: (name: string) => boolean = () => true,
 ): Promise<void> {
   checkKeys(model, checkpoint);
-  const names = [...model.parameters.keys()].filter(only);
+  const names = checkpoint.keys().filter((name) => model.parameters.has(name) && only(name));
   const total = names.reduce((sum, name) => sum + model.parameters.get(name)!.size * 4, 0);
   let loaded = 0;
   for (const name of names) {

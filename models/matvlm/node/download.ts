@@ -1,10 +1,13 @@
 import { DataError } from '../../../engine/errors.ts';
+import { type Floor, Pace } from '../../../engine/safetensors/transfer.ts';
 
 export interface DownloadOptions {
   /** More bytes than this are refused. */
   readonly maxBytes: number;
   /** A server silent for so long is given up. */
   readonly stallMs?: number;
+  /** What must come at least, see `Pace`; a server that is slower is given up. */
+  readonly floor?: Floor;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: { file: string; loaded: number; total?: number }) => void;
 }
@@ -30,9 +33,14 @@ async function readBody(
   const length = Number(response.headers.get('content-length') ?? Number.NaN);
   const total = Number.isNaN(length) ? undefined : length;
   const chunks: Uint8Array[] = [];
+  const pace = new Pace(options.floor);
   let loaded = 0;
+  let since = performance.now();
   for await (const chunk of response.body ?? []) {
     alive();
+    const fault = pace.note(performance.now() - since, chunk.length);
+    if (fault) throw new DataError(`${url} is too slow: ${fault}; try again later.`);
+    since = performance.now();
     loaded += chunk.length;
     if (loaded > options.maxBytes) throw new DataError(`${url} sends more than ${options.maxBytes} bytes.`);
     chunks.push(chunk);

@@ -41,7 +41,7 @@ const STALE_MS = 3_600_000;
 const MEMBER = /^(answers\.txt|(train|test)\/(questions\.json|images\/\d+\.png))$/;
 const IN_ARCHIVE = /^[^/]+\/easy_vqa\/data\/(.+)$/;
 
-export interface FetchOptions extends Partial<Pick<DownloadOptions, 'signal' | 'onProgress' | 'stallMs'>> {
+export interface FetchOptions extends Partial<Pick<DownloadOptions, 'signal' | 'onProgress' | 'stallMs' | 'floor'>> {
   /** `$XDG_CACHE_HOME/matvlm` or `~/.cache/matvlm` unless given. */
   readonly cacheDir?: string;
   readonly source?: EasyVqaSource;
@@ -119,11 +119,11 @@ function store(files: ReadonlyMap<string, Uint8Array>, cacheDir: string, folder:
  *   cannot be written
  */
 export async function fetchEasyVqa(options: FetchOptions = {}): Promise<string> {
-  const { source = EASY_VQA_SOURCE, signal, onProgress, stallMs } = options;
+  const { source = EASY_VQA_SOURCE, signal, onProgress, stallMs, floor } = options;
   const cacheDir = options.cacheDir ?? join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'matvlm');
   const folder = join(cacheDir, `easy-vqa-${source.digest.slice(0, 12)}`);
   if (isIntact(folder, source.digest)) return folder;
-  const archive = await download(source.url, { maxBytes: MAX_ARCHIVE, signal, onProgress, stallMs });
+  const archive = await download(source.url, { maxBytes: MAX_ARCHIVE, signal, onProgress, stallMs, floor });
   store(unpack(archive, source), cacheDir, folder, source.digest);
   return folder;
 }

@@ -7,7 +7,6 @@ import { decodeImage } from '../image/decode-browser.ts';
 import type { RgbImage } from '../image/image.ts';
 import { cacheBytes } from '../sizes.ts';
 import { loadVlm, type Usage, type Vlm } from '../vlm.ts';
-import { readAhead } from './read-ahead.ts';
 import type { Answer, BackendChoice, ImageFile, LoadEvent, ModelInfo, Probe, Question } from './protocol.ts';
 
 /** A loss shows in a failed read before the device tells of it: how long to wait for its word, in milliseconds. */
@@ -122,7 +121,7 @@ export class BrowserEngine {
     onEvent: (event: LoadEvent) => void,
     signal: AbortSignal,
   ): Promise<Vlm> {
-    const folder = readAhead(httpFolder(new URL(url, location.href).href, { signal }));
+    const folder = httpFolder(new URL(url, location.href).href, { signal });
     const vlm = await loadVlm(folder, backend, {
       signal,
       onProgress: ({ loaded, total }) => onEvent({ stage: 'weights', loaded, total }),
