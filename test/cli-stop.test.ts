@@ -1,5 +1,5 @@
 // Ctrl-C before there is anything to save, within long work on the CPU, and where one run has another beside it.
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -44,13 +44,31 @@ stop('before the first step there is nothing to save, and nothing is left', asyn
   assert.equal(readdirSync(path('runs')), []);
 });
 
+for (const signal of ['SIGTERM', 'SIGHUP'] as const) {
+  stop(`${signal} saves as Ctrl-C does, however often it comes`, async () => {
+    const name = signal.toLowerCase();
+    let sent = 0;
+    const ended = await run(`train --model micro.json ${micro} --steps 1000000 --warmup 1 --save-every 1000000 --name ${name}`, {
+      watch: (child) =>
+        child.stderr!.on('data', (text) => {
+          if (/^train \d|^Stopping/m.test(String(text)) && sent++ < 2) child.kill(signal);
+        }),
+    });
+    assert.is(ended.code, 0, ended.stderr);
+    assert.ok(sent >= 2, 'it came twice');
+    const [, saved] = /stopped at step \d+ of 1000000, saved in (\S*checkpoint-\d+)\n/.exec(ended.stderr) ?? [];
+    assert.ok(saved && existsSync(path(saved, '_SUCCESS')), ended.stderr);
+    assert.not.ok(existsSync(path('runs', name, 'run.lock')));
+  });
+}
+
 stop('in the first evaluation of start too', async () => {
   assert.is((await run(`train --model micro.json ${micro} --steps 2 --warmup 1`)).code, 0);
   endlessRecipe();
   const ended = await run(START, { preload: interruptAt(/^run /m) });
   assert.is(ended.code, 0, ended.stderr);
   assert.not.match(ended.stderr, /saved in|--resume|error/);
-  assert.equal(readdirSync(path('runs')), ['train']);
+  assert.not.ok(existsSync(path('runs', 'start')));
 });
 
 stop('within an evaluation, the steps before it are saved', async () => {
@@ -103,6 +121,20 @@ stop('start, stopped by a terminal, takes the comparison along', async () => {
   assert.not.match(ended.stderr, /comparison/);
   assert.not.ok(existsSync(beside('start', 'run.lock')));
   assert.ok(hasCheckpoint(beside('start')));
+});
+
+stop('start, killed, ends the comparison too, which saves', async () => {
+  const folder = path('killed', 'start', 'random-init');
+  const steps = () => statSync(join(folder, 'metrics.jsonl'), { throwIfNoEntry: false })?.size ?? 0;
+  await run(`${START} --runs killed`, {
+    watch: (child) => {
+      const timer = setInterval(() => steps() > 0 && child.kill('SIGKILL'), 5);
+      child.on('exit', () => clearInterval(timer));
+    },
+  });
+  for (let i = 0; i < 500 && existsSync(join(folder, 'run.lock')); i++) await new Promise((done) => setTimeout(done, 20));
+  assert.not.ok(existsSync(join(folder, 'run.lock')));
+  assert.ok(hasCheckpoint(folder));
 });
 
 /** Makes checkpoints of the main run fail once the comparison is under way. */

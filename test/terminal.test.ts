@@ -1,11 +1,12 @@
 // What reaches the terminal: nothing that it would obey, and no loss of work where it is gone.
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { printable, printableLine } from '../models/matvlm/printable.ts';
-import { cli, type CliOptions, type Ended, MICRO_FLAGS, workFolder } from './support/cli.ts';
+import { CLI, cli, type CliOptions, type Ended, MICRO_FLAGS, workFolder } from './support/cli.ts';
 
 const cwd = workFolder();
 const path = (...parts: string[]) => join(cwd, ...parts);
@@ -84,4 +85,60 @@ filter('from a model folder: configuration, tokenizer and generated text', async
   assert.is((JSON.parse((await run(['info', moved, '--json'])).stdout) as { folder: string }).folder, moved);
 });
 
-filter.run();
+const lost = suite('output that is lost');
+const STEPS = ['--steps', '40', '--save-every', '40', '--eval-every', '20', '--eval-images', '1'];
+
+/** The run was done and saved to its end, and let go of. */
+function whole(name: string): void {
+  const entries = readdirSync(path('runs', name)).sort();
+  assert.equal(entries, ['checkpoint-40', 'config.yaml', 'metrics.jsonl', 'report.html', 'samples'], name);
+  const lines = readFileSync(path('runs', name, 'metrics.jsonl'), 'utf8').trim().split('\n');
+  assert.is(new Set(lines.map((line) => (JSON.parse(line) as { step: number }).step)).size, 40);
+}
+
+for (const [closed, results] of [['stderr', []], ['stdout', ['--final-eval']]] as const) {
+  lost(`to a pipe on ${closed} that closes costs no step`, async () => {
+    const { code } = await run([...TRAIN, ...STEPS, ...results, '--name', closed], {
+      // The first line of all comes on stderr.
+      watch: (child) => child.stderr!.once('data', () => child[closed]!.destroy()),
+    });
+    assert.is(code, 0);
+    whole(closed);
+  });
+}
+
+lost('to a full disk costs no step, and is told at the end', async () => {
+  const results = await run([...TRAIN, ...STEPS, '--final-eval', '--name', 'results'], { redirect: '>/dev/full' });
+  assert.is(results.code, 1, results.stderr);
+  assert.match(results.stderr, /error: cannot write the results to standard output: the disk is full.*\n$/);
+  whole('results');
+  assert.is((await run([...TRAIN, ...STEPS, '--name', 'progress'], { redirect: '2>/dev/full' })).code, 0);
+  whole('progress');
+  const help = await run(['--help'], { redirect: '>/dev/full' });
+  assert.is(help.code, 1);
+  assert.match(help.stderr, /^error: cannot write.*\n$/);
+});
+
+const hasScript = spawnSync('script', ['-qec', 'true', '/dev/null']).status === 0;
+
+(hasScript ? lost : lost.skip)('to a terminal that closes ends the run as Ctrl-C does (needs script of util-linux)', async () => {
+  const steps = [...TRAIN, '--steps', '1000000', '--save-every', '1000000', '--name', 'terminal'];
+  const line = [process.execPath, CLI, ...steps].join(' ');
+  const terminal = spawn('script', ['-qefc', `trap "" HUP; ${line}; echo $? > code`, '/dev/null'], { cwd });
+  let output = '';
+  terminal.stdout.on('data', (text) => {
+    if (/loss/.test((output += text))) terminal.kill('SIGKILL');
+  });
+  await new Promise((done) => terminal.on('close', done));
+  for (let i = 0; i < 500 && !existsSync(path('code')); i++) await new Promise((done) => setTimeout(done, 20));
+  assert.is(readFileSync(path('code'), 'utf8'), '0\n', output);
+  const entries = readdirSync(path('runs', 'terminal'));
+  assert.ok(entries.some((name) => /^checkpoint-\d+$/.test(name)) && !entries.includes('run.lock'), `${entries}`);
+});
+
+lost('to a reader that has seen enough is no error', async () => {
+  const { code, stderr } = await run(['info', 'runs/results'], { watch: (child) => child.stdout!.destroy() });
+  assert.is(code, 0, stderr);
+});
+
+for (const tests of [filter, lost]) tests.run();

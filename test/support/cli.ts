@@ -17,17 +17,22 @@ export interface CliOptions {
   readonly preload?: string;
   /** In a process group of its own, so that a test can send what a terminal sends. */
   readonly group?: boolean;
+  /** Where the shell sends output, such as `>/dev/full`. */
+  readonly redirect?: string;
   /** Sees the process once it runs. */
   readonly watch?: (child: ChildProcess) => void;
 }
 
 /** The built command line, beside the built tests. */
-const CLI = new URL('../cli.js', import.meta.url).pathname;
+export const CLI = new URL('../cli.js', import.meta.url).pathname;
 
 /** Runs the built command line as a user does; it is killed after 60 s. */
-export function cli(args: readonly string[], { cwd, env = {}, preload, group = false, watch }: CliOptions): Promise<Ended> {
+export function cli(args: readonly string[], options: CliOptions): Promise<Ended> {
+  const { cwd, env = {}, preload, group = false, redirect, watch } = options;
   const node = preload ? ['--import', `data:text/javascript,${encodeURIComponent(preload)}`] : [];
-  const child = spawn(process.execPath, [...node, CLI, ...args], {
+  const line = [process.execPath, ...node, CLI, ...args];
+  const [command, ...rest] = redirect ? ['sh', '-c', `exec "$@" ${redirect}`, 'sh', ...line] : line;
+  const child = spawn(command, rest, {
     cwd,
     env: { ...process.env, NO_COLOR: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],

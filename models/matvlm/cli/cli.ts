@@ -4,7 +4,7 @@ import { attach, type CommandSpec } from './command.ts';
 import { describeError, EXIT, exitCode, oneLine } from './errors.ts';
 import { isInterruption } from './interrupt.ts';
 import { printPiece, sayError } from './output.ts';
-import { flush, lostResults } from './terminal.ts';
+import { flush, lostResults, quit } from './terminal.ts';
 import { didYouMean } from '../suggest.ts';
 
 interface Entry {
@@ -30,7 +30,8 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
 };
 
 const FOOTER = `
-Exit codes: 0 done (also after Ctrl-C, with the state saved), 1 error, 2 wrong usage, 130 second Ctrl-C.
+Exit codes: 0 done, also when stopped by Ctrl-C, SIGTERM or SIGHUP, with the state saved, and when the reader of the
+output has gone; 1 error, also results that a full disk took; 2 wrong usage; 130 second Ctrl-C.
 NO_COLOR is honoured. "matvlm <command> --help" shows flags and examples.`;
 
 async function program(argv: readonly string[]): Promise<Command> {
@@ -79,8 +80,7 @@ async function end(code: number): Promise<never> {
   const error = code === EXIT.ok ? lostResults() : null;
   if (error) sayError(error.message);
   await flush();
-  // Not left to the event loop: after an error it may still run on what a GPU driver has freed.
-  process.exit(error ? EXIT.error : code);
+  quit(error ? EXIT.error : code);
 }
 
 await end(await main(process.argv.slice(2)));

@@ -18,12 +18,13 @@ export function compareWithRandom(run: string, steps: number, signal: AbortSigna
   const args = ['distill', '-c', config, ...flags, '--no-final-eval', '--save-total-limit', '1'];
   // In a process group of its own: a terminal's Ctrl-C goes to the whole group, and a second one quits without saving.
   const child = spawn(process.execPath, [process.argv[1], ...args], {
-    stdio: ['ignore', 'ignore', 'pipe'],
+    // It stops too when the channel closes, which it does where this process is killed.
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     detached: true,
     windowsHide: true,
   });
   let errors = '';
-  child.stderr.on('data', (chunk) => {
+  child.stderr!.on('data', (chunk) => {
     errors = (errors + chunk).slice(-2000);
   });
   const stop = () => void child.kill('SIGINT');

@@ -1,12 +1,14 @@
 import { EXIT } from './errors.ts';
 import { say } from './output.ts';
+import { quit } from './terminal.ts';
 
 let controller: AbortController | null = null;
 let announced = '';
 
 /**
- * The signal that the first Ctrl-C (or SIGTERM) aborts; the second ends the process with 130. One for the process:
- * later calls give the same signal.
+ * The signal that Ctrl-C aborts, and so do SIGTERM, a terminal that closes (SIGHUP), and the end of a process that
+ * started this one with a channel to it. Ctrl-C after that ends the process with 130; the others often come in pairs,
+ * and change nothing then. One for the process: later calls give the same signal.
  * @param message what is said on the first
  */
 export function interrupted(message: string): AbortSignal {
@@ -15,13 +17,15 @@ export function interrupted(message: string): AbortSignal {
   const own = new AbortController();
   controller = own;
   const stop = () => {
-    if (own.signal.aborted) process.exit(EXIT.interrupted);
+    if (own.signal.aborted) return;
     say();
     say(announced);
     own.abort();
   };
-  process.on('SIGINT', stop);
+  process.on('SIGINT', () => (own.signal.aborted ? quit(EXIT.interrupted) : stop()));
   process.on('SIGTERM', stop);
+  process.on('SIGHUP', stop);
+  process.on('disconnect', stop);
   return own.signal;
 }
 

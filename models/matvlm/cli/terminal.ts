@@ -1,3 +1,6 @@
+import { closeSync, fstatSync, openSync } from 'node:fs';
+import { devNull } from 'node:os';
+import { isatty } from 'node:tty';
 import { codeOf, systemError } from '../../../engine/node/system.ts';
 import { printableLine } from '../printable.ts';
 
@@ -44,4 +47,18 @@ export function lostResults(): Error | null {
   const isGone = codeOf(error) === 'EPIPE' || (process.stdout.isTTY && codeOf(error) === 'EIO');
   if (error === undefined || isGone) return null;
   return systemError('write', 'the results to standard output', error);
+}
+
+/**
+ * Ends the process. Not left to the event loop: after an error it may still run on what a GPU driver has freed. Node 20
+ * sets the terminal's modes back here, and aborts where that is gone: a terminal that hung up gives way to nothing.
+ */
+export function quit(code: number): never {
+  for (const fd of process.platform === 'win32' ? [] : [0, 1, 2]) {
+    if (!fstatSync(fd).isCharacterDevice() || isatty(fd)) continue;
+    closeSync(fd);
+    // Takes the lowest number that is free, which is this one.
+    openSync(devNull, 'r+');
+  }
+  process.exit(code);
 }
