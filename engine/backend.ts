@@ -43,8 +43,12 @@ export interface Backend<B = unknown> {
   profiler: Profiler | null;
   alloc(size: number, dtype: DType): B;
   free(buffer: B): void;
+  /** Overwrites all of a buffer. @throws ArgumentError unless `data` has its size and type (f64 goes for f32) */
   write(buffer: B, data: HostArray): void;
+  /** All of a buffer. @throws ArgumentError unless `size` and `dtype` are those that it was allocated with */
   read(buffer: B, size: number, dtype: DType): Promise<HostArray>;
+  /** Copies all of a buffer to another of the same size and dtype. */
+  copy(from: B, to: B): void;
   run<A>(op: Op<A>, call: Call<A, B>): void;
   /** Resolves when everything enqueued so far has run; rejects with its error. */
   sync(): Promise<void>;

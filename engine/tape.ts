@@ -1,8 +1,9 @@
 import type { Spec } from './backend.ts';
+import { isFloat } from './dtype.ts';
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from './errors.ts';
 import type { BackwardContext, Op } from './op.ts';
 import { keep, scope } from './scope.ts';
-import { Storage, Tensor } from './tensor.ts';
+import { empty, Storage, Tensor } from './tensor.ts';
 
 interface Edge {
   readonly node: Node | null;
@@ -131,8 +132,10 @@ function save(tensors: readonly Tensor[], indices: readonly number[] | undefined
   return saved;
 }
 
+/** Integers have no gradient: what computes on them stays off the tape. */
 function attach(node: Node, outputs: readonly Tensor[]): void {
   outputs.forEach((output, i) => {
+    if (!isFloat(output.dtype)) return;
     output.node = node;
     output.outputIndex = i;
     output.requiresGrad = true;
@@ -182,7 +185,9 @@ export type Accumulate = (a: Tensor, b: Tensor) => Tensor;
 
 /**
  * Walks the tape back from `roots`, whose gradients are `grads`, and leaves in each leaf's `.grad` the sum of what
- * reached it. Frees what was saved as it goes.
+ * reached it, of the leaf's shape and dtype and in a buffer of its own. Frees what was saved as it goes.
+ * @throws ShapeError, DTypeError for a gradient that is not as its tensor is; ArgumentError for a root that depends on no
+ * tensor that requires one
  */
 export function backwardFrom(roots: readonly Tensor[], grads: readonly Tensor[], accumulate: Accumulate): void {
   noGrad(() => scope(() => walk(roots, grads, accumulate)));
@@ -206,7 +211,10 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate
   const nodes = reachable(roots);
   for (const node of nodes) pending.set(node, new Array(node.outputSpecs.length).fill(null));
   roots.forEach((root, i) => {
-    checkGradShape(root, rootGrads[i]);
+    if (!root.requiresGrad) {
+      throw new ArgumentError(`backward: ${root} does not depend on a tensor that requires a gradient`);
+    }
+    expectAlike(`backward: ${root} was given`, rootGrads[i], root);
     const edge = edgeOf(root);
     if (edge) deliver(edge, rootGrads[i].detach());
   });
@@ -224,30 +232,36 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate
     node.edges.forEach((edge, i) => {
       const grad = results[i];
       if (!grad) return;
+      expectAlike(`${node.name}: backward gave input ${i}`, grad, node.inputSpecs[i]);
       if (edge) deliver(edge, grad);
       else grad.dispose();
     });
   }
 }
 
-function checkGradShape(root: Tensor, grad: Tensor): void {
-  if (!root.requiresGrad) {
-    throw new ArgumentError(`backward: ${root} does not depend on a tensor that requires a gradient`);
+/** @throws ShapeError, DTypeError unless a gradient is as the tensor that it is of */
+function expectAlike(what: string, grad: Spec, of: Spec): void {
+  if (of.shape.length !== grad.shape.length || of.shape.some((d, i) => d !== grad.shape[i])) {
+    throw new ShapeError(`${what} a gradient of shape [${grad.shape.join(', ')}], expected [${of.shape.join(', ')}]`);
   }
-  if (root.shape.join() !== grad.shape.join()) {
-    throw new ShapeError(`backward: ${root} was given a gradient of shape [${grad.shape.join(', ')}]`);
-  }
-  if (root.dtype !== grad.dtype) {
-    throw new DTypeError(`backward: ${root} was given a gradient of dtype ${grad.dtype}, expected ${root.dtype}`);
-  }
+  if (of.dtype !== grad.dtype) throw new DTypeError(`${what} a gradient of dtype ${grad.dtype}, expected ${of.dtype}`);
 }
 
 function addToLeaf(leaf: Tensor, grad: Tensor, accumulate: Accumulate): void {
   if (leaf.disposed) throw new DisposedError(`backward: ${leaf} was freed before its gradient was computed`);
   const before = leaf.grad;
-  leaf.grad = keep(before ? accumulate(before, grad) : grad.detach());
+  if (before) expectAlike(`backward: ${leaf} holds`, before, leaf);
+  leaf.grad = keep(before ? accumulate(before, grad) : unshared(grad));
   before?.dispose();
   grad.dispose();
+}
+
+/** The gradient in a buffer that no other tensor holds: as it is, or a copy. */
+function unshared(grad: Tensor): Tensor {
+  if (!grad.storage.shared) return grad.detach();
+  const own = empty(grad.backend, grad.shape, grad.dtype);
+  grad.backend.copy(grad.buffer, own.buffer);
+  return own;
 }
 
 /** All nodes the roots depend on, latest first. */
@@ -268,6 +282,8 @@ function reachable(roots: readonly Tensor[]): Node[] {
  * by (Chen et al. 2016). Leaves (parameters) that `body` closes over get their gradients too. Every other tensor it
  * needs must be among `inputs`: only those live on until backward, and a computed tensor that is closed over would have
  * its own graph walked from within, which ends in DisposedError ("backward ran through this graph before").
+ * @returns what `body` returns, as tensors of their own: where it gives back an input, a leaf, or one tensor twice, they
+ * share its elements
  * @param replay wraps the second run, for what must be as it was in the first (random state)
  */
 export function checkpoint(
@@ -277,7 +293,7 @@ export function checkpoint(
   replay: <T>(run: () => T) => T = (run) => run(),
 ): Tensor[] {
   if (!gradEnabled()) return body([...inputs]);
-  const outputs = scope(() => noGrad(() => body([...inputs])));
+  const outputs = scope(() => noGrad(() => body([...inputs])).map((output) => output.detach()));
   const pullback: Pullback = (node, grads) => {
     const leaves = inputs.map((_, i) => {
       const leaf = node.view('input', i);

@@ -1,6 +1,6 @@
 import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
-import { bytesOf, decoder, type DType, encoder, type HostArray } from './dtype.ts';
+import { bytesOf, decoder, type DType, encoder, type HostArray, isFloat } from './dtype.ts';
 import { DisposedError, DTypeError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import type { Scope } from './scope.ts';
@@ -27,6 +27,11 @@ export class Storage {
   release(): void {
     if (--this.refs === 0) this.backend.free(this.buffer);
   }
+
+  /** Whether more than one tensor or tape entry holds it. */
+  get shared(): boolean {
+    return this.refs > 1;
+  }
 }
 
 let nextId = 1;
@@ -38,9 +43,8 @@ let nextId = 1;
 export class Tensor implements Spec {
   readonly id = nextId++;
   readonly size: number;
-  /** Set on leaves whose gradient is wanted, and on everything computed from them. */
-  requiresGrad = false;
-  /** After `backward`, the gradient of a leaf. */
+  private wanted = false;
+  /** After `backward`, the gradient of a leaf: of its shape and dtype, in a buffer that no other tensor shares. */
   grad: Tensor | null = null;
   /** Where it was computed, if that was recorded, and as which output. */
   node: Node | null = null;
@@ -62,6 +66,21 @@ export class Tensor implements Spec {
 
   get backend(): Backend {
     return this.storage.backend;
+  }
+
+  /**
+   * Set on leaves whose gradient is wanted, and on everything computed from them.
+   * @throws DTypeError when set on integers or bool, which have no gradient
+   */
+  get requiresGrad(): boolean {
+    return this.wanted;
+  }
+
+  set requiresGrad(wanted: boolean) {
+    if (wanted && !isFloat(this.dtype)) {
+      throw new DTypeError(`requiresGrad: ${this} can have no gradient, only f32, f16 and bf16 can; convert it with cast()`);
+    }
+    this.wanted = wanted;
   }
 
   get disposed(): boolean {

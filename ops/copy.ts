@@ -1,11 +1,10 @@
 import { apply, apply1 } from '../engine/apply.ts';
-import type { Spec } from '../engine/backend.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { ArgumentError, DTypeError } from '../engine/errors.ts';
+import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { asWords, Elementwise } from './elementwise.ts';
-import { expectShape } from './shapes.ts';
+import { expectAlike } from './shapes.ts';
 
 const copyKernel = /* @__PURE__ */ new Elementwise({
   name: 'copy',
@@ -29,17 +28,10 @@ export function clone(x: Tensor): Tensor {
   return apply1(cloneOp, [x], {});
 }
 
-function expectAlike(op: string, dst: Spec, src: Spec): void {
-  expectShape(op, 'src', src, dst.shape);
-  if (dst.dtype !== src.dtype) {
-    throw new DTypeError(`${op}: src has dtype ${src.dtype}, expected ${dst.dtype} as dst has; convert it with cast()`);
-  }
-}
-
 export const copyOp = /* @__PURE__ */ defineOp({
   name: 'copy_',
   shape([dst, src]) {
-    expectAlike('copy_', dst, src);
+    expectAlike('copy_', 'src', src, dst);
     return [];
   },
   reference({ inputs: [dst, src] }) {
@@ -67,7 +59,7 @@ export const addIntoOp = /* @__PURE__ */ defineOp<{ scale: number }>({
   name: 'add_into',
   shape([dst, src]) {
     expectDType('add_into', 'dst', dst.dtype, 'f32');
-    expectAlike('add_into', dst, src);
+    expectAlike('add_into', 'src', src, dst);
     return [];
   },
   reference({ inputs: [dst, src], attrs: { scale } }) {

@@ -3,6 +3,7 @@ import { type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { type DType, expectDType, fromBfloat, fromHalf, isFloat } from '../engine/dtype.ts';
 import { defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
+import { cast } from './cast.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
 import { columnSum } from './rows.ts';
 import scatterRows from './scatter-rows.wgsl';
@@ -93,10 +94,10 @@ export function lookupOp(name: string, shape: Op<LookupAttrs>['shape']): Op<Look
       return true;
     },
     saves: { inputs: [1] },
-    backward: ({ needs, grads, inputSpecs, input, attrs }) => [
-      needs[0] ? apply1(lookupBackward, [input(1), grads[0]!], { dim: attrs.dim, shape: inputSpecs[0].shape }) : null,
-      null,
-    ],
+    backward({ needs, grads, inputSpecs: [{ shape, dtype }], input, attrs }) {
+      if (!needs[0]) return [null, null];
+      return [cast(apply1(lookupBackward, [input(1), grads[0]!], { dim: attrs.dim, shape }), dtype), null];
+    },
   });
 }
 

@@ -5,42 +5,23 @@ import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { launchFill } from './fill-kernel.ts';
 import { show, strides } from './shapes.ts';
-import { copyOnHost, launchCopy, scatterCopy } from './strided.ts';
+import { copyOnHost, launchCopy, type StridedCopy } from './strided.ts';
 
-interface Inside {
+interface Padding {
   /** Elements before x in each dimension of the whole; negative where x is cropped. */
   readonly before: readonly number[];
   readonly whole: readonly number[];
-}
-
-/** The part of x that stays, as ranges in x and in the whole. */
-function overlap(shape: readonly number[], { before, whole }: Inside) {
-  const from = shape.map((_, i) => Math.max(0, -before[i]));
-  const to = shape.map((_, i) => Math.max(0, before[i]));
-  const size = shape.map((d, i) => Math.max(0, Math.min(d - from[i], whole[i] - to[i])));
-  const dot = (a: readonly number[], b: readonly number[]) => a.reduce((sum, v, i) => sum + v * b[i], 0);
-  const [own, outer] = [strides(shape), strides(whole)];
-  return { size, own, outer, fromOffset: dot(from, own), toOffset: dot(to, outer) };
-}
-
-/** Writes x into the middle of a filled tensor, in place. */
-const placeOp = /* @__PURE__ */ defineOp<Inside>({
-  name: 'place_',
-  mutates: [0],
-  shape: () => [],
-  reference({ inputs: [whole, x], attrs }) {
-    const o = overlap(x.shape, attrs);
-    copyOnHost({ ...scatterCopy(o.size, o.outer, o.toOffset), from: o.own, fromOffset: o.fromOffset }, x, whole);
-  },
-  webgpu({ inputs: [whole, x], attrs }) {
-    const o = overlap(x.shape, attrs);
-    const copy = { ...scatterCopy(o.size, o.outer, o.toOffset), from: o.own, fromOffset: o.fromOffset };
-    return o.size.includes(0) ? [] : [launchCopy(copy, x, whole)];
-  },
-});
-
-interface Padding extends Inside {
   readonly value: number;
+}
+
+/** The copy of the part of x that stays into the whole. */
+function inside(shape: readonly number[], { before, whole }: Padding): StridedCopy {
+  const skipped = shape.map((_, i) => Math.max(0, -before[i]));
+  const filled = shape.map((_, i) => Math.max(0, before[i]));
+  const size = shape.map((d, i) => Math.max(0, Math.min(d - skipped[i], whole[i] - filled[i])));
+  const dot = (a: readonly number[], b: readonly number[]) => a.reduce((sum, v, i) => sum + v * b[i], 0);
+  const [from, to] = [strides(shape), strides(whole)];
+  return { shape: size, from, fromOffset: dot(skipped, from), to, toOffset: dot(filled, to) };
 }
 
 const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
@@ -48,11 +29,11 @@ const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
   shape: ([x], { whole }) => [spec(whole, x.dtype)],
   reference({ inputs: [x], outputs: [y], attrs }) {
     y.data.fill(encoder(y.dtype)(attrs.value));
-    placeOp.reference({ inputs: [y, x], outputs: [], attrs });
+    copyOnHost(inside(x.shape, attrs), x, y);
   },
-  webgpu(call) {
-    const { inputs: [x], outputs: [y], attrs } = call;
-    return [launchFill(y, attrs.value), ...placeOp.webgpu({ ...call, inputs: [y, x], outputs: [], attrs })];
+  webgpu({ inputs: [x], outputs: [y], attrs }) {
+    const copy = inside(x.shape, attrs);
+    return [launchFill(y, attrs.value), ...(copy.shape.includes(0) ? [] : [launchCopy(copy, x, y)])];
   },
   backward({ attrs, grads, inputSpecs }) {
     const shape = inputSpecs[0].shape;

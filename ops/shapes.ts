@@ -1,5 +1,5 @@
 import type { Spec } from '../engine/backend.ts';
-import { ShapeError } from '../engine/errors.ts';
+import { DTypeError, ShapeError } from '../engine/errors.ts';
 
 export function show(shape: readonly number[]): string {
   return `[${shape.join(', ')}]`;
@@ -96,4 +96,11 @@ export function expectShape(op: string, name: string, arg: Spec, shape: readonly
   if (!sameShape(arg.shape, shape)) {
     throw new ShapeError(`${op}: ${name} has shape ${show(arg.shape)}, expected ${show(shape)}`);
   }
+}
+
+/** @throws ShapeError, DTypeError unless `arg` has shape and dtype of `like` */
+export function expectAlike(op: string, name: string, arg: Spec, like: Spec): void {
+  expectShape(op, name, arg, like.shape);
+  if (arg.dtype === like.dtype) return;
+  throw new DTypeError(`${op}: ${name} has dtype ${arg.dtype}, expected ${like.dtype}; convert it with cast()`);
 }

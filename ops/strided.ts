@@ -1,8 +1,10 @@
 import type { KernelExports, WasmArg } from '../engine/backends/wasm/call.ts';
+import type { Spec } from '../engine/backend.ts';
 import { bytesOf } from '../engine/dtype.ts';
+import { ArgumentError } from '../engine/errors.ts';
 import type { HostArg } from '../engine/op.ts';
 import { type GpuArg, type Launch, FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
-import { strides as stridesOf } from './shapes.ts';
+import { show, strides as stridesOf } from './shapes.ts';
 
 /**
  * A copy between two strided views of the same shape: what permute, slice, cat and their kin are made of. Strides and
@@ -26,6 +28,30 @@ export function scatterCopy(shape: readonly number[], to: readonly number[], toO
   return { shape, from: stridesOf(shape), fromOffset: 0, to, toOffset };
 }
 
+interface Sized extends Spec {
+  readonly size: number;
+}
+
+/**
+ * Held against the tensors where their elements are touched, whatever an op worked out before.
+ * @throws ArgumentError unless both have one dtype and hold all that the copy names
+ */
+function expectInside({ shape, from, fromOffset, to, toOffset }: StridedCopy, source: Sized, target: Sized): void {
+  const within = (steps: readonly number[], offset: number, size: number) => {
+    let [low, high] = [offset, offset];
+    for (let i = 0; i < shape.length; i++) {
+      const reach = (shape[i] - 1) * steps[i];
+      if (reach < 0) low += reach;
+      else high += reach;
+    }
+    return low >= 0 && high < size;
+  };
+  const fits = shape.includes(0) || (within(from, fromOffset, source.size) && within(to, toOffset, target.size));
+  if (fits && source.dtype === target.dtype) return;
+  const named = [source, target].map(({ dtype, shape: s }) => `${dtype}${show(s)}`);
+  throw new ArgumentError(`a copy of ${show(shape)} from ${named[0]} to ${named[1]} does not lie within them`);
+}
+
 /** Merges neighbouring dimensions that both views walk as one, and drops those of size 1. */
 function merge({ shape, from, to }: StridedCopy): { size: number; from: number; to: number }[] {
   const dims: { size: number; from: number; to: number }[] = [];
@@ -43,6 +69,7 @@ function merge({ shape, from, to }: StridedCopy): { size: number; from: number; 
 
 /** The copy in JavaScript; rows that both sides hold in one piece are copied whole. */
 export function copyOnHost(copy: StridedCopy, source: HostArg, target: HostArg): void {
+  expectInside(copy, source, target);
   const dims = merge(copy);
   const inner = dims.pop()!;
   const whole = inner.from === 1 && inner.to === 1;
@@ -61,6 +88,7 @@ export function copyOnHost(copy: StridedCopy, source: HostArg, target: HostArg):
 
 /** The copy by a C kernel; false for 16-bit elements, and for views that do not come down to four dimensions. */
 export function copyOnWasm(k: KernelExports, copy: StridedCopy, source: WasmArg, target: WasmArg): boolean {
+  expectInside(copy, source, target);
   const dims = merge(copy);
   if (dims.length > 4 || bytesOf(source.dtype) !== 4) return false;
   while (dims.length < 4) dims.unshift({ size: 1, from: 0, to: 0 });
@@ -140,6 +168,7 @@ function inGroupsOf(count: number, dims: readonly { size: number; from: number; 
 
 /** The copy as one launch. Bits are moved, whatever the dtype, in the largest unit that sizes and strides allow. */
 export function launchCopy(copy: StridedCopy, source: GpuArg, target: GpuArg): Launch {
+  expectInside(copy, source, target);
   const dims = merge(copy);
   const bytes = bytesOf(source.dtype);
   const elementsIn = (unit: Unit) => UNITS[unit].bytes / bytes;

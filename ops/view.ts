@@ -4,7 +4,7 @@ import { type Op, defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
 import { sumTo } from './reduce.ts';
-import { broadcastStrides, normalizeAxis, normalizeDim, show, strides } from './shapes.ts';
+import { broadcastStrides, expectAlike, normalizeAxis, normalizeDim, show, strides } from './shapes.ts';
 import { copyOnHost, copyOnWasm, gatherCopy, launchCopy, scatterCopy, type StridedCopy } from './strided.ts';
 
 /** Copies of x seen through other strides: permute, expand, flip and slice are all one kernel. */
@@ -119,7 +119,11 @@ const sliceOp = /* @__PURE__ */ viewOp<Range>(
 const sliceScatterOp = /* @__PURE__ */ defineOp<Range>({
   name: 'slice_scatter_',
   mutates: [0],
-  shape: () => [],
+  shape([dst, src], { dim, length }) {
+    const shape = dst.shape.map((d, i) => (i === dim ? length : d));
+    expectAlike('slice_scatter_', 'src', src, { shape, dtype: dst.dtype });
+    return [];
+  },
   reference({ inputs: [dst, src], attrs }) {
     const range = rangeOf(dst.shape, attrs);
     copyOnHost(scatterCopy(src.shape, range.strides, range.offset), src, dst);

@@ -19,6 +19,7 @@ function shapesOnly(): Backend<null> {
     free: () => {},
     write: refuse,
     read: refuse,
+    copy: refuse,
     run: refuse,
     sync: async () => {},
     dispose: () => {},

@@ -14,7 +14,7 @@ import { type MoreCase, moreCases } from './more-cases.ts';
 const FALLBACK = ' (fallback)';
 
 /** Ops that nothing ever runs by themselves: their kernels are parts of another's, or their partials are constants. */
-const PARTS = new Set(['add_backward', 'place_', 'sub_backward']);
+const PARTS = new Set(['add_backward', 'sub_backward']);
 
 /** The names of all ops that there are. Naming every export keeps a bundler from leaving any out. */
 export function opNames(): string[] {

@@ -1,38 +1,14 @@
-import type { Backend, Call } from '../../backend.ts';
-import type { DType, HostArray } from '../../dtype.ts';
+import type { Arg, Backend, Call } from '../../backend.ts';
+import { type DType, type HostArray, isFloat } from '../../dtype.ts';
 import { OutOfMemoryError } from '../../errors.ts';
 import type { HostCall, Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
+import { expectAll, expectSame, type Extent, hostArrayFor, POISON_HALF } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
 
-type HostArrayType =
-  | Float32ArrayConstructor
-  | Float64ArrayConstructor
-  | Uint16ArrayConstructor
-  | Int32ArrayConstructor
-  | Uint32ArrayConstructor;
-
-/** The array type that holds a dtype on the host. */
-export function hostArrayType(dtype: DType): HostArrayType {
-  switch (dtype) {
-    case 'f32':
-      return Float32Array;
-    case 'f16':
-    case 'bf16':
-      return Uint16Array;
-    case 'i32':
-      return Int32Array;
-    case 'u32':
-    case 'bool':
-      return Uint32Array;
-    default:
-      return dtype satisfies never;
-  }
-}
-
-/** A new array of that type. */
-export function hostArrayFor(dtype: DType, size: number, double = false): HostArray {
-  return new (double && dtype === 'f32' ? Float64Array : hostArrayType(dtype))(size);
+/** The elements of a tensor in an array of their own. */
+export interface HostBuffer extends Extent {
+  readonly data: HostArray;
 }
 
 export interface ReferenceOptions {
@@ -45,7 +21,7 @@ export interface ReferenceOptions {
  * backends are compared with. New buffers of floats are filled with NaN, so that an op that leaves an output element
  * unwritten shows.
  */
-export class ReferenceBackend implements Backend<HostArray> {
+export class ReferenceBackend implements Backend<HostBuffer> {
   readonly kind = 'reference';
   readonly description: string;
   readonly memory = new MemoryCounter();
@@ -57,12 +33,12 @@ export class ReferenceBackend implements Backend<HostArray> {
     this.description = this.double ? 'JavaScript loops, f64' : 'JavaScript loops, f32';
   }
 
-  alloc(size: number, dtype: DType): HostArray {
-    const array = this.array(size, dtype);
-    if (dtype === 'f32') array.fill(NaN);
-    this.memory.allocated(array.byteLength);
+  alloc(size: number, dtype: DType): HostBuffer {
+    const data = this.array(size, dtype);
+    if (isFloat(dtype)) data.fill(dtype === 'f32' ? NaN : POISON_HALF);
+    this.memory.allocated(data.byteLength);
     this.memory.reserved = this.memory.live;
-    return array;
+    return { size, dtype, data };
   }
 
   private array(size: number, dtype: DType): HostArray {
@@ -76,20 +52,27 @@ export class ReferenceBackend implements Backend<HostArray> {
     }
   }
 
-  free(buffer: HostArray): void {
-    this.memory.freed(buffer.byteLength);
+  free({ data }: HostBuffer): void {
+    this.memory.freed(data.byteLength);
     this.memory.reserved = this.memory.live;
   }
 
-  write(buffer: HostArray, data: HostArray): void {
-    buffer.set(data);
+  write(buffer: HostBuffer, data: HostArray): void {
+    expectAll(buffer, data);
+    buffer.data.set(data);
   }
 
-  async read(buffer: HostArray, size: number): Promise<HostArray> {
-    return buffer.slice(0, size);
+  async read(buffer: HostBuffer, size: number, dtype: DType): Promise<HostArray> {
+    expectSame('read', buffer, { size, dtype });
+    return buffer.data.slice();
   }
 
-  run<A>(op: Op<A>, call: Call<A, HostArray>): void {
+  copy(from: HostBuffer, to: HostBuffer): void {
+    expectSame('copy', from, to);
+    to.data.set(from.data);
+  }
+
+  run<A>(op: Op<A>, call: Call<A, HostBuffer>): void {
     const start = this.profiler ? performance.now() : 0;
     op.reference(hostCall(call));
     this.profiler?.add(op.name, performance.now() - start, bytesMoved(call));
@@ -100,12 +83,12 @@ export class ReferenceBackend implements Backend<HostArray> {
   dispose(): void {}
 }
 
-function hostCall<A>(call: Call<A, HostArray>): HostCall<A> {
-  const arg = (a: Call<A, HostArray>['inputs'][number]) => ({
+function hostCall<A>(call: Call<A, HostBuffer>): HostCall<A> {
+  const arg = (a: Arg<HostBuffer>) => ({
     shape: a.shape,
     dtype: a.dtype,
     size: a.size,
-    data: a.buffer,
+    data: a.buffer.data,
   });
   return { inputs: call.inputs.map(arg), outputs: call.outputs.map(arg), attrs: call.attrs };
 }

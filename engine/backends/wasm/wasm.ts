@@ -2,22 +2,29 @@ import { Heap } from './heap.ts';
 import { type Kernels, loadKernels, type LoadOptions } from '../../../wasm/loader.ts';
 import type { Arg, Backend, Call } from '../../backend.ts';
 import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
+import { KernelError } from '../../errors.ts';
 import type { HostArg, Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
+import { expectAll, expectSame, type Extent, hostArrayFor, hostArrayType, POISON_HALF } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
-import { hostArrayFor, hostArrayType } from '../reference/reference.ts';
 import type { WasmArg } from './call.ts';
 
 /** A block of the WASM memory. */
-export interface WasmBuffer {
+export interface WasmBuffer extends Extent {
   readonly ptr: number;
   readonly bytes: number;
 }
 
+/** 16-bit words of poison on either side of a buffer, where there is any. */
+const GUARD = 32;
+
 export { type KernelVariant, supportsVariant } from '../../../wasm/loader.ts';
 
 export interface WasmOptions extends LoadOptions {
-  /** Fill new buffers with NaN: shows kernels that read what nobody wrote. For tests. */
+  /**
+   * Fill new buffers, and a band on either side of them, with NaN, and look at the bands after each op: shows kernels
+   * that read what nobody wrote, and those that write past an end. For tests.
+   */
   readonly poison?: boolean;
 }
 
@@ -32,7 +39,7 @@ export class WasmBackend implements Backend<WasmBuffer> {
   profiler: Profiler | null = null;
   private readonly heap: Heap;
   private readonly poison: boolean;
-  private readonly scratchInUse: number[] = [];
+  private readonly scratchInUse: Pick<WasmBuffer, 'ptr' | 'bytes'>[] = [];
 
   private constructor(
     private readonly kernels: Kernels,
@@ -49,39 +56,37 @@ export class WasmBackend implements Backend<WasmBuffer> {
 
   alloc(size: number, dtype: DType): WasmBuffer {
     const bytes = size * bytesOf(dtype);
-    const ptr = this.heap.alloc(bytes);
+    const ptr = this.take(bytes);
     this.memory.allocated(bytes);
     this.memory.reserved = this.heap.memory.buffer.byteLength;
-    if (this.poison && dtype === 'f32') this.heap.f32(ptr, size).fill(NaN);
-    return { ptr, bytes };
+    return { ptr, bytes, size, dtype };
   }
 
   free(buffer: WasmBuffer): void {
-    this.heap.free(buffer.ptr);
+    this.give(buffer.ptr);
     this.memory.freed(buffer.bytes);
   }
 
   write(buffer: WasmBuffer, data: HostArray): void {
-    const bytes = data instanceof Float64Array ? Float32Array.from(data) : data;
-    this.heap.u8(buffer.ptr, bytes.byteLength).set(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+    expectAll(buffer, data);
+    this.view(buffer.ptr, buffer.size, buffer.dtype).set(data);
   }
 
   async read(buffer: WasmBuffer, size: number, dtype: DType): Promise<HostArray> {
+    expectSame('read', buffer, { size, dtype });
     const out = hostArrayFor(dtype, size);
     out.set(this.view(buffer.ptr, size, dtype));
     return out;
   }
 
+  copy(from: WasmBuffer, to: WasmBuffer): void {
+    expectSame('copy', from, to);
+    this.view(to.ptr, to.size, to.dtype).set(this.view(from.ptr, from.size, from.dtype));
+  }
+
   run<A>(op: Op<A>, call: Call<A, WasmBuffer>): void {
     const start = this.profiler ? performance.now() : 0;
-    const native = op.wasm?.({
-      inputs: call.inputs.map(wasmArg),
-      outputs: call.outputs.map(wasmArg),
-      attrs: call.attrs,
-      k: this.kernels.exports,
-      scratch: this.scratch,
-    });
-    while (this.scratchInUse.length > 0) this.heap.free(this.scratchInUse.pop()!);
+    const native = this.runNative(op, call);
     if (!native) {
       op.reference({ inputs: call.inputs.map(this.host), outputs: call.outputs.map(this.host), attrs: call.attrs });
     }
@@ -93,11 +98,49 @@ export class WasmBackend implements Backend<WasmBuffer> {
 
   dispose(): void {}
 
+  private runNative<A>(op: Op<A>, { inputs, outputs, attrs }: Call<A, WasmBuffer>): boolean {
+    const { scratch, kernels } = this;
+    try {
+      const args = { inputs: inputs.map(wasmArg), outputs: outputs.map(wasmArg) };
+      const native = op.wasm?.({ ...args, attrs, k: kernels.exports, scratch }) ?? false;
+      if (this.poison) this.checkGuards(op.name, [...inputs, ...outputs].map((arg) => arg.buffer));
+      return native;
+    } finally {
+      while (this.scratchInUse.length > 0) this.give(this.scratchInUse.pop()!.ptr);
+    }
+  }
+
   private readonly scratch = (bytes: number): number => {
-    const ptr = this.heap.alloc(bytes);
-    this.scratchInUse.push(ptr);
+    const ptr = this.take(bytes);
+    this.scratchInUse.push({ ptr, bytes });
     return ptr;
   };
+
+  private take(bytes: number): number {
+    if (!this.poison) return this.heap.alloc(bytes);
+    const words = Math.ceil(bytes / 2) + 2 * GUARD;
+    const start = this.heap.alloc(2 * words);
+    this.words(start, words).fill(POISON_HALF);
+    return start + 2 * GUARD;
+  }
+
+  private give(ptr: number): void {
+    this.heap.free(this.poison ? ptr - 2 * GUARD : ptr);
+  }
+
+  /** @throws KernelError when an op wrote beside one of its buffers */
+  private checkGuards(op: string, buffers: readonly Pick<WasmBuffer, 'ptr' | 'bytes'>[]): void {
+    for (const { ptr, bytes } of [...buffers, ...this.scratchInUse]) {
+      for (const start of [ptr - 2 * GUARD, ptr + 2 * Math.ceil(bytes / 2)]) {
+        if (this.words(start, GUARD).every((word) => word === POISON_HALF)) continue;
+        throw new KernelError(`${op}: wrote ${start < ptr ? 'before' : 'past the end of'} a buffer of ${bytes} bytes`);
+      }
+    }
+  }
+
+  private words(start: number, count: number): Uint16Array {
+    return new Uint16Array(this.heap.memory.buffer, start, count);
+  }
 
   private readonly host = (arg: Arg<WasmBuffer>): HostArg => ({
     shape: arg.shape,

@@ -1,13 +1,17 @@
+import type { DType } from '../../dtype.ts';
 import { OutOfMemoryError } from '../../errors.ts';
+import type { Extent } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
 
 /** A pooled GPUBuffer. `id` is stable for the buffer's life and keys cached bind groups. */
-export interface GpuBuffer {
+export interface GpuBuffer extends Extent {
   readonly id: number;
   readonly gpu: GPUBuffer;
   /** Size of the GPUBuffer. */
   readonly capacity: number;
-  /** Bytes the tensor asked for. */
+  /** What the tensor asked for. */
+  size: number;
+  dtype: DType;
   bytes: number;
   /** When it was last given back, by the pool's count. */
   idleSince: number;
@@ -178,7 +182,7 @@ export class BufferPool {
       );
     }
     this.memory.reserved += capacity;
-    return { id: this.nextId++, gpu, capacity, bytes: 0, idleSince: 0 };
+    return { id: this.nextId++, gpu, capacity, size: 0, dtype: 'f32', bytes: 0, idleSince: 0 };
   }
 
   private tryCreate(size: number): GPUBuffer | null {

@@ -3,7 +3,7 @@ import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
 import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
 import type { Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { hostArrayFor } from '../reference/reference.ts';
+import { expectAll, expectSame, hostArrayFor, POISON } from '../host.ts';
 import { BufferPool, type GpuBuffer, GPUBufferUsageFlags } from './buffers.ts';
 import type { GpuArg, GpuCaps, Launch, Shader } from './launch.ts';
 import { type Compiled, Pipelines } from './pipelines.ts';
@@ -130,9 +130,11 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   alloc(size: number, dtype: DType): GpuBuffer {
     this.check();
     const buffer = this.pool.take(Math.max(4, size * bytesOf(dtype)));
+    buffer.size = size;
+    buffer.dtype = dtype;
     if (this.poison) {
       this.flush();
-      this.device.queue.writeBuffer(buffer.gpu, 0, new Float32Array(buffer.capacity / 4).fill(NaN));
+      this.device.queue.writeBuffer(buffer.gpu, 0, new Uint32Array(buffer.capacity / 4).fill(POISON));
     }
     return buffer;
   }
@@ -143,6 +145,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 
   write(buffer: GpuBuffer, data: HostArray): void {
     this.check();
+    expectAll(buffer, data);
     this.flush();
     let bytes: HostArray = data instanceof Float64Array ? Float32Array.from(data) : data;
     if (bytes.byteLength % 4 !== 0) {
@@ -155,6 +158,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 
   async read(buffer: GpuBuffer, size: number, dtype: DType): Promise<HostArray> {
     this.check();
+    expectSame('read', buffer, { size, dtype });
     const bytes = Math.ceil((size * bytesOf(dtype)) / 4) * 4;
     const result = hostArrayFor(dtype, size);
     if (size === 0) return result;
@@ -181,22 +185,29 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     return result;
   }
 
+  copy(from: GpuBuffer, to: GpuBuffer): void {
+    this.check();
+    expectSame('copy', from, to);
+    this.endPass();
+    this.encoder ??= this.device.createCommandEncoder();
+    this.encoder.copyBufferToBuffer(from.gpu, 0, to.gpu, 0, Math.ceil(from.bytes / 4) * 4);
+  }
+
   run<A>(op: Op<A>, call: Call<A, GpuBuffer>): void {
     if (this.failure) throw this.failure;
-    const launches = op.webgpu({
-      inputs: call.inputs,
-      outputs: call.outputs,
-      attrs: call.attrs,
-      caps: this.caps,
-      scratch: this.scratch,
-    });
-    if (this.profiling) {
-      this.timestamps ??= new Timestamps(this.device);
-      this.timed(this.timestamps, op.name, launches, bytesMoved(call));
-    } else {
-      for (const launch of launches) this.dispatch(launch);
+    const { caps, scratch } = this;
+    try {
+      const { inputs, outputs, attrs } = call;
+      const launches = op.webgpu({ inputs, outputs, attrs, caps, scratch });
+      if (this.profiling) {
+        this.timestamps ??= new Timestamps(this.device);
+        this.timed(this.timestamps, op.name, launches, bytesMoved(call));
+      } else {
+        for (const launch of launches) this.dispatch(launch);
+      }
+    } finally {
+      while (this.scratchInUse.length > 0) this.pool.give(this.scratchInUse.pop()!);
     }
-    while (this.scratchInUse.length > 0) this.pool.give(this.scratchInUse.pop()!);
   }
 
   async sync(): Promise<void> {
