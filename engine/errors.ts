@@ -1,10 +1,15 @@
+import { cut } from './excerpt.ts';
+
 /**
  * Every error a user can cause is one of these: it names the thing, says what was expected and what to do.
- * The command line prints `message` alone; a stack trace is only for `--debug`.
+ * The command line prints `message` alone; a stack trace is only for `--debug`. However much a message quotes of a
+ * hostile input, it is cut to `room` UTF-16 units.
  */
 export class MatvlmError extends Error {
+  protected static readonly room: number = 4000;
+
   constructor(message: string, options?: ErrorOptions) {
-    super(message, options);
+    super(cut(message, new.target.room), options);
     this.name = new.target.name;
   }
 }
@@ -22,7 +27,9 @@ export class ArgumentError extends MatvlmError {}
 export class DisposedError extends MatvlmError {}
 
 /** A kernel that failed to compile or to run; carries the numbered source. */
-export class KernelError extends MatvlmError {}
+export class KernelError extends MatvlmError {
+  protected static override readonly room = Infinity;
+}
 
 /** The GPU device went away; `reason` is the browser's word for it. */
 export class DeviceLostError extends MatvlmError {}

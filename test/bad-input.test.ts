@@ -1,5 +1,5 @@
 // Bad input to the command line: exit code ≠ 0, one line that names the thing, no stack, nothing half-written.
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { suite } from 'uvu';
@@ -136,6 +136,20 @@ folders('missing, a file, empty', async () => {
   mkdirSync(path('empty'));
   await refused('info empty', /empty: no config.json/);
   await refused('info', /missing required argument/, 2);
+  await refused(ask('/dev/zero'), /\/dev\/zero: is a file, expected the folder of a model/);
+});
+
+folders('devices and pipes where files belong', async () => {
+  const device = /cannot read .*: it is a device or pipe, expected a file/;
+  await refused(`train --model /dev/zero ${MICRO_FLAGS.join(' ')}`, device);
+  for (const file of ['config.json', 'tokenizer.json']) {
+    const name = spoilt(`device-${file}`, (folder) => {
+      rmSync(join(folder, file));
+      symlinkSync('/dev/zero', join(folder, file));
+    });
+    await refused(ask(name), device);
+    if (file === 'tokenizer.json') await refused(`train --tokenizer ${name} ${MICRO_FLAGS.join(' ')}`, device);
+  }
 });
 
 folders('weights that are cut off or hostile', async () => {

@@ -174,7 +174,7 @@ easy('groups by image, in ascending order', () => {
 });
 
 const kinds: [string, RegExp][] = [
-  ['<html>', /train\/questions.json is not JSON/],
+  ['<html>', /train\/questions.json: no valid JSON/],
   ['{}', /expected \[question/],
   ['[]', /no question/],
   ['[["a","yes",0],["b","yes"]]', /entry 1/],

@@ -1,5 +1,6 @@
 import { join, resolve } from 'node:path';
 import { CheckpointError } from '../errors.ts';
+import { parseJson } from '../json.ts';
 import { Checkpoint } from '../safetensors/checkpoint.ts';
 import { SafetensorsFile } from '../safetensors/file.ts';
 import { isCompleteFolder, readAll, removeFolderAtomic } from './atomic.ts';
@@ -62,12 +63,7 @@ export async function verifyCheckpoint(path: string, files: FileSystem = disk): 
 async function verifyJson(path: string, files: FileSystem): Promise<void> {
   const found = await files.stat(path);
   if (!found || found.size > JSON_LIMIT) return;
-  try {
-    JSON.parse(new TextDecoder().decode(await readAll(path, files)));
-  } catch (error) {
-    if (error instanceof SyntaxError) throw new CheckpointError(`${path}: ${error.message}`);
-    throw error;
-  }
+  parseJson(new TextDecoder().decode(await readAll(path, files)), path, CheckpointError);
 }
 
 /**

@@ -8,7 +8,7 @@ export type { FileSystem, OpenFile } from './files.ts';
 export { acquireLock } from './lock.ts';
 export type { Lock } from './lock.ts';
 export { allowRelaxedSimd } from './relaxed-simd.ts';
-export { diskFolder, fileSource } from './source.ts';
+export { diskFolder, fileSource, readFileWithin } from './source.ts';
 export { systemError } from './system.ts';
 export { writeSafetensors, writeShardedSafetensors } from './write.ts';
 export type { ShardOptions, WriteOptions } from './write.ts';

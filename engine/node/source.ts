@@ -1,6 +1,6 @@
 import { basename, join } from 'node:path';
 import { SystemError } from '../errors.ts';
-import { shortRead } from '../safetensors/source.ts';
+import { readWhole, shortRead } from '../safetensors/source.ts';
 import type { ByteSource, FolderSource } from '../safetensors/source.ts';
 import { disk } from './files.ts';
 import { systemError } from './system.ts';
@@ -17,7 +17,10 @@ export async function fileSource(path: string, files = disk): Promise<ByteSource
   // Opening a pipe would wait for a writer, so the kind is looked at first.
   const found = await attempt(files.stat(path));
   if (!found) throw new SystemError(`cannot read ${path}: there is no such file: check the path`);
-  if (found.kind !== 'file') throw new SystemError(`cannot read ${path}: it is a ${found.kind}, expected a file`);
+  if (found.kind !== 'file') {
+    const kind = found.kind === 'folder' ? 'folder' : 'device or pipe';
+    throw new SystemError(`cannot read ${path}: it is a ${kind}, expected a file`);
+  }
   const handle = await attempt(files.open(path, 'r'));
   return {
     name: path,
@@ -34,6 +37,19 @@ export async function fileSource(path: string, files = disk): Promise<ByteSource
     },
     close: () => attempt(handle.close()),
   };
+}
+
+/**
+ * All of a regular file of at most `limit` bytes: a device or a pipe would be read without end.
+ * @throws SystemError when it cannot be read, CheckpointError when it is larger
+ */
+export async function readFileWithin(path: string, limit: number): Promise<Uint8Array> {
+  const source = await fileSource(path);
+  try {
+    return await readWhole(source, limit);
+  } finally {
+    await source.close();
+  }
 }
 
 /** A folder on disk; `open` gives null for a missing file, and a SystemError for one that cannot be read. */

@@ -3,7 +3,7 @@ import type { ArrayOf, ReadKind } from './convert.ts';
 import { SafetensorsFile } from './file.ts';
 import type { SafeEntry } from './format.ts';
 import { parseIndex } from './shards.ts';
-import { quote } from './json.ts';
+import { quote } from '../excerpt.ts';
 import { readWhole } from './source.ts';
 import type { FolderSource } from './source.ts';
 

@@ -5,7 +5,7 @@ import { HEADER_LIMIT } from './format.ts';
 import type { SafeEntry } from './format.ts';
 import { parseHeader, PREFIX } from './header.ts';
 import type { Header } from './header.ts';
-import { quote } from './json.ts';
+import { quote } from '../excerpt.ts';
 import type { ByteSource } from './source.ts';
 
 /**

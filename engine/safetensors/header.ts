@@ -1,7 +1,8 @@
 import { CheckpointError } from '../errors.ts';
 import { isSafeDType, RANK_LIMIT, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
 import type { SafeDType, SafeEntry } from './format.ts';
-import { JsonScanner, quote } from './json.ts';
+import { quote } from '../excerpt.ts';
+import { JsonScanner } from './json.ts';
 
 /** Bytes before the header: its length as a little-endian u64. */
 export const PREFIX = 8;

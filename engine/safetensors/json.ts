@@ -1,3 +1,4 @@
+import { quote } from '../excerpt.ts';
 import { TENSOR_LIMIT } from './format.ts';
 
 /** Text of names and metadata that one document may hold, in bytes: bounds memory however large the document is. */
@@ -236,9 +237,4 @@ class Keys {
     this.size++;
     return true;
   }
-}
-
-/** A name in an error message: quoted, escaped and cut to a line, as it may come from a hostile file. */
-export function quote(name: string): string {
-  return JSON.stringify(name.length > 120 ? `${name.slice(0, 117)}...` : name);
 }

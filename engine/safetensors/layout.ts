@@ -1,7 +1,7 @@
 import { ArgumentError } from '../errors.ts';
 import { isSafeDType, RANK_LIMIT, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
 import type { SafeDType } from './format.ts';
-import { quote } from './json.ts';
+import { quote } from '../excerpt.ts';
 
 /** Elements as a typed array of the dtype (f16, bf16 as Uint16Array) or as raw little-endian bytes. */
 export type Piece = ArrayBufferView<ArrayBufferLike>;

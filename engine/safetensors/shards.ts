@@ -1,6 +1,7 @@
 import { CheckpointError } from '../errors.ts';
 import { TENSOR_LIMIT } from './format.ts';
-import { JsonScanner, quote } from './json.ts';
+import { quote } from '../excerpt.ts';
+import { JsonScanner } from './json.ts';
 
 const SHARD_LIMIT = 4096;
 

@@ -10,8 +10,8 @@ import { PromptEncoder, type Turn } from './template.ts';
 import { Tokenizer } from './tokenizer.ts';
 import { disposeModel, type LoadOptions, modelFrom, readConfig, readJson } from './weights.ts';
 
-/** Largest tokenizer.json that is read. */
-const TOKENIZER_LIMIT = 64 * 2 ** 20;
+/** Largest file of a tokenizer that is read. */
+export const TOKENIZER_LIMIT = 64 * 2 ** 20;
 
 /** What to answer. */
 export interface AskOptions extends Omit<GenerateOptions, 'stopIds'> {

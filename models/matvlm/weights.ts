@@ -1,5 +1,6 @@
 import type { Backend } from '../../engine/backend.ts';
 import { CheckpointError, ConfigError } from '../../engine/errors.ts';
+import { parseJson } from '../../engine/json.ts';
 import { emptyParameters, listNames, type ParameterSource } from '../../engine/module.ts';
 import { type Checkpoint, type FolderSource, readWhole } from '../../engine/safetensors/index.ts';
 import { sameShape, show } from '../../ops/shapes.ts';
@@ -27,10 +28,7 @@ export async function readJson(folder: FolderSource, file: string, limit = CONFI
   const source = await folder.open(file);
   if (!source) return null;
   try {
-    return JSON.parse(new TextDecoder().decode(await readWhole(source, limit)));
-  } catch (error) {
-    if (error instanceof SyntaxError) throw new ConfigError(`${source.name}: no valid JSON: ${error.message}`);
-    throw error;
+    return parseJson(new TextDecoder().decode(await readWhole(source, limit)), source.name, ConfigError);
   } finally {
     await source.close();
   }

@@ -1,6 +1,6 @@
-import { readFile } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
 import { emptyParameters } from '../../../engine/module.ts';
-import { diskFolder, systemError } from '../../../engine/node/index.ts';
+import { diskFolder } from '../../../engine/node/index.ts';
 import { Random } from '../../../engine/random.ts';
 import { ConfigError } from '../../../engine/errors.ts';
 import { type MatvlmConfig, parseConfig } from '../config.ts';
@@ -16,7 +16,7 @@ import { Tokenizer } from '../tokenizer.ts';
 import type { BatchLoader } from '../train/loader.ts';
 import { pretrainTask, type TrainSettings } from '../train/loop.ts';
 import { Vlm } from '../vlm.ts';
-import { readConfig } from '../weights.ts';
+import { readConfig, readJson } from '../weights.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
 import type { Context } from './command.ts';
 import { sayDryRun } from './dry-run.ts';
@@ -124,13 +124,8 @@ function parseTokenizer(files: ReadonlyMap<string, Uint8Array>): Tokenizer {
 /** The configuration that `--model` names, checked. */
 async function configOf(model: string, vocabulary: number): Promise<MatvlmConfig> {
   if (model === 'tiny') return parseConfig(tinyConfig(vocabulary));
-  let json: unknown;
-  try {
-    json = JSON.parse(await readFile(model, 'utf8'));
-  } catch (error) {
-    if (error instanceof SyntaxError) throw new ConfigError(`${model}: no valid JSON: ${error.message}`);
-    throw systemError('read', model, error);
-  }
+  const json = await readJson(diskFolder(dirname(model)), basename(model));
+  if (json === null) throw new ConfigError(`${model}: there is no such file; give "tiny" or a config.json`);
   say(`configuration ${model}`);
   return parseConfig(json, null, model);
 }

@@ -1,6 +1,7 @@
 /** easy-VQA (github.com/vzhou842/easy-VQA, MIT): 64 × 64 images of one coloured shape, about ten questions each. */
 import * as v from 'valibot';
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
+import { parseJson } from '../../../engine/json.ts';
 import type { RgbImage } from '../image/image.ts';
 import type { Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';
 
@@ -39,12 +40,7 @@ export interface EasyVqaParts {
 /** Parses questions.json; DataError names the entry that is malformed or whose answer is not in answers.txt. */
 function parseQuestions(parts: EasyVqaParts): v.InferOutput<typeof Questions> {
   const file = `easy-VQA: ${parts.split}/questions.json`;
-  let json: unknown;
-  try {
-    json = JSON.parse(parts.questions);
-  } catch (error) {
-    throw new DataError(`${file} is not JSON: ${(error as Error).message}`);
-  }
+  const json = parseJson(parts.questions, file, DataError);
   const parsed = v.safeParse(Questions, json, { abortEarly: true });
   if (!parsed.success) {
     const at = v.getDotPath(parsed.issues[0]) ?? 'top';

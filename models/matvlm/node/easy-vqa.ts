@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { DataError } from '../../../engine/errors.ts';
 import type { Split } from '../data/dataset.ts';
@@ -10,12 +10,15 @@ import { fetchEasyVqa, type FetchOptions } from './easy-vqa-fetch.ts';
 const HINT = 'leave the folder out to have the set fetched from its home';
 
 function readText(folder: string, name: string): string {
+  const path = join(folder, name);
   try {
-    return readFileSync(join(folder, name), 'utf8');
+    // A device or a pipe would be read without end.
+    if (statSync(path).isFile()) return readFileSync(path, 'utf8');
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    throw new DataError(`easy-VQA: ${join(folder, name)} cannot be read (${code}); ${HINT}.`, { cause: error });
+    throw new DataError(`easy-VQA: ${path} cannot be read (${code}); ${HINT}.`, { cause: error });
   }
+  throw new DataError(`easy-VQA: ${path} is no file; ${HINT}.`);
 }
 
 /** Checks that every image that is asked about is there; DataError counts the missing and names the first. */

@@ -1,10 +1,13 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as v from 'valibot';
 import { CheckpointError } from '../../../engine/errors.ts';
-import { diskFolder, systemError } from '../../../engine/node/index.ts';
+import { diskFolder, readFileWithin } from '../../../engine/node/index.ts';
+import { parseJson } from '../../../engine/json.ts';
 import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import type { TrainerSnapshot } from '../train/loop.ts';
+
+/** Largest file of a trainer's state that is read. */
+const STATE_LIMIT = 2 ** 20;
 
 const whole = v.pipe(v.number(), v.integer(), v.minValue(0));
 const StateSchema = v.object({
@@ -40,13 +43,8 @@ async function readStates(folder: string) {
 }
 
 async function readState<T>(path: string, schema: v.GenericSchema<unknown, T>): Promise<T> {
-  let json: unknown;
-  try {
-    json = JSON.parse(await readFile(path, 'utf8'));
-  } catch (error) {
-    if (error instanceof SyntaxError) throw new CheckpointError(`${path}: no valid JSON: ${error.message}`);
-    throw systemError('read', path, error);
-  }
+  const text = new TextDecoder().decode(await readFileWithin(path, STATE_LIMIT));
+  const json = parseJson(text, path, CheckpointError);
   const result = v.safeParse(schema, json);
   if (result.success) return result.output;
   const [issue] = result.issues;

@@ -1,8 +1,8 @@
 import { existsSync, statSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CheckpointError } from '../../../engine/errors.ts';
-import { latestCheckpoint, listCheckpoints, systemError } from '../../../engine/node/index.ts';
+import { latestCheckpoint, listCheckpoints, readFileWithin } from '../../../engine/node/index.ts';
+import { TOKENIZER_LIMIT } from '../vlm.ts';
 import { assetPath } from './package-root.ts';
 
 /** Files that belong to a tokenizer; the first two must be there. */
@@ -43,7 +43,7 @@ export async function tokenizerFiles(folder: string): Promise<Map<string, Uint8A
   for (const name of TOKENIZER_FILES) {
     const path = join(folder, name);
     if (!existsSync(path)) continue;
-    files.set(name, await readFile(path).catch((error: unknown) => Promise.reject(systemError('read', path, error))));
+    files.set(name, await readFileWithin(path, TOKENIZER_LIMIT));
   }
   return files;
 }
