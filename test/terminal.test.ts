@@ -93,7 +93,7 @@ function whole(name: string): void {
   const entries = readdirSync(path('runs', name)).sort();
   assert.equal(entries, ['checkpoint-40', 'config.yaml', 'metrics.jsonl', 'report.html', 'samples'], name);
   const lines = readFileSync(path('runs', name, 'metrics.jsonl'), 'utf8').trim().split('\n');
-  assert.is(new Set(lines.map((line) => (JSON.parse(line) as { step: number }).step)).size, 40);
+  assert.is(lines.filter((line) => 'train/loss' in (JSON.parse(line) as object)).length, 40);
 }
 
 for (const [closed, results] of [['stderr', []], ['stdout', ['--final-eval']]] as const) {
@@ -124,13 +124,15 @@ const hasScript = spawnSync('script', ['-qec', 'true', '/dev/null']).status === 
 (hasScript ? lost : lost.skip)('to a terminal that closes ends the run as Ctrl-C does (needs script of util-linux)', async () => {
   const steps = [...TRAIN, '--steps', '1000000', '--save-every', '1000000', '--name', 'terminal'];
   const line = [process.execPath, CLI, ...steps].join(' ');
-  const terminal = spawn('script', ['-qefc', `trap "" HUP; ${line}; echo $? > code`, '/dev/null'], { cwd });
+  // The shell is told that the terminal closes, as one that is used by hand is, and tells its jobs.
+  const shell = `${line} & job=$!; trap "kill -HUP $job" HUP; wait $job; wait $job; echo $? > ended; mv ended code`;
+  const terminal = spawn('script', ['-qefc', shell, '/dev/null'], { cwd });
   let output = '';
   terminal.stdout.on('data', (text) => {
     if (/loss/.test((output += text))) terminal.kill('SIGKILL');
   });
   await new Promise((done) => terminal.on('close', done));
-  for (let i = 0; i < 500 && !existsSync(path('code')); i++) await new Promise((done) => setTimeout(done, 20));
+  for (let i = 0; i < 1500 && !existsSync(path('code')); i++) await new Promise((done) => setTimeout(done, 20));
   assert.is(readFileSync(path('code'), 'utf8'), '0\n', output);
   const entries = readdirSync(path('runs', 'terminal'));
   assert.ok(entries.some((name) => /^checkpoint-\d+$/.test(name)) && !entries.includes('run.lock'), `${entries}`);
