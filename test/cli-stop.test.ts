@@ -77,6 +77,9 @@ stop('within an evaluation, the steps before it are saved', async () => {
   assert.is(ended.code, 0, ended.stderr);
   assert.match(ended.stderr, /stopped at step 2 of 40, saved in \S*checkpoint-2\n/);
   assert.ok(existsSync(path('runs', 'within', 'checkpoint-2', '_SUCCESS')));
+  const report = readFileSync(path('runs', 'within', 'report.html'), 'utf8');
+  assert.match(report, 'Stopped at step 2 of 40: this is how far it came. Answers and accuracy are those at step 0');
+  for (const part of ['Throughput', 'Gradient norm', 'data:image/png']) assert.match(report, part);
 });
 
 stop('eval hears Ctrl-C within its work', async () => {
@@ -120,6 +123,8 @@ stop('start, stopped by a terminal, takes the comparison along', async () => {
   assert.match(ended.stderr, /stopped at step \d+ of 1000000, saved in/);
   assert.not.match(ended.stderr, /comparison/);
   assert.not.ok(existsSync(beside('start', 'run.lock')));
+  const report = readFileSync(path('runs', 'start', 'report.html'), 'utf8');
+  for (const part of ['Stopped at step', 'from random', 'trained here']) assert.match(report, part);
   assert.ok(hasCheckpoint(beside('start')));
 });
 

@@ -243,8 +243,11 @@ hybrid('the stored path of a teacher holds in any folder', async () => {
 
 hybrid('attention is a better start than chance', async () => {
   await ok(`distill --teacher runs/train ${micro} --steps 1 --warmup 0 --layers 1 --init random --name chance`);
-  await ok(`distill --teacher runs/train ${micro} --steps 1 --warmup 0 --layers 1 --name attention`);
-  assert.ok(Number(log('attention')[0]['train/layer']) < Number(log('chance')[0]['train/layer']));
+  const evaluated = '--eval-every 1 --eval-images 1 --name attention';
+  await ok(`distill --teacher runs/train ${micro} --steps 1 --warmup 0 --layers 1 ${evaluated}`);
+  const report = readFileSync(path('runs', 'attention', 'report.html'), 'utf8');
+  for (const model of ['teacher', 'attention']) assert.match(report, `data-of="${model}"`, 'the answers of both');
+  assert.ok(Number(log('attention')[1]['train/layer']) < Number(log('chance')[0]['train/layer']));
 });
 
 const use = suite('eval, generate, info, start');
@@ -318,8 +321,9 @@ use('start distils, compares and reports', async () => {
     readFileSync(path('runs', 'start', 'checkpoint-4', 'README.md'), 'utf8'),
     /Accuracy, relational: \d+\.\d %/,
   );
-  for (const part of ['from attention', 'from random', 'Relation network', 'data:image/png'])
+  for (const part of ['from attention', 'from random', 'Relation network', 'data:image/png', /0\.1\.0(, commit \w{40})?/])
     assert.match(report, part);
+  assert.match(report, 'the same 20 questions about the same image ');
 });
 
 use('serve serves the models until Ctrl-C', async () => {

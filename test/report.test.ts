@@ -4,12 +4,13 @@ import { ArgumentError } from '../engine/errors.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { pngDataUri } from '../models/matvlm/node/encode-png.ts';
 import { label, renderChart } from '../models/matvlm/report/chart.ts';
-import { curvesOf } from '../models/matvlm/report/curves.ts';
+import { askedAtEachPoint, testCurves, trainingCurves } from '../models/matvlm/report/curves.ts';
 import { escapeHtml, html, raw } from '../models/matvlm/report/html.ts';
+import { aroundMean, wilson } from '../models/matvlm/report/interval.ts';
 import { renderReport, type ReportData } from '../models/matvlm/report/report.ts';
 import { linearScale, logScale, niceTicks } from '../models/matvlm/report/scale.ts';
 
-const EVIL = `</style></title><script>alert(1)</script><img src=x onerror='a()'>" & \0 \x1b[31m`;
+const EVIL = `</style></title><script>alert(1)</script><img src=x onerror='a()'>" & \0 \x1b[31m \x9b \u202e`;
 const image = await pngDataUri(new SortOfClevr('test').get(0).image() as never);
 
 const data = (text: string): ReportData => ({
@@ -40,6 +41,14 @@ const data = (text: string): ReportData => ({
       ],
     },
   ],
+  learning: {
+    note: text,
+    charts: [{ title: text, xLabel: text, yLabel: text, series: [{ name: text, points: [[0, 1], [1, 0.5]] }] }],
+  },
+  models: [
+    { name: text, parts: new Map([[text, 1234567]]), trained: null },
+    { name: 'student', parts: new Map([[text, 1], ['mamba', 2]]), trained: 2 },
+  ],
   settings: { [text]: text, nested: { deep: { list: [1, text] }, on: true, none: null } },
   environment: { [text]: text },
 });
@@ -55,7 +64,8 @@ report('escapes everything that it is given', () => {
   }
   assert.not.match(evil.replace(/"[^"]*"/g, '""'), /<[^>]*\sonerror/, 'no attribute may be left');
   assert.not.match(evil, '\0');
-  assert.not.match(evil, '\x1b');
+  assert.not.match(evil, /[\x1b\x9b\u202e]/);
+  assert.match(evil, '\\u202e');
   assert.match(evil, '&lt;script&gt;alert(1)');
   assert.is(escapeHtml(`<&>"'`), '&lt;&amp;&gt;&quot;&#39;');
   assert.is(html`<i>${'<'}${raw('<b>')}${[html`${1}`, null, false]}</i>`.text, '<i>&lt;<b>1</i>');
@@ -82,13 +92,15 @@ report('refuses an image that is no data URI', () => {
 
 report('marks right and wrong in words and signs, and compares students with their teacher', () => {
   const text = renderReport(data('plain'));
-  assert.match(text, /<td class="right"><span class="verdict" role="img" aria-label="right">✓<\/span> circle/);
-  assert.match(text, /<td class="wrong"><span class="verdict" role="img" aria-label="wrong">✗<\/span> plain/);
+  assert.match(text, /<td class="right" data-of="[^"]+"><span class="verdict" role="img" aria-label="right">✓<\/span> circle/);
+  assert.match(text, /<td class="wrong" data-of="[^"]+"><span class="verdict" role="img" aria-label="wrong">✗<\/span> plain/);
   assert.match(text, /93\.0<\/span> <small>−2\.1<\/small>/);
   assert.match(text, 'Published by others');
   assert.match(text, '±1.3 for relational');
   assert.match(text, 'aria-label="not measured"');
-  assert.match(text, /<dt>nested\.deep\.list<\/dt><dd>\[1,&quot;plain&quot;\]/);
+  assert.match(text, '<dt>nested.deep.list</dt><dd>1, plain</dd>');
+  assert.match(text, '<dt>nested.none</dt><dd>not set</dd>');
+  assert.not.match(text, 'null');
   assert.match(text, '2026-01-02 03:04 UTC');
 });
 
@@ -101,6 +113,21 @@ report('has headings, landmarks and labels in order, every id once and every anc
   for (const [tag] of text.matchAll(/<svg[^>]*>/g)) assert.match(tag, /role="img" aria-label=|aria-hidden="true"/);
   for (const [tag] of text.matchAll(/<img[^>]*>/g)) assert.match(tag, / alt="/);
   assert.match(text, '<html lang="en">');
+});
+
+report('tells what each model is made of, and how much of it was trained', () => {
+  const text = renderReport(data('plain'));
+  assert.match(text, '<th scope="row">plain</th><td>1,234,567</td><td>1</td>');
+  assert.match(text, '<th scope="row">mamba</th><td>–</td><td>2</td>');
+  assert.match(text, '<th scope="row">all</th><td>1,234,567</td><td>3</td>');
+  assert.match(text, '<th scope="row">trained here</th><td>–</td><td>2</td>');
+});
+
+report('has its scroll regions in reach of the keyboard, each under a name of its own', () => {
+  const regions = [...renderReport(data('plain')).matchAll(/<div class="scroll"([^>]*)>/g)].map((m) => m[1]);
+  assert.is(regions.length, 3);
+  for (const region of regions) assert.match(region, /^ tabindex="0" role="region" aria-label="[^"]+"$/);
+  assert.is(new Set(regions).size, regions.length);
 });
 
 report('works with as little as a title and settings', () => {
@@ -116,7 +143,7 @@ charts('draw each series from its first to its last point', () => {
   const points = [[0, 10], [50, 5], [100, 0]] as const;
   const text = renderChart({ title: 'c', xLabel: 'step', yLabel: 'loss', series: [{ name: 's', points }] }).text;
   const path = /<path d="([^"]+)" stroke-dasharray/.exec(text)![1];
-  assert.is(path, 'M72 12L349 140L626 268');
+  assert.is(path, 'M68 10L207 104L346 198');
   assert.match(text, 's goes from 10 to 0');
 });
 
@@ -161,25 +188,71 @@ charts('scales have round ticks around their values', () => {
   assert.is(label(2e-4), '2e-4');
 });
 
-charts('come from the logs of runs, one line a run', () => {
+charts('draw how far a value may be off, within the scale', () => {
+  const series = [{ name: 's', points: [[0, 0.5], [1, 0.01]] as const, spread: new Map([[1, [-1, 2] as const]]) }];
+  const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', log: true, series }).text;
+  assert.match(text, 'x 1: 0.01 (-1 to 2)');
+  // From the bottom of the scale, as there is no logarithm of what is below, to its top.
+  assert.match(text, '<path class="spread" d="M343 198h6m-3 0V10m-3 0h6"/>');
+});
+
+charts('of training come from the logs of runs, one line a run', () => {
   const runs = ['from attention', 'random'].map((name, i) => ({
     name,
     lines: [
-      { step: 1, 'train/loss': 3 + i, 'train/kl': 2, lr: 1e-3 },
+      { step: 1, 'train/loss': 3 + i, 'train/kl': 2, lr: 1e-3, grad_norm: 9, tokens_per_second: 100 },
       { step: 2, 'train/loss': 'NaN', 'train/kl': 1, 'eval/accuracy/relational': 0.5 },
     ],
   }));
-  const made = curvesOf(runs);
+  const made = trainingCurves(runs);
   assert.equal(made.map((c) => c.title), [
-    'Total loss',
-    'Kullback–Leibler divergence to the teacher',
-    'Accuracy, relational',
-    'Learning rate',
+    ...['Total loss', 'KL divergence to the teacher', 'Gradient norm, before clipping', 'Throughput', 'Learning rate'],
   ]);
   assert.equal(made[0].series, [
     { name: 'from attention', points: [[1, 3]] },
     { name: 'random', points: [[1, 4]] },
   ]);
-  assert.is(made[2].percent, true);
+  assert.is(made.at(-1)!.series.length, 1, 'runs beside one another share a schedule');
+});
+
+charts('of evaluations hold only points of the same questions, with their intervals', () => {
+  const point = (step: number, share: number, questions = 500) => ({
+    step,
+    'eval/accuracy': share,
+    'eval/questions': 2 * questions,
+    'eval/accuracy/relational': share,
+    'eval/questions/relational': questions,
+    'eval/kl': 2 * share,
+    'eval/kl_stderr': 0.1,
+    'eval/images': 50,
+  });
+  const runs = [
+    { name: 'a', lines: [point(0, 0.1), { step: 1, lr: 1 }, point(50, 0.5, 20), point(100, 0.9)] },
+    { name: 'b', lines: [point(0, 0.2), point(100, 0.8)] },
+  ];
+  const [kl, relational, ...none] = testCurves(runs);
+  assert.equal(none, []);
+  assert.equal([kl.title, relational.title], ['KL divergence to the teacher', 'Accuracy, relational']);
+  assert.equal(relational.series.map((s) => s.points), [
+    ...[[[0, 0.1], [100, 0.9]], [[0, 0.2], [100, 0.8]]],
+  ]);
+  assert.equal(relational.series[0].spread!.get(100), wilson(0.9, 500));
+  assert.equal(kl.series[1].spread!.get(0), aroundMean(0.4, 0.1));
+  assert.equal(askedAtEachPoint(runs), { questions: 1000, images: 50 });
+  assert.equal(testCurves([{ name: 'a', lines: [{ step: 1, lr: 1 }] }]), []);
+});
+
+charts("bound a share by Wilson's interval", () => {
+  // The bounds p are where the share is 1.959964 standard deviations of p off.
+  for (const [share, count] of [[0.9, 500], [0.5, 10], [1, 20], [0, 20], [0.999, 2000]]) {
+    const [low, high] = wilson(share, count);
+    assert.ok(low >= 0 && low <= share && share <= high && high <= 1);
+    for (const p of [low, high]) {
+      if (p === 0 || p === 1) continue;
+      const off = Math.abs(share - p) / Math.sqrt((p * (1 - p)) / count);
+      assert.ok(Math.abs(off - 1.959964) < 1e-6, `${share} of ${count}: ${p} is ${off} off`);
+    }
+  }
+  assert.equal(wilson(0.9, 500).map((p) => Number(p.toFixed(4))), [0.8706, 0.9233]);
 });
 charts.run();

@@ -10,7 +10,7 @@ const NAME = 'random-init';
  * against initialisation from attention. In a process of its own beside the run, because a backend on the CPU computes
  * on one core.
  * @param signal stops it, in an orderly way: the promise is settled when the process has ended
- * @returns the folder of that run; null where it failed, which is warned of, or was stopped
+ * @returns the folder of that run, as far as it came; null where it failed, which is warned of
  */
 export function compareWithRandom(run: string, steps: number, signal: AbortSignal): Promise<string | null> {
   const config = join(run, 'config.yaml');
@@ -41,7 +41,7 @@ export function compareWithRandom(run: string, steps: number, signal: AbortSigna
       process.removeListener('exit', kill);
       const cause = errors.trim().split('\n').at(-1) || `ended by ${by}`;
       if (code !== 0 && !signal.aborted) warn(`the comparison with random initialisation failed: ${cause}`);
-      resolve(code === 0 && !signal.aborted ? join(run, NAME) : null);
+      resolve(code === 0 ? join(run, NAME) : null);
     });
   });
 }

@@ -25,6 +25,7 @@ import { UsageError } from './errors.ts';
 import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
 import { say, warn } from './output.ts';
+import { modelSize } from './report.ts';
 import { checkSteps } from './resume.ts';
 import { type Outcome, runSession } from './session.ts';
 import {
@@ -58,7 +59,10 @@ export async function distill(given: DistillSettings, context: Context<DistillTa
     await withRun({ settings: exact, point }, 'distill', async (run) => {
       const resume = point?.checkpoint.path ?? null;
       const outcome = await distillInto({ ...plan, teacher, student, run, settings, tests, resume, signal });
-      await finishRun(outcome, { command: 'distill', run, steps: plan.steps, settings, tests, backend });
+      const models = [modelSize('teacher', teacher.model), modelSize('student', student, isTrainable)];
+      await finishRun(outcome, {
+        ...{ command: 'distill', run, steps: plan.steps, settings, tests, backend, models, teacher, signal },
+      });
     });
     disposeModel(student, teacher.model);
     teacher.dispose();

@@ -49,11 +49,11 @@ export function imageIds(sets: readonly VqaDataset[], limit: number): Set<string
   return new Set(sets.flatMap(idsOf));
 }
 
-/** Evaluations of several models on the images that all of them were asked about: what may be compared. */
-export function comparable(evaluations: readonly Evaluation[]): Evaluation[] {
-  const asked = evaluations.map(({ samples }) => new Set(samples.map(({ id }) => id)));
+/** Several models' evaluations on the images that all of them were asked about: what may be compared. */
+export function comparable<T extends { readonly evaluation: Evaluation }>(measured: readonly T[]): T[] {
+  const asked = measured.map(({ evaluation }) => new Set(evaluation.samples.map(({ id }) => id)));
   const common = new Set([...(asked[0] ?? [])].filter((id) => asked.every((ids) => ids.has(id))));
-  return evaluations.map((evaluation) => restrict(evaluation, common));
+  return measured.map((one) => ({ ...one, evaluation: restrict(one.evaluation, common) }));
 }
 
 /** Accuracy, 0…1, of every kind and, last, of all. */

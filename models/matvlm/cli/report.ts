@@ -4,19 +4,28 @@ import { writeFileAtomic } from '../../../engine/node/index.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import { pngDataUri } from '../node/encode-png.ts';
 import { readMetrics } from '../node/metrics.ts';
-import { packageVersion } from '../node/package-root.ts';
+import { packageVersion, sourceCommit } from '../node/package-root.ts';
 import {
   type AccuracyRow,
   type AccuracyTable,
-  curvesOf,
+  askedAtEachPoint,
   type Headline,
+  type LoggedRun,
+  type ModelSize,
   renderReport,
+  type ReportData,
   type ReportSample,
   type Setting,
+  testCurves,
+  trainingCurves,
 } from '../report/report.ts';
-import type { Evaluation } from '../train/evaluate.ts';
+import type { MaTVLM } from '../model.ts';
+import { countByPart } from '../sizes.ts';
+import { evaluate, type Evaluation } from '../train/evaluate.ts';
+import type { Vlm } from '../vlm.ts';
 import { shares } from './evaluation.ts';
 import { dashed } from './options.ts';
+import { thousands } from './output.ts';
 
 /** A model's evaluation under the name that the report shows. */
 export interface Measured {
@@ -32,7 +41,11 @@ export interface ReportInput {
   readonly summary?: string;
   readonly command: string;
   readonly headlines?: readonly Headline[];
+  /** Of evaluations that may be compared: see `comparable`. */
   readonly measured: readonly Measured[];
+  /** Models that were not evaluated, to be asked about the samples. */
+  readonly others?: readonly { readonly name: string; readonly vlm: Vlm }[];
+  readonly models: readonly ModelSize[];
   /** Runs whose curves are drawn together, by name: folders with a metrics.jsonl. */
   readonly curves: ReadonlyMap<string, string>;
   readonly tests: readonly VqaDataset[];
@@ -59,7 +72,7 @@ const QUESTIONS_AN_IMAGE = 6;
 
 /** Writes `report.html` into the run's folder and gives its path. */
 export async function writeReport(input: ReportInput): Promise<string> {
-  const runs = [];
+  const runs: LoggedRun[] = [];
   for (const [name, folder] of input.curves)
     runs.push({ name, lines: await readMetrics(join(folder, 'metrics.jsonl')) });
   const html = renderReport({
@@ -68,11 +81,13 @@ export async function writeReport(input: ReportInput): Promise<string> {
     command: input.command,
     created: new Date(),
     headlines: input.headlines,
+    learning: learningOf(runs),
     accuracy: input.measured.length > 0 ? accuracyOf(input.measured) : undefined,
-    curves: curvesOf(runs),
-    samples: await samplesOf(input.measured, input.tests),
+    curves: trainingCurves(runs),
+    samples: await samplesOf(input),
+    models: input.models,
     settings: Object.fromEntries(Object.entries(input.settings).map(([key, value]) => [dashed(key), value as Setting])),
-    environment: environment(input.backend),
+    environment: await environment(input.backend),
   });
   const path = join(input.run, 'report.html');
   await writeFileAtomic(path, html);
@@ -90,14 +105,36 @@ function accuracyOf(measured: readonly Measured[]): AccuracyTable {
   return { kinds, counts, rows: [...rows, ...published] };
 }
 
+/** The size of a model. @param trained tells the parameters that were trained here */
+export function modelSize(name: string, model: MaTVLM, trained?: (name: string) => boolean): ModelSize {
+  const total = (counts: ReadonlyMap<string, number>) => [...counts.values()].reduce((a, b) => a + b, 0);
+  return { name, parts: countByPart(model), trained: trained ? total(countByPart(model, trained)) : null };
+}
+
+function learningOf(runs: readonly LoggedRun[]): ReportData['learning'] {
+  const asked = askedAtEachPoint(runs);
+  if (!asked) return undefined;
+  const { questions, images } = asked;
+  const about = images === null ? '' : ` about the same ${images === 1 ? 'image' : `${thousands(images)} images`}`;
+  const note =
+    `Every point asks the same ${thousands(questions)} questions${about} ` +
+    'of the test split. Bars span 95 %: of an accuracy by the interval of Wilson, questions taken as independent; of a ' +
+    'divergence, which is a mean over the words of the right answers on each image, by 1.96 standard errors over images.';
+  return { note, charts: testCurves(runs) };
+}
+
 /** Images from all over the test sets, with some of their questions and what each model answered. */
-async function samplesOf(measured: readonly Measured[], tests: readonly VqaDataset[]): Promise<ReportSample[]> {
-  const answers = measured.map(({ name, evaluation }) => ({
+async function samplesOf({ measured, tests, others = [] }: ReportInput): Promise<ReportSample[]> {
+  const shown = chosen(measured, tests);
+  const set: VqaDataset = { name: 'samples', split: 'test', length: shown.length, get: (i) => shown[i] };
+  const asked = [];
+  for (const { name, vlm } of others) asked.push({ name, evaluation: await evaluate(vlm, set) });
+  const answers = [...asked, ...measured].map(({ name, evaluation }) => ({
     name,
     byQuestion: new Map(evaluation.samples.map((s) => [`${s.id} ${s.question}`, s.predicted])),
   }));
   const samples: ReportSample[] = [];
-  for (const sample of chosen(measured, tests)) {
+  for (const sample of shown) {
     const image = await pngDataUri(await sample.image());
     for (const { kind, question, answer } of distinct(sample)) {
       const texts = answers.map(({ name, byQuestion }) => ({
@@ -131,10 +168,12 @@ function distinct({ questions }: VqaSample): VqaSample['questions'] {
   return kinds.flatMap((kind) => different.filter((q) => q.kind === kind).slice(0, each));
 }
 
-function environment(backend: string): Record<string, string> {
+async function environment(backend: string): Promise<Record<string, string>> {
   const [cpu] = cpus();
+  const source = await sourceCommit();
+  const commit = source && `, commit ${source.commit}${source.changed ? ' with changes' : ''}`;
   return {
-    matvlm: packageVersion(),
+    matvlm: `${packageVersion()}${commit ?? ''}`,
     backend,
     node: process.version,
     system: `${process.platform} ${process.arch}`,

@@ -55,8 +55,8 @@ export interface Outcome {
   readonly before: Evaluation | null;
   /** The evaluation on the whole test split at the end, if the run came there. */
   readonly evaluation: Evaluation | null;
-  /** The last evaluation of all, on whatever part of the test split. */
-  readonly latest: Evaluation | null;
+  /** The last evaluation of all, on whatever part of the test split, and the step at which it was. */
+  readonly latest: { readonly step: number; readonly evaluation: Evaluation } | null;
 }
 
 /** What is said of an outcome without a checkpoint. */
@@ -112,7 +112,7 @@ class Runner {
   private checkpoint: string | null;
   private readonly first: number;
   private readonly progress: Progress;
-  private latest: Evaluation | null = null;
+  private latest: Outcome['latest'] = null;
 
   /** @param logged what the log holds already */
   constructor(
@@ -243,7 +243,7 @@ class Runner {
 
   /** Keeps some answers of an evaluation in the run's folder. */
   private async keep(evaluation: Evaluation): Promise<void> {
-    this.latest = evaluation;
+    this.latest = { step: this.step, evaluation };
     await writeSamples(this.session.run.path, this.step, evaluation);
   }
 

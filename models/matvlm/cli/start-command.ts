@@ -4,8 +4,12 @@ import { SystemError } from '../../../engine/errors.ts';
 import { diskFolder } from '../../../engine/node/index.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { openDatasets } from '../node/datasets.ts';
+import { isTrainable } from '../distill.ts';
 import { assetPath } from '../node/package-root.ts';
 import type { RunFolder } from '../node/run-folder.ts';
+import { wilson } from '../report/interval.ts';
+import type { Headline } from '../report/report.ts';
+import { outline } from '../sizes.ts';
 import { accuracy, type Evaluation } from '../train/evaluate.ts';
 import { loadVlm, type Vlm } from '../vlm.ts';
 import { disposeModel } from '../weights.ts';
@@ -13,15 +17,15 @@ import { configLayer } from './command.ts';
 import { compareWithRandom } from './comparison.ts';
 import { distillTable } from './distill.ts';
 import { distillInto, type DistillPlan, type DistillSettings, planDistillation, studentOf } from './distill-command.ts';
-import { accuracyTable, evaluateAll, shares } from './evaluation.ts';
+import { accuracyTable, comparable, evaluateAll } from './evaluation.ts';
 import { interrupted } from './interrupt.ts';
 import { type Layer, resolve, type Settings } from './options.ts';
 import { duration, percent, print, say } from './output.ts';
-import { type Measured, writeReport } from './report.ts';
+import { type Measured, modelSize, writeReport } from './report.ts';
 import { serveModels } from './serve-command.ts';
 import { NOTHING_SAVED, type Outcome } from './session.ts';
 import type { startTable } from './start.ts';
-import { withBackend, withRun } from './training.ts';
+import { stopped, withBackend, withRun } from './training.ts';
 
 type StartSettings = Settings<typeof startTable>;
 
@@ -52,7 +56,10 @@ async function distillSettings(given: StartSettings): Promise<DistillSettings> {
     Object.entries({ teacher, data, steps, backend, runs, name: 'start' }).filter(([, v]) => v !== null),
   );
   const flags: Layer = { values, where: (key) => `--${key}` };
-  return resolve(distillTable, [recipe, flags]);
+  const settings = resolve(distillTable, [recipe, flags]);
+  // The comparison has no --test-images: both ask about the same images along the way.
+  const evalImages = Math.min(settings.evalImages ?? Infinity, given.testImages ?? Infinity);
+  return Number.isFinite(evalImages) ? { ...settings, evalImages } : settings;
 }
 
 /** Distillation, comparison and report in one run folder. */
@@ -73,19 +80,29 @@ class Job {
     const tests = await openDatasets(this.settings.data, 'test', this.given.testImages, this.signal);
     const target = await evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' });
     const { outcome, random } = await this.distilBoth(teacher, tests);
-    if (!outcome.evaluation || !outcome.checkpoint) return this.sayStopped(outcome);
-    const measured: Measured[] = [
-      { name: 'teacher', source: 'teacher', evaluation: target },
-      ...(outcome.before
-        ? [{ name: 'student, undistilled', source: 'before' as const, evaluation: outcome.before }]
-        : []),
-      { name: 'student', source: 'student', evaluation: outcome.evaluation },
-    ];
-    print(accuracyTable(new Map(measured.map(({ name, evaluation }) => [name, evaluation]))));
-    const report = await this.report(measured, tests, random);
-    say(`student ${outcome.checkpoint}`);
+    if (!outcome.checkpoint) {
+      say(NOTHING_SAVED);
+      return null;
+    }
+    const measured = this.measured(target, outcome);
+    const done = outcome.finished && !this.signal.aborted;
+    if (done) print(accuracyTable(new Map(measured.map(({ name, evaluation }) => [name, evaluation]))));
+    const report = await this.report(outcome, measured, teacher, tests, random);
+    if (done) say(`student ${outcome.checkpoint}`);
+    else this.sayStopped(outcome);
     say(`report  ${report}`);
-    return outcome.checkpoint;
+    return done ? outcome.checkpoint : null;
+  }
+
+  /** What the report compares; of a run that was stopped, the student as it was evaluated last. */
+  private measured(target: Evaluation, { before, evaluation, latest }: Outcome): Measured[] {
+    const all: Measured[] = [{ name: 'teacher', source: 'teacher', evaluation: target }];
+    if (before) all.push({ name: 'student, undistilled', source: 'before', evaluation: before });
+    if (evaluation) all.push({ name: 'student', source: 'student', evaluation });
+    else if (latest && latest.step > 0) {
+      all.push({ name: `student, step ${latest.step}`, source: 'student', evaluation: latest.evaluation });
+    }
+    return comparable(all);
   }
 
   /** Distils, and beside it from random initialisation, which ends with this run whatever ends it. */
@@ -99,7 +116,7 @@ class Job {
       : Promise.resolve(null);
     try {
       const outcome = await this.distil(teacher, tests);
-      return { outcome, random: outcome.evaluation && (await comparison) };
+      return { outcome, random: outcome.checkpoint && (await comparison) };
     } finally {
       over.abort();
       await comparison;
@@ -118,49 +135,65 @@ class Job {
     }
   }
 
-  private report(measured: Measured[], tests: readonly VqaDataset[], random: string | null): Promise<string> {
-    const [target, result] = ['teacher', 'student'].map((name) => measured.find((m) => m.name === name)!.evaluation);
+  private report(
+    outcome: Outcome,
+    measured: readonly Measured[],
+    teacher: Vlm,
+    tests: readonly VqaDataset[],
+    random: string | null,
+  ): Promise<string> {
+    const { steps, config } = this.plan;
     const layers = this.plan.layers.join(', ');
+    const finished = outcome.finished ? '' : `. ${stopped(outcome, steps)}`;
     return writeReport({
       run: this.folder.path,
       title: 'A teacher turned into a Mamba–Transformer hybrid',
       summary:
         `Layers ${layers} of the decoder became Mamba-2 mixers, initialised from attention and distilled in ` +
-        `${this.plan.steps} steps; ${duration((performance.now() - this.started) / 1000)} in all.`,
+        `${outcome.step} steps; ${duration((performance.now() - this.started) / 1000)} in all${finished || '.'}`,
       command: ['npm start', this.flags()].filter(Boolean).join(' -- '),
-      headlines: headlines(target, result),
+      headlines: headlines(measured),
       measured,
       curves: new Map([['from attention', this.folder.path], ...(random ? [['from random', random] as const] : [])]),
       tests,
+      models: [modelSize('teacher', teacher.model), modelSize('student', outline(config), isTrainable)],
       settings: this.settings,
       backend: this.backend,
     });
   }
 
   private flags(): string {
-    const { full, data, steps } = this.given;
-    const parts = [full && '--full', data && `--data ${data.join(',')}`, steps && `--steps ${steps}`];
+    const { full, recipe, data, steps, testImages, compare } = this.given;
+    const parts = [
+      full && '--full',
+      recipe && `--recipe ${recipe}`,
+      data && `--data ${data.join(',')}`,
+      steps && `--steps ${steps}`,
+      testImages && `--test-images ${testImages}`,
+      !compare && '--no-compare',
+    ];
     return parts.filter(Boolean).join(' ');
   }
 
-  private sayStopped({ step, checkpoint }: Outcome): null {
-    if (!checkpoint) {
-      say(NOTHING_SAVED);
-      return null;
-    }
+  private sayStopped({ step, checkpoint }: Outcome): void {
     say(`stopped at step ${step} of ${this.plan.steps}, saved in ${checkpoint}`);
     say(`go on with: npx matvlm distill --resume ${this.folder.path}`);
-    return null;
   }
 }
 
-function headlines(teacher: Evaluation, student: Evaluation): { label: string; value: string; note: string }[] {
-  return [...shares(student)]
-    .filter(([kind]) => kind !== 'all')
-    .map(([kind, share]) => {
-      const target = shares(teacher).get(kind) ?? accuracy(teacher);
-      return { label: `student, ${kind}`, value: percent(share), note: `teacher ${percent(target)}` };
-    });
+/** The student's accuracy by kind, with its interval, and the teacher's; none before it was evaluated. */
+function headlines(measured: readonly Measured[]): Headline[] {
+  const [teacher, student] = (['teacher', 'student'] as const).map((role) => measured.find((m) => m.source === role));
+  if (!teacher || !student) return [];
+  return [...student.evaluation.byKind].map(([kind, { total, correct }]) => {
+    const [low, high] = wilson(correct / total, total).map((share) => (share * 100).toFixed(1));
+    const target = percent(accuracy(teacher.evaluation.byKind.get(kind)!));
+    return {
+      label: `${student.name}, ${kind}`,
+      value: percent(correct / total),
+      note: `${low} to ${high} with 95 %; teacher ${target}`,
+    };
+  });
 }
 
 /** Serves teacher, the new student and the shipped one; a port that is taken gives way to the next. */

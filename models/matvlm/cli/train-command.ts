@@ -23,6 +23,7 @@ import { sayDryRun } from './dry-run.ts';
 import { interrupted } from './interrupt.ts';
 import { say, warn } from './output.ts';
 import type { Settings } from './options.ts';
+import { modelSize } from './report.ts';
 import { runSession } from './session.ts';
 import { checkSteps } from './resume.ts';
 import { trainTable } from './train.ts';
@@ -60,7 +61,8 @@ export async function train(given: Settings<TrainTable>, context: Context<TrainT
         ...sessionSettings(settings),
         card: { title: 'A teacher', command: `matvlm train -c config.yaml`, datasets: settings.data },
       });
-      await finishRun(outcome, { command: 'train', run, steps: settings.steps, settings, tests, backend });
+      const models = [modelSize('model', model, () => true)];
+      await finishRun(outcome, { command: 'train', run, steps: settings.steps, settings, tests, backend, models, signal });
     });
     vlm.dispose();
   });

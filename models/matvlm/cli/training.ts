@@ -22,7 +22,7 @@ import { UsageError } from './errors.ts';
 import { accuracyTable } from './evaluation.ts';
 import { type OptionTable, resolve, type Settings } from './options.ts';
 import { print, say, saySettings, warn } from './output.ts';
-import { writeReport } from './report.ts';
+import { type ReportInput, writeReport } from './report.ts';
 import { checkResumed, withAbsolutePaths } from './resume.ts';
 import { NOTHING_SAVED, type Outcome } from './session.ts';
 import { toYaml, yamlLayer } from './settings-file.ts';
@@ -160,29 +160,43 @@ export interface Ended {
   readonly settings: TrainingSettings;
   readonly tests: readonly VqaDataset[];
   readonly backend: Backend;
+  readonly models: ReportInput['models'];
+  /** A teacher, whose answers stand beside. */
+  readonly teacher?: Vlm;
+  readonly signal: AbortSignal;
 }
 
-/** What the user is told at the end, and the report of a run that came there. */
+/** What the user is told at the end, and the report, of a run that was stopped as far as it came. */
 export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
   const { step, finished, checkpoint, evaluation } = outcome;
-  const { command, run, steps, settings, tests, backend } = ended;
+  const { command, run, steps, settings, tests, backend, teacher, models, signal } = ended;
   if (!checkpoint) return say(NOTHING_SAVED);
-  if (!finished) {
-    say(`stopped at step ${step} of ${steps}, saved in ${checkpoint}`);
-    say(`go on with: matvlm ${command} --resume ${run.path}`);
-    return;
-  }
   const name = basename(run.path);
-  if (evaluation) print(accuracyTable(new Map([[name, evaluation]])));
+  if (finished && evaluation) print(accuracyTable(new Map([[name, evaluation]])));
   const source = command === 'train' ? ('teacher' as const) : ('student' as const);
+  const title = command === 'train' ? 'A teacher, trained' : 'A student, distilled';
+  const measured = evaluation ?? outcome.latest?.evaluation;
   const report = await writeReport({
     run: run.path,
-    title: command === 'train' ? 'A teacher, trained' : 'A student, distilled',
+    title: finished ? title : `${title} for ${step} of ${steps} steps`,
+    summary: finished ? undefined : stopped(outcome, steps),
     command: `npx matvlm ${command} -c config.yaml`,
-    measured: evaluation ? [{ name, source, evaluation }] : [],
+    measured: measured ? [{ name, source, evaluation: measured }] : [],
+    // Whoever stopped the run waits for its end.
+    others: teacher && !signal.aborted ? [{ name: 'teacher', vlm: teacher }] : [],
     curves: new Map([[name, run.path]]),
-    ...{ tests, settings, backend: backend.description },
+    ...{ tests, settings, models, backend: backend.description },
   });
-  say(`saved in ${checkpoint}`);
+  if (finished) say(`saved in ${checkpoint}`);
+  else {
+    say(`stopped at step ${step} of ${steps}, saved in ${checkpoint}`);
+    say(`go on with: matvlm ${command} --resume ${run.path}`);
+  }
   say(`report ${report}`);
+}
+
+/** What a report says of a run that was stopped. */
+export function stopped({ step, latest }: Outcome, steps: number): string {
+  const evaluated = latest ? ` Answers and accuracy are those at step ${latest.step}, the last that was evaluated.` : '';
+  return `Stopped at step ${step} of ${steps}: this is how far it came.${evaluated}`;
 }

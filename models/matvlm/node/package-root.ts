@@ -1,6 +1,8 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { existsSync, readFileSync, realpathSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { SystemError } from '../../../engine/errors.ts';
 
 /** The folder of this package: the nearest one above the running code whose package.json is ours. */
@@ -27,4 +29,18 @@ export function recipesPath(): string {
 /** Version of this package. */
 export function packageVersion(): string {
   return (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version;
+}
+
+/** The commit that a checkout is at, and whether its files are others; null for a package that was installed. */
+export async function sourceCommit(): Promise<{ commit: string; changed: boolean } | null> {
+  const root = packageRoot();
+  const git = async (...args: string[]) => (await promisify(execFile)('git', args, { cwd: root })).stdout.trim();
+  try {
+    // An installed package may lie within somebody else's checkout.
+    if (realpathSync(await git('rev-parse', '--show-toplevel')) !== realpathSync(root)) return null;
+    const commit = await git('rev-parse', 'HEAD');
+    return { commit, changed: (await git('status', '--porcelain', '--untracked-files=no')) !== '' };
+  } catch {
+    return null;
+  }
 }

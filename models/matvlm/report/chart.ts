@@ -1,4 +1,5 @@
 import { html, type Html } from './html.ts';
+import type { Interval } from './interval.ts';
 import { linearScale, logScale, type Scale } from './scale.ts';
 
 /** One line of a chart. */
@@ -6,6 +7,8 @@ export interface Series {
   readonly name: string;
   /** [x, y] in rising x; pairs that are not finite are left out. */
   readonly points: readonly (readonly [number, number])[];
+  /** By x: where the value lies as far as its measurement tells, drawn as a bar. */
+  readonly spread?: ReadonlyMap<number, Interval>;
 }
 
 /** A line chart. Series differ in colour, in dash and in the shape at their end. */
@@ -22,9 +25,12 @@ export interface Chart {
   readonly series: readonly Series[];
 }
 
-const [WIDTH, HEIGHT] = [640, 320];
-const [LEFT, RIGHT, TOP, BOTTOM] = [72, 14, 12, 52];
+/** About the pixels in which a chart is shown, so that letters keep their size: see `.chart` in report.css. */
+const [WIDTH, HEIGHT] = [360, 250];
+const [LEFT, RIGHT, TOP, BOTTOM] = [68, 14, 10, 52];
 const MOST_POINTS = 240;
+/** So few points were measured one by one: each gets its mark. */
+const FEW_POINTS = 16;
 const DASHES = ['none', '7 5', '2 4', '10 4 2 4'];
 
 /** A series as it is drawn: what was measured, faint where it is noisy, and its course. */
@@ -39,7 +45,8 @@ export function renderChart(chart: Chart): Html {
   if (drawn.length === 0) {
     return html`<figure class="chart"><h3>${chart.title}</h3><p class="quiet">Nothing was measured.</p></figure>`;
   }
-  const scales = scalesOf(chart, drawn.flatMap((s) => [...s.points, ...s.noisy]));
+  const ends = (s: Drawn) => [...(s.spread ?? [])].flatMap(([x, bar]) => bar.map((y) => [x, y] as const));
+  const scales = scalesOf(chart, drawn.flatMap((s) => [...s.points, ...s.noisy, ...ends(s)]));
   return html`<figure class="chart">
 <h3>${chart.title}</h3>
 <svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${describe(chart, drawn)}">
@@ -58,11 +65,12 @@ interface Scales {
 function scalesOf(chart: Chart, points: readonly Point[]): Scales {
   const [xs, ys] = [points.map((p) => p[0]), points.map((p) => p[1])];
   const [low, high] = [Math.min(...ys), Math.max(...ys)];
+  const positive = ys.filter((y) => y > 0);
   const y =
-    chart.log && low > 0
-      ? logScale(low, high, HEIGHT - BOTTOM, TOP)
+    chart.log && positive.length > 0
+      ? logScale(Math.min(...positive), high, HEIGHT - BOTTOM, TOP)
       : linearScale(Math.min(low, 0), chart.percent ? Math.max(high, 1) : high, HEIGHT - BOTTOM, TOP, 5);
-  return { x: linearScale(Math.min(...xs), Math.max(...xs), LEFT, WIDTH - RIGHT, 6), y };
+  return { x: linearScale(Math.min(...xs), Math.max(...xs), LEFT, WIDTH - RIGHT, 4), y };
 }
 
 type Point = readonly [number, number];
@@ -76,12 +84,12 @@ function thin(points: readonly Point[]): Point[] {
   });
 }
 
-function prepare({ name, points }: Series, smooth: boolean): Drawn {
-  const all = thin(points.filter((p) => p.every(Number.isFinite)));
+function prepare(series: Series, smooth: boolean): Drawn {
+  const all = thin(series.points.filter((p) => p.every(Number.isFinite)));
   const half = smooth ? Math.floor(all.length / 48) : 0;
-  if (half === 0) return { name, points: all, noisy: [] };
+  if (half === 0) return { ...series, points: all, noisy: [] };
   const around = (i: number) => all.slice(Math.max(0, i - half), i + half + 1).map((p) => p[1]);
-  return { name, points: all.map(([x], i) => [x, mean(around(i))] as const), noisy: all };
+  return { ...series, points: all.map(([x], i) => [x, mean(around(i))] as const), noisy: all };
 }
 
 const mean = (list: readonly number[]) => list.reduce((a, b) => a + b, 0) / list.length;
@@ -108,26 +116,31 @@ function axes(chart: Chart, { x, y }: Scales): Html {
 ${values}
 ${x.ticks.map((t) => html`<text x="${px(x.at(t))}" y="${bottom + 20}" text-anchor="middle">${xNumber(t)}</text>`)}
 <text x="${(LEFT + WIDTH - RIGHT) / 2}" y="${HEIGHT - 6}" text-anchor="middle">${chart.xLabel}</text>
-<text transform="translate(15 ${(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">${chart.yLabel}</text>
+<text transform="translate(13 ${(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">${chart.yLabel}</text>
 </g>`;
 }
 
-function line(chart: Chart, { name, points, noisy }: Drawn, i: number, { x, y }: Scales): Html {
+function line(chart: Chart, { name, points, noisy, spread }: Drawn, i: number, { x, y }: Scales): Html {
   const trace = (list: readonly Point[]) =>
     list.map(([a, b], k) => `${k === 0 ? 'M' : 'L'}${px(x.at(a))} ${px(y.at(b))}`).join('');
-  const [lastX, lastY] = points.at(-1)!;
+  const marked = points.length <= FEW_POINTS ? points : points.slice(-1);
   const every = Math.ceil(points.length / 40);
   const tips = points.filter((_, k) => k % every === 0 || k === points.length - 1);
   const tip = ([a, b]: Point) =>
-    html`<circle class="tip" cx="${px(x.at(a))}" cy="${px(y.at(b))}" r="7"><title>${told(chart, name, a, b)}</title></circle>`;
+    html`<circle class="tip" cx="${px(x.at(a))}" cy="${px(y.at(b))}" r="7"><title>${told(chart, name, a, b, spread?.get(a))}</title></circle>`;
+  const bars = [...(spread ?? [])].map(([at, ends]) => {
+    const [from, to] = ends.map((value) => px(y.at(Math.max(value, y.ticks[0]))));
+    return html`<path class="spread" d="M${px(x.at(at) - 3)} ${from}h6m-3 0V${to}m-3 0h6"/>`;
+  });
   return html`<g class="series s${i % 4}">${noisy.length > 0 && html`<path class="noise" d="${trace(noisy)}"/>`}
-<path d="${trace(points)}" stroke-dasharray="${DASHES[i % 4]}"/>
-${marker(i, x.at(lastX), y.at(lastY))}
+${bars}<path d="${trace(points)}" stroke-dasharray="${DASHES[i % 4]}"/>
+${marked.map(([a, b]) => marker(i, x.at(a), y.at(b)))}
 ${tips.map(tip)}</g>`;
 }
 
-function told({ xLabel, percent }: Chart, name: string, x: number, y: number): string {
-  return `${name}, ${xLabel} ${label(x)}: ${label(y, percent)}`;
+function told({ xLabel, percent }: Chart, name: string, x: number, y: number, spread?: Interval): string {
+  const range = spread ? ` (${spread.map((end) => label(end, percent)).join(' to ')})` : '';
+  return `${name}, ${xLabel} ${label(x)}: ${label(y, percent)}${range}`;
 }
 
 /** A disc, a square, a triangle, a diamond: which series it is, without colour. */

@@ -31,6 +31,15 @@ export interface ReportSample {
   readonly answers: readonly { readonly model: string; readonly text: string }[];
 }
 
+/** A model's size. */
+export interface ModelSize {
+  readonly name: string;
+  /** Parameters by part of the model. */
+  readonly parts: ReadonlyMap<string, number>;
+  /** Parameters that were trained here; null for a model that was only asked. */
+  readonly trained: number | null;
+}
+
 /** A number to show large. */
 export interface Headline {
   readonly label: string;
@@ -46,9 +55,17 @@ export interface ReportData {
   readonly command?: string;
   readonly created?: Date;
   readonly headlines?: readonly Headline[];
+  /** Evaluations along the way. */
+  readonly learning?: {
+    /** What each point was asked, and what its bar is. */
+    readonly note: string;
+    readonly charts: readonly Chart[];
+  };
   readonly accuracy?: AccuracyTable;
+  /** What was logged of each step. */
   readonly curves: readonly Chart[];
   readonly samples: readonly ReportSample[];
+  readonly models?: readonly ModelSize[];
   readonly settings: Readonly<Record<string, Setting>>;
   readonly environment: Readonly<Record<string, string>>;
 }

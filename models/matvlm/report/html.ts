@@ -1,3 +1,5 @@
+import { printable } from '../printable.ts';
+
 /** Markup that needs no more escaping. Only `html` and `raw` make it. */
 export class Html {
   constructor(readonly text: string) {}
@@ -9,9 +11,9 @@ export class Html {
 
 const ENTITIES: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
 
-/** Text for element content and quoted attributes. Control characters, which HTML has no form for, are dropped. */
+/** Text for element content and quoted attributes; what a page would obey, or has no form for, is spelt out. */
 export function escapeHtml(text: string): string {
-  return text.replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f]/g, '').replace(/[&<>"']/g, (c) => ENTITIES[c]);
+  return printable(text).replace(/[&<>"']/g, (c) => ENTITIES[c]);
 }
 
 /** Marks a text as markup: for constants of ours alone. */

@@ -1,11 +1,19 @@
 import { ArgumentError } from '../../../engine/errors.ts';
-import { renderChart } from './chart.ts';
-import type { AccuracyRow, AccuracyTable, Headline, ReportData, ReportSample, Setting } from './data.ts';
+import { type Chart, renderChart } from './chart.ts';
+import type {
+  AccuracyRow,
+  AccuracyTable,
+  Headline,
+  ModelSize,
+  ReportData,
+  ReportSample,
+  Setting,
+} from './data.ts';
 import { html, type Html, raw } from './html.ts';
 import style from './report.css';
 
 export type { Chart, Series } from './chart.ts';
-export { curvesOf, type LoggedRun } from './curves.ts';
+export { askedAtEachPoint, type LoggedRun, testCurves, trainingCurves } from './curves.ts';
 export type * from './data.ts';
 
 /** The file may load nothing: even a hole in the escaping would reach no network and run no script. */
@@ -50,15 +58,27 @@ ${sections.map(section)}
 type Section = readonly [id: string, title: string, body: Html];
 
 function sectionsOf(data: ReportData): Section[] {
-  const sections: Section[] = [];
-  if (data.accuracy) sections.push(['accuracy', 'Accuracy', accuracy(data.accuracy)]);
-  if (data.curves.length > 0) {
-    sections.push(['curves', 'Curves', html`<div class="charts">${data.curves.map(renderChart)}</div>`]);
-  }
-  if (data.samples.length > 0) sections.push(['samples', 'Samples', samples(data.samples)]);
-  sections.push(['settings', 'Settings', definitions(flatten(data.settings))]);
-  sections.push(['environment', 'Environment', definitions(Object.entries(data.environment))]);
-  return sections;
+  const { learning, models = [], curves } = data;
+  const sections: (Section | false | undefined)[] = [
+    learning &&
+      learning.charts.length > 0 && ['learning', 'Learning', html`<p class="quiet">${learning.note}</p>${charts(learning.charts)}`],
+    data.accuracy && ['accuracy', 'Accuracy', accuracy(data.accuracy)],
+    data.samples.length > 0 && ['samples', 'Samples', samples(data.samples)],
+    curves.length > 0 && ['curves', 'Training', charts(curves)],
+    models.length > 0 && ['models', 'Models', sizes(models)],
+    ['settings', 'Settings', definitions(flatten(data.settings))],
+    ['environment', 'Environment', definitions(Object.entries(data.environment))],
+  ];
+  return sections.filter((s) => !!s);
+}
+
+function charts(list: readonly Chart[]): Html {
+  return html`<div class="charts">${list.map(renderChart)}</div>`;
+}
+
+/** A table that is moved sideways where the page is too narrow for it, by keys too. */
+function scrollable(label: string, table: Html): Html {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="${label}">${table}</div>`;
 }
 
 function section([id, title, body]: Section): Html {
@@ -94,14 +114,16 @@ function accuracy(table: AccuracyTable): Html {
 <tr class="group"><th scope="rowgroup" colspan="${table.kinds.length + 1}">${title}</th></tr>
 ${rows.map(row)}
 </tbody>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Accuracy by question kind">
-<table class="accuracy">
+  return scrollable(
+    'Accuracy by question kind',
+    html`<table class="accuracy">
 <caption>Share of answers that equal the right one word for word, in percent; for students, the points between them
 and the teacher.${margins(table)}</caption>
 <thead><tr><th scope="col">Model</th>${head}</tr></thead>
 ${group('Measured here', measured)}
 ${group('Published by others', published)}
-</table></div>`;
+</table>`,
+  );
 }
 
 function countOf({ counts }: AccuracyTable, kind: string): Html | false {
@@ -150,26 +172,47 @@ function sampleCard(image: string, asked: readonly ReportSample[], number: numbe
     throw new ArgumentError(`sample ${number}: its image is no data URI of a PNG or JPEG: ${image.slice(0, 40)}`);
   }
   const models = asked[0].answers.map((a) => a.model);
+  const head = ['Question', 'Right answer', ...models].map((title) => html`<th scope="col">${title}</th>`);
+  const table = html`<table>
+<thead><tr>${head}</tr></thead>
+<tbody>${asked.map(sampleRow)}</tbody>
+</table>`;
   return html`<article class="sample" aria-label="Sample ${number}">
 <img src="${image}" alt="Image of sample ${number}" width="150" height="150">
-<div class="scroll"><table>
-<thead><tr>${['Question', 'Right answer', ...models].map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
-<tbody>${asked.map(sampleRow)}</tbody>
-</table></div>
+${scrollable(`Questions on sample ${number}`, table)}
 </article>`;
 }
 
+/** A row; on a narrow page its cells stand below one another, each with its column's name. */
 function sampleRow({ question, kind, gold, answers }: ReportSample): Html {
   return html`<tr>
-<th scope="row">${question}<small>${kind}</small></th><td>${gold}</td>${answers.map((a) => answer(a.text, gold))}
+<th scope="row">${question}<small>${kind}</small></th><td data-of="Right answer">${gold}</td>
+${answers.map((a) => answer(a, gold))}
 </tr>`;
 }
 
-function answer(text: string, gold: string): Html {
+function answer({ model, text }: ReportSample['answers'][number], gold: string): Html {
   const right = text.trim() === gold.trim();
   const [sign, word, kind] = right ? ['✓', 'right', 'right'] : ['✗', 'wrong', 'wrong'];
   const verdict = html`<span class="verdict" role="img" aria-label="${word}">${sign}</span>`;
-  return html`<td class="${kind}">${verdict} ${text === '' ? '(nothing)' : text}</td>`;
+  return html`<td class="${kind}" data-of="${model}">${verdict} ${text === '' ? '(nothing)' : text}</td>`;
+}
+
+/** Parameters by part, a column a model. */
+function sizes(models: readonly ModelSize[]): Html {
+  const parts = [...new Set(models.flatMap((m) => [...m.parts.keys()]))];
+  const total = ({ parts: counts }: ModelSize) => [...counts.values()].reduce((a, b) => a + b, 0);
+  const row = (title: string, of: (m: ModelSize) => number | null) =>
+    html`<tr><th scope="row">${title}</th>${models.map((m) => html`<td>${of(m)?.toLocaleString('en-US') ?? '–'}</td>`)}</tr>`;
+  return scrollable(
+    'Parameters of the models',
+    html`<table class="sizes">
+<thead><tr><th scope="col">Parameters</th>${models.map((m) => html`<th scope="col">${m.name}</th>`)}</tr></thead>
+<tbody>${parts.map((part) => row(part, (m) => m.parts.get(part) ?? null))}
+${row('all', total)}
+${row('trained here', (m) => m.trained)}</tbody>
+</table>`,
+  );
 }
 
 /** Nested settings as dotted names. */
@@ -178,8 +221,14 @@ function flatten(settings: Readonly<Record<string, Setting>>, prefix = ''): [str
     if (value !== null && typeof value === 'object' && !Array.isArray(value)) {
       return flatten(value as Record<string, Setting>, `${prefix}${key}.`);
     }
-    return [[prefix + key, typeof value === 'string' ? value : JSON.stringify(value)]];
+    return [[prefix + key, shown(value)]];
   });
+}
+
+function shown(value: Setting): string {
+  if (value === null) return 'not set';
+  if (Array.isArray(value)) return value.map(shown).join(', ');
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
 }
 
 function definitions(entries: readonly (readonly [string, string])[]): Html {
