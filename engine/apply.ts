@@ -18,8 +18,13 @@ export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend
     }
   }
   const outputs: Tensor[] = [];
-  for (const { shape, dtype } of op.shape(inputs, attrs)) outputs.push(empty(device, shape, dtype));
-  device.run(op, { inputs, outputs, attrs });
+  try {
+    for (const { shape, dtype } of op.shape(inputs, attrs)) outputs.push(empty(device, shape, dtype));
+    device.run(op, { inputs, outputs, attrs });
+  } catch (error) {
+    for (const output of outputs) output.dispose();
+    throw error;
+  }
   noteOp(op.name, outputs);
   if (op.mutates) for (const i of op.mutates) inputs[i].storage.version++;
   if (op.backward && gradEnabled() && inputs.some((t) => t.requiresGrad)) record(op, inputs, outputs, attrs);

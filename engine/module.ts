@@ -1,6 +1,5 @@
 import type { Backend } from './backend.ts';
 import { ConfigError } from './errors.ts';
-import { keep } from './scope.ts';
 import { empty, type Tensor } from './tensor.ts';
 
 /** Gives the tensor of a parameter when a module asks for it by its full name. */
@@ -8,7 +7,8 @@ export type ParameterSource = (name: string, shape: readonly number[]) => Tensor
 
 /**
  * The parameters of a model while it is built: modules take theirs by name, sub-modules get `at('name')`. What was
- * taken is the model's state dict.
+ * taken is the model's state dict. Build a model in a scope and `keep` its parameters at the end: should one be refused
+ * or find no room, those before it are freed.
  */
 export class Parameters {
   constructor(
@@ -26,7 +26,7 @@ export class Parameters {
   get(name: string, shape: readonly number[]): Tensor {
     const full = this.prefix + name;
     if (this.all.has(full)) throw new ConfigError(`parameter "${full}" is taken twice`);
-    const tensor = keep(this.source(full, shape));
+    const tensor = this.source(full, shape);
     tensor.name ??= full;
     this.all.set(full, tensor);
     return tensor;

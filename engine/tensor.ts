@@ -169,8 +169,14 @@ export function fromData(
   if (data.length !== size) {
     throw new ShapeError(`fromData: ${data.length} values for shape [${shape.join(', ')}], expected ${size}`);
   }
+  const host = hostArray(data, dtype);
   const tensor = empty(backend, shape, dtype);
-  backend.write(tensor.buffer, hostArray(data, dtype));
+  try {
+    backend.write(tensor.buffer, host);
+  } catch (error) {
+    tensor.dispose();
+    throw error;
+  }
   return tensor;
 }
 

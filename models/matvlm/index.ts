@@ -23,7 +23,7 @@ export * from './train/loader.ts';
 export * from './train/loop.ts';
 export * from './train/optimiser.ts';
 export * from './train/schedule.ts';
-export { type AskOptions, loadVlm, type Usage, Vlm } from './vlm.ts';
+export { type AskOptions, loadVlm, type OwnBackend, type Usage, Vlm } from './vlm.ts';
 export { branch, forwardVqa, uploadVqa, type VqaBatch } from './vqa-pass.ts';
 export { disposeModel, hostWeights, loadWeights, modelFrom, readConfig, sharedParameters } from './weights.ts';
 export { buildWordTokenizer } from './word-tokenizer.ts';

@@ -5,9 +5,14 @@ import { type FolderSource, httpFolder } from '../../engine/safetensors/index.ts
 import { loadVlm, type Vlm } from './vlm.ts';
 import type { LoadOptions } from './weights.ts';
 
+type Choice = Exclude<BackendKind, 'reference'>;
+
 export interface LoadModelOptions extends LoadOptions {
-  /** An open backend, or which to open; without a choice WebGPU where there is a hardware adapter, else WASM. */
-  readonly backend?: Backend | Exclude<BackendKind, 'reference'>;
+  /**
+   * An open backend, which stays yours to close, or which to open and to close with the model; without a choice WebGPU
+   * where there is a hardware adapter, else WASM.
+   */
+  readonly backend?: Backend | Choice;
 }
 
 /**
@@ -18,11 +23,12 @@ export interface LoadModelOptions extends LoadOptions {
 export async function loadModel(source: string | URL | FolderSource, options: LoadModelOptions = {}): Promise<Vlm> {
   const folder = typeof source === 'string' || source instanceof URL ? httpFolder(String(source), options) : source;
   const { backend } = options;
-  return loadVlm(folder, typeof backend === 'object' ? backend : await openInPage(backend), options);
+  const own = (choice?: Choice) => ({ open: () => openInPage(choice), close: (opened: Backend) => opened.dispose() });
+  return loadVlm(folder, typeof backend === 'object' ? backend : own(backend), options);
 }
 
 /** Opens a backend in a browser. */
-export async function openInPage(choice?: Exclude<BackendKind, 'reference'>): Promise<Backend> {
+export async function openInPage(choice?: Choice): Promise<Backend> {
   if (choice === 'wasm') return WasmBackend.create();
   const gpu = globalThis.navigator?.gpu;
   if (choice === 'webgpu') return WebGpuBackend.create(gpu);

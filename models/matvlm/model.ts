@@ -1,6 +1,6 @@
 import type { Backend } from '../../engine/backend.ts';
 import { Parameters, type ParameterSource } from '../../engine/module.ts';
-import { scope } from '../../engine/scope.ts';
+import { keep, scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { cat, embedding, indexSelect, reshape, slice, zeros } from '../../ops/index.ts';
 import { featureLayer, type MatvlmConfig } from './config.ts';
@@ -30,9 +30,16 @@ export class MaTVLM {
   ) {
     const p = new Parameters(source);
     const { vision_config: vision, text_config: text } = config.model;
-    this.tower = new SiglipTower(p.at('vision_tower').at('_vision_tower').at('vision_model'), vision);
-    this.connector = new Connector(p.at('connector').at('_connector'), vision.hidden_size, text.hidden_size);
-    this.decoder = new Decoder(p.at('language_model'), config);
+    const parts = scope(() => {
+      const tower = new SiglipTower(p.at('vision_tower').at('_vision_tower').at('vision_model'), vision);
+      const connector = new Connector(p.at('connector').at('_connector'), vision.hidden_size, text.hidden_size);
+      const decoder = new Decoder(p.at('language_model'), config);
+      for (const tensor of p.all.values()) keep(tensor);
+      return { tower, connector, decoder };
+    });
+    this.tower = parts.tower;
+    this.connector = parts.connector;
+    this.decoder = parts.decoder;
     this.parameters = p.all;
   }
 

@@ -1,7 +1,7 @@
 /** What MaTVLM adds in Node: checkpoint folders on disk, Dawn, images by sharp, saving. */
 import type { Backend, BackendKind } from '../../engine/backend.ts';
 import { diskFolder } from '../../engine/node/index.ts';
-import { openBackend } from './node/backend.ts';
+import { closeBackend, openBackend } from './node/backend.ts';
 import { modelFolder } from './node/model-folder.ts';
 import { loadVlm, type Vlm } from './vlm.ts';
 import type { LoadOptions } from './weights.ts';
@@ -14,7 +14,10 @@ export { loadEasyVqa } from './node/easy-vqa.ts';
 export { saveModel } from './node/save-model.ts';
 
 export interface NodeLoadOptions extends LoadOptions {
-  /** An open backend, or which to open; without a choice WebGPU where Dawn finds a hardware adapter, else WASM. */
+  /**
+   * An open backend, which stays yours to close, or which to open and to close with the model; without a choice WebGPU
+   * where Dawn finds a hardware adapter, else WASM.
+   */
   readonly backend?: Backend | BackendKind;
 }
 
@@ -24,6 +27,7 @@ export interface NodeLoadOptions extends LoadOptions {
  */
 export async function loadModel(folder: string, options: NodeLoadOptions = {}): Promise<Vlm> {
   const { backend = null } = options;
-  const opened = typeof backend === 'string' || backend === null ? await openBackend(backend) : backend;
-  return loadVlm(diskFolder(await modelFolder(folder)), opened, options);
+  const given = typeof backend === 'object' && backend !== null;
+  const place = given ? backend : { open: () => openBackend(backend), close: closeBackend };
+  return loadVlm(diskFolder(await modelFolder(folder)), place, options);
 }

@@ -4,7 +4,7 @@ import { type MatvlmConfig, mambaConfig } from './config.ts';
 import { isTrainable } from './distill.ts';
 import { type InitOptions, initialiseMixers } from './initialise.ts';
 import { MaTVLM } from './model.ts';
-import { hostWeights, sharedParameters } from './weights.ts';
+import { finished, hostWeights, sharedParameters } from './weights.ts';
 
 /** Which layers of a teacher a student replaces, and how. */
 export interface StudentOptions extends InitOptions {
@@ -47,10 +47,11 @@ export function isReplaced(name: string, layers: readonly number[]): boolean {
 export async function createStudent(teacher: MaTVLM, options: StudentOptions, random: Random): Promise<MaTVLM> {
   const config = studentConfig(teacher.config, options.layers, options.bias);
   const student = new MaTVLM(config, teacher.backend, sharedParameters(teacher));
-  const attention = await hostWeights(teacher, (name) => isReplaced(name, options.layers));
-  initialiseMixers(student, attention, random, options);
-  for (const [name, data] of await hostWeights(teacher, (n) => isTrainable(n) && student.parameters.has(n))) {
-    student.backend.write(student.parameters.get(name)!.buffer, data);
-  }
-  return student;
+  return finished(student, teacher, async () => {
+    const attention = await hostWeights(teacher, (name) => isReplaced(name, options.layers));
+    initialiseMixers(student, attention, random, options);
+    for (const [name, data] of await hostWeights(teacher, (n) => isTrainable(n) && student.parameters.has(n))) {
+      student.backend.write(student.parameters.get(name)!.buffer, data);
+    }
+  });
 }

@@ -2,13 +2,13 @@ import type { Backend } from '../../engine/backend.ts';
 import { ArgumentError, ConfigError } from '../../engine/errors.ts';
 import { Checkpoint, type FolderSource } from '../../engine/safetensors/index.ts';
 import { checkContext, type GenerateOptions, generateIds } from './generate.ts';
-import { imageTokens } from './config.ts';
+import { imageTokens, type MatvlmConfig } from './config.ts';
 import type { RgbImage } from './image/image.ts';
 import { preprocess } from './image/preprocess.ts';
 import type { MaTVLM } from './model.ts';
 import { PromptEncoder, type Turn } from './template.ts';
 import { Tokenizer } from './tokenizer.ts';
-import { disposeModel, type LoadOptions, modelFrom, readConfig, readJson } from './weights.ts';
+import { checkWeights, disposeModel, type LoadOptions, modelFrom, readConfig, readJson } from './weights.ts';
 
 /** Largest file of a tokenizer that is read. */
 export const TOKENIZER_LIMIT = 64 * 2 ** 20;
@@ -37,18 +37,16 @@ export interface Usage {
 
 /** A model with its tokenizer, prompt template and image preprocessing: what a page or a script talks to. */
 export class Vlm {
-  readonly encoder: PromptEncoder;
-
+  /**
+   * @param encoder of the model's own prompts, made with this tokenizer
+   * @param onDispose called when the model was freed
+   */
   constructor(
     readonly model: MaTVLM,
     readonly tokenizer: Tokenizer,
-  ) {
-    const { vocab_size } = model.config.model.text_config;
-    if (tokenizer.size > vocab_size) {
-      throw new ConfigError(`the tokenizer has ${tokenizer.size} ids, the model's vocabulary ${vocab_size} rows`);
-    }
-    this.encoder = new PromptEncoder(tokenizer, model.config.model.conv_version);
-  }
+    readonly encoder: PromptEncoder = promptEncoder(model.config, tokenizer),
+    private readonly onDispose: () => void = () => {},
+  ) {}
 
   /** An image as the tower takes it: (3, size, size). */
   pixels(image: RgbImage): Float32Array {
@@ -91,9 +89,23 @@ export class Vlm {
     return text.trim();
   }
 
+  /** Frees the model, and the backend where loading opened one for it. */
   dispose(): void {
     disposeModel(this.model);
+    this.onDispose();
   }
+}
+
+/**
+ * The encoder of a model's prompts.
+ * @throws ConfigError when the tokenizer has ids that the model lacks, ArgumentError for an unknown `conv_version`
+ */
+export function promptEncoder({ model }: MatvlmConfig, tokenizer: Tokenizer): PromptEncoder {
+  const { vocab_size } = model.text_config;
+  if (tokenizer.size > vocab_size) {
+    throw new ConfigError(`the tokenizer has ${tokenizer.size} ids, the model's vocabulary ${vocab_size} rows`);
+  }
+  return new PromptEncoder(tokenizer, model.conv_version);
 }
 
 class Clock {
@@ -168,13 +180,37 @@ export async function readTokenizer(folder: FolderSource): Promise<Tokenizer> {
   return Tokenizer.fromJSON(json, config);
 }
 
-/** Loads a checkpoint folder: config, weights, tokenizer. */
-export async function loadVlm(folder: FolderSource, backend: Backend, options: LoadOptions = {}): Promise<Vlm> {
+/** A backend that a model has to itself: opened when all else is in order, closed with the model or when loading fails. */
+export interface OwnBackend {
+  open(): Promise<Backend>;
+  close(backend: Backend): void;
+}
+
+/**
+ * Loads a checkpoint folder: config, tokenizer, weights. What can be checked without the weights is checked before any
+ * memory is taken, and whatever fails, nothing stays on the backend.
+ */
+export async function loadVlm(
+  folder: FolderSource,
+  backend: Backend | OwnBackend,
+  options: LoadOptions = {},
+): Promise<Vlm> {
   const config = await readConfig(folder);
   const tokenizer = await readTokenizer(folder);
+  const encoder = promptEncoder(config, tokenizer);
   const checkpoint = await Checkpoint.open(folder);
   try {
-    return new Vlm(await modelFrom(config, checkpoint, backend, options), tokenizer);
+    checkWeights(config, checkpoint);
+    options.signal?.throwIfAborted();
+    if (!('open' in backend)) return new Vlm(await modelFrom(config, checkpoint, backend, options), tokenizer, encoder);
+    const own = await backend.open();
+    const close = () => backend.close(own);
+    try {
+      return new Vlm(await modelFrom(config, checkpoint, own, options), tokenizer, encoder, close);
+    } catch (error) {
+      close();
+      throw error;
+    }
   } finally {
     await checkpoint.close();
   }

@@ -112,19 +112,40 @@ export async function modelFrom(
   backend: Backend,
   options: LoadOptions = {},
 ): Promise<MaTVLM> {
-  checkEmbedding(config, checkpoint);
-  checkKeys(outline(config), checkpoint);
+  checkWeights(config, checkpoint);
   const model = new MaTVLM(config, backend, emptyParameters(backend));
-  try {
+  return finished(model, null, async () => {
     await loadWeights(model, checkpoint, options);
-  } catch (error) {
-    disposeModel(model);
-    throw error;
-  }
-  return model;
+    // A GPU may tell only now that it had no room.
+    await backend.sync();
+  });
 }
 
-/** Refuses a vocabulary that the weights contradict before anything is allocated. */
+/**
+ * Hands over a model once `fill` has given it its weights; when that throws, what is the model's own is freed.
+ * @param sharedWith the model whose tensors it shares
+ */
+export async function finished(
+  model: MaTVLM,
+  sharedWith: MaTVLM | null,
+  fill: () => void | Promise<void>,
+): Promise<MaTVLM> {
+  try {
+    await fill();
+    return model;
+  } catch (error) {
+    disposeModel(model, sharedWith);
+    throw error;
+  }
+}
+
+/** Compares a configuration with a checkpoint's tensors, whose data is not read. @throws CheckpointError naming one */
+export function checkWeights(config: MatvlmConfig, checkpoint: Checkpoint): void {
+  checkEmbedding(config, checkpoint);
+  checkKeys(outline(config), checkpoint);
+}
+
+/** The likeliest contradiction, told in the words of the config. */
 function checkEmbedding(config: MatvlmConfig, checkpoint: Checkpoint): void {
   const name = 'language_model.model.embed_tokens.weight';
   const { vocab_size, hidden_size } = config.model.text_config;

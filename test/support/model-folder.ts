@@ -10,20 +10,25 @@ import { Random } from '../../engine/random.ts';
 import { tokenizer } from './tiny-model.ts';
 
 /** The small preset's shape with fewer layers, to load and answer in a moment. */
-function configOf(mambaLayers: readonly number[]): MatvlmConfig {
+function presetConfig(): MatvlmConfig {
   const json = tinyConfig(tokenizer.size) as { text_config: object; vision_config: object };
-  const config = parseConfig({
+  return parseConfig({
     ...json,
     vision_config: { ...json.vision_config, num_hidden_layers: 1 },
     text_config: { ...json.text_config, num_hidden_layers: 3 },
   });
-  return mambaLayers.length > 0 ? { ...config, mamba: mambaConfig(config.model.text_config, mambaLayers) } : config;
 }
 
 /** Writes a checkpoint folder with seeded random weights; with `mambaLayers` it is a student's. */
-export async function writeRandomModel(path: string, seed: number, mambaLayers: readonly number[] = []): Promise<void> {
+export async function writeRandomModel(
+  path: string,
+  seed: number,
+  mambaLayers: readonly number[] = [],
+  base = presetConfig(),
+): Promise<void> {
   const backend = new ReferenceBackend();
-  const config = configOf(mambaLayers);
+  const mamba = mambaLayers.length > 0 ? mambaConfig(base.model.text_config, mambaLayers) : null;
+  const config = { ...base, mamba };
   const model = new MaTVLM(config, backend, emptyParameters(backend));
   initialise(model, new Random(seed));
   const texts = Object.entries(tokenizerFileTexts(tinyTokenizer()));

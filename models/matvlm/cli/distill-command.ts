@@ -17,7 +17,7 @@ import { divergences } from '../train/divergence.ts';
 import { distillTask } from '../train/loop.ts';
 import { loadVlm, readTokenizer, Vlm } from '../vlm.ts';
 import { PromptEncoder } from '../template.ts';
-import { disposeModel, loadWeights, readConfig, sharedParameters } from '../weights.ts';
+import { disposeModel, finished, loadWeights, readConfig, sharedParameters } from '../weights.ts';
 import type { Context } from './command.ts';
 import { sayDryRun } from './dry-run.ts';
 import { distillTable } from './distill.ts';
@@ -139,15 +139,16 @@ export async function studentOf(
 ): Promise<MaTVLM> {
   const { init: from, identityConv, bias, seed } = settings;
   if (!plan.from) return createStudent(teacher, { from, identityConv, bias, layers: plan.layers }, new Random(seed));
-  const student = new MaTVLM(plan.config, backend, sharedParameters(teacher));
   const checkpoint = await Checkpoint.open(diskFolder(plan.from));
   try {
-    await loadWeights(student, checkpoint, {}, isTrainable);
-    await expectSameFrozen(student, checkpoint);
+    const student = new MaTVLM(plan.config, backend, sharedParameters(teacher));
+    return await finished(student, teacher, async () => {
+      await loadWeights(student, checkpoint, {}, isTrainable);
+      await expectSameFrozen(student, checkpoint);
+    });
   } finally {
     await checkpoint.close();
   }
-  return student;
 }
 
 /** The student was made from this very teacher: told by the frozen vectors, which are quick to compare. */

@@ -6,9 +6,8 @@ import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import { modelFolder, SHIPPED } from '../node/model-folder.ts';
 import { assetPath, packageRoot } from '../node/package-root.ts';
 import { type ServedModel, startServer } from '../serve/server.ts';
-import { outline } from '../sizes.ts';
-import { readTokenizer } from '../vlm.ts';
-import { checkKeys, readConfig } from '../weights.ts';
+import { promptEncoder, readTokenizer } from '../vlm.ts';
+import { checkWeights, readConfig } from '../weights.ts';
 import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
 import { print, say, warn } from './output.ts';
@@ -31,11 +30,11 @@ export async function serve(settings: Settings<typeof serveTable>, specs: readon
 /** A folder that holds no model is told here, not by the page. Tensor data is not read. */
 async function expectModel(folder: string): Promise<void> {
   const source = diskFolder(folder);
-  const model = outline(await readConfig(source));
-  await readTokenizer(source);
+  const config = await readConfig(source);
+  promptEncoder(config, await readTokenizer(source));
   const checkpoint = await Checkpoint.open(source);
   try {
-    checkKeys(model, checkpoint);
+    checkWeights(config, checkpoint);
   } finally {
     await checkpoint.close();
   }

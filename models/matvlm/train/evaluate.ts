@@ -176,6 +176,7 @@ async function answerGroup(
       disposeState(past);
     }
   } finally {
+    step.ids.dispose();
     disposeState(step.state);
   }
   return made.map((tokens) => tokenizer.decode(tokens).trim());

@@ -28,9 +28,9 @@ export class AdamW {
     parameters: ReadonlyMap<string, Tensor>,
     private readonly options: AdamWOptions,
   ) {
-    for (const [name, param] of parameters) {
-      this.slots.set(name, { param, m: keep(zerosLike(param)), v: keep(zerosLike(param)) });
-    }
+    // Should there be no room for one, those before it are freed.
+    const slots = scope(() => [...parameters].map(([name, param]) => ({ name, param, m: zerosLike(param), v: zerosLike(param) })));
+    for (const { name, param, m, v } of slots) this.slots.set(name, { param, m: keep(m), v: keep(v) });
   }
 
   /**

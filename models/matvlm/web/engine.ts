@@ -128,7 +128,12 @@ export class BrowserEngine {
     });
     onEvent({ stage: 'warm-up', loaded: 0, total: 1 });
     const blank = { width: 1, height: 1, data: new Uint8Array(3) };
-    await vlm.answer({ image: blank, prompt: 'what is this?', maxNewTokens: 2, signal });
+    try {
+      await vlm.answer({ image: blank, prompt: 'what is this?', maxNewTokens: 2, signal });
+    } catch (error) {
+      vlm.dispose();
+      throw error;
+    }
     this.models.set(url, vlm);
     return vlm;
   }
