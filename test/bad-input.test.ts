@@ -41,7 +41,7 @@ const usage = suite('usage');
 
 usage('flags and files: what, where, and what was meant', async () => {
   await refused('trian', /unknown command "trian"; did you mean "train"/, 2);
-  await refused('train --stepz 3', /--stepz.*Did you mean --steps/, 2);
+  await refused('train --stepz 3', /unknown option --stepz; did you mean --steps\?/, 2);
   await refused('train --steps 1.5', /--steps: expected a whole number from 1, got 1.5/, 2);
   await refused('train --lr fast', /--lr: expected a number above 0, got "fast"/, 2);
   await refused('generate', /missing required argument 'model'/, 2);
@@ -51,7 +51,7 @@ usage('flags and files: what, where, and what was meant', async () => {
   writeFileSync(path('value.yaml'), 'lr: 0.1\nbatch: many\n');
   await refused('train -c value.yaml', /value.yaml:2: batch: expected a whole number from 1, got "many"/, 2);
   writeFileSync(path('twice.yaml'), 'lr: 0.1\nlr: 0.2\n');
-  await refused('train -c twice.yaml', /twice.yaml:2: .*unique/, 2);
+  await refused('train -c twice.yaml', /twice.yaml:2: "lr" is given twice/, 2);
   writeFileSync(path('broken.yaml'), 'lr: [0.1\n');
   await refused('train -c broken.yaml', /broken.yaml:\d+: /, 2);
   await refused('train -c nowhere.yaml', /no file nowhere.yaml/, 2);
@@ -72,7 +72,7 @@ usage('YAML: aliases stand for their values, a bomb of them and a second documen
   assert.match(dry.stdout, /steps +3 of 3 images/);
   const levels = Array.from({ length: 9 }, (_, i) => `&l${i + 1} [${Array(9).fill(`*l${i}`).join(', ')}]`);
   writeFileSync(path('bomb.yaml'), `data: [&l0 [x], ${levels.join(', ')}]\n`);
-  await refused('train -c bomb.yaml', /bomb.yaml:1: data: aliases of aliases/, 2);
+  await refused('train -c bomb.yaml', /bomb.yaml:1: data: expected a value or a list of values/, 2);
   writeFileSync(path('two.yaml'), 'batch: 2\n---\nbatch: 3\n');
   const { stderr } = await refused('train -c two.yaml', /two.yaml:2: a second document begins; expected one/, 2);
   assert.not.match(stderr, 'parseAllDocuments');
@@ -397,7 +397,7 @@ system('a run that another process writes', async () => {
   const args = ['train', '--model', 'micro.json', ...MICRO_FLAGS, '--steps', '2'];
   assert.is((await run([...args, '--name', 'locked'])).code, 0);
   writeFileSync(path('runs', 'locked', 'run.lock'), `${process.pid}\n`);
-  await refused('train --resume runs/locked', new RegExp(`process ${process.pid} is writing this run`));
+  await refused('train --resume runs/locked --steps 3', new RegExp(`process ${process.pid} is writing this run`));
 });
 
 system('a port in use', async () => {

@@ -1,10 +1,39 @@
+/**
+ * The known word nearest to a mistyped one; null when none is near. Case, dashes and underscores do not count, and a
+ * word may be cut short.
+ * @param aliases other words by the known word that they stand for; an alias is found as the word that it stands for
+ */
+export function nearest(
+  word: string,
+  known: readonly string[],
+  aliases: Readonly<Record<string, readonly string[]>> = {},
+): string | null {
+  const wanted = plain(word);
+  const spelled = known.flatMap((name) => [name, ...(aliases[name] ?? [])].map((spelling) => ({ name, spelling })));
+  const [best] = spelled
+    .map(({ name, spelling }) => ({ name, ...compared(wanted, plain(spelling)) }))
+    .filter(({ distance, allowed }) => distance <= allowed)
+    .sort((a, b) => a.distance - b.distance);
+  return best?.name ?? null;
+}
+
 /** `; did you mean "x"?` for the known word nearest to a mistyped one, or nothing when none is near. */
 export function didYouMean(word: string, known: readonly string[]): string {
-  const near = known
-    .map((name) => ({ name, distance: editDistance(word.toLowerCase(), name.toLowerCase()) }))
-    .filter(({ name, distance }) => distance <= Math.ceil(Math.max(name.length, word.length) / 3))
-    .sort((a, b) => a.distance - b.distance);
-  return near.length > 0 ? `; did you mean "${near[0].name}"?` : '';
+  const name = nearest(word, known);
+  return name === null ? '' : `; did you mean "${name}"?`;
+}
+
+function plain(word: string): string {
+  return word.toLowerCase().replace(/[-_\s]/g, '');
+}
+
+/** Letters that make a beginning of a word worth going by. */
+const BEGINNING = 4;
+
+function compared(word: string, name: string): { distance: number; allowed: number } {
+  const allowed = Math.ceil(Math.max(name.length, word.length) / 3);
+  const cut = word.length >= BEGINNING && name.startsWith(word);
+  return { distance: cut ? Math.min(1, name.length - word.length) : editDistance(word, name), allowed };
 }
 
 /** Levenshtein's distance. */

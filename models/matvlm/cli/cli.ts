@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-import { Command, CommanderError } from 'commander';
-import { attach, type CommandSpec } from './command.ts';
+import { type Command, CommanderError } from 'commander';
+import { attach, CliCommand, type CommandSpec } from './command.ts';
 import { describeError, EXIT, exitCode, oneLine } from './errors.ts';
 import { isInterruption } from './interrupt.ts';
 import { printPiece, sayError } from './output.ts';
@@ -36,7 +36,7 @@ NO_COLOR is honoured. "matvlm <command> --help" shows flags and examples.`;
 
 async function program(argv: readonly string[]): Promise<Command> {
   const { packageVersion } = await import('../node/package-root.ts');
-  const root = new Command('matvlm')
+  const root = new CliCommand('matvlm')
     .description('Train and run hybrid Mamba–Transformer vision-language models on WebGPU, WASM or plain JavaScript.')
     .version(packageVersion())
     .option('--debug', 'show the stack of an error')
@@ -53,7 +53,6 @@ async function program(argv: readonly string[]): Promise<Command> {
       writeOut: printPiece,
       outputError: (text) => sayError(oneLine(text.replace(/^error: /, ''))),
     });
-    command.showSuggestionAfterError();
   }
   return root;
 }

@@ -5,5 +5,5 @@ export default defineCommand({
   table: {},
   extra: [['--json', 'print it as JSON']],
   examples: ['devices', 'devices --json'],
-  run: async (_, { flags }) => (await import('./devices-command.ts')).devices(flags.json === true),
+  run: async ({ flags }) => (await import('./devices-command.ts')).devices(flags.json === true),
 });

@@ -1,7 +1,7 @@
 import { defineCommand } from './command.ts';
-import { choice, count, number, optional, text } from './options.ts';
-import { studentOptions } from './student-options.ts';
-import { trainingOptions, TRAINING_EXTRAS } from './training-options.ts';
+import { choice, count, number, optional, type Settings, text } from './options.ts';
+import { studentIdle, studentOptions } from './student-options.ts';
+import { trainingIdle, trainingOptions, TRAINING_EXTRAS } from './training-options.ts';
 
 export const distillTable = {
   teacher: text('folder of the teacher', 'teacher', '<folder>'),
@@ -31,6 +31,20 @@ export const distillTable = {
   }),
 };
 
+type Given = Settings<typeof distillTable>;
+const made = ({ student }: Given) => student !== null && `--student ${student} is made already`;
+const unweighted = ({ klWeight }: Given) => klWeight === 0 && '--kl-weight is 0';
+
+/** Flags that others leave without effect. */
+const distillIdle = {
+  ...trainingIdle,
+  ...{ layers: made, init: made, identityConv: made, bias: made, loss: unweighted },
+  ratio: (s: Given) => made(s) || studentIdle.ratio(s),
+  temperature: (s: Given) =>
+    unweighted(s) || (['ce', 'l2'].includes(s.loss) && `--loss ${s.loss} is computed without a temperature`),
+  layerLoss: ({ layerWeight }: Given) => layerWeight === 0 && '--layer-weight is 0',
+};
+
 export default defineCommand({
   about:
     'Distils a Mamba–Transformer student from its teacher, in one stage: the mixers and the connector learn, all else ' +
@@ -38,6 +52,7 @@ export default defineCommand({
   table: distillTable,
   yaml: true,
   extra: TRAINING_EXTRAS,
+  idle: distillIdle,
   examples: [
     'distill --teacher runs/train --layers 0,4 --lr 3e-3 --steps 400',
     'distill -c run.yaml --lr 1e-3',
@@ -45,5 +60,5 @@ export default defineCommand({
     'distill --resume runs/distill-2',
     'distill --dry-run',
   ],
-  run: async (settings, context) => (await import('./distill-command.ts')).distill(settings, context),
+  run: async (context) => (await import('./distill-command.ts')).distill(context),
 });

@@ -22,6 +22,6 @@ export default defineCommand({
     'eval teacher --data sort-of-clevr,easy-vqa --json',
     'eval student --images 20 --out answers.json',
   ],
-  run: async (settings, { args, flags }) =>
-    (await import('./eval-command.ts')).evalModel(settings, args[0], flags.json === true),
+  run: async ({ settings, args, flags }) =>
+    (await import('./eval-command.ts')).evalModel(settings(), args[0], flags.json === true),
 });

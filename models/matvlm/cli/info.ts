@@ -13,6 +13,6 @@ export default defineCommand({
   table: infoTable,
   extra: [['--json', 'print it as JSON']],
   examples: ['info teacher', 'info ../MaTVLM_0_25_Mamba2 --context 1024,8192', 'info runs/distill --json'],
-  run: async (settings, { args, flags }) =>
-    (await import('./info-command.ts')).info(settings, args[0], flags.json === true),
+  run: async ({ settings, args, flags }) =>
+    (await import('./info-command.ts')).info(settings(), args[0], flags.json === true),
 });

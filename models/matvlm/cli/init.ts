@@ -1,5 +1,5 @@
 import { defineCommand } from './command.ts';
-import { studentOptions } from './student-options.ts';
+import { studentIdle, studentOptions } from './student-options.ts';
 import { count } from './options.ts';
 
 export const initTable = { ...studentOptions, seed: count('seed of what is drawn', 0, 0) };
@@ -14,10 +14,11 @@ export default defineCommand({
   ],
   table: initTable,
   yaml: true,
+  idle: studentIdle,
   examples: [
     'init teacher student-25 --layers 0,4',
     'init ../TinyLLaVA-Phi-2-SigLIP-3.1B student-25 --ratio 0.25',
     'init teacher student-random --init random',
   ],
-  run: async (settings, { args }) => (await import('./init-command.ts')).init(settings, args[0], args[1]),
+  run: async ({ settings, args }) => (await import('./init-command.ts')).init(settings(), args[0], args[1]),
 });

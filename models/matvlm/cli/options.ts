@@ -29,12 +29,20 @@ interface Range {
   readonly whole?: boolean;
 }
 
-/** A finite number within a range; both ends belong to it, `above` and `below` do not. */
+/**
+ * A finite number within a range; both ends belong to it, `above` and `below` do not. What is no whole number ends up
+ * in single precision, and may be neither too large for it nor so small that it would become 0.
+ */
 export function number(about: string, fallback: number, range: Range = {}): Option<number> {
   const { min = -Infinity, above = -Infinity, max = Infinity, below = Infinity, whole = false } = range;
   const within = (x: number) => x >= min && x > above && x <= max && x < below;
   const fits = (x: number) => within(x) && (whole ? Number.isSafeInteger(x) : Number.isFinite(x));
-  const schema = v.pipe(v.number(`expected ${rangeText(range)}`), v.check(fits, `expected ${rangeText(range)}`));
+  const single = (x: number) => whole || (Number.isFinite(Math.fround(x)) && (x === 0) === (Math.fround(x) === 0));
+  const schema = v.pipe(
+    v.number(`expected ${rangeText(range)}`),
+    v.check(fits, `expected ${rangeText(range)}`),
+    v.check(single, `expected ${rangeText(range)} that single precision holds (1e-45 to 3e38)`),
+  );
   return { about, schema, fallback, argument: whole ? '<n>' : '<number>', parse: parseNumber };
 }
 
@@ -57,9 +65,14 @@ export function optional<T>(option: Option<T>): Option<T | null> {
   return { ...option, schema: v.nullable(option.schema), fallback: null };
 }
 
+/** A text without NUL, which no path can hold and no prompt means. */
+function textSchema(what: string) {
+  const whole = (s: string) => !s.includes('\0');
+  return v.pipe(v.string(what), v.nonEmpty(what), v.check(whole, 'expected a text without NUL characters'));
+}
+
 export function text(about: string, fallback: string, argument = '<text>'): Option<string> {
-  const schema = v.pipe(v.string('expected a text'), v.nonEmpty('expected a text that is not empty'));
-  return { about, schema, fallback, argument, parse: (s) => s };
+  return { about, schema: textSchema('expected a text that is not empty'), fallback, argument, parse: (s) => s };
 }
 
 /** One of a few words. */
@@ -76,27 +89,35 @@ export function toggle(about: string, fallback: boolean): Option<boolean> {
   return { about, schema: v.boolean('expected true or false'), fallback, parse: (s) => s };
 }
 
-/** Texts, in flags parted by commas. */
+/** Different texts, in flags parted by commas. */
 export function texts(about: string, fallback: readonly string[], argument: string): Option<readonly string[]> {
   const what = 'expected a list of texts, none of them empty';
-  const item = v.pipe(v.string(what), v.nonEmpty(what));
-  const schema = v.pipe(v.array(item, what), v.minLength(1, what));
+  const schema = v.pipe(v.array(textSchema(what), what), v.minLength(1, what), differing());
   return { about, schema, fallback, argument, parse: (s) => s.split(',').map((item) => item.trim()) };
 }
 
-/** Numbers, in flags parted by commas. */
+/** Refuses a list that holds an item twice, and names it. */
+function differing<T extends string | number>() {
+  const again = (list: readonly T[]) => list.find((item, i) => list.indexOf(item) !== i);
+  return v.check<T[], v.ErrorMessage<v.CheckIssue<T[]>>>(
+    (list) => again(list) === undefined,
+    ({ input }) => `${again(input)} is given twice; give each once`,
+  );
+}
+
+/** Numbers, in flags parted by commas. @param length how many; without it any number of different ones */
 export function numbers(
   about: string,
   fallback: readonly number[],
   range: Range,
   length?: number,
 ): Option<readonly number[]> {
-  const item = number(about, 0, range).schema;
   const what = `expected ${length ?? 'a list of'} numbers, each ${rangeText(range)}`;
-  const schema = v.pipe(
-    v.array(item, what),
-    v.check((list) => list.length > 0 && (length === undefined || list.length === length), what),
-  );
+  const items = v.array(number(about, 0, range).schema, what);
+  const schema =
+    length === undefined
+      ? v.pipe(items, v.minLength(1, what), differing())
+      : v.pipe(items, v.length(length, what));
   return { about, schema, fallback, argument: '<n,n,…>', parse: (s) => s.split(',').map(parseNumber) };
 }
 
@@ -136,6 +157,8 @@ export interface Layer {
   readonly values: ReadonlyMap<string, unknown>;
   /** What errors call a value: the flag, or file and line. */
   readonly where: (key: string) => string;
+  /** Settings that a file leaves to its reader, who must give them; what errors call the place that says so. */
+  readonly needs?: { readonly keys: readonly string[]; readonly where: string };
 }
 
 /** What was given on the command line. @param given commander's options */
@@ -148,8 +171,17 @@ export function flagLayer(table: OptionTable, given: Readonly<Record<string, unk
   return { values, where: (key) => `--${dashed(key)}` };
 }
 
-/** Merges layers over the defaults and checks each value. @throws UsageError naming flag or file and line */
+/**
+ * Merges layers over the defaults and checks each value.
+ * @throws UsageError naming flag or file and line, also for a setting that a file needs and no layer gives
+ */
 export function resolve<T extends OptionTable>(table: T, layers: readonly Layer[]): Settings<T> {
+  for (const { needs } of layers) {
+    const missing = needs?.keys.filter((key) => !layers.some(({ values }) => values.has(key))) ?? [];
+    if (missing.length === 0) continue;
+    const flags = missing.map((key) => `--${dashed(key)} ${table[key].argument ?? ''}`.trim());
+    throw new UsageError(`${needs!.where}: this file leaves ${missing.map(dashed).join(', ')} to you: give ${flags.join(' and ')}`);
+  }
   const settings: Record<string, unknown> = {};
   for (const [key, option] of Object.entries(table)) {
     const layer = [...layers].reverse().find(({ values }) => values.has(key));

@@ -9,5 +9,5 @@ export default defineCommand({
   ],
   table: {},
   examples: ['recipes ls', 'recipes cp start my-run.yaml'],
-  run: async (_, { args }) => (await import('./recipes-command.ts')).recipes(args),
+  run: async ({ args }) => (await import('./recipes-command.ts')).recipes(args),
 });

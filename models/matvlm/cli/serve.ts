@@ -13,5 +13,5 @@ export default defineCommand({
   args: [['[models...]', 'folders of models or runs']],
   table: serveTable,
   examples: ['serve', 'serve teacher runs/distill --port 8080'],
-  run: async (settings, { args }) => (await import('./serve-command.ts')).serve(settings, args),
+  run: async ({ settings, args }) => (await import('./serve-command.ts')).serve(settings(), args),
 });

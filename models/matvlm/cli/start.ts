@@ -1,10 +1,10 @@
 import { defineCommand } from './command.ts';
-import { count, number, optional, text, texts, toggle } from './options.ts';
-import { backendOption } from './training-options.ts';
+import { count, number, optional, type Settings, text, toggle } from './options.ts';
+import { backendOption, dataOption } from './training-options.ts';
 
 export const startTable = {
-  teacher: text('folder of the teacher', 'teacher', '<folder>'),
-  data: optional(texts('data sets: sort-of-clevr, easy-vqa, easy-vqa=FOLDER', ['sort-of-clevr'], '<sets>')),
+  teacher: optional(text('folder of the teacher; what the recipe says when not set', '', '<folder>')),
+  data: optional(dataOption),
   steps: optional(count('steps of distillation; what the recipe says when not set', 1)),
   full: toggle('distil at length, as the shipped student was: for a GPU', false),
   recipe: optional(
@@ -18,17 +18,23 @@ export const startTable = {
   runs: text('folder of all runs', 'runs', '<folder>'),
 };
 
+export type StartSettings = Settings<typeof startTable>;
+
 export default defineCommand({
   about:
     'The main job: loads the shipped teacher, replaces a quarter of its decoder layers by Mamba-2 mixers initialised ' +
     'from attention, distils on the built-in data, compares with the teacher and the undistilled student by kind of ' +
     'question, writes a report, and serves a page on which to ask both.',
   table: startTable,
+  idle: {
+    full: ({ full, recipe }: StartSettings) => full && recipe !== null && `--recipe ${recipe} says how to distil`,
+    port: ({ serve }: StartSettings) => !serve && 'no page is served',
+  },
   examples: [
     'start',
     'start --no-serve --steps 100 --backend wasm',
     'start --full --data sort-of-clevr,easy-vqa --backend webgpu',
     'start --port 8080',
   ],
-  run: async (settings) => (await import('./start-command.ts')).start(settings),
+  run: async ({ settings }) => (await import('./start-command.ts')).start(settings()),
 });

@@ -1,6 +1,6 @@
 import { defineCommand } from './command.ts';
 import { count, optional, text } from './options.ts';
-import { trainingOptions, TRAINING_EXTRAS } from './training-options.ts';
+import { trainingIdle, trainingOptions, TRAINING_EXTRAS } from './training-options.ts';
 
 export const trainTable = {
   model: text('configuration to train from nothing: "tiny", or a config.json', 'tiny', '<name|file>'),
@@ -25,6 +25,7 @@ export default defineCommand({
   table: trainTable,
   yaml: true,
   extra: TRAINING_EXTRAS,
+  idle: trainingIdle,
   examples: [
     'train --data sort-of-clevr --steps 10000',
     'train --data sort-of-clevr,easy-vqa=../easy-vqa --backend webgpu',
@@ -32,5 +33,5 @@ export default defineCommand({
     'train --resume',
     'train --dry-run --batch 128',
   ],
-  run: async (settings, context) => (await import('./train-command.ts')).train(settings, context),
+  run: async (context) => (await import('./train-command.ts')).train(context),
 });

@@ -30,7 +30,7 @@ export function trainingOptions(d: TrainingDefaults) {
     batch: count('images in a batch', d.batch),
     questions: optional(count('questions drawn of each image, anew each time; all when not set', 1)),
     augment: toggle('train on symmetries of the images, another one each time, where a set has them', false),
-    accumulate: count('batches to a step', d.accumulate),
+    accumulate: number('batches to a step', d.accumulate, { whole: true, min: 1, max: 4096 }),
     lr: number('peak learning rate', d.lr, { above: 0 }),
     betas: numbers("AdamW's decay rates of the moments", [0.9, 0.95], { min: 0, below: 1 }, 2),
     eps: number("AdamW's epsilon", 1e-8, { above: 0 }),
@@ -52,8 +52,15 @@ export function trainingOptions(d: TrainingDefaults) {
   };
 }
 
+/** Flags of `train` and `distill` that others leave without effect. */
+export const trainingIdle = {
+  evalImages: ({ evalEvery }: { evalEvery: number }) =>
+    evalEvery === 0 && 'without --eval-every there is no evaluation but the one at the end, on all images',
+};
+
 /** Flags of `train` and `distill` that are no settings. */
 export const TRAINING_EXTRAS = [
   ['--resume [path]', 'go on with the newest run of that name, or with a run or checkpoint folder'],
+  ['--override', 'with --resume: change what the run was made with, from the step on at which it is; logged'],
   ['--dry-run', 'tell parameters, memory, steps and time, and do nothing'],
 ] as const;

@@ -1,0 +1,195 @@
+// What flags and settings files may say: every option of every command against values that it cannot mean.
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { MatvlmError } from '../engine/errors.ts';
+import { ALIASES } from '../models/matvlm/cli/aliases.ts';
+import { attach, CliCommand, type CommandSpec } from '../models/matvlm/cli/command.ts';
+import devices from '../models/matvlm/cli/devices.ts';
+import distill from '../models/matvlm/cli/distill.ts';
+import { UsageError } from '../models/matvlm/cli/errors.ts';
+import evaluate from '../models/matvlm/cli/eval.ts';
+import generate from '../models/matvlm/cli/generate.ts';
+import info from '../models/matvlm/cli/info.ts';
+import init from '../models/matvlm/cli/init.ts';
+import { dashed, type OptionTable, resolve, type Settings } from '../models/matvlm/cli/options.ts';
+import recipes from '../models/matvlm/cli/recipes.ts';
+import serve from '../models/matvlm/cli/serve.ts';
+import { toYaml, yamlLayer } from '../models/matvlm/cli/settings-file.ts';
+import start from '../models/matvlm/cli/start.ts';
+import train from '../models/matvlm/cli/train.ts';
+
+const COMMANDS = { start, devices, train, init, distill, eval: evaluate, generate, serve, info, recipes };
+const folder = mkdtempSync(join(tmpdir(), 'matvlm-settings-'));
+process.on('exit', () => rmSync(folder, { recursive: true }));
+
+/** The settings that a command line gives; its error where it is refused. */
+async function parsed(spec: CommandSpec, args: readonly string[]): Promise<Settings<OptionTable> | Error> {
+  let settings: Settings<OptionTable> | null = null;
+  const command = new CliCommand('test').exitOverride().configureOutput({ writeErr: () => {} });
+  attach(command, { ...spec, args: [], run: async (context) => void (settings = context.settings()) });
+  try {
+    await command.parseAsync(args, { from: 'user' });
+    return settings!;
+  } catch (error) {
+    return error as Error;
+  }
+}
+
+async function refused(spec: CommandSpec, args: string, says: RegExp): Promise<void> {
+  const error = await parsed(spec, args.split(' '));
+  assert.instance(error, Error, `${args} is taken`);
+  assert.match((error as Error).message, says, args);
+}
+
+const flags = suite('flags');
+
+/** What no option of a kind can mean, by how help shows its value. */
+const NONSENSE: Readonly<Record<string, readonly unknown[]>> = {
+  '<n>': [-1, 1.5, NaN, Infinity, -Infinity, 2 ** 53, '3', true, [3], {}],
+  '<number>': [-1, NaN, Infinity, -Infinity, 1e39, 1e-46, '3', true, [3], {}],
+  '<n,n,…>': [[], [-1], [1.5], [NaN], ['1'], 3, '3', [[3]], {}],
+  text: ['', 'a\0b', 3, true, ['a'], {}],
+  texts: [[], [''], ['a\0b'], ['a', 'a'], 'a', [3], [['a']], {}],
+  switch: [0, 1, 'yes', 'true', '', [], {}],
+};
+
+function nonsenseFor(option: OptionTable[string]): readonly unknown[] {
+  const { argument } = option;
+  if (!argument) return NONSENSE.switch;
+  if (argument in NONSENSE) return NONSENSE[argument];
+  return Array.isArray(option.parse('a')) ? NONSENSE.texts : NONSENSE.text;
+}
+
+for (const [name, { table }] of Object.entries(COMMANDS)) {
+  for (const [key, option] of Object.entries(table)) {
+    flags(`${name} --${dashed(key)} refuses what it cannot mean`, () => {
+      const given = (value: unknown) => resolve(table, [{ values: new Map([[key, value]]), where: (k) => `--${k}` }]);
+      for (const value of nonsenseFor(option)) {
+        assert.throws(
+          () => given(value),
+          (error: Error) => error instanceof UsageError && error.message.startsWith(`--${key}: `),
+          `${key}: ${String(value)}`,
+        );
+      }
+      if (option.fallback !== null && option.fallback !== '') assert.equal(given(option.fallback)[key], option.fallback);
+    });
+  }
+}
+
+flags('what is given twice, contradicts or would be ignored is refused', async () => {
+  await refused(train, '--lr 1 --lr 1', /^--lr is given twice/);
+  await refused(train, '-c a.yaml --config a.yaml', /--config is given twice/);
+  await refused(train, '--augment --no-augment', /--augment and --no-augment contradict/);
+  await refused(distill, '--layers 0,0', /--layers: 0 is given twice/);
+  await refused(distill, '--data sort-of-clevr,sort-of-clevr', /--data: sort-of-clevr is given twice/);
+  await refused(distill, '--layers 0 --ratio 0.5', /--ratio has no effect: the layers are given, 0/);
+  await refused(init, '--layers 0 --ratio 0.5', /--ratio has no effect/);
+  for (const flag of ['--layers 0', '--ratio 0.5', '--init random', '--bias', '--identity-conv'])
+    await refused(distill, `--student x ${flag}`, /has no effect: --student x is made already/);
+  await refused(distill, '--kl-weight 0 --loss kl', /--loss has no effect: --kl-weight is 0/);
+  await refused(distill, '--loss ce --temperature 2', /--temperature has no effect: --loss ce/);
+  await refused(distill, '--layer-weight 0 --layer-loss sl', /--layer-loss has no effect/);
+  await refused(train, '--eval-images 3', /--eval-images has no effect/);
+  await refused(generate, '--prompt x --top-k 3', /--top-k has no effect: at --temperature 0/);
+  await refused(generate, '--prompt x --max-new-tokens 0', /--max-new-tokens: expected a whole number from 1, got 0/);
+  await refused(start, '--full --recipe x', /--full has no effect: --recipe x/);
+  await refused(start, '--no-serve --port 3', /--port has no effect/);
+  await refused(train, '--accumulate 1000000000', /--accumulate: expected a whole number from 1 to 4096/);
+  assert.equal(((await parsed(generate, ['--temperature', '1', '--top-k', '3'])) as Settings<OptionTable>).topK, 3);
+});
+
+flags('a mistyped or foreign name is answered with ours, as a flag and as a key', async () => {
+  const meant: readonly (readonly [string, string])[] = [
+    ['batchsize', 'batch'],
+    ['batch-size', 'batch'],
+    ['learning-rate', 'lr'],
+    ['leraning_rate', 'lr'],
+    ['LearningRate', 'lr'],
+    ['weight_decai', 'weight-decay'],
+    ['max-grad-norm', 'clip'],
+    ['num-steps', 'steps'],
+    ['checkpoint', 'checkpointing'],
+    ['output_dir', 'runs'],
+  ];
+  for (const [word, name] of meant) {
+    await refused(train, `--${word} 3`, new RegExp(`unknown option --${word}; did you mean --${name}\\?`));
+    await refused(train, `--${word}=3`, new RegExp(`did you mean --${name}\\?`));
+    const file = yaml('typo', `lr: 1\n${word}: 3\n`);
+    await refused(train, `-c ${file}`, new RegExp(`typo.yaml:2: unknown key "${word}"; did you mean "${name}"\\?`));
+  }
+  await refused(train, '--qqqqqq', /unknown option --qqqqqq; "matvlm test --help" lists them/);
+});
+
+flags('every alias stands for an option that there is', () => {
+  const specs: readonly CommandSpec[] = Object.values(COMMANDS);
+  const known = specs.flatMap(({ table, extra = [] }) => [
+    ...Object.keys(table).map(dashed),
+    ...extra.map(([flag]) => /--([\w-]+)/.exec(flag)![1]),
+  ]);
+  for (const name of Object.keys(ALIASES)) assert.ok(name === 'config' || known.includes(name), name);
+});
+
+flags('a recipe names what it leaves to the one who runs it', async () => {
+  await refused(distill, '-c published-25', /published-25.yaml:2: needs: .* teacher, data to you: give --teacher .* and --data/);
+  await refused(distill, '-c published-25 --teacher x', /leaves data to you: give --data/);
+  const given = await parsed(distill, '-c published-25 --teacher x --data sort-of-clevr'.split(' '));
+  assert.is((given as Settings<OptionTable>).accumulate, 16);
+  await refused(distill, `-c ${yaml('needs', 'needs: [lrr]\n')}`, /needs.yaml:1: needs: "lrr" is no setting/);
+});
+flags.run();
+
+const files = suite('settings files');
+
+function yaml(name: string, text: string): string {
+  const path = join(folder, `${name}.yaml`);
+  writeFileSync(path, text);
+  return path;
+}
+
+const BAD: readonly (readonly [what: string, text: string, says: RegExp])[] = [
+  ['an alias within its own anchor', 'data: &a [*a]\n', /:1: data: expected a value or a list of values/],
+  ['a key within its own anchor', '? &a [*a]\n: 3\n', /:1: expected the name of a setting/],
+  ['an alias of nothing', 'lr: *x\n', /:1: lr: \*x stands for no value/],
+  ['an alias as a key', '&a lr: 1\n*a : 2\n', /:2: expected the name of a setting/],
+  ['a list as a key', '? [a]\n: 3\n', /:1: expected the name of a setting/],
+  ['a number as a key', '3: 3\n', /:1: expected the name of a setting/],
+  ['a mapping', 'lr: {a: 1}\n', /:1: lr: expected a value or a list/],
+  ['a list of lists', 'layers: [[1]]\n', /:1: layers: expected a value or a list/],
+  ['a list that is no mapping', '- lr\n', /:1: expected settings, one "name: value" a line/],
+  ['an unknown tag', 'lr: !!foo 3\n', /:1: Unresolved tag/],
+  ['a key twice', 'lr: 1\nlr: 2\n', /:2: "lr" is given twice/],
+  ['a key twice in two spellings', 'weight-decay: 1\nweight_decay: 2\n', /:2: "weight_decay" is given twice/],
+  ['depth', `lr: ${'['.repeat(50_000)}`, /:1: expected a value or a list of values/],
+  ['not a number', 'lr: .nan\n', /:1: lr: expected a number above 0, got NaN/],
+  ['nothing', 'lr:\n', /:1: lr: expected a number above 0, got null/],
+  ['12,000 keys', Array.from({ length: 12_000 }, (_, i) => `k${i}: 1`).join('\n'), /:1: unknown key "k0"/],
+];
+for (const [what, text, says] of BAD) files(`refuse ${what}`, () => refused(distill, `-c ${yaml('bad', text)}`, says));
+
+files('that are too large or no files are not read', async () => {
+  const keys = Array.from({ length: 300_000 }, (_, i) => `k${i}: 1`).join('\n');
+  await refused(train, `-c ${yaml('large', keys)}`, /large.yaml: \d+ bytes, expected at most/);
+  const pipe = join(folder, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  for (const path of ['/dev/zero', pipe]) {
+    const error = await parsed(train, ['-c', path]);
+    assert.instance(error, MatvlmError);
+    assert.match((error as Error).message, `cannot read ${path}: it is a device or pipe`);
+  }
+  await refused(train, `-c ${folder}`, /it is a folder/);
+});
+
+files('give what was written, whatever it holds', async () => {
+  for (const { table } of [train, distill]) {
+    const odd = { teacher: 'no', data: ['easy-vqa=a: b #c', '---', "it's", '&a', '*b', '~', '1e3'], lr: 1e-8 };
+    const values = Object.fromEntries(Object.entries(table).map(([key, { fallback }]) => [key, fallback]));
+    const settings = { ...values, ...Object.fromEntries(Object.entries(odd).filter(([key]) => key in table)) };
+    const layer = await yamlLayer(yaml('round', toYaml(settings, 'settings')), table);
+    assert.equal(Object.fromEntries(layer.values), settings);
+  }
+});
+files.run();
