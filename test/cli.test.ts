@@ -114,16 +114,49 @@ async function refusedResume(name: string, args: string, says: RegExp): Promise<
   assert.is(readFileSync(path('runs', name, 'config.yaml'), 'utf8'), before);
 }
 
-train('what a resumed run cannot change is refused, what changes its batches is told', async () => {
+train('what a resumed run cannot change is refused, what would change it needs --override', async () => {
   killedAfter('train', 'changed', 6);
   const resume = 'train --resume runs/changed';
   await refusedResume('changed', `${resume} --steps 3`, /--steps: 3, but the run is at step 6 already/);
   await refusedResume('changed', `${resume} --steps 3 --dry-run`, /--steps: 3, but the run is at step 6 already/);
   await refusedResume('changed', `${resume} --seed 5`, /--seed: the run .*changed has 0, got 5.*begin a new run/);
   await refusedResume('changed', `${resume} --model tiny`, /--model: the run .* has \S*micro.json, got tiny/);
-  const { code, stderr } = await run(`${resume} --batch 4`);
-  assert.is(code, 0, stderr);
-  assert.match(stderr, /warning: .*--batch \(2, now 4\); it is no longer the same bit for bit/);
+  await refusedResume('changed', `${resume} --batch 4`, /--batch: the run .* has 2, got 4.*after step 6 with --override/);
+  await ok(`${resume} --batch 4 --lr 0.002 --override`);
+  const lines = log('changed');
+  const at = lines.findIndex((line) => 'override' in line);
+  assert.equal(lines[at].override, { batch: { from: 2, to: 4 }, lr: { from: 0.001, to: 0.002 } });
+  const rate = (name: string) => Number(log(name).find((line) => line.step === 7 && 'lr' in line)!.lr);
+  assert.is(lines[at].step, 6);
+  assert.is(rate('changed'), 2 * rate('train'));
+  const yaml = readFileSync(path('runs', 'changed', 'config.yaml'), 'utf8');
+  assert.match(yaml, /^# .*made with other settings before: batch 2 up to step 6, lr 0.001 up to step 6\n/);
+  assert.match(yaml, /\nbatch: 4\n/);
+});
+
+/** Every file of a run by its path, with its bytes. */
+function contents(run: string): Map<string, string> {
+  const files = readdirSync(path('runs', run), { recursive: true, withFileTypes: true }).filter((f) => f.isFile());
+  return new Map(files.map((f) => [join(f.parentPath, f.name), readFileSync(join(f.parentPath, f.name), 'base64')]));
+}
+
+train('a finished run that is resumed trains nothing and rewrites nothing', async () => {
+  const before = contents('train');
+  for (const flags of ['', ' --save-every 3 --eval-every 0', ' --lr 1 --override']) {
+    const { code, stderr } = await run(`train --resume runs/train${flags}`);
+    assert.is(code, 0, stderr);
+    assert.match(stderr, /runs\/train is finished: 7 of 7 steps; nothing was changed/);
+    assert.equal(contents('train'), before);
+  }
+  await refusedResume('train', 'train --resume runs/train --lr 1', /--lr: the run .* has 0.001, got 1/);
+});
+
+train('an override without a step made under it leaves no trace', async () => {
+  cpSync(path('runs', 'changed'), path('runs', 'undone'), { recursive: true });
+  rmSync(path('runs', 'undone', 'checkpoint-7'), { recursive: true });
+  await ok('train --resume runs/undone');
+  assert.equal(log('undone'), log('train'));
+  assert.match(readFileSync(path('runs', 'undone', 'config.yaml'), 'utf8'), /^# matvlm train -c config.yaml does the same/);
 });
 
 train('the settings of a resumed run name the run itself', async () => {

@@ -30,6 +30,7 @@ import { checkSteps } from './resume.ts';
 import { type Outcome, runSession } from './session.ts';
 import {
   finishRun,
+  isFinished,
   makeLoader,
   openSettings,
   sessionSettings,
@@ -42,21 +43,22 @@ type DistillTable = typeof distillTable;
 export type DistillSettings = Settings<DistillTable>;
 
 /** `matvlm distill` */
-export async function distill(given: DistillSettings, context: Context<DistillTable>): Promise<void> {
-  const opened = await openSettings(distillTable, given, context);
-  const { settings, point } = opened;
+export async function distill(context: Context<DistillTable>): Promise<void> {
+  const { settings, point, overrides } = await openSettings(distillTable, context);
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
   const plan = await planDistillation(settings, point?.checkpoint.path ?? null, signal);
   checkSteps(plan.steps, point?.checkpoint.step ?? 0);
   if (context.flags.dryRun) return sayPlan(plan, settings);
+  if (await isFinished({ point }, plan.steps, settings.finalEval)) return;
   const tests = await openDatasets(settings.data, 'test', null, signal);
   // A run's newest checkpoint may be another one when this run is resumed.
   const shipped = SHIPPED.includes(settings.teacher) && !existsSync(settings.teacher);
-  const exact = shipped ? settings : { ...settings, teacher: plan.teacher };
+  const teacherFolder = shipped ? settings.teacher : plan.teacher;
   await withBackend(settings, async (backend) => {
     const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
     const student = await studentOf(teacher.model, plan, settings, backend);
-    await withRun({ settings: exact, point }, 'distill', async (run) => {
+    const exact = { ...settings, teacher: teacherFolder, backend: backend.kind };
+    await withRun({ settings: exact, point, overrides }, 'distill', async (run) => {
       const resume = point?.checkpoint.path ?? null;
       const outcome = await distillInto({ ...plan, teacher, student, run, settings, tests, resume, signal });
       const models = [modelSize('teacher', teacher.model), modelSize('student', student, isTrainable)];

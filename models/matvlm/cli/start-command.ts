@@ -19,15 +19,13 @@ import { distillTable } from './distill.ts';
 import { distillInto, type DistillPlan, type DistillSettings, planDistillation, studentOf } from './distill-command.ts';
 import { accuracyTable, comparable, evaluateAll } from './evaluation.ts';
 import { interrupted } from './interrupt.ts';
-import { type Layer, resolve, type Settings } from './options.ts';
+import { type Layer, resolve } from './options.ts';
 import { duration, percent, print, say } from './output.ts';
 import { type Measured, modelSize, writeReport } from './report.ts';
 import { serveModels } from './serve-command.ts';
 import { NOTHING_SAVED, type Outcome } from './session.ts';
-import type { startTable } from './start.ts';
+import type { StartSettings } from './start.ts';
 import { stopped, withBackend, withRun } from './training.ts';
-
-type StartSettings = Settings<typeof startTable>;
 
 /** Ports that are tried after one that is taken. */
 const PORTS = 10;
@@ -40,7 +38,8 @@ export async function start(given: StartSettings): Promise<void> {
   let student: string | null = null;
   await withBackend(settings, async (backend) => {
     const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
-    await withRun({ settings, point: null }, 'distill', async (run) => {
+    const exact = { ...settings, backend: backend.kind };
+    await withRun({ settings: exact, point: null, overrides: {} }, 'distill', async (run) => {
       student = await new Job(given, settings, plan, run, signal, backend.description).run(teacher);
     });
     teacher.dispose();

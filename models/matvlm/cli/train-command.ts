@@ -29,6 +29,7 @@ import { checkSteps } from './resume.ts';
 import { trainTable } from './train.ts';
 import {
   finishRun,
+  isFinished,
   makeLoader,
   type Opened,
   openSettings,
@@ -41,18 +42,19 @@ import {
 type TrainTable = typeof trainTable;
 
 /** `matvlm train` */
-export async function train(given: Settings<TrainTable>, context: Context<TrainTable>): Promise<void> {
-  const opened = await openSettings(trainTable, given, context);
+export async function train(context: Context<TrainTable>): Promise<void> {
+  const opened = await openSettings(trainTable, context);
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
   const prepared = await prepare(opened, signal);
   if (context.flags.dryRun) return sayTrainDryRun(prepared);
   const { settings, config, tokenizer } = prepared;
+  if (await isFinished(opened, settings.steps, settings.finalEval)) return;
   const tests = await openDatasets(settings.data, 'test', null, signal);
   await withBackend(settings, async (backend) => {
     const model = new MaTVLM(config, backend, emptyParameters(backend));
     const vlm = new Vlm(model, tokenizer);
     if (!opened.point) initialise(model, new Random(settings.seed));
-    await withRun(opened, 'train', async (run) => {
+    await withRun({ ...opened, settings: { ...settings, backend: backend.kind } }, 'train', async (run) => {
       const outcome = await runSession({
         ...{ run, vlm, tests, signal, loader: prepared.loader, tokenizer: prepared.files, training: prepared.training },
         resume: opened.point?.checkpoint.path ?? null,

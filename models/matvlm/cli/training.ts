@@ -1,7 +1,9 @@
-import { basename, dirname, resolve as absolute } from 'node:path';
+import { existsSync } from 'node:fs';
+import { basename, dirname, join, resolve as absolute } from 'node:path';
 import type { Backend } from '../../../engine/backend.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
+import { logOverrides, type Overrides, readMetrics } from '../node/metrics.ts';
 import {
   createRun,
   discardUnused,
@@ -20,13 +22,15 @@ import type { Vlm } from '../vlm.ts';
 import type { Context } from './command.ts';
 import { UsageError } from './errors.ts';
 import { accuracyTable } from './evaluation.ts';
-import { type OptionTable, resolve, type Settings } from './options.ts';
+import { dashed, resolve, type Settings } from './options.ts';
 import { print, say, saySettings, warn } from './output.ts';
 import { type ReportInput, writeReport } from './report.ts';
-import { checkResumed, withAbsolutePaths } from './resume.ts';
+import { checkPlace, reviewResume, settingsAt, withAbsolutePaths } from './resume.ts';
 import { NOTHING_SAVED, type Outcome } from './session.ts';
 import { toYaml, yamlLayer } from './settings-file.ts';
 import type { trainingOptions } from './training-options.ts';
+
+type Values = Readonly<Record<string, unknown>>;
 
 /** The settings that `train` and `distill` have in common. */
 export type TrainingSettings = Settings<ReturnType<typeof trainingOptions>>;
@@ -76,30 +80,53 @@ export function sessionSettings(s: TrainingSettings) {
 export interface Opened<S> {
   readonly settings: S;
   readonly point: ResumePoint | null;
+  /** What the resumed run is given in place of its own settings. */
+  readonly overrides: Overrides;
 }
 
 /**
- * Follows `--resume`: the settings are then those of the run, with what is given now over them.
+ * The settings of a run. Those of one that is resumed are its own, with what is given now over them.
  * @throws UsageError for a run's name that is none, or settings that the run cannot go on with
  */
-export async function openSettings<T extends OptionTable>(
+export async function openSettings<T extends ReturnType<typeof trainingOptions>>(
   table: T,
-  settings: Settings<T> & TrainingSettings,
   context: Context<T>,
 ): Promise<Opened<Settings<T> & TrainingSettings>> {
-  if (!isRunName(settings.name)) {
+  const { resume, override = false } = context.flags;
+  const { runs, name } = context.some('runs', 'name') as Pick<TrainingSettings, 'runs' | 'name'>;
+  if (!isRunName(name)) {
     throw new UsageError(
-      `--name: run name "${settings.name}": expected letters, digits, "_", "." and "-"; --runs chooses the folder`,
+      `--name: run name "${name}": expected letters, digits, "_", "." and "-"; --runs chooses the folder`,
     );
   }
-  const { resume } = context.flags;
-  if (resume === undefined) return { settings, point: null };
-  const which = resume === true ? 'latest' : String(resume);
-  const point = await findResume(which, settings.runs, settings.name, warn);
-  const file = `${point.run}/config.yaml`;
-  const over = context.over(file) as Settings<T> & TrainingSettings;
-  await checkResumed(point.run, resolve(table, [yamlLayer(file, table)]), over);
-  return { settings: over, point };
+  if (resume === undefined) {
+    if (override) throw new UsageError('--override: only a run that is resumed has settings to override; add --resume');
+    return { settings: context.settings() as Settings<T> & TrainingSettings, point: null, overrides: {} };
+  }
+  if (resume === '') throw new UsageError('--resume: expected the folder of a run or checkpoint, got ""');
+  const point = await findResume(resume === true ? 'latest' : String(resume), runs, name, warn);
+  if (resume !== true && resume !== 'latest') checkPlace(point.run, context.flags);
+  const { step } = point.checkpoint;
+  const file = join(point.run, 'config.yaml');
+  const lines = await readMetrics(join(point.run, 'metrics.jsonl'));
+  const stored = settingsAt(resolve(table, [await yamlLayer(file, table)]), lines, step);
+  const base = { values: new Map(Object.entries(stored)), where: (key: string) => `${file}: ${dashed(key)}` };
+  const settings = context.settings(base) as Settings<T> & TrainingSettings;
+  const overrides = await reviewResume({ run: point.run, step, stored }, settings, override === true);
+  return { settings, point, overrides };
+}
+
+/**
+ * Whether a run that is resumed has nothing left to do: its steps are made, and its last evaluation and report are
+ * there. Says so then.
+ */
+export async function isFinished({ point }: Pick<Opened<unknown>, 'point'>, steps: number, finalEval: boolean) {
+  if (!point || point.superseded || point.checkpoint.step < steps) return false;
+  const lines = await readMetrics(join(point.run, 'metrics.jsonl'));
+  const evaluated = !finalEval || lines.some((line) => line.step === steps && 'test/accuracy' in line);
+  if (!evaluated || !existsSync(join(point.run, 'report.html'))) return false;
+  say(`${point.run} is finished: ${steps} of ${steps} steps; nothing was changed, --steps with more trains it further`);
+  return true;
 }
 
 /**
@@ -107,21 +134,32 @@ export async function openSettings<T extends OptionTable>(
  * further than `--resume` is left alone.
  */
 export async function withRun(
-  { settings, point }: Opened<Readonly<Record<string, unknown>> & Pick<TrainingSettings, 'runs' | 'name'>>,
+  { settings, point, overrides }: Opened<Values & Pick<TrainingSettings, 'runs' | 'name'>>,
   command: string,
   body: (run: RunFolder) => Promise<void>,
 ): Promise<void> {
   const run = await openRun(settings, point);
   try {
     saySettings(settings);
+    if (point) await logOverrides(join(run.path, 'metrics.jsonl'), point.checkpoint.step, overrides);
     const stored = withAbsolutePaths(point ? { ...settings, ...placeOf(run) } : settings);
-    await writeSettings(run, toYaml(stored, `matvlm ${command} -c config.yaml does the same again`));
+    await writeSettings(run, toYaml(stored, await titleOf(run, command)));
     say(`run ${run.path}`);
     await body(run);
   } finally {
     if (!point) await discardUnused(run);
     await run.release();
   }
+}
+
+/** What stands above a run's settings: how to repeat it, or that it was made with others before. */
+async function titleOf(run: RunFolder, command: string): Promise<string> {
+  const lines = await readMetrics(join(run.path, 'metrics.jsonl'));
+  const former = lines.flatMap(({ step, override = {} }) =>
+    Object.entries(override).map(([key, { from }]) => `${key} ${JSON.stringify(from)} up to step ${step}`),
+  );
+  if (former.length === 0) return `matvlm ${command} -c config.yaml does the same again`;
+  return `matvlm ${command}; made with other settings before: ${former.join(', ')}`;
 }
 
 /** A run may have been copied, renamed or forked since its settings were written. */

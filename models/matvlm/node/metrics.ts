@@ -1,8 +1,14 @@
 import { open, readFile, type FileHandle } from 'node:fs/promises';
 import { systemError, writeFileAtomic } from '../../../engine/node/index.ts';
 
-/** One line of metrics.jsonl; names as in conventions of trackers, `train/loss` and the like. */
-export type MetricLine = { readonly step: number } & Readonly<Record<string, number | string | boolean>>;
+/** Settings that a resumed run was given in place of its own, by the names of their flags. */
+export type Overrides = Readonly<Record<string, { readonly from: unknown; readonly to: unknown }>>;
+
+/**
+ * One line of metrics.jsonl; names as in conventions of trackers, `train/loss` and the like. A line with `override`
+ * tells of settings that hold for the steps after its own.
+ */
+export type MetricLine = { readonly step: number; readonly override?: Overrides } & Readonly<Record<string, unknown>>;
 
 /**
  * `metrics.jsonl` of a run: a JSON object a line, in order. Numbers that JSON cannot hold are written as the strings
@@ -39,6 +45,16 @@ export class MetricsLog {
   close(): Promise<void> {
     return this.handle.close();
   }
+}
+
+/**
+ * Logs what a run that goes on from `step` overrides. Earlier records of that step are dropped: no step was made with
+ * them.
+ */
+export async function logOverrides(path: string, step: number, override: Overrides): Promise<void> {
+  const kept = (await readMetrics(path)).filter((line) => line.step < step || (line.step === step && !line.override));
+  const added = Object.keys(override).length > 0 ? [{ step, override }] : [];
+  await writeFileAtomic(path, [...kept, ...added].map(toLine).join(''));
 }
 
 /** The lines of a log; one that was cut off by a crash is left out. An absent file has none. */
