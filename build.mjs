@@ -1,12 +1,16 @@
-// One build for everything: `node build.mjs [--tests] [--bench]`. Needs only Node: it installs what is missing first.
+// One build for everything: `node build.mjs [--tests] [--package]`. Needs only Node: it installs what is
+// missing first. Each file is written beside its place and renamed, and what the build before left for commands that
+// are just starting stays until the next one: a command that runs meanwhile finds all it needs.
 // dist/cli.js      the command line
 // dist/lib/        engine, ops and model as ES modules (the package's exports)
 // dist/web/        the page that `serve` serves
 // dist/test/       test files, one bundle each (with --tests)
-// dist/bench/      benchmarks (with --bench)
+// dist/bench/      benchmarks
+// dist/types/      declarations (with --package)
+// dist/models/     the shipped models in f16 (with --package: a checkout has them in models/matvlm/assets)
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(fileURLToPath(import.meta.url));
@@ -61,11 +65,9 @@ const list = (dir, suffix) =>
 const present = (files) => files.filter((f) => existsSync(f) && statSync(f).isFile());
 
 const jobs = [];
-const add = (options) => options.entryPoints.length > 0 && jobs.push(build(options));
+const add = (options) => options.entryPoints.length > 0 && jobs.push(build({ ...options, write: false }));
 
-if (args.size === 0 || args.has('--all')) rmSync('dist', { recursive: true, force: true });
 // Split, so that a command loads only what it needs.
-rmSync('dist/chunks', { recursive: true, force: true });
 add({
   ...node,
   splitting: true,
@@ -96,16 +98,46 @@ add({
   entryPoints: present(['models/matvlm/web/page.ts', 'models/matvlm/web/worker.ts']),
   outdir: 'dist/web',
 });
-mkdirSync('dist/web', { recursive: true });
-copyFileSync('models/matvlm/web/page.html', 'dist/web/index.html');
-copyFileSync('models/matvlm/web/page.css', 'dist/web/page.css');
-for (const file of ['matvlm-simd.wasm', 'matvlm-relaxed.wasm']) copyFileSync(`wasm/dist/${file}`, `dist/web/${file}`);
-if (args.has('--tests') || args.has('--all')) {
-  rmSync('dist/test', { recursive: true, force: true });
+add({ ...node, splitting: true, entryPoints: list('bench', '.bench.ts').concat(present(['bench/bench.ts'])), outdir: 'dist/bench', outbase: 'bench' });
+const folders = ['dist/chunks', 'dist/lib', 'dist/web', 'dist/bench'];
+if (args.has('--tests')) {
+  folders.push('dist/test');
   add({ ...node, splitting: true, entryPoints: list('test', '.test.ts').concat(present(['test/golden.ts'])), outdir: 'dist/test', outbase: 'test' });
 }
-if (args.has('--bench') || args.has('--all')) {
-  rmSync('dist/bench', { recursive: true, force: true });
-  add({ ...node, splitting: true, entryPoints: list('bench', '.bench.ts').concat(present(['bench/bench.ts'])), outdir: 'dist/bench', outbase: 'bench' });
+
+const outputs = (await Promise.all(jobs)).flatMap((job) => job.outputFiles.map((file) => [relative(root, file.path), file.contents]));
+outputs.push(['dist/web/index.html', readFileSync('models/matvlm/web/page.html')]);
+outputs.push(['dist/web/page.css', readFileSync('models/matvlm/web/page.css')]);
+for (const file of ['matvlm-simd.wasm', 'matvlm-relaxed.wasm']) outputs.push([`dist/web/${file}`, readFileSync(`wasm/dist/${file}`)]);
+place(outputs);
+
+if (args.has('--package')) {
+  rmSync('dist/types', { recursive: true, force: true });
+  run(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.types.json']);
+  run(process.execPath, ['models/matvlm/assets/pack.mjs', 'dist/models']);
 }
-await Promise.all(jobs);
+
+/** Puts files into dist, parts before the wholes that load them, and removes what no build since the last has made. */
+function place(files) {
+  const hashed = ([path]) => /-[A-Z0-9]{8}\.\w+$/.test(basename(path));
+  for (const [path, contents] of [...files.filter(hashed), ...files.filter((file) => !hashed(file))]) {
+    if (existsSync(path) && readFileSync(path).equals(contents)) continue;
+    mkdirSync(dirname(path), { recursive: true });
+    const beside = `${path}.${process.pid}.new`;
+    writeFileSync(beside, contents);
+    renameSync(beside, path);
+  }
+  const record = 'dist/parts.json';
+  const parts = files.filter(hashed).map(([path]) => path);
+  const before = existsSync(record) ? JSON.parse(readFileSync(record, 'utf8')) : [];
+  const stay = new Set([...before, ...files.map(([path]) => path)]);
+  for (const path of folders.flatMap((folder) => list(folder, ''))) {
+    if (statSync(path).isFile() && !stay.has(path) && !path.endsWith('.new')) rmSync(path);
+  }
+  writeFileSync(record, JSON.stringify(parts));
+}
+
+function run(command, argv) {
+  const { status } = spawnSync(command, argv, { stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+}
