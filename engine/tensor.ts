@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
 import { bytesOf, decoder, type DType, encoder, type HostArray, isFloat } from './dtype.ts';

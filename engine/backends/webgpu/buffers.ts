@@ -3,6 +3,13 @@ import { OutOfMemoryError } from '../../errors.ts';
 import type { Extent } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
 
+/* The package's declarations name these; where a project's libraries do not have WebGPU yet, they are empty there. */
+declare global {
+  interface GPU {}
+  interface GPUBuffer {}
+  interface GPUDevice {}
+}
+
 /** A pooled GPUBuffer. `id` is stable for the buffer's life and keys cached bind groups. */
 export interface GpuBuffer extends Extent {
   readonly id: number;
@@ -99,7 +106,7 @@ export class BufferPool {
    * submits what is enqueued, so that idle buffers may be destroyed.
    */
   constructor(
-    private readonly device: Pick<GPUDevice, 'createBuffer'>,
+    private readonly device: { createBuffer(descriptor: { size: number; usage: number }): GPUBuffer },
     private readonly limit: number,
     private readonly relieve: () => void,
   ) {}

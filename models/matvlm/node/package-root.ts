@@ -16,9 +16,13 @@ export function packageRoot(): string {
   }
 }
 
-/** A file or folder of `models/matvlm/assets`. */
+/** Where assets lie: in a checkout all in the first; a package has its models, in f16, in the second. */
+const ASSETS = ['models/matvlm/assets', 'dist/models'];
+
+/** A folder that the package ships: `teacher`, `student` or `tiny-tokenizer`. */
 export function assetPath(name: string): string {
-  return join(packageRoot(), 'models', 'matvlm', 'assets', name);
+  const places = ASSETS.map((folder) => join(packageRoot(), folder, name));
+  return places.find((path) => existsSync(path)) ?? places[0];
 }
 
 /** The folder of the recipes that come with the package. */
