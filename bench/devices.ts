@@ -1,7 +1,7 @@
 import type { Backend, BackendKind } from '../engine/backend.ts';
 import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
 import { DeviceError } from '../engine/errors.ts';
-import { openBackend } from '../models/matvlm/node/backend.ts';
+import { closeBackend, openBackend } from '../models/matvlm/node/backend.ts';
 import type { Budget } from './measure.ts';
 
 /** What a device's maker states. */
@@ -62,17 +62,23 @@ const CLASSES = {
 
 /** A few samples each: whether it runs, and roughly how fast. */
 const QUICK: Budget = { warm: 20, time: 40, samples: 3, sample: 2, calls: 100 };
+/** By how much the most work of a case is less then. */
+const QUICK_SHARE = 0.1;
 
 /** f32 and memory rates of data sheets, by what the adapter calls itself. */
 const LIMITS: readonly (readonly [RegExp, Limits])[] = [[/H200/i, { gflops: 67_000, gbs: 4_800 }]];
 
-/** The device of that kind; null where WebGPU has no adapter. */
-export async function openDevice(kind: BackendKind, quick: boolean): Promise<Device | null> {
+/** The device of that kind; null where WebGPU has no adapter, or one in software while `software` is false. */
+export async function openDevice(kind: BackendKind, quick: boolean, software: boolean): Promise<Device | null> {
   const backend = await openIfPresent(kind);
   if (!backend) return null;
+  if (!software && classOf(backend) === 'software') {
+    closeBackend(backend);
+    return null;
+  }
   const own = CLASSES[classOf(backend)];
   const limits = LIMITS.find(([name]) => name.test(backend.description))?.[1] ?? null;
-  return { backend, class: quick ? { ...own, budget: QUICK } : own, limits };
+  return { backend, class: quick ? { ...own, budget: QUICK, most: QUICK_SHARE * own.most } : own, limits };
 }
 
 async function openIfPresent(kind: BackendKind): Promise<Backend | null> {

@@ -1,6 +1,6 @@
 /**
  * f32 matrix product on one thread: our kernels against onnxruntime-web, taking turns in one process, best of all
- * runs. `(cd bench && npm ci) && node build.mjs --bench && node dist/bench/gemm-wasm.bench.js`; on Node 20 add
+ * runs. `(cd bench && npm ci) && node build.mjs && node dist/bench/gemm-wasm.bench.js`; on Node 20 add
  * `--experimental-wasm-relaxed-simd` to see the relaxed binary as well.
  */
 import { createRequire } from 'node:module';

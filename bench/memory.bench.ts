@@ -1,6 +1,6 @@
 /**
  * Memory: live bytes over 1,000 distillation steps on WASM, and what `matvlm info` takes to open a checkpoint of 6 GB.
- * `node build.mjs --all && node dist/bench/memory.bench.js`; ends with 1 when something grows.
+ * `node build.mjs && node dist/bench/memory.bench.js`; ends with 1 when something grows.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';

@@ -8,6 +8,7 @@ import { packageRoot } from '../models/matvlm/node/package-root.ts';
 /** Runs the matrix product against onnxruntime-web in this process; installs it on the first time. */
 export async function runPeers(): Promise<void> {
   const folder = join(packageRoot(), 'bench');
+  if (!existsSync(folder)) throw new SystemError('--peers needs a checkout of the repository: the package has no peers');
   if (!existsSync(join(folder, 'node_modules', 'onnxruntime-web'))) {
     console.error('Installing onnxruntime-web in bench/ (npm ci) …');
     const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error'];

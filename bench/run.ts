@@ -13,9 +13,11 @@ import type { Report, Result, StepProfile } from './results.ts';
 
 export interface BenchOptions {
   readonly backends: readonly BackendKind[];
+  /** Also WebGPU on a software adapter. */
+  readonly software?: boolean;
   /** Only cases whose name has this in it. */
   readonly filter?: string;
-  /** A few samples each. */
+  /** The smaller cases, a few samples each. */
   readonly quick?: boolean;
   /** Also profile one step of each kind on the compiled backends. */
   readonly profile?: boolean;
@@ -25,15 +27,15 @@ export interface BenchOptions {
 
 /** Runs all cases on all backends that are present. */
 export async function runBench(options: BenchOptions): Promise<Report> {
-  const { quick = false, profile = false, say = () => {} } = options;
+  const { quick = false, software = true, profile = false, say = () => {} } = options;
   const machine = readMachine();
   const backends: Record<string, string> = {};
   const results: Result[] = [];
   const profiles: StepProfile[] = [];
   for (const kind of options.backends) {
-    const device = await openDevice(kind, quick);
+    const device = await openDevice(kind, quick, software);
     if (!device) {
-      say(`${kind}: no adapter, left out`);
+      backends[kind] = `left out: no ${software ? '' : 'hardware '}adapter`;
       continue;
     }
     backends[device.class.label] = device.backend.description;

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { type Command, CommanderError } from 'commander';
+import { join } from 'node:path';
 import { attach, CliCommand, type CommandSpec } from './command.ts';
 import { describeError, EXIT, exitCode, oneLine } from './errors.ts';
 import { isInterruption } from './interrupt.ts';
@@ -35,7 +36,7 @@ output has gone; 1 error, also results that a full disk took; 2 wrong usage; 130
 NO_COLOR is honoured. "matvlm <command> --help" shows flags and examples.`;
 
 async function program(argv: readonly string[]): Promise<Command> {
-  const { packageVersion } = await import('../node/package-root.ts');
+  const { packageRoot, packageVersion } = await import('../node/package-root.ts');
   const root = new CliCommand('matvlm')
     .description('Train and run hybrid Mamba–Transformer vision-language models on WebGPU, WASM or plain JavaScript.')
     .version(packageVersion())
@@ -45,8 +46,11 @@ async function program(argv: readonly string[]): Promise<Command> {
     const command = root.command(name).description(about);
     if (argv.includes(name)) attach(command, (await load()).default);
   }
+  // A program of its own, which imports what the command line does not.
+  const executableFile = join(packageRoot(), 'dist', 'bench', 'bench.js');
+  root.command('bench', 'time ops and steps on the backends of this machine', { executableFile });
   root.on('command:*', ([name]: string[]) => {
-    root.error(`unknown command "${name}"${didYouMean(name, Object.keys(COMMANDS))} (matvlm --help lists them)`);
+    root.error(`unknown command "${name}"${didYouMean(name, root.commands.map((c) => c.name()))} (matvlm --help lists them)`);
   });
   for (const command of [root, ...root.commands]) {
     command.exitOverride().configureOutput({
