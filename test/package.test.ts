@@ -1,0 +1,103 @@
+import { createPackageFromTarballData, checkPackage } from '@arethetypeswrong/core';
+import { publint } from 'publint';
+import { execFile } from 'node:child_process';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+
+const run = promisify(execFile);
+const root = process.cwd();
+const folder = mkdtempSync(join(tmpdir(), 'matvlm-package-'));
+/** A copy of the checkout without dist: what a clone holds. */
+const checkout = join(folder, 'checkout');
+/** A project into which the package is installed, with the dependencies that it declares and no others. */
+const consumer = join(folder, 'consumer');
+const installed = join(consumer, 'node_modules', 'matvlm');
+const SOURCES = ['engine', 'ops', 'models', 'wasm', 'bench', 'test', 'docs', 'build.mjs', 'matvlm.mjs', 'assets.d.ts'];
+const METADATA = ['package.json', 'package-lock.json', 'tsconfig.json', 'tsconfig.types.json', 'README.md', 'LICENSE', 'NOTICE.md'];
+
+const packaging = suite('package');
+
+packaging.before(() => {
+  for (const name of [...SOURCES, ...METADATA]) cpSync(join(root, name), join(checkout, name), { recursive: true, filter: (path) => !path.includes('node_modules') });
+  symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
+});
+packaging.after(() => rmSync(folder, { recursive: true, force: true }));
+
+packaging('a checkout that was never built builds itself when its command is called', async () => {
+  const { stdout } = await run(process.execPath, ['matvlm.mjs', 'recipes', 'ls'], { cwd: checkout });
+  assert.match(stdout, /tiny-teacher/);
+});
+
+packaging('commands run on while a build replaces the code below them', async () => {
+  // Another text in what every command loads gives other parts than those that are there.
+  const shared = join(checkout, 'engine', 'errors.ts');
+  writeFileSync(shared, `${readFileSync(shared, 'utf8')}\nglobalThis.console.assert(Date.now() > 0);\n`);
+  let building = true;
+  const built = run(process.execPath, ['build.mjs', '--package'], { cwd: checkout }).finally(() => (building = false));
+  let commands = 0;
+  for (; building; commands++) await run(process.execPath, ['dist/cli.js', 'recipes', 'ls'], { cwd: checkout });
+  await built;
+  assert.ok(commands > 1);
+});
+
+packaging('the tarball holds what runs and its types resolve', async () => {
+  const { stdout } = await run('npm', ['pack', '--json', '--silent', '--ignore-scripts'], { cwd: checkout });
+  const [{ filename, files, size }] = JSON.parse(stdout) as [{ filename: string; files: { path: string }[]; size: number }];
+  assert.ok(size < 12e6, `${size} bytes`);
+  const tops = new Set(files.map(({ path }) => path.split('/').slice(0, 2).join('/')));
+  assert.equal([...tops].sort(), [
+    'LICENSE', 'NOTICE.md', 'README.md', 'dist/bench', 'dist/chunks', 'dist/cli.js', 'dist/lib', 'dist/models', 'dist/types', 'dist/web',
+    'docs/page.png', 'docs/report.png', 'matvlm.mjs', 'models/matvlm', 'package.json',
+  ]);
+  const tarball = join(checkout, filename);
+  mkdirSync(join(consumer, 'node_modules', '@types'), { recursive: true });
+  await run('tar', ['xzf', tarball, '-C', consumer]);
+  renameSync(join(consumer, 'package'), installed);
+  const { problems } = (await checkPackage(createPackageFromTarballData(readFileSync(tarball)))) as { problems: { kind: string; resolutionKind?: string }[] };
+  // An ES module cannot be required by old resolvers, and does not say that it could.
+  const faults = problems.filter((p) => p.resolutionKind !== 'node10' && p.kind !== 'CJSResolvesToESM');
+  assert.equal(faults, []);
+  const { messages } = await publint({ pkgDir: installed, pack: false, strict: true });
+  assert.equal(messages, []);
+});
+
+packaging('the installed command and the examples of the README run, and compile strictly', async () => {
+  const { dependencies } = JSON.parse(readFileSync('package.json', 'utf8')) as { dependencies: Record<string, string> };
+  for (const name of [...Object.keys(dependencies), '@types/node']) {
+    const link = join(consumer, 'node_modules', name);
+    mkdirSync(dirname(link), { recursive: true });
+    symlinkSync(join(root, 'node_modules', name), link);
+  }
+  writeFileSync(join(consumer, 'package.json'), JSON.stringify({ type: 'module' }));
+  const examples = [...readFileSync('README.md', 'utf8').matchAll(/```js\n([^]*?)```/g)].map((match) => match[1]);
+  assert.is(examples.length, 3);
+  const names = examples.map((text, i) => {
+    writeFileSync(join(consumer, `example-${i}.ts`), text);
+    writeFileSync(join(consumer, `example-${i}.mjs`), text);
+    return `example-${i}.ts`;
+  });
+  const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
+  const strict = ['--strict', '--noEmit', '--target', 'es2022', '--types', 'node'];
+  const compile = ([module, resolution]: readonly string[]) =>
+    run(process.execPath, [tsc, ...strict, '--module', module, '--moduleResolution', resolution, ...names], { cwd: consumer });
+  for (const kind of [['esnext', 'bundler'], ['node16', 'node16'], ['nodenext', 'nodenext']]) {
+    const error = await compile(kind).then(() => '', (failure: { stdout: string }) => failure.stdout);
+    assert.is(error, '', kind.join(' '));
+  }
+  const { stdout: version } = await run(process.execPath, [join(installed, 'matvlm.mjs'), '--version'], { cwd: consumer });
+  assert.match(version, /^\d+\.\d+\.\d+/);
+  const help = await run(process.execPath, [join(installed, 'matvlm.mjs'), 'bench', '--help'], { cwd: consumer });
+  assert.match(help.stdout, /matvlm bench \[options\][^]*--quick/);
+  const outputs: string[] = [];
+  for (const i of [0, 2]) {
+    outputs.push((await run(process.execPath, [`example-${i}.mjs`], { cwd: consumer })).stdout);
+  }
+  assert.match(outputs[0], /circle|square/);
+  assert.match(outputs[1], /Float32Array\(4\) \[\s*170,\s*204,\s*390,\s*468\s*\]/);
+});
+
+packaging.run();
