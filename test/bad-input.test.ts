@@ -199,7 +199,7 @@ folders('a key of the configuration misspelt', async () => {
     const file = join(folder, 'config.json');
     writeFileSync(file, readFileSync(file, 'utf8').replace('"partial_rotary_factor"', '"partial_rotary_facter"'));
   };
-  const says = /unknown key text_config.partial_rotary_facter; did you mean "partial_rotary_factor"/;
+  const says = /unknown key "text_config.partial_rotary_facter"; did you mean "partial_rotary_factor"/;
   await refused(ask(spoilt('misspelt', misspell)), says);
 });
 

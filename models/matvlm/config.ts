@@ -1,10 +1,16 @@
 import * as v from 'valibot';
 import { ConfigError } from '../../engine/errors.ts';
-import { editDistance } from './suggest.ts';
+import { cut, excerpt } from '../../engine/excerpt.ts';
+import { checkFields, DECODER_RULES, DECODING_RULES, exactly, INERT, only, type Rules, same } from './config-keys.ts';
 
 const count = (most: number) => v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(most));
+const tokenId = v.pipe(v.number(), v.integer(), v.minValue(0));
 const probability = v.pipe(v.number(), v.minValue(0), v.maxValue(0.999));
 const positive = v.pipe(v.number(), v.finite(), v.gtValue(0));
+const share = v.pipe(v.number(), v.gtValue(0), v.maxValue(1));
+
+/** One token id or several. */
+const tokenIds = v.optional(v.nullable(v.union([tokenId, v.array(tokenId)])));
 
 /** SigLIP's vision tower. */
 const VisionSchema = v.looseObject({
@@ -20,6 +26,21 @@ const VisionSchema = v.looseObject({
   hidden_act: v.optional(v.picklist(['gelu_pytorch_tanh']), 'gelu_pytorch_tanh'),
 });
 
+/** What Phi's rotary settings are where a file is silent; transformers 5 may leave these beside `rope_parameters`. */
+const PHI_ROTARY = { partial_rotary_factor: 0.5, rope_theta: 10000 } as const;
+
+/** Rotary settings as transformers 5 writes them, and `rope_scaling` of version 4 where it scales nothing. */
+const UNSCALED = 'only rotary positions of type "default" are computed here; take a checkpoint that needs no scaling';
+const RotarySchema = v.strictObject(
+  {
+    rope_type: v.optional(v.nullable(v.literal('default', UNSCALED))),
+    type: v.optional(v.nullable(v.literal('default', UNSCALED))),
+    rope_theta: v.optional(v.nullable(positive)),
+    partial_rotary_factor: v.optional(v.nullable(share)),
+  },
+  UNSCALED,
+);
+
 /** Phi's decoder. */
 const TextSchema = v.looseObject({
   model_type: v.optional(v.literal('phi'), 'phi'),
@@ -30,8 +51,10 @@ const TextSchema = v.looseObject({
   intermediate_size: count(1 << 20),
   vocab_size: count(1 << 22),
   layer_norm_eps: v.optional(positive, 1e-5),
-  partial_rotary_factor: v.optional(v.pipe(v.number(), v.gtValue(0), v.maxValue(1)), 0.5),
-  rope_theta: v.optional(positive, 10000),
+  partial_rotary_factor: v.optional(share, PHI_ROTARY.partial_rotary_factor),
+  rope_theta: v.optional(positive, PHI_ROTARY.rope_theta),
+  rope_parameters: v.optional(v.nullable(RotarySchema)),
+  rope_scaling: v.optional(v.nullable(RotarySchema)),
   hidden_act: v.optional(v.picklist(['gelu_new', 'gelu_pytorch_tanh']), 'gelu_new'),
   resid_pdrop: v.optional(probability, 0),
   embd_pdrop: v.optional(v.literal(0), 0),
@@ -39,8 +62,7 @@ const TextSchema = v.looseObject({
   max_position_embeddings: v.optional(count(1 << 24), 2048),
   qk_layernorm: v.optional(v.literal(false), false),
   tie_word_embeddings: v.optional(v.literal(false), false),
-  bos_token_id: v.optional(v.nullable(v.number())),
-  eos_token_id: v.optional(v.nullable(v.number())),
+  eos_token_id: tokenIds,
 });
 
 const ConfigSchema = v.looseObject({
@@ -53,6 +75,7 @@ const ConfigSchema = v.looseObject({
   image_aspect_ratio: v.optional(v.picklist(['square', 'pad']), 'square'),
   tokenizer_model_max_length: v.optional(count(1 << 24), 2048),
   conv_version: v.optional(v.string(), 'phi'),
+  eos_token_id: tokenIds,
   text_config: TextSchema,
   vision_config: VisionSchema,
 });
@@ -90,28 +113,7 @@ function parse<T>(schema: v.GenericSchema<unknown, T>, json: unknown, file: stri
   if (result.success) return result.output;
   const issue = result.issues[0];
   const path = v.getDotPath(issue) ?? '(the whole file)';
-  throw new ConfigError(`${file}: ${path}: ${issue.message}`);
-}
-
-/** Misspellings are looked for up to this distance, in words long enough that no other word is so near. */
-const NEAR = 2;
-const LONG = 8;
-
-/**
- * Refuses a key that is one of ours misspelt: what it sets would else silently be the default. Keys that are nothing
- * like ours belong to other readers of the file.
- */
-function checkSpelling(schema: { readonly entries: object }, json: unknown, file: string, at = ''): void {
-  const known = Object.keys(schema.entries);
-  for (const key of Object.keys(json as object)) {
-    if (known.includes(key) || key.length < LONG) continue;
-    const meant = known.find((name) => name.length >= LONG && editDistance(key, name) <= NEAR);
-    if (!meant) continue;
-    // Both may be there: then the other spelling is a key of its own.
-    if (!Object.hasOwn(json as object, meant)) {
-      throw new ConfigError(`${file}: unknown key ${at}${key}; did you mean "${meant}"?`);
-    }
-  }
+  throw new ConfigError(`${file}: ${path} is ${excerpt(issue.input)}: ${cut(issue.message, 200)}`);
 }
 
 /**
@@ -119,18 +121,141 @@ function checkSpelling(schema: { readonly entries: object }, json: unknown, file
  * @throws ConfigError naming file and field, before anything is allocated
  */
 export function parseConfig(model: unknown, mamba: unknown = null, file = 'config.json'): MatvlmConfig {
-  const config = { model: parse(ConfigSchema, model, file), mamba: null as MambaConfig | null };
-  checkSpelling(ConfigSchema, model, file);
-  checkSpelling(TextSchema, (model as ModelConfig).text_config, file, 'text_config.');
-  checkSpelling(VisionSchema, (model as ModelConfig).vision_config, file, 'vision_config.');
-  checkVision(config.model, file);
-  checkText(config.model, file);
-  if (mamba !== null) {
-    config.mamba = parse(MambaSchema, mamba, 'mamba_config.json');
-    checkSpelling(MambaSchema, mamba, 'mamba_config.json');
-    checkMamba(config.model.text_config, config.mamba);
+  const parsed = parse(ConfigSchema, model, file);
+  const given = model as v.InferInput<typeof ConfigSchema>;
+  const config = { ...parsed, text_config: withRotary(parsed.text_config, given.text_config, file) };
+  checkVision(config, file);
+  checkText(config, file);
+  checkModelFields(config, given, file);
+  if (mamba === null) return { model: config, mamba: null };
+  const hybrid = parse(MambaSchema, mamba, 'mamba_config.json');
+  checkMamba(config.text_config, hybrid);
+  checkMambaFields(config.text_config, hybrid);
+  return { model: config, mamba: hybrid };
+}
+
+/**
+ * The rotary settings that count: those in `rope_parameters` (or `rope_scaling`) win over a value beside it that is
+ * Phi's default; any other difference is a ConfigError that names both.
+ */
+function withRotary(parsed: TextConfig, given: v.InferInput<typeof TextSchema>, file: string): TextConfig {
+  const settings: Record<keyof typeof PHI_ROTARY, number> = { ...PHI_ROTARY };
+  for (const key of Object.keys(PHI_ROTARY) as (keyof typeof PHI_ROTARY)[]) {
+    const places = (['rope_parameters', 'rope_scaling'] as const).map((place) => [`${place}.${key}`, given[place]?.[key]]);
+    const beside = given[key] === PHI_ROTARY[key] ? undefined : given[key];
+    const said = [...places, [key, beside]].filter(([, value]) => value !== undefined && value !== null);
+    const [first, ...others] = said as [string, number][];
+    const odd = others.find(([, value]) => value !== first[1]);
+    if (odd) {
+      throw new ConfigError(
+        `${file}: text_config.${first[0]} is ${first[1]}, but text_config.${odd[0]} is ${odd[1]}: ` +
+          'keep the one that the weights were trained with',
+      );
+    }
+    if (first) settings[key] = first[1];
   }
-  return config;
+  return { ...parsed, ...settings };
+}
+
+const fieldsOf = (schema: { readonly entries: object }) => Object.keys(schema.entries);
+
+const GenerationSchema = v.looseObject({ eos_token_id: tokenIds });
+
+/**
+ * A configuration with the ids that `generation_config.json` ends answers at, so that copies of the model keep them.
+ * @throws ConfigError for a setting that changes the likeliest answer
+ */
+export function withGeneration(config: MatvlmConfig, json: unknown, file: string): MatvlmConfig {
+  const { eos_token_id } = parse(GenerationSchema, json, file);
+  const [read, rules] = [fieldsOf(GenerationSchema), DECODING_RULES];
+  checkFields(json, { file, at: '', read, rules, inert: INERT.generation, closed: false });
+  const ends = [...new Set([...endIds(config.model), ...[eos_token_id ?? []].flat()])];
+  const model = ends.length > 0 ? { ...config.model, eos_token_id: ends } : config.model;
+  checkText(model, file);
+  return { ...config, model };
+}
+
+/** Every key of `config.json` beside those of the schemas. */
+function checkModelFields(config: ModelConfig, given: v.InferInput<typeof ConfigSchema>, file: string): void {
+  const { text_config: text, vision_config: vision } = config;
+  const rules: Rules = {
+    ...DECODER_RULES,
+    quantization_config: only(),
+    tie_word_embeddings: only(),
+    hidden_size: same(text.hidden_size, 'text_config.hidden_size'),
+    vocab_size: same(text.vocab_size, 'text_config.vocab_size'),
+    vision_hidden_size: same(vision.hidden_size, 'vision_config.hidden_size'),
+    rope_theta: same(text.rope_theta, 'text_config'),
+    partial_rotary_factor: same(text.partial_rotary_factor, 'text_config'),
+    rope_parameters: only(),
+    rope_scaling: only(),
+    sliding_window: only(),
+    vision_model_name_or_path2: only(),
+    projector_hidden_act: exactly('gelu'),
+    multimodal_projector_bias: exactly(true),
+    image_seq_length: same(imageTokens(config), 'vision_config'),
+    image_token_id: same(config.image_token_index, 'image_token_index'),
+    mm_projector_type: same(config.connector_type, 'connector_type'),
+    mm_vision_select_layer: same(config.vision_feature_layer, 'vision_feature_layer'),
+    mm_vision_select_feature: same(config.vision_feature_select_strategy, 'vision_feature_select_strategy'),
+    mm_use_im_start_end: only(),
+    mm_use_im_patch_token: only(),
+  };
+  checkFields(given, { file, at: '', read: fieldsOf(ConfigSchema), rules, inert: INERT.config, closed: false });
+  checkFields(given.text_config, {
+    file,
+    at: 'text_config.',
+    read: fieldsOf(TextSchema),
+    rules: {
+      ...DECODER_RULES,
+      quantization_config: only(),
+      head_dim: same(text.hidden_size / text.num_attention_heads, 'hidden_size / num_attention_heads'),
+      rotary_dim: same(rotaryDim(text), 'partial_rotary_factor'),
+      // Without use_sliding_window, as Qwen2's configurations have it, the number means nothing.
+      sliding_window: given.text_config.use_sliding_window === false ? { expected: 'any', accepts: () => true } : only(),
+    },
+    inert: INERT.text,
+    closed: true,
+  });
+  checkFields(given.vision_config, {
+    file,
+    at: 'vision_config.',
+    read: fieldsOf(VisionSchema),
+    rules: { quantization_config: only() },
+    inert: INERT.vision,
+    closed: true,
+  });
+}
+
+/** Every key of `mamba_config.json` beside those of the schema. */
+function checkMambaFields(text: TextConfig, mamba: MambaConfig): void {
+  const rules: Rules = {
+    vocab_size: same(text.vocab_size, 'config.json'),
+    intermediate_size: same(text.intermediate_size, 'config.json'),
+    layer_norm_eps: same(text.layer_norm_eps, 'config.json'),
+    resid_pdrop: same(text.resid_pdrop, 'config.json'),
+    hidden_act: exactly('gelu_new', 'gelu_pytorch_tanh'),
+    out_bias: same(mamba.is_bias, 'is_bias'),
+  };
+  const file = 'mamba_config.json';
+  checkFields(mamba, { file, at: '', read: fieldsOf(MambaSchema), rules, inert: INERT.mamba, closed: true });
+  checkFields(mamba.ssm_cfg, {
+    file,
+    at: 'ssm_cfg.',
+    read: fieldsOf(MambaSchema.entries.ssm_cfg),
+    rules: {
+      d_conv: exactly(4),
+      conv_kernel: exactly(4),
+      headdim: same(mamba.d_inner / mamba.ssm_cfg.ngroups, 'd_inner / ngroups'),
+      conv_bias: exactly(true),
+      bias: same(mamba.is_bias, 'is_bias'),
+      activation: exactly('silu', 'swish'),
+      rmsnorm: exactly(true),
+      layer: exactly('Mamba2'),
+    },
+    inert: INERT.ssm,
+    closed: true,
+  });
 }
 
 function checkVision({ vision_config: c, ...model }: ModelConfig, file: string): void {
@@ -150,7 +275,11 @@ function checkVision({ vision_config: c, ...model }: ModelConfig, file: string):
   }
 }
 
-function checkText({ text_config: c }: ModelConfig, file: string): void {
+function checkText({ text_config: c, ...model }: ModelConfig, file: string): void {
+  const end = endIds({ ...model, text_config: c }).find((id) => id >= c.vocab_size);
+  if (end !== undefined) {
+    throw new ConfigError(`${file}: eos_token_id ${end} is not below text_config.vocab_size ${c.vocab_size}`);
+  }
   if (c.hidden_size % c.num_attention_heads !== 0) {
     throw new ConfigError(
       `${file}: text_config.hidden_size ${c.hidden_size} is not a multiple of num_attention_heads ${c.num_attention_heads}`,
@@ -185,6 +314,11 @@ function checkMamba(text: TextConfig, c: MambaConfig): void {
   if (outside !== undefined || new Set(c.attn_layers).size !== c.attn_layers.length) {
     throw new ConfigError(`mamba_config.json: attn_layers must be distinct layers below ${c.n_layer}, got [${c.attn_layers}]`);
   }
+}
+
+/** Ids at which `config.json` ends an answer, in either of its places. */
+export function endIds({ eos_token_id, text_config }: ModelConfig): number[] {
+  return [...new Set([eos_token_id, text_config.eos_token_id].flat())].filter((id) => typeof id === 'number');
 }
 
 /** KV heads; as many as heads where the configuration does not say. */

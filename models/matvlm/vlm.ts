@@ -2,7 +2,7 @@ import type { Backend } from '../../engine/backend.ts';
 import { ArgumentError, ConfigError } from '../../engine/errors.ts';
 import { Checkpoint, type FolderSource } from '../../engine/safetensors/index.ts';
 import { checkContext, type GenerateOptions, generateIds } from './generate.ts';
-import { imageTokens, type MatvlmConfig } from './config.ts';
+import { endIds, imageTokens, type MatvlmConfig } from './config.ts';
 import type { RgbImage } from './image/image.ts';
 import { preprocess } from './image/preprocess.ts';
 import type { MaTVLM } from './model.ts';
@@ -37,6 +37,9 @@ export interface Usage {
 
 /** A model with its tokenizer, prompt template and image preprocessing: what a page or a script talks to. */
 export class Vlm {
+  /** Ids that end an answer: the tokenizer's end of text and those of the configuration. */
+  readonly endIds: ReadonlySet<number>;
+
   /**
    * @param encoder of the model's own prompts, made with this tokenizer
    * @param onDispose called when the model was freed
@@ -46,7 +49,9 @@ export class Vlm {
     readonly tokenizer: Tokenizer,
     readonly encoder: PromptEncoder = promptEncoder(model.config, tokenizer),
     private readonly onDispose: () => void = () => {},
-  ) {}
+  ) {
+    this.endIds = new Set([tokenizer.eosId, ...endIds(model.config.model)]);
+  }
 
   /** An image as the tower takes it: (3, size, size). */
   pixels(image: RgbImage): Float32Array {
@@ -68,7 +73,7 @@ export class Vlm {
     const stops = new StopStrings(options.stop ?? []);
     const stream = this.tokenizer.stream();
     try {
-      const made = generateIds(this.model, Array.from(ids), pixels, { ...options, stopIds: [this.tokenizer.eosId] });
+      const made = generateIds(this.model, Array.from(ids), pixels, { ...options, stopIds: [...this.endIds] });
       for await (const id of made) {
         clock.token();
         const piece = stops.push(stream.push(id));

@@ -4,7 +4,8 @@ import { parseJson } from '../../engine/json.ts';
 import { emptyParameters, listNames, type ParameterSource } from '../../engine/module.ts';
 import { type Checkpoint, type FolderSource, readWhole } from '../../engine/safetensors/index.ts';
 import { sameShape, show } from '../../ops/shapes.ts';
-import { type MatvlmConfig, parseConfig } from './config.ts';
+import { type MatvlmConfig, parseConfig, withGeneration } from './config.ts';
+import { checkPreprocessor } from './config-keys.ts';
 import { isTrainable } from './distill.ts';
 import { MaTVLM } from './model.ts';
 import { outline } from './sizes.ts';
@@ -34,14 +35,25 @@ export async function readJson(folder: FolderSource, file: string, limit = CONFI
   }
 }
 
-/** `config.json` and, if there, `mamba_config.json` of a checkpoint folder. */
+const GENERATION = 'generation_config.json';
+const PREPROCESSOR = 'preprocessor_config.json';
+
+/**
+ * `config.json` and, if there, `mamba_config.json` of a checkpoint folder. The ids that end an answer may also stand in
+ * `generation_config.json`; all else there and in `preprocessor_config.json` must be what is done here anyway.
+ * @throws ConfigError naming file and key
+ */
 export async function readConfig(folder: FolderSource): Promise<MatvlmConfig> {
-  const files = ['config.json', 'mamba_config.json'];
-  const [model, mamba] = await Promise.all(files.map((file) => readJson(folder, file)));
+  const [model, mamba, generation, preprocessor] = await Promise.all(
+    ['config.json', 'mamba_config.json', GENERATION, PREPROCESSOR].map((file) => readJson(folder, file)),
+  );
   if (model === null) {
     throw new ConfigError(`${folder.name}: no config.json; give the folder of a checkpoint`);
   }
-  return parseConfig(model, mamba, `${folder.name}/config.json`);
+  const config = parseConfig(model, mamba, `${folder.name}/config.json`);
+  const { image_size } = config.model.vision_config;
+  if (preprocessor !== null) checkPreprocessor(preprocessor, `${folder.name}/${PREPROCESSOR}`, image_size);
+  return generation === null ? config : withGeneration(config, generation, `${folder.name}/${GENERATION}`);
 }
 
 /**

@@ -166,7 +166,7 @@ async function answerGroup(
       const chosen = await step.ids.data();
       step.ids.dispose();
       for (let j = 0; j < group.length; j++) {
-        if (chosen[j] === tokenizer.eosId) done.add(j);
+        if (vlm.endIds.has(chosen[j])) done.add(j);
         else if (!done.has(j)) made[j].push(chosen[j]);
       }
       if (done.size === group.length || i + 1 >= maxNewTokens || step.state.length >= context) break;

@@ -1,0 +1,224 @@
+// Configuration files: every key is honoured, must say what is computed anyway, or has no effect.
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ConfigError } from '../engine/errors.ts';
+import { filesFolder } from '../engine/safetensors/index.ts';
+import { endIds, mambaConfig, type ModelConfig, parseConfig, rotaryDim } from '../models/matvlm/config.ts';
+import { tinyConfig } from '../models/matvlm/presets.ts';
+import { readConfig } from '../models/matvlm/weights.ts';
+
+type Fields = Record<string, unknown>;
+const base = tinyConfig(70) as Fields & { text_config: Fields; vision_config: Fields };
+const withText = (fields: Fields): Fields => ({ ...base, text_config: { ...base.text_config, ...fields } });
+const withVision = (fields: Fields): Fields => ({ ...base, vision_config: { ...base.vision_config, ...fields } });
+
+function refused(model: unknown, says: RegExp, mamba: unknown = null): void {
+  assert.throws(
+    () => parseConfig(model, mamba),
+    (e: Error) => {
+      assert.instance(e, ConfigError);
+      assert.match(e.message, says);
+      return true;
+    },
+  );
+}
+
+const rotary = suite('rotary settings');
+
+/** Heads of 80 dimensions; the factor beside `rope_parameters` is left out unless given. */
+function text(fields: Fields): ModelConfig['text_config'] {
+  const { partial_rotary_factor, ...rest } = base.text_config;
+  assert.is(partial_rotary_factor, 0.5);
+  return parseConfig({ ...base, text_config: { ...rest, hidden_size: 320, ...fields } }).model.text_config;
+}
+
+rotary('rope_parameters are honoured, and win over a default beside them', () => {
+  for (const beside of [{}, { partial_rotary_factor: 0.5, rope_theta: 10000 }, { rope_scaling: null }]) {
+    const c = text({ ...beside, rope_parameters: { rope_type: 'default', rope_theta: 1e6, partial_rotary_factor: 0.4 } });
+    assert.equal([rotaryDim(c), c.rope_theta], [32, 1e6]);
+  }
+  const inside = text({ rope_parameters: { rope_type: 'default', partial_rotary_factor: 0.4 }, rope_theta: 5000 });
+  assert.equal([rotaryDim(inside), inside.rope_theta], [32, 5000]);
+  const equal = text({ rope_parameters: { rope_theta: 5000 }, rope_theta: 5000 });
+  assert.equal([rotaryDim(equal), equal.rope_theta], [40, 5000]);
+  const legacy = text({ rope_scaling: { type: 'default', rope_theta: 20000 } });
+  assert.equal([rotaryDim(legacy), legacy.rope_theta], [40, 20000]);
+  assert.equal([rotaryDim(text({})), text({}).rope_theta], [40, 10000]);
+});
+
+rotary('what is written is read again as the same', () => {
+  const c = parseConfig(withText({ rope_parameters: { partial_rotary_factor: 0.25, rope_theta: 7 } }));
+  assert.equal(parseConfig(JSON.parse(JSON.stringify(c.model))), c);
+});
+
+rotary('other conflicts name both, scaled positions are refused by name', () => {
+  const inner = { rope_theta: 1e6, partial_rotary_factor: 0.4 };
+  const both = /text_config.rope_parameters.rope_theta is 1000000, but text_config.rope_theta is 5000:/;
+  refused(withText({ rope_theta: 5000, rope_parameters: inner }), both);
+  refused(
+    withText({ partial_rotary_factor: 0.25, rope_parameters: inner }),
+    /rope_parameters.partial_rotary_factor is 0.4, but text_config.partial_rotary_factor is 0.25/,
+  );
+  refused(withText({ rope_scaling: { rope_theta: 7 }, rope_parameters: inner }), /rope_parameters.*but.*rope_scaling.rope_theta is 7/);
+  for (const type of ['yarn', 'linear', 'dynamic', 'longrope', 'llama3']) {
+    refused(withText({ rope_parameters: { rope_type: type, factor: 4 } }), new RegExp(`rope_type is "${type}": only rotary`));
+    refused(withText({ rope_scaling: { type, factor: 4 } }), new RegExp(`rope_scaling.type is "${type}": only rotary`));
+  }
+  refused(withText({ rope_scaling: { factor: 2 } }), /rope_scaling.factor/);
+  refused(withText({ rope_parameters: { full_attention: inner } }), /rope_parameters.full_attention/);
+  refused({ ...base, rope_theta: 5 }, /rope_theta is 5/);
+});
+
+rotary.run();
+
+const keys = suite('keys of public configurations');
+
+keys('those that change the computation are refused by name, with what to do', () => {
+  const cases: [unknown, RegExp][] = [
+    [{ ...base, quantization_config: { bits: 4 } }, /config.json: quantization_config is \{"bits": 4\}, which is not computed/],
+    [withText({ quantization_config: { bits: 4 } }), /text_config.quantization_config/],
+    [withText({ sliding_window: 4096 }), /text_config.sliding_window is 4096/],
+    [withText({ use_sliding_window: true, sliding_window: 4096 }), /sliding_window/],
+    [withText({ layer_types: ['full_attention', 'sliding_attention'] }), /layer_types/],
+    [withText({ head_dim: 64 }), /text_config.head_dim is 64, .*expected 32 as hidden_size/],
+    [withText({ qk_layernorm: true }), /qk_layernorm/],
+    [withText({ tie_word_embeddings: true }), /tie_word_embeddings/],
+    [withText({ attn_logit_softcapping: 50 }), /unknown key "text_config.attn_logit_softcapping" with 50 may change/],
+    [withText({ repetition_penalty: 1.2 }), /repetition_penalty is 1.2/],
+    [withText({ is_causal: false }), /is_causal is false/],
+    [withVision({ attention_dropout: 0.1 }), /vision_config.*attention_dropout/],
+    [withVision({ num_registers: 4 }), /unknown key "vision_config.num_registers"/],
+    [withVision({ model_type: 'clip_vision_model' }), /vision_config.model_type is "clip_vision_model"/],
+    [{ ...base, hidden_size: 64 }, /config.json: hidden_size is 64, .*expected 128 as text_config.hidden_size/],
+    [{ ...base, vision_hidden_size: 64 }, /vision_hidden_size is 64/],
+    [{ ...base, vision_feature_select_strategy: 'default' }, /vision_feature_select_strategy is "default"/],
+    [{ ...base, mm_use_im_start_end: true }, /mm_use_im_start_end is true/],
+    [{ ...base, multimodal_projector_bias: false }, /multimodal_projector_bias is false/],
+    [{ ...base, image_seq_length: 576 }, /image_seq_length is 576, .*expected 64/],
+    [withText({ eos_token_id: [0, 70] }), /eos_token_id 70 is not below text_config.vocab_size 70/],
+  ];
+  for (const [model, says] of cases) refused(model, says);
+});
+
+keys('those without effect, or that say what is computed anyway, are taken', () => {
+  const taken = [
+    { ...base, hidden_size: 128, vocab_size: 70, architectures: ['X'], tokenizer_padding_side: 'right', mine: [1] },
+    withText({ sliding_window: 4096, use_sliding_window: false, max_window_layers: 3, head_dim: 32, pretraining_tp: 1 }),
+    withText({ layer_types: Array(8).fill('full_attention'), _name_or_path: 'x', torch_dtype: 'float16', pad_token_id: 3 }),
+    withText({ quantization_config: null, attn_logit_softcapping: null, pruned_heads: {}, temperature: 1, top_k: 50 }),
+    withVision({ model_name_or_path: 'x', model_name_or_path2: '', vision_use_head: false, attention_dropout: 0 }),
+  ];
+  for (const model of taken) assert.ok(parseConfig(model));
+});
+
+keys('misspelt', () => {
+  const { max_position_embeddings, ...text } = base.text_config;
+  refused(
+    { ...base, text_config: { ...text, max_position_embedings: max_position_embeddings } },
+    /unknown key "text_config.max_position_embedings"; did you mean "max_position_embeddings"/,
+  );
+  const { vision_feature_layer, ...rest } = base;
+  refused({ ...rest, vision_feature_layre: vision_feature_layer }, /unknown key "vision_feature_layre"; did you mean "vision_feature_layer"/);
+});
+
+keys('mamba_config.json', () => {
+  const good = mambaConfig(parseConfig(base).model.text_config, [0]);
+  const taken = [
+    good,
+    { ...good, ssm_cfg: { ...good.ssm_cfg, d_conv: 4, headdim: 32, chunk_size: 64, dt_min: 0.1 } },
+    { ...good, out_bias: false },
+  ];
+  for (const mamba of taken) assert.ok(parseConfig(base, mamba));
+  const ssm = (fields: Fields): unknown => ({ ...good, ssm_cfg: { ...good.ssm_cfg, ...fields } });
+  refused(base, /mamba_config.json: ssm_cfg.d_conv is 2/, ssm({ d_conv: 2 }));
+  refused(base, /ssm_cfg.headdim is 64, .*expected 32/, ssm({ headdim: 64 }));
+  refused(base, /ssm_cfg.conv_bias is false/, ssm({ conv_bias: false }));
+  refused(base, /unknown key "ssm_cfg.dt_limit"/, ssm({ dt_limit: [0, 1] }));
+  refused(base, /layer_norm_eps is 0.1, .*expected 0.00001/, { ...good, layer_norm_eps: 0.1 });
+  refused(base, /resid_pdrop is 0.1/, { ...good, resid_pdrop: 0.1 });
+  refused(base, /out_bias is true/, { ...good, out_bias: true });
+  refused(base, /unknown key "norm_before_gate"/, { ...good, norm_before_gate: true });
+});
+
+keys('60,000 unknown keys, and an excerpt of what is wrong, take no time', () => {
+  const many = Object.fromEntries(Array.from({ length: 60_000 }, (_, i) => [`max_position_embed${i}`, 1]));
+  refused({ ...base, ...many }, /has 600\d\d keys, expected at most 1000/);
+  refused(withText({ hidden_size: 'x'.repeat(1e7) }), /text_config.hidden_size is "xxx.*…": Invalid type/);
+  refused(withText({ ['y'.repeat(1e7)]: 1 }), /unknown key "text_config.yyy/);
+});
+
+keys.run();
+
+const beside = suite('files beside config.json');
+
+const folder = (files: Readonly<Record<string, unknown>>) =>
+  filesFolder(
+    'model',
+    new Map(
+      Object.entries({ 'config.json': base, ...files }).map(([name, json]) => [
+        name,
+        new TextEncoder().encode(JSON.stringify(json)),
+      ]),
+    ),
+  );
+
+async function refusedFile(files: Readonly<Record<string, unknown>>, says: RegExp): Promise<void> {
+  const error = await readConfig(folder(files)).then(
+    () => assert.unreachable(`${JSON.stringify(files)} was taken`),
+    (e: unknown) => e,
+  );
+  assert.instance(error, ConfigError);
+  assert.match((error as Error).message, says);
+}
+
+beside('generation_config.json: its ends of text are kept, what changes the likeliest answer is refused', async () => {
+  assert.equal(endIds((await readConfig(folder({}))).model), [0]);
+  const sampling = { do_sample: true, temperature: 0.6, top_p: 0.9, num_beams: 1, transformers_version: '5' };
+  const config = await readConfig(folder({ 'generation_config.json': { eos_token_id: [5, 0], ...sampling } }));
+  assert.equal(endIds(config.model), [0, 5]);
+  assert.equal(endIds(parseConfig(JSON.parse(JSON.stringify(config.model))).model), [0, 5]);
+  const cases: [Fields, RegExp][] = [
+    [{ eos_token_id: 70 }, /eos_token_id 70/],
+    [{ eos_token_id: '5' }, /generation_config.json: eos_token_id is "5"/],
+    [{ repetition_penalty: 1.1 }, /repetition_penalty is 1.1/],
+    [{ num_beams: 4 }, /num_beams is 4/],
+    [{ suppress_tokens: [1] }, /suppress_tokens is \[1\]/],
+    [{ min_new_tokens: 5 }, /min_new_tokens/],
+  ];
+  for (const [json, says] of cases) await refusedFile({ 'generation_config.json': json }, says);
+});
+
+beside('preprocessor_config.json must be what is done to images', async () => {
+  const siglip = {
+    do_resize: true,
+    do_rescale: true,
+    do_normalize: true,
+    image_mean: [0.5, 0.5, 0.5],
+    image_std: [0.5, 0.5, 0.5],
+    resample: 3,
+    rescale_factor: 0.00392156862745098,
+    size: { height: 64, width: 64 },
+    image_processor_type: 'SiglipImageProcessor',
+  };
+  const read = (json: unknown) => readConfig(folder({ 'preprocessor_config.json': json }));
+  assert.ok(await read(siglip));
+  const cases: [Fields, RegExp][] = [
+    [{ image_mean: [0.48145466, 0.4578275, 0.40821073] }, /preprocessor_config.json: image_mean is \[0.48/],
+    [{ image_std: [0.5, 0.5] }, /image_std/],
+    [{ resample: 2 }, /resample is 2/],
+    [{ size: { shortest_edge: 64 } }, /size is \{"shortest_edge": 64\}/],
+    [{ size: { height: 384, width: 384 } }, /size is .*expected \{"height": 64, "width": 64\}, vision_config.image_size/],
+    [{ do_center_crop: true }, /do_center_crop/],
+    [{ do_normalize: false }, /do_normalize is false/],
+    [{ rescale_factor: 1 }, /rescale_factor is 1/],
+  ];
+  for (const [json, says] of cases) await refusedFile({ 'preprocessor_config.json': { ...siglip, ...json } }, says);
+});
+
+beside('a list where an object belongs', async () => {
+  for (const file of ['config.json', 'mamba_config.json', 'generation_config.json', 'preprocessor_config.json']) {
+    await refusedFile({ [file]: [1] }, new RegExp(file.replace('.', '\\.')));
+  }
+});
+
+beside.run();
