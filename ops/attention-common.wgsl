@@ -1,8 +1,23 @@
 // What the attention kernels share. The query rows of a problem (batch b, key head kv) are the tokens of all query
 // heads that kv serves, one head after the other: row r is head kv · group + r / length, token r % length.
 // Tiles hold rows of DV vec4, STRIDE apart: odd, so that neighbouring rows lie in different banks.
-const LOG2E = 1.4426950408889634;
-const NEVER = -3.0e38;
+
+/** e^(x − top), 0 for a key that is not seen. */
+fn weight(x: f32, top: f32) -> f32 { return select(exp(x - top), 0.0, is_nothing(x)); }
+
+/** 1 / sum; 0 where no key was seen. A NaN is a sum: it is told by its bits. */
+fn inverse(sum: f32) -> f32 { return select(1.0 / sum, 0.0, bitcast<u32>(sum) == 0u); }
+
+/** A row's largest score and the logarithm of its sum of weights: apart, or a large score would round the sum away. */
+fn stats_of(top: f32, sum: f32) -> vec2<f32> {
+  return select(vec2<f32>(top, log(sum)), vec2<f32>(), bitcast<u32>(sum) == 0u);
+}
+
+/** The score of a key from its dot product; −∞ for one that the mask hides. */
+fn score(s: f32, open: bool) -> f32 { return select(nothing(), s * params.scale, open); }
+
+/** The weight of a key by the statistics of its row: of one that is hidden 0, or NaN where all of the row is. */
+fn known_weight(score: f32, stat: vec4<f32>) -> f32 { return exp((score - stat.x) - stat.y); }
 
 fn rows_of_problem() -> u32 { return params.group * params.length; }
 

@@ -1,4 +1,4 @@
-// Per query row (lse, Σ do ∘ o): what the backward kernels need of the forward. Eight threads a row.
+// Per query row its statistics and Σ do ∘ o: what the backward kernels need of the forward. Eight threads a row.
 var<workgroup> partial: array<f32, 256>;
 
 @compute @workgroup_size(256)
@@ -18,6 +18,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (valid && t % 8u == 0u) {
     var total = 0.0;
     for (var j = 0u; j < 8u; j++) { total += partial[t + j]; }
-    stats[stat] = vec2<f32>(lse[stat], total);
+    row_stats[stat] = vec4<f32>(stats[stat], total, 0.0);
   }
 }

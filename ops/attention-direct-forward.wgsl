@@ -21,10 +21,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var q: array<vec4<f32>, DV>;
   var o: array<vec4<f32>, DV>;
   for (var d = 0u; d < DV; d++) {
-    q[d] = load_q(at, d) * (params.scale * LOG2E);
+    q[d] = load_q(at, d);
     o[d] = vec4<f32>();
   }
-  var top = NEVER;
+  var top = nothing();
   var sum = 0.0;
   for (var key = lane; key < seen; key += BLOCK * SPLIT) {
     var from_key: array<u32, BLOCK>;
@@ -39,13 +39,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let before = top;
     for (var u = 0u; u < BLOCK; u++) {
       let open = key + u * SPLIT < seen && key_open(b, min(key + u * SPLIT, seen - 1u));
-      s[u] = select(NEVER, s[u], open);
+      s[u] = score(s[u], open);
       top = max(top, s[u]);
     }
-    let shrink = exp2(before - top);
+    let shrink = weight(before, top);
     sum *= shrink;
     for (var u = 0u; u < BLOCK; u++) {
-      s[u] = select(exp2(s[u] - top), 0.0, s[u] <= NEVER);
+      s[u] = weight(s[u], top);
       sum += s[u];
     }
     for (var d = 0u; d < DV; d++) {
@@ -54,10 +54,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
   }
   if (SPLIT == 1u) {
-    let some = sum > 0.0;
     if (valid) {
-      for (var d = 0u; d < DV; d++) { store_o(at, d, o[d] * select(0.0, 1.0 / sum, some)); }
-      lse[row_stat(b, kv, r)] = select(0.0, (top + log2(sum)) / LOG2E, some);
+      for (var d = 0u; d < DV; d++) { store_o(at, d, o[d] * inverse(sum)); }
+      stats[row_stat(b, kv, r)] = stats_of(top, sum);
     }
     return;
   }
@@ -66,17 +65,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   for (var d = 0u; d < DV; d++) { outs[(local % MERGED) * DV + d] = o[d]; }
   workgroupBarrier();
   let first = local - lane;
-  var whole = NEVER;
+  var whole = nothing();
   for (var k = 0u; k < SPLIT; k++) { whole = max(whole, tops[first + k]); }
   var total = 0.0;
-  for (var k = 0u; k < SPLIT; k++) { total += totals[first + k] * exp2(tops[first + k] - whole); }
-  let some = total > 0.0;
+  for (var k = 0u; k < SPLIT; k++) { total += totals[first + k] * weight(tops[first + k], whole); }
   for (var d = lane; d < DV && valid; d += SPLIT) {
     var value = vec4<f32>();
     for (var k = 0u; k < SPLIT; k++) {
-      value += outs[((first + k) % MERGED) * DV + d] * exp2(tops[first + k] - whole);
+      value += outs[((first + k) % MERGED) * DV + d] * weight(tops[first + k], whole);
     }
-    store_o(at, d, value * select(0.0, 1.0 / total, some));
+    store_o(at, d, value * inverse(total));
   }
-  if (lane == 0u && valid) { lse[row_stat(b, kv, r)] = select(0.0, (whole + log2(total)) / LOG2E, some); }
+  if (lane == 0u && valid) { stats[row_stat(b, kv, r)] = stats_of(whole, total); }
 }

@@ -23,19 +23,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     dk[d] = vec4<f32>();
     dv[d] = vec4<f32>();
   }
-  let rows = select(0u, rows_of_problem(), valid && key_open(b, key));
+  let rows = select(0u, rows_of_problem(), valid);
+  let open = key_open(b, key);
   for (var r = lane; r < rows; r += SPLIT) {
     if (key >= row_seen(r)) { continue; }
     let from_row = row_offset(b, kv, r);
-    let stat = stats[row_stat(b, kv, r)];
+    let stat = row_stats[row_stat(b, kv, r)];
     var s = 0.0;
     var dp = 0.0;
     for (var d = 0u; d < DV; d++) {
       s += dot(k4[d], load_q(from_row, d));
       dp += dot(v4[d], load_do(from_row, d));
     }
-    let p = exp2((s * params.scale - stat.x) * LOG2E);
-    let ds = p * (dp - stat.y) * params.scale;
+    let p = known_weight(score(s, open), stat);
+    let ds = select(0.0, p * (dp - stat.z) * params.scale, open);
     for (var d = 0u; d < DV; d++) {
       dk[d] += ds * load_q(from_row, d);
       dv[d] += p * load_do(from_row, d);

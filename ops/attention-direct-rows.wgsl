@@ -14,7 +14,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let r = index % rows;
   let at = row_offset(b, kv, r);
   let seen = select(0u, row_seen(r), valid);
-  let stat = stats[row_stat(b, kv, r)];
+  let stat = row_stats[row_stat(b, kv, r)];
   var q: array<vec4<f32>, DV>;
   var grad: array<vec4<f32>, DV>;
   var dq: array<vec4<f32>, DV>;
@@ -40,8 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var u = 0u; u < BLOCK; u++) {
       let open = key + u * SPLIT < seen && key_open(b, min(key + u * SPLIT, seen - 1u));
-      let p = select(0.0, exp2((s[u] * params.scale - stat.x) * LOG2E), open);
-      s[u] = p * (dp[u] - stat.y) * params.scale;
+      s[u] = select(0.0, known_weight(score(s[u], open), stat) * (dp[u] - stat.z) * params.scale, open);
     }
     for (var d = 0u; d < DV; d++) {
       for (var u = 0u; u < BLOCK; u++) { dq[d] += s[u] * load_k(from_key[u], d); }

@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let r = e / DV;
     var value = vec4<f32>();
     if (first + r < rows_of_problem()) { value = load_q(row_offset(b, kv, first + r), e % DV); }
-    q_tile[r * STRIDE + e % DV] = value * (params.scale * LOG2E);
+    q_tile[r * STRIDE + e % DV] = value;
   }
   let tx = t % COLUMN_GROUPS;
   let ty = t / COLUMN_GROUPS;
@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let out_column = t % DV;
   let out_row = t / DV;
   var out: array<vec4<f32>, TO>;
-  var top = NEVER;
+  var top = nothing();
   var sum = 0.0;
 
   let last = tile_seen(first, ROWS);
@@ -63,7 +63,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       let open = key_open(b, k0 + column);
       for (var i = 0u; i < TR; i++) {
         let r = ty + i * ROW_GROUPS;
-        scores[r * PITCH + column] = select(NEVER, dots[i * TC + j], open && k0 + column < row_keys[r]);
+        scores[r * PITCH + column] = score(dots[i * TC + j], open && k0 + column < row_keys[r]);
       }
     }
     workgroupBarrier();
@@ -78,11 +78,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     partial[t] = top;
     workgroupBarrier();
     for (var j = 0u; j < LANES; j++) { top = max(top, partial[soft_row * LANES + j]); }
-    let shrink = exp2(before - top);
+    let shrink = weight(before, top);
     sum *= shrink;
     for (var j = lane; j < KEYS; j += LANES) {
-      let s = scores[soft_row * PITCH + j];
-      let p = select(exp2(s - top), 0.0, s <= NEVER);
+      let p = weight(scores[soft_row * PITCH + j], top);
       scores[soft_row * PITCH + j] = p;
       sum += p;
     }
@@ -104,9 +103,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var total = 0.0;
     for (var j = 0u; j < LANES; j++) { total += partial[t + j]; }
     // A row that sees no key is 0, and so are its gradients.
-    row_scale[soft_row] = select(0.0, 1.0 / total, total > 0.0);
+    row_scale[soft_row] = inverse(total);
     if (first + soft_row < rows_of_problem()) {
-      lse[row_stat(b, kv, first + soft_row)] = select(0.0, (top + log2(total)) / LOG2E, total > 0.0);
+      stats[row_stat(b, kv, first + soft_row)] = stats_of(top, total);
     }
   }
   workgroupBarrier();

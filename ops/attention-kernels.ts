@@ -9,6 +9,7 @@ import directRowsCode from './attention-direct-rows.wgsl';
 import forwardCode from './attention-forward.wgsl';
 import keysCode from './attention-keys.wgsl';
 import rowsCode from './attention-rows.wgsl';
+import { NOTHING } from './exp-sum.ts';
 import type { AttentionAttrs, AttentionSizes } from './attention-shape.ts';
 import { unroll } from './unroll.ts';
 
@@ -223,6 +224,7 @@ function build(kernel: Kernel, cut: Cut, dim: number, masked: boolean, counted: 
       constants: { ...cut.constants, ...kernel.constants },
       code: [
         FLAT_INDEX,
+        NOTHING,
         ...kernel.loads.map((name) => loader(name, vectors)),
         ...kernel.stores.map((name) => storer(name, vectors)),
         `fn key_count() -> u32 { return ${counted ? 'min(count[0], params.keys)' : 'params.keys'}; }`,
@@ -240,7 +242,7 @@ const FORWARD: Kernel = {
   name: 'forward',
   loads: ['q', 'k', 'v'],
   stores: ['o'],
-  writes: { lse: 'f32' },
+  writes: { stats: 'vec2<f32>' },
   code: forwardCode,
 };
 
@@ -250,8 +252,8 @@ const DELTA: Kernel = {
   name: 'delta',
   loads: ['o', 'do'],
   stores: [],
-  reads: { lse: 'f32' },
-  writes: { stats: 'vec2<f32>' },
+  reads: { stats: 'vec2<f32>' },
+  writes: { row_stats: 'vec4<f32>' },
   code: deltaCode,
 };
 
@@ -259,7 +261,7 @@ const ROWS: Kernel = {
   name: 'rows',
   loads: ['q', 'k', 'v', 'do'],
   stores: ['dq'],
-  reads: { stats: 'vec2<f32>' },
+  reads: { row_stats: 'vec4<f32>' },
   code: `fn store_dk(at: u32, d: u32, value: vec4<f32>) {}
 fn store_dv(at: u32, d: u32, value: vec4<f32>) {}
 ${rowsCode}`,
@@ -270,7 +272,7 @@ const FUSED: Kernel = {
   name: 'fused',
   loads: ['q', 'k', 'v', 'do'],
   stores: ['dq', 'dk', 'dv'],
-  reads: { stats: 'vec2<f32>' },
+  reads: { row_stats: 'vec4<f32>' },
   code: rowsCode,
   constants: { FUSED: 1 },
 };
@@ -279,14 +281,14 @@ const KEYS: Kernel = {
   name: 'keys',
   loads: ['q', 'k', 'v', 'do'],
   stores: ['dk', 'dv'],
-  reads: { stats: 'vec2<f32>' },
+  reads: { row_stats: 'vec4<f32>' },
   code: keysCode,
 };
 
 const DIRECT_ROWS: Kernel = { ...ROWS, name: 'direct_rows', code: directRowsCode };
 const DIRECT_KEYS: Kernel = { ...KEYS, name: 'direct_keys', code: directKeysCode };
 
-/** o and lse from q, k, v and what optional inputs there are. */
+/** o and its statistics from q, k, v and what optional inputs there are. */
 export function forwardLaunches(
   s: AttentionSizes,
   attrs: AttentionAttrs,
@@ -294,6 +296,8 @@ export function forwardLaunches(
   outputs: readonly GpuArg[],
   caps: GpuCaps,
 ): Launch[] {
+  // Heads of size 0 make an empty o, which no statistics are needed for.
+  if (s.dim === 0) return [];
   const rows = (s.heads / s.kvHeads) * s.length;
   const problems = s.batch * s.kvHeads;
   const args = [...inputs, ...outputs];
@@ -315,21 +319,22 @@ export interface BackwardArgs {
   readonly k: GpuArg;
   readonly v: GpuArg;
   readonly o: GpuArg;
-  readonly lse: GpuArg;
+  readonly stats: GpuArg;
   readonly grad: GpuArg;
   readonly mask?: GpuArg;
   readonly dq: GpuArg;
   /** Absent when neither is wanted. */
   readonly dk?: GpuArg;
   readonly dv?: GpuArg;
-  readonly stats: GpuArg;
+  /** Room for the statistics and Σ do ∘ o of each row. */
+  readonly rows: GpuArg;
 }
 
 export function backwardLaunches(s: AttentionSizes, attrs: AttentionAttrs, a: BackwardArgs, caps: GpuCaps): Launch[] {
   const tile = tileFor('backward', s.dim, caps);
   const problems = s.batch * s.kvHeads;
   const rows = (s.heads / s.kvHeads) * s.length;
-  const reads = [a.q, a.k, a.v, a.grad, a.stats, ...(a.mask ? [a.mask] : [])];
+  const reads = [a.q, a.k, a.v, a.grad, a.rows, ...(a.mask ? [a.mask] : [])];
   const keyed = a.dk && a.dv ? [a.dk, a.dv] : undefined;
   const tiled = (kernel: Kernel, args: readonly GpuArg[], tiles: number, groups: number): Launch => ({
     shader: build(kernel, tileCut(tile, s.dim), s.dim, attrs.masked && kernel !== DELTA, false),
@@ -346,7 +351,7 @@ export function backwardLaunches(s: AttentionSizes, attrs: AttentionAttrs, a: Ba
       grid: grid1d(items * problems * cut.split, cut.threads),
     };
   };
-  const launches = [tiled(DELTA, [a.o, a.grad, a.lse, a.stats], 1, Math.ceil((problems * rows) / 32))];
+  const launches = [tiled(DELTA, [a.o, a.grad, a.stats, a.rows], 1, Math.ceil((problems * rows) / 32))];
   if (isDirect(s.dim, Infinity, caps)) {
     launches.push(direct(DIRECT_ROWS, [...reads, a.dq], rows, s.keys));
     if (keyed) launches.push(direct(DIRECT_KEYS, [...reads, ...keyed], s.keys, rows));

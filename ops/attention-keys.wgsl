@@ -69,15 +69,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var i = 0u; i < TR; i++) {
       let r = ty + i * ROW_GROUPS;
       let seen = row_seen(first + r);
-      var stat = vec2<f32>();
-      if (first + r < rows_of_problem()) { stat = stats[row_stat(b, kv, first + r)]; }
+      var stat = vec4<f32>();
+      if (first + r < rows_of_problem()) { stat = row_stats[row_stat(b, kv, first + r)]; }
       for (var j = 0u; j < TC; j++) {
         let column = tx + j * COLUMN_GROUPS;
         let s = dots[i * TC + j];
-        let visible = k0 + column < seen && key_open(b, k0 + column);
-        let p = select(0.0, exp2((s.x * params.scale - stat.x) * LOG2E), visible);
+        let open = key_open(b, k0 + column);
+        let p = select(0.0, known_weight(score(s.x, open), stat), k0 + column < seen);
         p_tile[r * PITCH + column] = p;
-        ds_tile[r * PITCH + column] = p * (s.y - stat.y) * params.scale;
+        ds_tile[r * PITCH + column] = select(0.0, p * (s.y - stat.z) * params.scale, open && k0 + column < seen);
       }
     }
     workgroupBarrier();

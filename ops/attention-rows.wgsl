@@ -7,7 +7,7 @@ var<workgroup> v_tile: array<vec4<f32>, KEYS * STRIDE>;
 var<workgroup> p_tile: array<f32, FUSED * (ROWS * PITCH - 1u) + 1u>;
 var<workgroup> ds_tile: array<f32, ROWS * PITCH>;
 var<workgroup> row_keys: array<u32, ROWS>;
-var<workgroup> row_stats: array<vec2<f32>, ROWS>;
+var<workgroup> stat_tile: array<vec4<f32>, ROWS>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -21,8 +21,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
   for (var r = t; r < ROWS; r += THREADS) {
     row_keys[r] = row_seen(first + r);
-    row_stats[r] = vec2<f32>();
-    if (first + r < rows_of_problem()) { row_stats[r] = stats[row_stat(b, kv, first + r)]; }
+    stat_tile[r] = vec4<f32>();
+    if (first + r < rows_of_problem()) { stat_tile[r] = row_stats[row_stat(b, kv, first + r)]; }
   }
   for (var e = t; e < ROWS * DV; e += THREADS) {
     let r = first + e / DV;
@@ -78,11 +78,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       let open = key_open(b, k0 + column);
       for (var i = 0u; i < TR; i++) {
         let r = ty + i * ROW_GROUPS;
-        let stat = row_stats[r];
+        let stat = stat_tile[r];
         let s = dots[i * TC + j];
-        let p = select(0.0, exp2((s.x * params.scale - stat.x) * LOG2E), open && k0 + column < row_keys[r]);
+        let seen = k0 + column < row_keys[r];
+        let p = select(0.0, known_weight(score(s.x, open), stat), seen);
         if (FUSED == 1u) { p_tile[r * PITCH + column] = p; }
-        ds_tile[r * PITCH + column] = p * (s.y - stat.y) * params.scale;
+        ds_tile[r * PITCH + column] = select(0.0, p * (s.y - stat.z) * params.scale, open && seen);
       }
     }
     workgroupBarrier();

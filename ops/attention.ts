@@ -23,17 +23,25 @@ interface BackwardAttrs extends AttentionAttrs {
   readonly wants: readonly [boolean, boolean, boolean];
 }
 
-/** Offsets of rows and the keys each sees, for the reference loops. */
-function walker(s: AttentionSizes, attrs: AttentionAttrs, mask: HostArg | undefined, count: HostArg | undefined) {
+/** Offsets of rows, the keys each sees and their scores, for the reference loops. */
+function walker(s: AttentionSizes, attrs: AttentionAttrs, [q, k]: readonly HostArg[], mask?: HostArg, count?: HostArg) {
   const group = s.heads / s.kvHeads;
   const keys = count ? Math.min(count.data[0], s.keys) : s.keys;
+  const query = (b: number, h: number, i: number) => b * s.heads * s.length * s.dim + h * s.qHead + i * s.qToken;
+  const key = (b: number, h: number, j: number) =>
+    b * s.kvHeads * s.keys * s.dim + Math.floor(h / group) * s.kHead + j * s.kToken;
+  // Scores overflow where those of kernels do.
+  const round = q.data instanceof Float64Array ? (x: number) => x : Math.fround;
+  const open = (b: number, j: number) => !mask || mask.data[b * s.keys + j] !== 0;
   return {
     keys,
-    query: (b: number, h: number, i: number) => b * s.heads * s.length * s.dim + h * s.qHead + i * s.qToken,
-    key: (b: number, h: number, j: number) =>
-      b * s.kvHeads * s.keys * s.dim + Math.floor(h / group) * s.kHead + j * s.kToken,
-    sees: (b: number, i: number, j: number) =>
-      (!attrs.causal || j <= i + keys - s.length) && (!mask || mask.data[b * s.keys + j] !== 0),
+    query,
+    key,
+    open,
+    score: (b: number, h: number, i: number, j: number) =>
+      open(b, j) ? round(round(dot(q, query(b, h, i), k, key(b, h, j), s.dim)) * attrs.scale) : -Infinity,
+    /** Keys that there are for token i: causal attention is aligned to the end. */
+    end: (i: number) => (attrs.causal ? Math.max(0, i + 1 + keys - s.length) : keys),
   };
 }
 
@@ -56,47 +64,47 @@ function wasmSizes(s: AttentionSizes, { scale, causal }: AttentionAttrs) {
   return [...sizes, s.qHead, s.qToken, s.kHead, s.kToken, scale, Number(causal)] as const;
 }
 
+/** Beside o, for the backward, each query's largest score m (WASM: before the scale) and log Σ exp(score − m). */
 const attentionOp: Op<AttentionAttrs> = defineOp({
   name: 'attention',
   shape(inputs, attrs) {
     const s = checkAttention(inputs, attrs);
-    return [spec(inputs[0].shape), spec([s.batch, s.heads, s.length])];
+    return [spec(inputs[0].shape), spec([s.batch, s.heads, s.length, 2])];
   },
-  reference({ inputs, outputs: [o, lse], attrs }) {
+  reference({ inputs, outputs: [o, stats], attrs }) {
     const [q, k, v] = inputs;
     const { mask, count } = optionalInputs(inputs, attrs);
     const s = attentionSizes(q, k, attrs.layout);
-    const at = walker(s, attrs, mask, count);
+    const at = walker(s, attrs, inputs, mask, count);
     const scores = new Float64Array(at.keys);
     forEachRow(s, (b, h, i, row) => {
       let top = -Infinity;
-      for (let j = 0; j < at.keys; j++) {
-        const score = dot(q, at.query(b, h, i), k, at.key(b, h, j), s.dim) * attrs.scale;
-        scores[j] = at.sees(b, i, j) ? score : -Infinity;
+      for (let j = 0; j < at.end(i); j++) {
+        scores[j] = at.score(b, h, i, j);
         top = Math.max(top, scores[j]);
       }
       // NaN among the scores is no reason to call the row one without keys.
       const some = top !== -Infinity;
       let sum = 0;
-      for (let j = 0; j < at.keys; j++) sum += scores[j] = some ? Math.exp(scores[j] - top) : 0;
-      lse.data[row] = some ? top + Math.log(sum) : 0;
+      for (let j = 0; j < at.end(i); j++) sum += scores[j] = some ? Math.exp(scores[j] - top) : 0;
+      stats.data.set(some ? [top, Math.log(sum)] : [0, 0], 2 * row);
       for (let d = 0; d < s.dim; d++) {
         let value = 0;
-        for (let j = 0; j < at.keys; j++) value += scores[j] * v.data[at.key(b, h, j) + d];
-        o.data[at.query(b, h, i) + d] = some ? value / sum : 0;
+        for (let j = 0; j < at.end(i); j++) value += scores[j] * v.data[at.key(b, h, j) + d];
+        o.data[at.query(b, h, i) + d] = some ? value / sum : value;
       }
     });
   },
   webgpu({ inputs, outputs, attrs, caps }) {
     return forwardLaunches(attentionSizes(inputs[0], inputs[1], attrs.layout), attrs, inputs, outputs, caps);
   },
-  wasm({ inputs, outputs: [o, lse], attrs, k: kernels, scratch }) {
+  wasm({ inputs, outputs: [o, stats], attrs, k: kernels, scratch }) {
     if (!(attrs.scale > 0)) return false;
     const [q, k, v] = inputs;
     const { mask, count } = optionalInputs(inputs, attrs);
     const s = attentionSizes(q, k, attrs.layout);
     const room = scratch(kernels.attention_scratch(s.length, s.dim));
-    const given = [q.ptr, k.ptr, v.ptr, mask?.ptr ?? 0, count?.ptr ?? 0, o.ptr, lse.ptr] as const;
+    const given = [q.ptr, k.ptr, v.ptr, mask?.ptr ?? 0, count?.ptr ?? 0, o.ptr, stats.ptr] as const;
     kernels.attention(...given, ...wasmSizes(s, attrs), room);
     return true;
   },
@@ -123,19 +131,18 @@ const attentionBackward: Op<BackwardAttrs> = defineOp({
   },
   reference({ inputs, outputs, attrs }) {
     const [q, k, v] = inputs;
-    const [o, lse, grad] = inputs.slice(-3);
+    const [o, stats, grad] = inputs.slice(-3);
     const s = attentionSizes(q, k, attrs.layout);
-    const at = walker(s, attrs, attrs.masked ? inputs[3] : undefined, undefined);
+    const at = walker(s, attrs, inputs, attrs.masked ? inputs[3] : undefined);
     let next = 0;
     const [dq, dk, dv] = attrs.wants.map((want) => (want ? outputs[next++].data.fill(0) : undefined));
     forEachRow(s, (b, h, i, row) => {
       const x = at.query(b, h, i);
       const delta = dot(grad, x, o, x, s.dim);
-      for (let j = 0; j < s.keys; j++) {
-        if (!at.sees(b, i, j)) continue;
+      for (let j = 0; j < at.end(i); j++) {
         const y = at.key(b, h, j);
-        const p = Math.exp(dot(q, x, k, y, s.dim) * attrs.scale - lse.data[row]);
-        const ds = p * (dot(grad, x, v, y, s.dim) - delta) * attrs.scale;
+        const p = Math.exp(at.score(b, h, i, j) - stats.data[2 * row] - stats.data[2 * row + 1]);
+        const ds = at.open(b, j) ? p * (dot(grad, x, v, y, s.dim) - delta) * attrs.scale : 0;
         for (let d = 0; d < s.dim; d++) {
           if (dq) dq[x + d] += ds * k.data[y + d];
           if (dk) dk[y + d] += ds * q.data[x + d];
@@ -146,30 +153,30 @@ const attentionBackward: Op<BackwardAttrs> = defineOp({
   },
   webgpu({ inputs, outputs, attrs, caps, scratch }) {
     const [q, k, v] = inputs;
-    const [o, lse, grad] = inputs.slice(-3);
+    const [o, stats, grad] = inputs.slice(-3);
     const s = attentionSizes(q, k, attrs.layout);
     let next = 0;
     const [dq, dk, dv] = attrs.wants.map((want) => (want ? outputs[next++] : undefined));
     const keyed = dk !== undefined || dv !== undefined;
     const args = {
-      ...{ q, k, v, o, lse, grad },
+      ...{ q, k, v, o, stats, grad },
       mask: attrs.masked ? inputs[3] : undefined,
       dq: dq ?? scratch(q.shape),
       dk: keyed ? (dk ?? scratch(k.shape)) : undefined,
       dv: keyed ? (dv ?? scratch(v.shape)) : undefined,
-      stats: scratch([...lse.shape, 2]),
+      rows: scratch([...stats.shape.slice(0, -1), 4]),
     };
     return backwardLaunches(s, attrs, args, caps);
   },
   wasm({ inputs, outputs, attrs, k: kernels, scratch }) {
     if (!(attrs.scale > 0)) return false;
     const [q, k, v] = inputs;
-    const [o, lse, grad] = inputs.slice(-3);
+    const [o, stats, grad] = inputs.slice(-3);
     const s = attentionSizes(q, k, attrs.layout);
     let next = 0;
     const [dq, dk, dv] = attrs.wants.map((want) => (want ? outputs[next++].ptr : 0));
     const room = scratch(kernels.attention_scratch(s.length, s.dim));
-    const given = [q.ptr, k.ptr, v.ptr, attrs.masked ? inputs[3].ptr : 0, o.ptr, lse.ptr, grad.ptr] as const;
+    const given = [q.ptr, k.ptr, v.ptr, attrs.masked ? inputs[3].ptr : 0, o.ptr, stats.ptr, grad.ptr] as const;
     kernels.attention_backward(...given, dq, dk, dv, ...wasmSizes(s, attrs), room);
     return true;
   },
@@ -178,7 +185,8 @@ const attentionBackward: Op<BackwardAttrs> = defineOp({
 
 /**
  * Scaled dot-product attention, softmax(scale · q kᵀ) v, with grouped heads: query head h reads key head
- * ⌊h / (H/KV)⌋. A row that sees no key gives 0, and no gradient.
+ * ⌊h / (H/KV)⌋. A row that sees no key gives 0, and no gradient. A masked key has the weight 0, which times a value
+ * that is not finite is NaN, as in torch; a key after a causal token does not reach it at all.
  * @param q f32 (B, H, L, Dh); with layout 'blhd' (B, L, H, Dh). Dh ≤ 256
  * @param k f32 (B, KV, S, Dh) or (B, S, KV, Dh), KV a divisor of H; v likewise
  * @param mask i32 or bool (B, S); keys with 0 are not seen

@@ -4,7 +4,7 @@ import { expectDType } from '../engine/dtype.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
-import { finishLaunch, finishOnHost, LOG_SUMS, logSumExp } from './row-losses.ts';
+import { expectClasses, finishLaunch, finishOnHost, LOG_SUMS, maxAndLogSum } from './row-losses.ts';
 import { lanesFor, ROW_MAIN, ROW_WORKGROUP, rowGrid, ROWS } from './rows.ts';
 import { expectShape } from './shapes.ts';
 
@@ -17,7 +17,7 @@ const FINISH = { factor: 1, byWeight: true, root: false };
 function forwardShader(lanes: number) {
   return shader(`cross_entropy.${lanes}`, () => ({
     reads: { xs: 'f32', labels: 'i32' },
-    writes: { losses: 'f32', counts: 'f32', lses: 'f32' },
+    writes: { losses: 'f32', counts: 'f32', stats: 'vec2<f32>' },
     params: { rows: 'u32', columns: 'u32', ignore: 'i32', nan: 'u32' },
     constants: { WG: ROW_WORKGROUP, LANES: lanes },
     code: /* wgsl */ `${ROWS}${LOG_SUMS}
@@ -25,46 +25,46 @@ ${ROW_MAIN} {
   let row = row_of(group, groups, local);
   let lane = local % LANES;
   let base = min(row, params.rows - 1u) * params.columns;
-  var sums = NOTHING;
-  for (var c = lane; c < params.columns; c += LANES) {
-    sums = join(sums, vec4<f32>(xs[base + c], 1.0, -1e30, 0.0));
-  }
-  let lse = log_sums(sums, local).x;
+  var sum = no_exp();
+  for (var c = lane; c < params.columns; c += LANES) { sum = join_exp(sum, vec2<f32>(xs[base + c], 1.0), 1.0); }
+  let stat = max_and_log_sum(sum, no_exp(), 1.0, local).xy;
   if (row >= params.rows || lane > 0u) { return; }
   let label = labels[row];
   let counts_here = label != params.ignore;
   var loss = bitcast<f32>(params.nan);
-  if (u32(label) < params.columns) { loss = lse - xs[base + u32(label)]; }
+  if (u32(label) < params.columns) { loss = stat.y - (xs[base + u32(label)] - stat.x); }
   losses[row] = select(0.0, loss, counts_here);
   counts[row] = select(0.0, 1.0, counts_here);
-  lses[row] = lse;
+  stats[row] = stat;
 }`,
   }));
 }
 
-/** The op behind `crossEntropy`: also gives logsumexp of each row, and 1 / the number of labels that count. */
+/** The op behind `crossEntropy`: also gives each row's maximum and log Σ exp(x − maximum), and 1 / labels that count. */
 export const crossEntropyOp = /* @__PURE__ */ defineOp<CrossEntropyAttrs>({
   name: 'cross_entropy',
   shape([logits, labels]) {
     expectDType('cross_entropy', 'logits', logits.dtype, 'f32');
     expectDType('cross_entropy', 'labels', labels.dtype, 'i32');
+    expectClasses('cross_entropy', 'logits', logits);
     expectShape('cross_entropy', 'labels', labels, logits.shape.slice(0, -1));
-    return [spec([]), spec(labels.shape), spec([])];
+    return [spec([]), spec([...labels.shape, 2]), spec([])];
   },
-  reference({ inputs: [logits, labels], outputs: [loss, lse, factor], attrs: { ignoreIndex } }) {
+  reference({ inputs: [logits, labels], outputs: [loss, stats, factor], attrs: { ignoreIndex } }) {
     const n = logits.shape.at(-1)!;
     let total = 0;
     let counted = 0;
     for (let r = 0; r < labels.size; r++) {
       const label = labels.data[r];
-      lse.data[r] = logSumExp(logits.data, r * n, n);
+      const [max, logSum] = maxAndLogSum(logits.data, r * n, n);
+      stats.data.set([max, logSum], 2 * r);
       if (label === ignoreIndex) continue;
       counted++;
-      total += label >= 0 && label < n ? lse.data[r] - logits.data[r * n + label] : NaN;
+      total += label >= 0 && label < n ? logSum - (logits.data[r * n + label] - max) : NaN;
     }
     [loss.data[0], factor.data[0]] = finishOnHost(total, counted, FINISH);
   },
-  webgpu({ inputs: [logits, labels], outputs: [loss, lse, factor], attrs: { ignoreIndex }, scratch }) {
+  webgpu({ inputs: [logits, labels], outputs: [loss, stats, factor], attrs: { ignoreIndex }, scratch }) {
     const n = logits.shape.at(-1)!;
     const lanes = lanesFor(n);
     const losses = scratch([labels.size]);
@@ -72,16 +72,16 @@ export const crossEntropyOp = /* @__PURE__ */ defineOp<CrossEntropyAttrs>({
     return [
       {
         shader: forwardShader(lanes),
-        args: [logits, labels, losses, counts, lse],
+        args: [logits, labels, losses, counts, stats],
         params: [labels.size, n, ignoreIndex, 0x7fc00000],
         grid: rowGrid(labels.size, lanes),
       },
       finishLaunch(losses, counts, loss, factor, FINISH),
     ];
   },
-  wasm({ inputs: [logits, labels], outputs: [loss, lse, factor], attrs: { ignoreIndex }, k }) {
+  wasm({ inputs: [logits, labels], outputs: [loss, stats, factor], attrs: { ignoreIndex }, k }) {
     const sizes = [labels.size, logits.shape.at(-1)!, ignoreIndex] as const;
-    k.cross_entropy(logits.ptr, labels.ptr, loss.ptr, lse.ptr, factor.ptr, ...sizes);
+    k.cross_entropy(logits.ptr, labels.ptr, loss.ptr, stats.ptr, factor.ptr, ...sizes);
     return true;
   },
   saves: { inputs: [0, 1], outputs: [1, 2] },
@@ -95,18 +95,19 @@ export const crossEntropyOp = /* @__PURE__ */ defineOp<CrossEntropyAttrs>({
 const crossEntropyBackward = /* @__PURE__ */ defineOp<CrossEntropyAttrs>({
   name: 'cross_entropy_backward',
   shape: ([logits]) => [spec(logits.shape)],
-  reference({ inputs: [logits, labels, lse, factor, dy], outputs: [dx], attrs: { ignoreIndex } }) {
+  reference({ inputs: [logits, labels, stats, factor, dy], outputs: [dx], attrs: { ignoreIndex } }) {
     const n = logits.shape.at(-1)!;
     const scale = factor.data[0] * dy.data[0];
     for (let i = 0; i < dx.size; i++) {
       const r = Math.floor(i / n);
       const hit = labels.data[r] === i % n ? 1 : 0;
-      dx.data[i] = labels.data[r] === ignoreIndex ? 0 : scale * (Math.exp(logits.data[i] - lse.data[r]) - hit);
+      const log = logits.data[i] - stats.data[2 * r] - stats.data[2 * r + 1];
+      dx.data[i] = labels.data[r] === ignoreIndex ? 0 : scale * (Math.exp(log) - hit);
     }
   },
-  webgpu({ inputs: [logits, labels, lse, factor, dy], outputs: [dx], attrs: { ignoreIndex } }) {
+  webgpu({ inputs: [logits, labels, stats, factor, dy], outputs: [dx], attrs: { ignoreIndex } }) {
     const kernel = shader('cross_entropy.backward', () => ({
-      reads: { xs: 'f32', labels: 'i32', lses: 'f32', factor: 'f32', dys: 'f32' },
+      reads: { xs: 'f32', labels: 'i32', stats: 'vec2<f32>', factor: 'f32', dys: 'f32' },
       writes: { dxs: 'f32' },
       params: { n: 'u32', columns: 'u32', ignore: 'i32' },
       code: /* wgsl */ `
@@ -116,16 +117,16 @@ ${FLAT_MAIN} {
   let row = i / params.columns;
   let label = labels[row];
   let hit = select(0.0, 1.0, u32(label) == i - row * params.columns);
-  let slope = factor[0] * dys[0] * (exp(xs[i] - lses[row]) - hit);
+  let slope = factor[0] * dys[0] * (exp((xs[i] - stats[row].x) - stats[row].y) - hit);
   dxs[i] = select(slope, 0.0, label == params.ignore);
 }`,
     }));
     const params = [dx.size, logits.shape.at(-1)!, ignoreIndex];
-    return [flatLaunch(kernel, [logits, labels, lse, factor, dy, dx], params, dx.size)];
+    return [flatLaunch(kernel, [logits, labels, stats, factor, dy, dx], params, dx.size)];
   },
-  wasm({ inputs: [logits, labels, lse, factor, dy], outputs: [dx], attrs: { ignoreIndex }, k }) {
+  wasm({ inputs: [logits, labels, stats, factor, dy], outputs: [dx], attrs: { ignoreIndex }, k }) {
     const sizes = [labels.size, logits.shape.at(-1)!, ignoreIndex] as const;
-    k.cross_entropy_backward(logits.ptr, labels.ptr, lse.ptr, factor.ptr, dy.ptr, dx.ptr, ...sizes);
+    k.cross_entropy_backward(logits.ptr, labels.ptr, stats.ptr, factor.ptr, dy.ptr, dx.ptr, ...sizes);
     return true;
   },
 });
@@ -134,13 +135,13 @@ ${FLAT_MAIN} {
  * Mean of −log softmax(logits)[label] over the labels that count (torch.nn.functional.cross_entropy). Where none
  * counts, loss and gradient are 0 (torch has NaN), so that a batch without answers does no harm; a label out of range
  * gives NaN.
- * @param logits f32 (…, V)
+ * @param logits f32 (…, V), V ≥ 1
  * @param labels i32 (…)
  * @returns f32 []
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: { readonly ignoreIndex?: number } = {}): Tensor {
-  const [loss, lse, factor] = apply(crossEntropyOp, [logits, labels], { ignoreIndex: options.ignoreIndex ?? -100 });
-  lse.dispose();
+  const [loss, stats, factor] = apply(crossEntropyOp, [logits, labels], { ignoreIndex: options.ignoreIndex ?? -100 });
+  stats.dispose();
   factor.dispose();
   return loss;
 }

@@ -1,7 +1,14 @@
 import { shader } from '../engine/backends/webgpu/launch.ts';
 import { FLAT_MAIN } from './flat.ts';
+import { ORDER } from './order.ts';
 import { LOG_SUMS } from './row-losses.ts';
 import { ROW_MAIN, ROW_WORKGROUP, ROWS } from './rows.ts';
+
+/**
+ * Statistics of a row: the student's maximum and log Σ exp((x − maximum)/T), the teacher's, and what else the gradient
+ * needs: the loss for `reverse`, half the student's share of it for `jsd`, the teacher's argmax for `ce`.
+ */
+export const STATS = 5;
 
 export type DistillKind = 'kl' | 'reverse' | 'jsd' | 'ce' | 'l2';
 
@@ -33,15 +40,17 @@ fn scaled(p: f32, x: f32) -> f32 { return select(p * x, 0.0, p == 0.0); }
 `;
 
 const DIVERGENCE = (kind: keyof typeof TERMS) => /* wgsl */ `
-  var sums = NOTHING;
+  var sum_s = no_exp();
+  var sum_t = no_exp();
   for (var c = lane; c < params.columns; c += LANES) {
-    sums = join(sums, vec4<f32>(ss[base + c] * params.k, 1.0, ts[base + c] * params.k, 1.0));
+    sum_s = join_exp(sum_s, vec2<f32>(ss[base + c], 1.0), params.k);
+    sum_t = join_exp(sum_t, vec2<f32>(ts[base + c], 1.0), params.k);
   }
-  let lse = log_sums(sums, local);
+  let logs = max_and_log_sum(sum_s, sum_t, params.k, local);
   var terms = vec2<f32>();
   for (var c = lane; c < params.columns; c += LANES) {
-    let a = ss[base + c] * params.k - lse.x;
-    let b = ts[base + c] * params.k - lse.y;
+    let a = (ss[base + c] - logs.x) * params.k - logs.y;
+    let b = (ts[base + c] - logs.z) * params.k - logs.w;
     let p = exp(a);
     let q = exp(b);
     terms += ${TERMS[kind]};
@@ -50,28 +59,24 @@ const DIVERGENCE = (kind: keyof typeof TERMS) => /* wgsl */ `
   let loss = sum.x;
   let aux = ${kind === 'reverse' ? 'sum.x' : 'sum.y'};`;
 
-/** The teacher's argmax (the first of several) by the same tree, on values and places. */
+/** The teacher's argmax: the first of several, NaN the largest. */
 const ARGMAX = /* wgsl */ `
-  var sums = NOTHING;
-  var best = -1e38;
-  var place = params.columns;
+  var sum = no_exp();
+  var best = vec2<u32>(0u, 0xffffffffu);
   for (var c = lane; c < params.columns; c += LANES) {
-    sums = join(sums, vec4<f32>(ss[base + c], 1.0, -1e30, 0.0));
-    if (ts[base + c] > best) { best = ts[base + c]; place = c; }
+    sum = join_exp(sum, vec2<f32>(ss[base + c], 1.0), 1.0);
+    best = first_of(best, vec2<u32>(order_key(ts[base + c]), c));
   }
-  let lse = vec2<f32>(log_sums(sums, local).x, 0.0);
-  tree[local] = vec2<f32>(best, f32(place));
+  let logs = max_and_log_sum(sum, no_exp(), 1.0, local);
+  places[local] = best;
   workgroupBarrier();
   for (var step = LANES / 2u; step > 0u; step /= 2u) {
-    if (local % LANES < step) {
-      let a = tree[local];
-      let b = tree[local + step];
-      if (b.x > a.x || (b.x == a.x && b.y < a.y)) { tree[local] = b; }
-    }
+    if (local % LANES < step) { places[local] = first_of(places[local], places[local + step]); }
     workgroupBarrier();
   }
-  let aux = min(tree[local - lane].y, f32(params.columns - 1u));
-  let loss = lse.x - ss[base + u32(aux)];`;
+  let place = places[local - lane].y;
+  let aux = f32(place);
+  let loss = logs.y - (ss[base + place] - logs.x);`;
 
 const SQUARES = /* wgsl */ `
   var squares = 0.0;
@@ -80,17 +85,18 @@ const SQUARES = /* wgsl */ `
     squares += d * d;
   }
   let loss = row_sum(squares, local);
-  let lse = vec2<f32>();
+  let logs = vec4<f32>();
   let aux = 0.0;`;
 
-/** Losses of rows and, in `stats`, (log Σ exp student, log Σ exp teacher, aux): what the backward needs. */
+/** Losses of rows and, in `stats`, what the backward needs: see STATS. */
 export function distillForward(kind: DistillKind, lanes: number) {
   return shader(`distill_loss.${kind}.${lanes}`, () => ({
     reads: { ss: 'f32', ts: 'f32' },
     writes: { losses: 'f32', stats: 'f32' },
     params: { rows: 'u32', columns: 'u32', k: 'f32' },
-    constants: { WG: ROW_WORKGROUP, LANES: lanes },
-    code: /* wgsl */ `${ROWS}${LOG_SUMS}${SCALED}${LOG_COSH}
+    constants: { WG: ROW_WORKGROUP, LANES: lanes, STATS },
+    code: /* wgsl */ `${ROWS}${LOG_SUMS}${ORDER}${SCALED}${LOG_COSH}
+var<workgroup> places: array<vec2<u32>, WG>;
 ${ROW_MAIN} {
   let row = row_of(group, groups, local);
   let lane = local % LANES;
@@ -98,9 +104,11 @@ ${ROW_MAIN} {
   ${kind === 'ce' ? ARGMAX : kind === 'l2' ? SQUARES : DIVERGENCE(kind)}
   if (row >= params.rows || lane > 0u) { return; }
   losses[row] = loss;
-  stats[row * 3u] = lse.x;
-  stats[row * 3u + 1u] = lse.y;
-  stats[row * 3u + 2u] = aux;
+  stats[row * STATS] = logs.x;
+  stats[row * STATS + 1u] = logs.y;
+  stats[row * STATS + 2u] = logs.z;
+  stats[row * STATS + 3u] = logs.w;
+  stats[row * STATS + 4u] = aux;
 }`,
   }));
 }
@@ -120,15 +128,17 @@ export function distillBackward(kind: DistillKind, weighted: boolean) {
     reads: { ss: 'f32', ts: 'f32', stats: 'f32', factor: 'f32', dys: 'f32', ...(weighted ? { weights: 'f32' } : {}) },
     writes: { dss: 'f32' },
     params: { n: 'u32', columns: 'u32', k: 'f32' },
+    constants: { STATS },
     code: /* wgsl */ `${SCALED}${LOG_COSH}
 ${FLAT_MAIN} {
   let i = flat_index(group, groups, local, WG);
   if (i >= params.n) { return; }
   let row = i / params.columns;
   let c = i - row * params.columns;
-  let a = ss[i] * params.k - stats[row * 3u];
-  let b = ts[i] * params.k - stats[row * 3u + 1u];
-  let aux = stats[row * 3u + 2u];
+  let at = row * STATS;
+  let a = (ss[i] - stats[at]) * params.k - stats[at + 1u];
+  let b = (ts[i] - stats[at + 2u]) * params.k - stats[at + 3u];
+  let aux = stats[at + 4u];
   let p = exp(a);
   let q = exp(b);
   let w = factor[0] * dys[0]${weighted ? ' * weights[row]' : ''};

@@ -1,13 +1,14 @@
 import { apply, apply1 } from '../engine/apply.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { ArgumentError, ShapeError } from '../engine/errors.ts';
+import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, type HostArg, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
-import { distillBackward, distillForward, type DistillKind } from './distill-kernels.ts';
+import { distillBackward, distillForward, type DistillKind, STATS } from './distill-kernels.ts';
 import { flatLaunch } from './flat.ts';
-import { type Finish, finishLaunch, finishOnHost, logSumExp } from './row-losses.ts';
+import { comesBefore } from './order.ts';
+import { expectClasses, type Finish, finishLaunch, finishOnHost, maxAndLogSum } from './row-losses.ts';
 import { lanesFor, rowGrid } from './rows.ts';
-import { expectShape, show } from './shapes.ts';
+import { expectShape } from './shapes.ts';
 
 export type { DistillKind } from './distill-kernels.ts';
 
@@ -52,43 +53,43 @@ function logCosh(x: number): number {
 /** 0·x = 0, also for infinite x. */
 const times = (p: number, x: number) => (p === 0 ? 0 : p * x);
 
-/** A row's loss and the third of its statistics, which its gradient needs beside the logsumexps. */
+/** A row's loss; puts the last of its statistics, which its gradient needs, beside the others. */
 function rowLoss(kind: DistillKind, s: HostArg, t: HostArg, at: number, n: number, k: number, stats: number[]): number {
   let loss = 0;
   let best = 0;
   for (let c = 0; c < n; c++) {
-    const a = s.data[at + c] * k - stats[0];
-    const b = t.data[at + c] * k - stats[1];
+    const a = (s.data[at + c] - stats[0]) * k - stats[1];
+    const b = (t.data[at + c] - stats[2]) * k - stats[3];
     if (kind === 'kl') loss += times(Math.exp(b), b - a);
     if (kind === 'reverse') loss += times(Math.exp(a), a - b);
     if (kind === 'jsd') {
       loss += times((Math.exp(a) + Math.exp(b)) / 2, logCosh((a - b) / 2));
-      stats[2] += times(Math.exp(a) / 2, logCosh((a - b) / 2));
+      stats[4] += times(Math.exp(a) / 2, logCosh((a - b) / 2));
     }
     if (kind === 'l2') loss += (s.data[at + c] - t.data[at + c]) ** 2;
-    if (t.data[at + c] > t.data[at + best]) best = c;
+    if (comesBefore(t.data[at + c], c, t.data[at + best], best)) best = c;
   }
-  if (kind === 'reverse') stats[2] = loss;
+  if (kind === 'reverse') stats[4] = loss;
   if (kind !== 'ce') return loss;
-  stats[2] = best;
-  return stats[0] - s.data[at + best];
+  stats[4] = best;
+  return stats[1] - (s.data[at + best] - stats[0]);
 }
 
 /** The derivative of a row's loss by one logit of the student. */
 function slope(kind: DistillKind, s: number, t: number, c: number, k: number, stats: ArrayLike<number>): number {
-  const a = s * k - stats[0];
-  const b = t * k - stats[1];
+  const a = (s - stats[0]) * k - stats[1];
+  const b = (t - stats[2]) * k - stats[3];
   const p = Math.exp(a);
   const q = Math.exp(b);
   switch (kind) {
     case 'kl':
       return k * (p - q);
     case 'reverse':
-      return k * times(p, a - b - stats[2]);
+      return k * times(p, a - b - stats[4]);
     case 'jsd':
-      return k * (times(p, logCosh((a - b) / 2) / 2 - stats[2]) + (p - q) / 4);
+      return k * (times(p, logCosh((a - b) / 2) / 2 - stats[4]) + (p - q) / 4);
     case 'ce':
-      return p - (c === stats[2] ? 1 : 0);
+      return p - (c === stats[4] ? 1 : 0);
     case 'l2':
       return 2 * (s - t);
     default:
@@ -101,22 +102,20 @@ function inverse({ kind, temperature }: DistillOptions): number {
   return kind === 'ce' || kind === 'l2' ? 1 : 1 / temperature;
 }
 
-/** The op behind `distillLoss`: also gives d loss/d (weighted row loss), and three statistics of each row. */
+/** The op behind `distillLoss`: also gives d loss/d (weighted row loss), and the statistics of each row. */
 export const distillLossOp = /* @__PURE__ */ defineOp<DistillOptions>({
   name: 'distill_loss',
   shape([student, teacher, weights]) {
     expectDType('distill_loss', 'student', student.dtype, 'f32');
     expectDType('distill_loss', 'teacher', teacher.dtype, 'f32');
     expectShape('distill_loss', 'teacher', teacher, student.shape);
-    if (student.shape.length === 0) {
-      throw new ShapeError(`distill_loss: student has shape ${show(student.shape)}, expected (…, V)`);
-    }
+    expectClasses('distill_loss', 'student', student);
     const rows = student.shape.slice(0, -1);
     if (weights) {
       expectDType('distill_loss', 'weights', weights.dtype, 'f32');
       expectShape('distill_loss', 'weights', weights, rows);
     }
-    return [spec([]), spec([]), spec([...rows, 3])];
+    return [spec([]), spec([]), spec([...rows, STATS])];
   },
   reference({ inputs: [student, teacher, weights], outputs: [loss, factor, stats], attrs }) {
     const n = student.shape.at(-1)!;
@@ -124,11 +123,11 @@ export const distillLossOp = /* @__PURE__ */ defineOp<DistillOptions>({
     let total = 0;
     let weight = 0;
     for (let r = 0; r * n < student.size; r++) {
-      const row = [logSumExp(student.data, r * n, n, k), logSumExp(teacher.data, r * n, n, k), 0];
+      const row = [...maxAndLogSum(student.data, r * n, n, k), ...maxAndLogSum(teacher.data, r * n, n, k), 0];
       const w = weights ? weights.data[r] : 1;
       total += times(w, rowLoss(attrs.kind, student, teacher, r * n, n, k, row));
       weight += w;
-      stats.data.set(row, r * 3);
+      stats.data.set(row, r * STATS);
     }
     [loss.data[0], factor.data[0]] = finishOnHost(total, weight, finish(attrs, batchOf(student.shape)));
   },
@@ -170,7 +169,7 @@ const distillLossBackward = /* @__PURE__ */ defineOp<DistillOptions>({
     const n = student.shape.at(-1)!;
     const k = inverse(attrs);
     for (let r = 0; r * n < ds.size; r++) {
-      const row = stats.data.subarray(r * 3, r * 3 + 3);
+      const row = stats.data.subarray(r * STATS, (r + 1) * STATS);
       const w = factor.data[0] * dy.data[0] * (weights ? weights.data[r] : 1);
       for (let i = r * n; i < r * n + n; i++) {
         ds.data[i] = w === 0 ? 0 : w * slope(attrs.kind, student.data[i], teacher.data[i], i % n, k, row);
@@ -193,7 +192,7 @@ const distillLossBackward = /* @__PURE__ */ defineOp<DistillOptions>({
 /**
  * The loss between a student's and a teacher's logits (Hinton et al. 2015; MaTVLM §3.3): see `DistillOptions`. No
  * gradient goes to the teacher, and nothing of the logits' size is stored but the gradient.
- * @param student f32 (…, V)
+ * @param student f32 (…, V), V ≥ 1
  * @param teacher f32, of the same shape
  * @param weights f32 (…), factors for the rows' losses: which tokens count
  * @returns f32 []

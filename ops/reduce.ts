@@ -9,6 +9,7 @@ import { binaryOnWasm } from './binary-wasm.ts';
 import { eqOp } from './compare.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
+import { nanWgsl } from './math.ts';
 import { type FoldName, reduceLaunches } from './reduce-kernel.ts';
 import { reshape } from './reshape.ts';
 import { broadcastIndex, normalizeDim, sameShape, show } from './shapes.ts';
@@ -96,8 +97,11 @@ const ROWS: Record<ReduceName, Row> = {
     fold: 'logsumexp',
     identity: false,
     saves: both,
-    backward: ({ input, output }, dy, kept) =>
-      apply1(logsumexpBackward, [input(0), output(0).alias(kept), dy], {}),
+    backward: ({ input, output, attrs }, dy, kept) => {
+      const terms = apply1(expAboveOp, [input(0), output(0).alias(kept)], {});
+      const total = apply1(reduceOps.sum, [terms], { dims: attrs.dims, keepdim: true });
+      return apply1(logsumexpBackward, [terms, total, dy], {});
+    },
   },
 };
 
@@ -226,19 +230,42 @@ function spreadOverTies(
   return apply1(tiesOp, [hit, count, dy], {});
 }
 
-const logsumexpKernel = /* @__PURE__ */ new Elementwise({
-  name: 'reduce.logsumexp.backward',
-  reads: { x: 'f32', y: 'f32', dy: 'f32' },
-  writes: { dx: 'f32' },
-  values: { dx: 'dy * select(exp(x - y), 1.0, x == y)' },
+const expAboveKernel = /* @__PURE__ */ new Elementwise({
+  name: 'reduce.exp_above',
+  reads: { x: 'f32', y: 'f32' },
+  writes: { e: 'f32' },
+  values: { e: 'exp(x - y)' },
 });
 
+/** exp(x − y) with y broadcast: the softmax of x where y is its logsumexp, but for what rounding did to y. */
+const expAboveOp = /* @__PURE__ */ defineOp({
+  name: 'exp_above',
+  shape: ([x]) => [spec(x.shape)],
+  reference({ inputs: [x, y], outputs: [e] }) {
+    const from = broadcastIndex(y.shape, e.shape);
+    for (let i = 0; i < e.size; i++) e.data[i] = Math.exp(x.data[i] - y.data[from[i]]);
+  },
+  webgpu: ({ inputs, outputs }) => [expAboveKernel.launch(inputs, outputs)],
+});
+
+const logsumexpKernel = /* @__PURE__ */ new Elementwise({
+  name: 'reduce.logsumexp.backward',
+  reads: { e: 'f32', sum: 'f32', dy: 'f32' },
+  writes: { dx: 'f32' },
+  helpers: nanWgsl,
+  values: { dx: 'e * dy / select(sum, 1.0, is_nan(sum))' },
+});
+
+/**
+ * dy·e/Σe: dividing by the sum makes good what rounding took from the logsumexp, which is much where x is large. A sum
+ * that is NaN has one among its e, or an infinite logsumexp: then e alone is what torch has.
+ */
 const logsumexpBackward = /* @__PURE__ */ defineOp({
   name: 'logsumexp_backward',
-  shape: ([x]) => [spec(x.shape)],
-  reference({ inputs: [x, y, dy], outputs: [dx] }) {
+  shape: ([e]) => [spec(e.shape)],
+  reference({ inputs: [e, sum, dy], outputs: [dx] }) {
     const from = broadcastIndex(dy.shape, dx.shape);
-    for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[from[i]] * Math.exp(x.data[i] - y.data[from[i]]);
+    for (let i = 0; i < dx.size; i++) dx.data[i] = (e.data[i] * dy.data[from[i]]) / (sum.data[from[i]] || 1);
   },
   webgpu: ({ inputs, outputs }) => [logsumexpKernel.launch(inputs, outputs)],
 });

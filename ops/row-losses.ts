@@ -1,4 +1,14 @@
+import type { Spec } from '../engine/backend.ts';
 import { type GpuArg, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
+import { ShapeError } from '../engine/errors.ts';
+import { EXP_SUM } from './exp-sum.ts';
+import { show } from './shapes.ts';
+
+/** @throws ShapeError unless x is (…, V) with V ≥ 1: no distribution is over nothing */
+export function expectClasses(op: string, name: string, { shape }: Spec): void {
+  if (shape.length > 0 && shape[shape.length - 1] > 0) return;
+  throw new ShapeError(`${op}: ${name} has shape ${show(shape)}, expected (…, V) with at least one class`);
+}
 
 /** How the losses of rows become one loss: f = factor, over Σ weights if `byWeight`; Σ w·loss·f, or its root. */
 export interface Finish {
@@ -72,35 +82,36 @@ export function finishLaunch(losses: GpuArg, weights: GpuArg | null, loss: GpuAr
 }
 
 /**
- * WGSL for logsumexp in one pass, to go with ROWS: (max, Σ exp(x − max)) pairs for two series at once, as
- * (max, sum, max, sum). `log_sums` gives both logarithms over a row's lanes.
+ * WGSL, to go with ROWS: `max_and_log_sum` joins the pairs (maximum, Σ exp(x − maximum)) of two series over a row's
+ * lanes, each as EXP_SUM makes them, and gives (maximum, log Σ) of both.
  */
-export const LOG_SUMS = /* wgsl */ `
-const NOTHING = vec4<f32>(-1e30, 0.0, -1e30, 0.0);
+export const LOG_SUMS = /* wgsl */ `${EXP_SUM}
 var<workgroup> pairs: array<vec4<f32>, WG>;
-fn join(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
-  let m = max(a.xz, b.xz);
-  let z = a.yw * exp(a.xz - m) + b.yw * exp(b.xz - m);
-  return vec4<f32>(m.x, z.x, m.y, z.y);
-}
-fn log_sums(mine: vec4<f32>, local: u32) -> vec2<f32> {
-  pairs[local] = mine;
+fn max_and_log_sum(first: vec2<f32>, second: vec2<f32>, k: f32, local: u32) -> vec4<f32> {
+  pairs[local] = vec4<f32>(first, second);
   workgroupBarrier();
   for (var step = LANES / 2u; step > 0u; step /= 2u) {
-    if (local % LANES < step) { pairs[local] = join(pairs[local], pairs[local + step]); }
+    if (local % LANES < step) {
+      let a = pairs[local];
+      let b = pairs[local + step];
+      pairs[local] = vec4<f32>(join_exp(a.xy, b.xy, k), join_exp(a.zw, b.zw, k));
+    }
     workgroupBarrier();
   }
   let all = pairs[local - local % LANES];
   workgroupBarrier();
-  return all.xz + log(all.yw);
+  return vec4<f32>(all.x, log(all.y), all.z, log(all.w));
 }
 `;
 
-/** log Σ exp(x·scale) of one row. */
-export function logSumExp(data: ArrayLike<number>, at: number, n: number, scale = 1): number {
+/**
+ * The maximum of one row and log Σ exp((x − maximum)·scale): apart, because their sum would round the logarithm away
+ * where the maximum is large.
+ */
+export function maxAndLogSum(data: ArrayLike<number>, at: number, n: number, scale = 1): [number, number] {
   let max = -Infinity;
-  for (let c = 0; c < n; c++) max = Math.max(max, data[at + c] * scale);
+  for (let c = 0; c < n; c++) max = Math.max(max, data[at + c]);
   let sum = 0;
-  for (let c = 0; c < n; c++) sum += Math.exp(data[at + c] * scale - max);
-  return max + Math.log(sum);
+  for (let c = 0; c < n; c++) sum += Math.exp((data[at + c] - max) * scale);
+  return [max, Math.log(sum)];
 }

@@ -4,6 +4,7 @@ import { type GpuArg, grid1d, type Launch, shader } from '../engine/backends/web
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
+import { EXP_SUM } from './exp-sum.ts';
 import { layoutFor, LINE_WG, LINES } from './lines.ts';
 import { around, normalizeDim } from './shapes.ts';
 import forwardCode from './softmax.wgsl';
@@ -59,7 +60,7 @@ function linesLaunch(
     writes: { [reads.includes('dy') ? 'dx' : 'y']: 'f32' },
     params: { lines: 'u32', len: 'u32', inner: 'u32' },
     constants: { ...layout.constants, LOG: name.startsWith('log') ? 1 : 0 },
-    code: LINES + code,
+    code: LINES + EXP_SUM + code,
   }));
   return { shader: made, args, params: [lines, length, inner], grid: grid1d(lines * layout.lanes, LINE_WG) };
 }

@@ -1,8 +1,10 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { Backend } from '../engine/backend.ts';
 import { ShapeError } from '../engine/errors.ts';
+import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { attention } from '../ops/index.ts';
+import { add, attention, type AttentionOptions } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
@@ -129,6 +131,78 @@ test('large logits stay finite', async () => {
     const big = fromData(backend, random(2 * 8, 1, 2e4), [1, 1, 2, 8]);
     const out = await attention(big, big, big, { scale: 1 }).data();
     assert.ok(out.every((x: number) => Number.isFinite(x)));
+  }
+});
+
+interface How extends AttentionOptions {
+  readonly mask?: readonly number[];
+}
+
+/** o, dq, dk and dv of one head for dy of ones. */
+async function single(backend: Backend, q: number[], k: number[], v: number[], dim: number, how: How = {}) {
+  const tensors = [q, k, v].map((data) => fromData(backend, data, [1, 1, data.length / dim, dim]));
+  for (const t of tensors) t.requiresGrad = true;
+  const mask = how.mask && fromData(backend, how.mask, [1, how.mask.length], 'i32');
+  const o = attention(tensors[0], tensors[1], tensors[2], how, mask);
+  backwardFrom([o], [fromData(backend, new Float32Array(o.size).fill(1), o.shape)], add);
+  const results = [o, ...tensors.map((t) => t.grad!)];
+  const [y, dq, dk, dv] = await Promise.all(results.map(async (t) => [...(await t.data())]));
+  return { o: y, dq, dk, dv };
+}
+
+test('scores of any size: alike are shared evenly, the only one counts', async () => {
+  for (const backend of [reference, gpu, wasm]) {
+    const dim = 80;
+    const all = (value: number) => new Array<number>(dim).fill(value);
+    const even = await single(backend, all(300), [...all(300), ...all(300)], [...all(1), ...all(3)], dim);
+    assert.equal(even.o, all(2), backend.kind);
+    assert.equal(even.dv, new Array(2 * dim).fill(0.5), backend.kind);
+    for (const [i, slope] of even.dk.entries()) {
+      const want = ((i < dim ? -1 : 1) * 0.5 * dim * 300) / Math.sqrt(dim);
+      assert.ok(Math.abs(slope - want) < 1e-2, `${backend.kind}: dk[${i}] is ${slope}, expected ${want}`);
+    }
+    for (const score of [-3.4e38, -3e38, -1e30, 3e38]) {
+      const only = await single(backend, [score], [1], [7], 1);
+      assert.equal(only, { o: [7], dq: [0], dk: [0], dv: [1] }, `${backend.kind}: ${score}`);
+    }
+    // As torch's safe softmax has it, a row of −∞ alone is one that sees no key.
+    const none = await single(backend, [-3e38], [10], [7], 1);
+    assert.equal(none, { o: [0], dq: [0], dk: [0], dv: [0] }, backend.kind);
+    const over = await single(backend, [3e38], [10, 1], [7, 8], 1);
+    assert.equal(over, { o: [NaN], dq: [NaN], dk: [NaN, NaN], dv: [NaN, NaN] }, backend.kind);
+  }
+});
+
+test('masked keys that are not finite: what torch makes of masked_fill with −∞', async () => {
+  const mask = [1, 0];
+  for (const backend of [reference, gpu, wasm]) {
+    for (const odd of [NaN, Infinity]) {
+      const v = await single(backend, [1], [1, 2], [1, odd], 1, { mask });
+      assert.equal(v, { o: [NaN], dq: [NaN], dk: [NaN, 0], dv: [1, 0] }, `${backend.kind}: v ${odd}`);
+      const k = await single(backend, [1], [1, odd], [1, 2], 1, { mask });
+      assert.equal(k, { o: [1], dq: [NaN], dk: [0, 0], dv: [1, 0] }, `${backend.kind}: k ${odd}`);
+    }
+    const q = await single(backend, [NaN], [1, 3], [1, 2], 1, { mask });
+    assert.equal(q, { o: [NaN], dq: [NaN], dk: [NaN, NaN], dv: [NaN, NaN] }, `${backend.kind}: q`);
+  }
+});
+
+test('a token that is not finite reaches no causal token before it, nor its gradients', async () => {
+  const nan = [NaN, NaN, NaN];
+  for (const backend of [reference, gpu, wasm]) {
+    const of = (q: number[], k: number[], v: number[]) => single(backend, q, k, v, 1, { causal: true });
+    for (const odd of [NaN, Infinity]) {
+      const { o, dq } = await of([1, 1, 1], [1, 2, odd], [1, 2, 3]);
+      const clean = await of([1, 1, 1], [1, 2, 3], [1, 2, 3]);
+      const want = [...clean.o.slice(0, 2), NaN, ...clean.dq.slice(0, 2), NaN];
+      assert.equal([...o, ...dq], want, `${backend.kind}: k ${odd}`);
+    }
+    const v = await of([1, 1, 1], [1, 2, 3], [1, 2, NaN]);
+    assert.ok(v.o.slice(0, 2).every(Number.isFinite) && v.dq.slice(0, 2).every(Number.isFinite), backend.kind);
+    assert.equal([v.o[2], v.dq[2], ...v.dk], [NaN, NaN, ...nan], backend.kind);
+    // The first token is seen by all; the last key is seen by the last token alone.
+    const q = await of([NaN, 1, 1], [1, 2, 3], [1, 2, 3]);
+    assert.equal([Number.isNaN(q.dk[0]), ...q.dk.slice(1).map(Number.isFinite)], [true, true, true], backend.kind);
   }
 });
 

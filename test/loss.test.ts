@@ -3,13 +3,13 @@ import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
 import { ArgumentError, ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { crossEntropy, distillLoss, type DistillOptions, l2Distance } from '../ops/index.ts';
+import { add, backward, crossEntropy, distillLoss, type DistillOptions, l2Distance } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
 const gpu = await openGpu();
-const backends = [reference, gpu];
+const backends = [reference, gpu, await openBackend('wasm')];
 const test = suite('losses');
 
 test.after(() => backends.forEach(closeBackend));
@@ -44,6 +44,106 @@ test('cross-entropy holds at extremes', async () => {
     const [loss, grad] = await evaluate(backend, inputs, ([x, t]) => [crossEntropy(x, t)]);
     assert.ok(Math.abs(loss[0] - Math.log1p(Math.exp(-3)) / 2) < 1e-6, `${backend.kind}: ${loss[0]}`);
     assert.ok(grad.every(Number.isFinite), `${backend.kind}: ${grad}`);
+  }
+});
+
+/** f32 of every magnitude, to the largest but for one power of two. */
+const MAGNITUDES = [0, 1, -1, 1e4, -1e4, 1e6, 1e8, -1e8, 1e30, -1e30, 3e38, -3e38].map(Math.fround);
+
+/** The two columns [a, b] at each magnitude. */
+function atMagnitudes(pair: (s: number) => [number, number]): Input {
+  return { shape: [MAGNITUDES.length, 2], data: Float32Array.from(MAGNITUDES.flatMap(pair)) };
+}
+
+function assertEach(got: ArrayLike<number>, want: readonly number[], label: string): void {
+  Array.from(got).forEach((v, i) => {
+    const w = want[i % want.length];
+    const at = MAGNITUDES[Math.floor((i * MAGNITUDES.length) / got.length)];
+    assert.ok(Object.is(v, w) || Math.abs(v - w) <= 2e-6 * Math.abs(w), `${label}, at ${at}: ${v}, expected ${w}`);
+  });
+}
+
+test('cross-entropy of two equal logits is ln 2, its gradient ∓½, at every magnitude', async () => {
+  const rows = MAGNITUDES.length;
+  const inputs = [atMagnitudes((s) => [s, s]), { shape: [rows], data: new Int32Array(rows) }];
+  for (const backend of backends) {
+    const [loss, grad] = await evaluate(backend, inputs, ([x, t]) => [crossEntropy(x, t)]);
+    const dy = random(1, 101)[0] / rows;
+    assertEach(loss, [Math.LN2], backend.kind);
+    assertEach(grad, [-dy / 2, dy / 2], backend.kind);
+  }
+});
+
+test('KL and the other divergences do not depend on what both logits have added, at every magnitude', async () => {
+  const flat = atMagnitudes((s) => [s, s]);
+  // The teacher's logits ln 3 apart, which only small magnitudes can hold; beyond, one of two alike.
+  const small = { shape: [2, 2], data: Float32Array.of(0, 0, 1, 1) };
+  const tilted = { shape: [2, 2], data: Float32Array.of(0, 3 * Math.log(3), 1, 1 + 3 * Math.log(3)) };
+  for (const backend of backends) {
+    for (const kind of ['kl', 'reverse', 'jsd', 'ce'] as const) {
+      for (const temperature of [0.5, 3]) {
+        const body = ([s, t]: Tensor[]) => [distillLoss(s, t.detach(), { kind, temperature, reduction: 'sum' })];
+        const label = `${backend.kind} ${kind} at ${temperature}`;
+        const [loss, grad] = await evaluate(backend, [flat, flat], body);
+        const ce = kind === 'ce';
+        assertEach(loss, [ce ? MAGNITUDES.length * Math.LN2 : 0], label);
+        const dy = random(1, 101)[0];
+        assertEach(grad, ce ? [-dy / 2, dy / 2] : [0, 0], label);
+      }
+    }
+    // KL of (¼, ¾) from (½, ½) at temperature 3, by hand.
+    const body = ([s, t]: Tensor[]) => [distillLoss(s, t.detach(), { kind: 'kl', temperature: 3, reduction: 'sum' })];
+    const [loss, grad] = await evaluate(backend, [small, tilted], body);
+    const kl = Math.LN2 + 0.25 * Math.log(0.25) + 0.75 * Math.log(0.75);
+    const dy = random(1, 101)[0];
+    assert.ok(Math.abs(loss[0] - 2 * 9 * kl) < 1e-5, `${backend.kind}: ${loss[0]}`);
+    assertNear([grad], [Float32Array.of(1, -1, 1, -1).map((v) => v * 3 * 0.25 * dy)], backend.kind, 1e-5);
+  }
+});
+
+test('KL where the teacher is sure is ln 2, at every magnitude', async () => {
+  const inputs = [atMagnitudes((s) => [s, s]), atMagnitudes((s) => [Math.abs(s) + 3e7, -1e9])];
+  for (const backend of backends) {
+    const body = ([s, t]: Tensor[]) => [distillLoss(s, t.detach(), { kind: 'kl', temperature: 2, reduction: 'mean' })];
+    const [loss, grad] = await evaluate(backend, inputs, body);
+    const dy = random(1, 101)[0] / MAGNITUDES.length;
+    assertEach(loss, [4 * Math.LN2], backend.kind);
+    assertEach(grad, [-dy, dy], backend.kind);
+  }
+});
+
+test('losses of infinite and NaN logits are those of torch', async () => {
+  const logits = [[-Infinity, -Infinity], [Infinity, 0], [0, Infinity], [NaN, 0], [-Infinity, 0], [3e38, -3e38]];
+  const want = [[NaN, NaN, NaN], [NaN, NaN, NaN], [NaN, NaN, NaN], [NaN, NaN, NaN], [Infinity, -1, 1], [0, 0, 0]];
+  for (const backend of backends) {
+    for (const [i, row] of logits.entries()) {
+      const x = fromData(backend, row, [1, 2]);
+      x.requiresGrad = true;
+      const loss = crossEntropy(x, fromData(backend, [0], [1], 'i32'));
+      backward(loss);
+      const got = [...(await loss.data()), ...(await x.grad!.data())].map((v) => v + 0);
+      assert.equal(got, want[i], `${backend.kind}: [${row}]`);
+    }
+  }
+});
+
+test('losses over no rows, and no losses over no classes', async () => {
+  const option = { kind: 'kl', temperature: 2 } as const;
+  for (const backend of backends) {
+    const t = (...shape: number[]) => fromData(backend, new Float32Array(elements(shape)), shape);
+    const labels = (...shape: number[]) => fromData(backend, new Int32Array(elements(shape)), shape, 'i32');
+    const none = t(0, 5);
+    none.requiresGrad = true;
+    const loss = add(crossEntropy(none, labels(0)), distillLoss(none, t(0, 5), { ...option, reduction: 'mean' }));
+    backward(loss);
+    assert.equal([[...(await loss.data())], none.grad!.shape], [[0], [0, 5]], backend.kind);
+    const perBatch = distillLoss(none.detach(), t(0, 5), { ...option, reduction: 'batchmean' });
+    assert.ok(Number.isNaN((await perBatch.data())[0]), `${backend.kind}: 0/0, as in torch`);
+    const text = /\[2, 0\], expected .* at least one class/;
+    const refused = (run: () => void) =>
+      assert.throws(run, (e: Error) => e instanceof ShapeError && text.test(e.message));
+    refused(() => crossEntropy(t(2, 0), labels(2)));
+    for (const kind of kinds) refused(() => distillLoss(t(2, 0), t(2, 0), { ...option, kind, reduction: 'mean' }));
   }
 });
 

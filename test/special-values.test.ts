@@ -11,6 +11,7 @@ import {
   binary,
   cast,
   clamp,
+  logSoftmax,
   logsumexp,
   softmax,
   sum,
@@ -113,6 +114,39 @@ test('clamp, reductions and softmax keep NaN', async () => {
         assert.ok(y.every((v: number) => Number.isNaN(v)), `${backend.kind} ${name} of ${list.length} values`);
       }
     }
+  }
+});
+
+test('softmax, its logarithm and logsumexp of infinities and large values, with gradients, as in torch', async () => {
+  const [inf, big] = [Infinity, 3e38];
+  const rows = [[-inf, -inf], [inf, 0], [-inf, 1], [NaN, 0], [big, big], [-big, -big], [big, -big], [-inf, -big]];
+  const nan = [NaN, NaN];
+  // Gradients for a gradient of (1, 0), for logsumexp of 1.
+  const want = {
+    softmax: [nan, nan, [0, 1], nan, [0.5, 0.5], [0.5, 0.5], [1, 0], [0, 1]],
+    dsoftmax: [nan, nan, [0, 0], nan, [0.25, -0.25], [0.25, -0.25], [0, 0], [0, 0]],
+    logSoftmax: [nan, nan, [-inf, 0], nan, [-Math.LN2, -Math.LN2], [-Math.LN2, -Math.LN2], [0, -inf], [-inf, 0]],
+    dlogSoftmax: [nan, nan, [1, -1], nan, [0.5, -0.5], [0.5, -0.5], [0, 0], [1, -1]],
+    logsumexp: [[-inf], [inf], [1], [NaN], [big], [-big], [big], [-big]],
+    dlogsumexp: [nan, [NaN, 0], [0, 1], nan, [0.5, 0.5], [0.5, 0.5], [1, 0], [0, 1]],
+  };
+  for (const backend of [reference, ...others]) {
+    const x = fromData(backend, rows.flat(), [rows.length, 2]);
+    const check = async (name: 'softmax' | 'logSoftmax' | 'logsumexp', y: Tensor, dy: number[]) => {
+      x.requiresGrad = true;
+      x.grad = null;
+      backwardFrom([y], [fromData(backend, rows.flatMap(() => dy), y.shape)], add);
+      for (const [key, got] of [[name, await y.data()], [`d${name}`, await x.grad!.data()]] as const) {
+        const expected = want[key as keyof typeof want].flat();
+        expected.forEach((w, i) => {
+          assert.ok(near(got[i], w, 1e-6), `${backend.kind} ${key}[${i}]: ${got[i]}, expected ${w}`);
+        });
+      }
+    };
+    x.requiresGrad = true;
+    await check('softmax', softmax(x), [1, 0]);
+    await check('logSoftmax', logSoftmax(x), [1, 0]);
+    await check('logsumexp', logsumexp(x, { dim: 1 }), [1]);
   }
 });
 

@@ -67,19 +67,19 @@ function check(m: Machine, c: AttentionCase, withGradients = true): void {
   const inputs = sizes.map((n, i) => random(n, i + L + S, 2));
   const [q, k, v] = inputs.map((x) => m.put(x));
   const maskPointer = mask ? m.put(mask) : 0;
-  const [o, lse] = [m.out(sizes[0]), m.out(B * H * L)];
+  const [o, stats] = [m.out(sizes[0]), m.out(2 * B * H * L)];
   const scratch = m.scratch(e.attention_scratch(L, D));
   const [qs, ks] = [strides(H, L, D, c.tokenMajor), strides(KV, S, D, c.tokenMajor)];
   const scale = 1 / Math.sqrt(D);
   const shape = [B, H, KV, L, S, D] as const;
   const tail = [qs.head, qs.token, ks.head, ks.token, scale, +c.causal, scratch] as const;
-  e.attention(q, k, v, maskPointer, 0, o, lse, ...shape, ...tail);
+  e.attention(q, k, v, maskPointer, 0, o, stats, ...shape, ...tail);
   const f = reference(c, scale);
   close(label, m.read(o, sizes[0]), f(...inputs.map((x) => Array.from(x))), 2e-5, 2e-6);
   if (withGradients) {
     const dy = random(sizes[0], 77);
     const [dq, dk, dv] = sizes.map((n) => m.out(n));
-    e.attention_backward(q, k, v, maskPointer, o, lse, m.put(dy), dq, dk, dv, ...shape, ...tail);
+    e.attention_backward(q, k, v, maskPointer, o, stats, m.put(dy), dq, dk, dv, ...shape, ...tail);
     const want = gradients(f, inputs, dy);
     [dq, dk, dv].forEach((p, i) => close(`${label} d${'qkv'[i]}`, m.read(p, sizes[i]), want[i], 1e-4, 1e-5));
   }
@@ -113,12 +113,12 @@ test('a count of keys is as a shorter cache, in every head', () => {
     const [q, k, v] = [random(H * 2 * D, 1), random(H * S * D, 2), random(H * S * D, 3)];
     const cut = (x: Float32Array): number[] =>
       Array.from({ length: H }, (_, h) => Array.from(x.slice(h * S * D, (h * S + used) * D))).flat();
-    const [whole, short, lse] = [m.out(H * 2 * D), m.out(H * 2 * D), m.out(H * 2)];
+    const [whole, short, stats] = [m.out(H * 2 * D), m.out(H * 2 * D), m.out(H * 4)];
     const scratch = m.scratch(e.attention_scratch(2, D));
     const count = m.put(Int32Array.of(used));
     const [qp, tail] = [m.put(q), [0.5, 1, scratch] as const];
-    e.attention(qp, m.put(k), m.put(v), 0, count, whole, lse, 1, H, H, 2, S, D, 2 * D, D, S * D, D, ...tail);
-    e.attention(qp, m.put(cut(k)), m.put(cut(v)), 0, 0, short, lse, 1, H, H, 2, used, D, 2 * D, D, used * D, D, ...tail);
+    e.attention(qp, m.put(k), m.put(v), 0, count, whole, stats, 1, H, H, 2, S, D, 2 * D, D, S * D, D, ...tail);
+    e.attention(qp, m.put(cut(k)), m.put(cut(v)), 0, 0, short, stats, 1, H, H, 2, used, D, 2 * D, D, used * D, D, ...tail);
     close('count', m.read(whole, H * 2 * D), m.read(short, H * 2 * D), 0, 0);
     m.finish('count');
   }
@@ -165,12 +165,12 @@ test('gradients past the blocks agree with a plain backward', () => {
       }
     }
     const [qp, kp, vp, dyp] = [q, k, v, dy].map((x) => m.put(x));
-    const [o, lse, dq, dk, dv] = [L * D, L, L * D, S * D, S * D].map((n) => m.out(n));
+    const [o, stats, dq, dk, dv] = [L * D, 2 * L, L * D, S * D, S * D].map((n) => m.out(n));
     const scratch = m.scratch(e.attention_scratch(L, D));
     const tail = [1, 1, 1, L, S, D, L * D, D, S * D, D, scale, 1, scratch] as const;
-    e.attention(qp, kp, vp, 0, 0, o, lse, ...tail);
-    e.attention_backward(qp, kp, vp, 0, o, lse, dyp, dq, 0, dv, ...tail);
-    e.attention_backward(qp, kp, vp, 0, o, lse, dyp, 0, dk, 0, ...tail);
+    e.attention(qp, kp, vp, 0, 0, o, stats, ...tail);
+    e.attention_backward(qp, kp, vp, 0, o, stats, dyp, dq, 0, dv, ...tail);
+    e.attention_backward(qp, kp, vp, 0, o, stats, dyp, 0, dk, 0, ...tail);
     close('dq', m.read(dq, L * D), want.dq, 1e-4, 1e-5);
     close('dk', m.read(dk, S * D), want.dk, 1e-4, 1e-5);
     close('dv', m.read(dv, S * D), want.dv, 1e-4, 1e-5);

@@ -19,9 +19,9 @@ test('cross_entropy and its gradient, ignored rows among them', () => {
       const logits = random(rows * n, n, 6);
       const labels = Int32Array.from({ length: rows }, (_, r) => (r % 3 === 1 ? IGNORE : (r * 7) % n));
       const [x, t, loss] = [m.put(logits), m.put(labels), m.out(1)];
-      const [lse, factor, dx] = [m.out(rows), m.out(1), m.out(rows * n)];
-      e.cross_entropy(x, t, loss, lse, factor, rows, n, IGNORE);
-      e.cross_entropy_backward(x, t, lse, factor, m.put([0.25]), dx, rows, n, IGNORE);
+      const [stats, factor, dx] = [m.out(2 * rows), m.out(1), m.out(rows * n)];
+      e.cross_entropy(x, t, loss, stats, factor, rows, n, IGNORE);
+      e.cross_entropy_backward(x, t, stats, factor, m.put([0.25]), dx, rows, n, IGNORE);
       const f: Reference = (v) => {
         const losses = rowsOf(v, n).flatMap((row, r) => (labels[r] === IGNORE ? [] : [-logSoftmax(row)[labels[r]]]));
         return [losses.reduce((a, b) => a + b, 0) / losses.length];
@@ -36,12 +36,12 @@ test('cross_entropy and its gradient, ignored rows among them', () => {
 test('cross_entropy of nothing is 0, of a label out of range NaN', () => {
   for (const m of all) {
     const e = m.kernels.exports;
-    const [x, loss, lse, factor, dx] = [m.put(random(6, 1)), m.out(1), m.out(2), m.out(1), m.out(6)];
+    const [x, loss, stats, factor, dx] = [m.put(random(6, 1)), m.out(1), m.out(4), m.out(1), m.out(6)];
     const none = m.put(Int32Array.of(IGNORE, IGNORE));
-    e.cross_entropy(x, none, loss, lse, factor, 2, 3, IGNORE);
-    e.cross_entropy_backward(x, none, lse, factor, m.put([1]), dx, 2, 3, IGNORE);
+    e.cross_entropy(x, none, loss, stats, factor, 2, 3, IGNORE);
+    e.cross_entropy_backward(x, none, stats, factor, m.put([1]), dx, 2, 3, IGNORE);
     close('loss and gradient', [...m.read(loss, 1), ...m.read(dx, 6)], new Array(7).fill(0), 0, 0);
-    e.cross_entropy(x, m.put(Int32Array.of(1, 3)), loss, lse, factor, 2, 3, IGNORE);
+    e.cross_entropy(x, m.put(Int32Array.of(1, 3)), loss, stats, factor, 2, 3, IGNORE);
     close('out of range', m.read(loss, 1), [NaN]);
     m.finish('cross_entropy');
   }
@@ -57,7 +57,7 @@ test('kl_div and its gradient: a temperature, weights, both reductions', () => {
         const weights = Array.from({ length: rows }, (_, r) => (weighted ? r % 3 : 1));
         if (weighted && rows === 1) weights[0] = 2;
         const [s, t, w] = [m.put(student), m.put(teacher), weighted ? m.put(weights) : 0];
-        const [loss, factor, stats, ds] = [m.out(1), m.out(1), m.out(rows * 3), m.out(rows * n)];
+        const [loss, factor, stats, ds] = [m.out(1), m.out(1), m.out(rows * 5), m.out(rows * n)];
         e.kl_div(s, t, w, loss, factor, stats, rows, n, k, scale, +weighted);
         e.kl_div_backward(s, t, stats, factor, m.put([0.7]), w, ds, rows, n, k);
         const targets = rowsOf(Array.from(teacher), n).map((row) => logSoftmax(row.map((x) => x * k)));

@@ -212,8 +212,8 @@ export interface KernelExports extends ElementwiseExports {
   /**
    * o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in
    * floats) say; query head h reads key head h/(H/KV). mask: i32 (B, S), 0 hides a key; or 0. count: an i32, only that
-   * many of the first keys exist; or 0. causal is aligned to the end. scale > 0. lse (B, H, L) is for the backward; a
-   * query that sees no key gets o = 0 and lse = 0.
+   * many of the first keys exist; or 0. causal is aligned to the end. scale > 0. stats (B, H, L, 2) is for the
+   * backward; a query that sees no key gets o = 0.
    */
   attention(
     q: number,
@@ -222,7 +222,7 @@ export interface KernelExports extends ElementwiseExports {
     mask: number,
     count: number,
     o: number,
-    lse: number,
+    stats: number,
     B: number,
     H: number,
     KV: number,
@@ -244,7 +244,7 @@ export interface KernelExports extends ElementwiseExports {
     v: number,
     mask: number,
     o: number,
-    lse: number,
+    stats: number,
     dout: number,
     dq: number,
     dk: number,
@@ -324,13 +324,14 @@ export interface KernelExports extends ElementwiseExports {
 
   /**
    * Mean of −log softmax(logits)[label] over the rows [rows, n] whose label (i32) is not `ignore`; NaN where a label is
-   * no column. loss and factor (1/rows that count) are one float each, lse has [rows]; both are for the backward.
+   * no column. loss and factor (1/rows that count) are one float each; stats [rows, 2] holds each row's maximum and
+   * ln Σ e^(x − maximum). factor and stats are for the backward.
    */
   cross_entropy(
     logits: number,
     labels: number,
     loss: number,
-    lse: number,
+    stats: number,
     factor: number,
     rows: number,
     n: number,
@@ -340,7 +341,7 @@ export interface KernelExports extends ElementwiseExports {
   cross_entropy_backward(
     logits: number,
     labels: number,
-    lse: number,
+    stats: number,
     factor: number,
     dy: number,
     dlogits: number,
@@ -350,7 +351,7 @@ export interface KernelExports extends ElementwiseExports {
   ): void;
   /**
    * loss = factor·Σ weights·KL(teacher ‖ student) of softmax(k·logits), k = 1/temperature; factor = scale, or by weight
-   * scale/Σ weights. weights [rows], or 0: ones. factor [1] and stats [rows, 3] are for the backward.
+   * scale/Σ weights. weights [rows], or 0: ones. factor [1] and stats [rows, 5] are for the backward.
    */
   kl_div(
     student: number,

@@ -38,10 +38,9 @@ INLINE size_t seen_in(const Shape *s, size_t query, size_t first, size_t n) {
   return seen <= first ? 0 : least(seen - first, n);
 }
 
-// Scores of hidden keys become −∞.
-INLINE void hide(float *scores, const int32_t *mask, size_t n) {
+INLINE void hide(float *row, const int32_t *mask, size_t n, float hidden) {
   for (size_t j = 0; j < n; j++)
-    if (!mask[j]) scores[j] = NONE;
+    if (!mask[j]) row[j] = hidden;
 }
 
 typedef struct {
@@ -50,28 +49,36 @@ typedef struct {
   float products[];
 } Forward;
 
+// Whether all tokens of a head are finite. A weight of 0 hides what is, but times ∞ or NaN it is NaN; so where some
+// token is not, each query of causal attention gets a block of its own, which ends with the last key that it sees.
+INLINE int finite_head(const float *x, size_t tokens, size_t token, size_t dim) {
+  f4 a = zero4(), b = a;
+  for (size_t i = 0; i < tokens; i++, x += token) {
+    size_t d = 0;
+    for (; d + 8 <= dim; d += 8) {
+      a = fma4(ld(x + d), zero4(), a);
+      b = fma4(ld(x + d + 4), zero4(), b);
+    }
+    for (; d < dim; d += 4) a = fma4(ld_upto(x + d, dim - d), zero4(), a);
+  }
+  return wasm_i32x4_all_true(wasm_f32x4_eq(add4(a, b), zero4()));
+}
+
 // Turns one row of raw scores into weights relative to the new maximum; scales what the row of o holds so far.
 INLINE void online_row(const Shape *s, Forward *f, size_t r, size_t seen, size_t n, const int32_t *mask, float *o) {
   float *row = f->scores + r * KEYS;
-  if (mask) hide(row, mask, seen);
-  float max = row_max(row, seen) * s->scale, before = f->max[r];
-  if (!(max > before)) max = before == before && max == max ? before : max;  // a NaN stays one
-  if (max == NONE) {
-    max = row_sum(row, seen);  // −∞ or, because a maximum passes NaN over, NaN
-    if (max == max) {
-      row_zero(row, n);
-      return;
-    }
-  }
-  float keep = exp1(before - max);
-  f->sum[r] = f->sum[r] * keep + row_exp_sum(row, row, seen, s->scale, max);
+  if (mask) hide(row, mask, seen, NONE);
+  float max = row_max(row, seen), before = f->max[r];
+  if (max < before) max = before;
+  float shift = max == NONE ? 0.0f : max, keep = exp1((before - shift) * s->scale);
+  f->sum[r] = f->sum[r] * keep + row_exp_sum(row, row, seen, shift, s->scale, 0.0f);
   f->max[r] = max;
   row_zero(row + seen, n - seen);
   if (before != NONE && keep != 1.0f) row_scale(o, o, s->dim, keep);
 }
 
 NOINLINE void forward_rows(const Shape *s, Forward *f, const float *q, const float *k, const float *v,
-                           const int32_t *mask, float *o, float *lse, size_t first, size_t rows) {
+                           const int32_t *mask, float *o, float *stats, size_t first, size_t rows) {
   size_t end = seen_by(s, first + rows - 1);
   for (size_t r = 0; r < rows; r++) f->max[r] = NONE, f->sum[r] = 0;
   for (size_t j = 0; j < end; j += KEYS) {
@@ -83,11 +90,12 @@ NOINLINE void forward_rows(const Shape *s, Forward *f, const float *q, const flo
            f->products);
   }
   for (size_t r = 0; r < rows; r++) {
-    float *row = o + r * s->q_token;
-    int some = f->max[r] != NONE;
-    if (some) row_scale(row, row, s->dim, 1.0f / f->sum[r]);
-    else row_zero(row, s->dim);
-    lse[r] = some ? f->max[r] + log1(f->sum[r]) : 0.0f;
+    float *row = o + r * s->q_token, sum = f->sum[r];
+    int none = sum == 0;
+    if (end == 0) row_zero(row, s->dim);
+    else row_scale(row, row, s->dim, none ? 0.0f : 1.0f / sum);
+    stats[2 * r] = none ? 0.0f : f->max[r];
+    stats[2 * r + 1] = none ? 0.0f : log1(sum);
   }
 }
 
@@ -103,10 +111,11 @@ size_t EXPORT(attention_scratch)(size_t length, size_t dim) {
 }
 
 // q (B, H, L, D) and k, v (B, KV, S, D), heads and tokens in memory as the strides say; query head h reads key head
-// h/(H/KV). mask (B, S), or null: 0 hides a key. count, or null: only that many of the first keys exist. lse (B, H, L)
-// is ln Σ e^score. A query that sees no key gets o = 0 and lse = 0.
+// h/(H/KV). mask (B, S), or null: 0 hides a key. count, or null: only that many of the first keys exist. stats
+// (B, H, L, 2) is each query's largest q·k m and ln Σ e^(scale·(q·k − m)). A query that sees no key gets o = 0 and
+// stats of 0.
 void EXPORT(attention)(const float *q, const float *k, const float *v, const int32_t *mask, const int32_t *count,
-                       float *o, float *lse, size_t B, size_t H, size_t KV, size_t L, size_t S, size_t D,
+                       float *o, float *stats, size_t B, size_t H, size_t KV, size_t L, size_t S, size_t D,
                        size_t q_head, size_t q_token, size_t k_head, size_t k_token, float scale, int causal,
                        Forward *scratch) {
   size_t keys = !count ? S : *count < 0 ? 0 : least((size_t)*count, S);
@@ -114,35 +123,42 @@ void EXPORT(attention)(const float *q, const float *k, const float *v, const int
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < H; h++) {
       size_t kv = b * KV * S * D + h / (H / KV) * k_head;
-      for (size_t i = 0; i < L; i += queries_of(causal)) {
-        size_t at = b * H * L * D + h * q_head + i * q_token;
-        forward_rows(&s, scratch, q + at, k + kv, v + kv, mask ? mask + b * S : 0, o + at, lse + (b * H + h) * L + i,
-                     i, least(queries_of(causal), L - i));
+      size_t at = b * H * L * D + h * q_head, row = (b * H + h) * L;
+      for (size_t most = queries_of(causal);; most = 1) {
+        for (size_t i = 0; i < L; i += most)
+          forward_rows(&s, scratch, q + at + i * q_token, k + kv, v + kv, mask ? mask + b * S : 0,
+                       o + at + i * q_token, stats + 2 * (row + i), i, least(most, L - i));
+        if (!causal || most == 1 || finite_head(o + at, L, q_token, D)) break;
       }
     }
   }
 }
 
 typedef struct {
-  const float *q, *k, *v, *dout, *lse, *delta;
+  const float *q, *k, *v, *dout, *stats, *delta;
   const int32_t *mask;
   float *dq, *dk, *dv;  // of this head; each may be null
   float *p, *ds, *products;
 } Backward;
 
-// Weights of one row from its raw scores, then dS = p·(dp − delta)·scale over dp.
+// Weights of one row from its raw scores.
 INLINE void weights_row(const Shape *s, const Backward *t, float *row, size_t query, size_t j, size_t n) {
   size_t seen = seen_in(s, query, j, n);
-  if (t->mask) hide(row, t->mask + j, seen);
-  row_exp_sum(row, row, seen, s->scale, t->lse[query]);
+  if (t->mask) hide(row, t->mask + j, seen, NONE);
+  row_exp_sum(row, row, seen, t->stats[2 * query], s->scale, t->stats[2 * query + 1]);
   row_zero(row + seen, n - seen);
 }
 
-INLINE void slope_row(const float *p, float *dp, size_t n, float delta, float scale) {
-  for (size_t j = 0; j < n; j += 4) {
-    f4 d = mul4(sub4(ld_upto(dp + j, n - j), splat(delta)), splat(scale));
-    st_upto(dp + j, n - j, mul4(ld_upto(p + j, n - j), d));
+// dS = p·(dp − delta)·scale over dp, 0 for hidden keys whatever dp is.
+INLINE void slope_row(const Shape *s, const Backward *t, const float *p, float *dp, size_t query, size_t j, size_t n) {
+  size_t seen = seen_in(s, query, j, n);
+  f4 delta = splat(t->delta[query]), scale = splat(s->scale);
+  for (size_t i = 0; i < seen; i += 4) {
+    f4 d = mul4(sub4(ld_upto(dp + i, seen - i), delta), scale);
+    st_upto(dp + i, seen - i, mul4(ld_upto(p + i, seen - i), d));
   }
+  row_zero(dp + seen, n - seen);
+  if (t->mask) hide(dp, t->mask + j, seen, 0.0f);
 }
 
 // One block: queries i…i+rows, keys j…j+n.
@@ -154,15 +170,18 @@ NOINLINE void backward_block(const Shape *s, const Backward *t, size_t i, size_t
   if (t->dv) matmul(t->p, KEYS, 1, dout, qt, 0, t->dv + j * kt, kt, 0, n, D, rows, 1, t->products);
   if (!t->dq && !t->dk) return;
   matmul(dout, qt, 0, v, kt, 1, t->ds, KEYS, 0, rows, n, D, 0, t->products);
-  for (size_t r = 0; r < rows; r++)
-    slope_row(t->p + r * KEYS, t->ds + r * KEYS, n, t->delta[i + r], s->scale);
+  for (size_t r = 0; r < rows; r++) slope_row(s, t, t->p + r * KEYS, t->ds + r * KEYS, i + r, j, n);
   if (t->dq) matmul(t->ds, KEYS, 0, k, kt, 0, t->dq + i * qt, qt, 0, rows, D, n, 1, t->products);
   if (t->dk) matmul(t->ds, KEYS, 1, q, qt, 0, t->dk + j * kt, kt, 0, n, D, rows, 1, t->products);
 }
 
 NOINLINE void backward_head(const Shape *s, const Backward *t) {
-  for (size_t i = 0; i < s->length; i += queries_of(s->causal)) {
-    size_t rows = least(queries_of(s->causal), s->length - i), end = seen_by(s, i + rows - 1);
+  int finite = !s->causal || (finite_head(t->q, s->length, s->q_token, s->dim) &&
+                              finite_head(t->k, s->keys, s->k_token, s->dim) &&
+                              finite_head(t->dout, s->length, s->q_token, s->dim));
+  size_t most = finite ? queries_of(s->causal) : 1;
+  for (size_t i = 0; i < s->length; i += most) {
+    size_t rows = least(most, s->length - i), end = seen_by(s, i + rows - 1);
     for (size_t j = 0; j < end; j += KEYS) backward_block(s, t, i, rows, j, least(KEYS, end - j));
   }
 }
@@ -173,7 +192,7 @@ INLINE void zero_head(float *to, size_t tokens, size_t token, size_t dim) {
 
 // dout has the layout of o. Each of dq, dk and dv may be null; they are overwritten.
 void EXPORT(attention_backward)(const float *q, const float *k, const float *v, const int32_t *mask, const float *o,
-                                const float *lse, const float *dout, float *dq, float *dk, float *dv, size_t B,
+                                const float *stats, const float *dout, float *dq, float *dk, float *dv, size_t B,
                                 size_t H, size_t KV, size_t L, size_t S, size_t D, size_t q_head, size_t q_token,
                                 size_t k_head, size_t k_token, float scale, int causal, float *scratch) {
   Shape s = {L, S, D, q_token, k_token, scale, causal};
@@ -182,7 +201,8 @@ void EXPORT(attention_backward)(const float *q, const float *k, const float *v, 
     for (size_t h = 0; h < H; h++) {
       size_t at = b * H * L * D + h * q_head, kv = b * KV * S * D + h / (H / KV) * k_head;
       for (size_t i = 0; i < L; i++) delta[i] = row_dot(o + at + i * q_token, dout + at + i * q_token, D);
-      Backward t = {q + at, k + kv, v + kv, dout + at, lse + (b * H + h) * L, delta, mask ? mask + b * S : 0,
+      Backward t = {q + at, k + kv, v + kv, dout + at, stats + 2 * (b * H + h) * L, delta,
+                    mask ? mask + b * S : 0,
                     dq ? dq + at : 0, dk ? dk + kv : 0, dv ? dv + kv : 0, p, ds, products};
       zero_head(t.dq, L, q_token, D);
       if (h % (H / KV) == 0) zero_head(t.dk, S, k_token, D), zero_head(t.dv, S, k_token, D);

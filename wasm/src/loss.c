@@ -1,70 +1,82 @@
 // Losses over rows of logits [rows, n] and the optimiser's step.
 #include "rows.h"
 
-INLINE float row_lse(const float *x, size_t n, float scale) {
-  float max = row_max(x, n) * scale;
-  return max + log1(row_exp_sum(x, 0, n, scale, max));
+// A row's maximum and ln Σ e^((x − maximum)·scale).
+INLINE void row_stats(const float *x, size_t n, float scale, float *stats) {
+  stats[0] = row_max(x, n);
+  stats[1] = log1(row_exp_sum(x, 0, n, stats[0], scale, 0.0f));
 }
 
-// The mean over rows whose label is not `ignore` of lse − logit of the label; NaN where a label is no column. lse [rows]
-// and factor [1] = 1/(rows that count) are for the backward; where none counts, loss and factor are 0.
-void EXPORT(cross_entropy)(const float *logits, const int32_t *labels, float *loss, float *lse, float *factor,
+// The mean over rows whose label is not `ignore` of −ln softmax at the label; NaN where a label is no column. stats
+// [rows, 2] (as row_stats has them) and factor [1] = 1/(rows that count) are for the backward; where none counts, loss
+// and factor are 0.
+void EXPORT(cross_entropy)(const float *logits, const int32_t *labels, float *loss, float *stats, float *factor,
                            size_t rows, size_t n, int32_t ignore) {
   double total = 0;
   size_t counted = 0;
-  for (size_t r = 0; r < rows; r++, logits += n) {
-    lse[r] = row_lse(logits, n, 1.0f);
+  for (size_t r = 0; r < rows; r++, logits += n, stats += 2) {
+    row_stats(logits, n, 1.0f, stats);
     if (labels[r] == ignore) continue;
     counted++;
-    total += (uint32_t)labels[r] < n ? lse[r] - logits[labels[r]] : __builtin_nanf("");
+    total += (uint32_t)labels[r] < n ? stats[1] - (logits[labels[r]] - stats[0]) : __builtin_nanf("");
   }
   *factor = counted ? 1.0f / counted : 0.0f;
   *loss = counted ? (float)(total / counted) : 0.0f;
 }
 
 // dlogits = dy·factor·(softmax − one_hot), rows of zeros where ignored.
-void EXPORT(cross_entropy_backward)(const float *logits, const int32_t *labels, const float *lse, const float *factor,
+void EXPORT(cross_entropy_backward)(const float *logits, const int32_t *labels, const float *stats, const float *factor,
                                     const float *dy, float *dlogits, size_t rows, size_t n, int32_t ignore) {
   float scale = *factor * *dy;
-  for (size_t r = 0; r < rows; r++, logits += n, dlogits += n) {
+  for (size_t r = 0; r < rows; r++, logits += n, dlogits += n, stats += 2) {
     if (labels[r] == ignore) {
       row_zero(dlogits, n);
       continue;
     }
-    row_exp_sum(logits, dlogits, n, 1.0f, lse[r]);
-    row_scale(dlogits, dlogits, n, scale);
+    row_exp_sum(logits, dlogits, n, stats[0], 1.0f, 0.0f);
+    row_scale(dlogits, dlogits, n, scale * exp1(-stats[1]));
     if ((uint32_t)labels[r] < n) dlogits[labels[r]] -= scale;
   }
 }
 
 // Terms of Σ p_t·(ln p_t − ln p_s) + p_s − p_t, p = softmax(k·logits): the difference sums to 0, makes every term at
-// least 0 and cancels what rounding did to the two logsumexps. 0·∞ is 0.
-INLINE f4 kl_terms(f4 s, f4 t, f4 k, f4 ls, f4 lt) {
-  f4 log_t = sub4(mul4(t, k), lt), log_s = sub4(mul4(s, k), ls), q = exp_neg4(log_t);
+// least 0 and cancels what rounding did to the two logarithms. 0·∞ is 0.
+INLINE f4 kl_terms(f4 log_s, f4 log_t) {
+  f4 q = exp_neg4(log_t);
   f4 product = wasm_v128_andnot(mul4(q, sub4(log_t, log_s)), wasm_f32x4_eq(q, zero4()));
   return add4(product, sub4(exp_neg4(log_s), q));
 }
 
-INLINE float row_kl(const float *s, const float *t, size_t n, float k, float lse_s, float lse_t) {
-  f4 sum = zero4(), kv = splat(k), ls = splat(lse_s), lt = splat(lse_t);
+// ln softmax(k·x), by the row's statistics.
+INLINE f4 log_softmax4(f4 x, f4 k, const float *stats) {
+  return sub4(mul4(sub4(x, splat(stats[0])), k), splat(stats[1]));
+}
+
+INLINE float row_kl(const float *s, const float *t, size_t n, float k, const float *stats) {
+  f4 sum = zero4(), kv = splat(k);
   size_t i = 0;
-  for (; i + 4 <= n; i += 4) sum = add4(sum, kl_terms(ld(s + i), ld(t + i), kv, ls, lt));
+  for (; i + 4 <= n; i += 4)
+    sum = add4(sum, kl_terms(log_softmax4(ld(s + i), kv, stats), log_softmax4(ld(t + i), kv, stats + 2)));
   float total = sum4(sum);
-  for (; i < n; i++) total += wasm_f32x4_extract_lane(kl_terms(splat(s[i]), splat(t[i]), kv, ls, lt), 0);
+  for (; i < n; i++) {
+    f4 log_s = log_softmax4(splat(s[i]), kv, stats), log_t = log_softmax4(splat(t[i]), kv, stats + 2);
+    total += wasm_f32x4_extract_lane(kl_terms(log_s, log_t), 0);
+  }
   return total;
 }
 
 // Σ weights·KL(teacher ‖ student)·factor at temperature 1/k, where factor = scale, or scale / Σ weights. weights [rows]
-// or null: 1. stats [rows, 3] (both logsumexps and 0) and factor [1] are for the backward.
+// or null: 1. stats [rows, 5] (those of the student's row and of the teacher's, and 0) and factor [1] are for the
+// backward.
 void EXPORT(kl_div)(const float *student, const float *teacher, const float *weights, float *loss, float *factor,
                     float *stats, size_t rows, size_t n, float k, float scale, int by_weight) {
   double total = 0, weight = 0;
-  for (size_t r = 0; r < rows; r++, student += n, teacher += n, stats += 3) {
+  for (size_t r = 0; r < rows; r++, student += n, teacher += n, stats += 5) {
     float w = weights ? weights[r] : 1.0f;
-    stats[0] = row_lse(student, n, k);
-    stats[1] = row_lse(teacher, n, k);
-    stats[2] = 0.0f;
-    if (w != 0.0f) total += (double)w * row_kl(student, teacher, n, k, stats[0], stats[1]);
+    row_stats(student, n, k, stats);
+    row_stats(teacher, n, k, stats + 2);
+    stats[4] = 0.0f;
+    if (w != 0.0f) total += (double)w * row_kl(student, teacher, n, k, stats);
     weight += w;
   }
   double f = !by_weight ? scale : weight == 0 ? 0 : scale / weight;
@@ -75,17 +87,18 @@ void EXPORT(kl_div)(const float *student, const float *teacher, const float *wei
 // dstudent = dy·factor·weight·k·(p_s − p_t).
 void EXPORT(kl_div_backward)(const float *student, const float *teacher, const float *stats, const float *factor,
                              const float *dy, const float *weights, float *dstudent, size_t rows, size_t n, float k) {
-  for (size_t r = 0; r < rows; r++, student += n, teacher += n, dstudent += n, stats += 3) {
+  for (size_t r = 0; r < rows; r++, student += n, teacher += n, dstudent += n, stats += 5) {
     float w = *factor * *dy * (weights ? weights[r] : 1.0f);
     if (w == 0.0f) {
       row_zero(dstudent, n);
       continue;
     }
-    f4 kv = splat(k), scale = splat(w * k), ls = splat(stats[0]), lt = splat(stats[1]);
+    f4 kv = splat(k), max_s = splat(stats[0]), max_t = splat(stats[2]);
+    f4 scale_s = splat(w * k * exp1(-stats[1])), scale_t = splat(w * k * exp1(-stats[3]));
     for (size_t i = 0; i < n; i += 4) {
-      f4 s = exp_neg4(sub4(mul4(ld_upto(student + i, n - i), kv), ls));
-      f4 t = exp_neg4(sub4(mul4(ld_upto(teacher + i, n - i), kv), lt));
-      st_upto(dstudent + i, n - i, mul4(scale, sub4(s, t)));
+      f4 s = exp_neg4(mul4(sub4(ld_upto(student + i, n - i), max_s), kv));
+      f4 t = exp_neg4(mul4(sub4(ld_upto(teacher + i, n - i), max_t), kv));
+      st_upto(dstudent + i, n - i, sub4(mul4(s, scale_s), mul4(t, scale_t)));
     }
   }
 }

@@ -74,7 +74,7 @@ void EXPORT(l2_distance_backward)(const float *a, const float *b, const float *y
 
 void EXPORT(softmax)(const float *x, float *y, size_t rows, size_t n) {
   for (size_t r = 0; r < rows; r++, x += n, y += n) {
-    float sum = row_exp_sum(x, y, n, 1.0f, row_max(x, n));
+    float sum = row_exp_sum(x, y, n, row_max(x, n), 1.0f, 0.0f);
     row_scale(y, y, n, 1.0f / sum);
   }
 }
@@ -89,11 +89,15 @@ void EXPORT(softmax_backward)(const float *y, const float *dy, float *dx, size_t
   }
 }
 
-// A row of −∞ alone has the sum 0, and so −∞; +∞ in a row wins. Neither may become ∞ − ∞.
+// An infinite maximum is the result, unless the row holds a NaN: no ∞ − ∞.
 INLINE float row_logsumexp(const float *x, size_t n) {
   float max = row_max(x, n);
-  if (max == max + max && max != 0.0f) return max;
-  return max + log1(row_exp_sum(x, 0, n, 1.0f, max));
+  if (max == max + max && max != 0.0f) {
+    for (size_t i = 0; i < n; i++)
+      if (x[i] != x[i]) return x[i];
+    return max;
+  }
+  return max + log1(row_exp_sum(x, 0, n, max, 1.0f, 0.0f));
 }
 
 void EXPORT(logsumexp)(const float *x, float *y, size_t rows, size_t n) {
@@ -102,7 +106,7 @@ void EXPORT(logsumexp)(const float *x, float *y, size_t rows, size_t n) {
 
 void EXPORT(log_softmax)(const float *x, float *y, size_t rows, size_t n) {
   for (size_t r = 0; r < rows; r++, x += n, y += n) {
-    float max = row_max(x, n), rest = log1(row_exp_sum(x, 0, n, 1.0f, max));
+    float max = row_max(x, n), rest = log1(row_exp_sum(x, 0, n, max, 1.0f, 0.0f));
     size_t i = 0;
     for (; i + 4 <= n; i += 4) st(y + i, sub4(sub4(ld(x + i), splat(max)), splat(rest)));
     for (; i < n; i++) y[i] = (x[i] - max) - rest;

@@ -37,17 +37,18 @@ INLINE float row_max(const float *x, size_t n) {
   return max4_across(m);
 }
 
-// Σ e^(x·scale − shift), exponents of at most about 0; y, unless null, gets the terms (y may be x).
-INLINE float row_exp_sum(const float *x, float *y, size_t n, float scale, float shift) {
-  f4 k = splat(scale), s = splat(shift), total = zero4();
+// Σ e^((x − max)·scale − log), exponents of at most about 0; y, unless null, gets the terms (y may be x). The maximum and
+// the logarithm of a sum are two numbers, because one would round the logarithm away where the maximum is large.
+INLINE float row_exp_sum(const float *x, float *y, size_t n, float max, float scale, float log) {
+  f4 k = splat(scale), m = splat(max), l = splat(log), total = zero4();
   size_t i = 0;
   for (; i + 4 <= n; i += 4) {
-    f4 e = exp_neg4(sub4(mul4(ld(x + i), k), s));
+    f4 e = exp_neg4(sub4(mul4(sub4(ld(x + i), m), k), l));
     if (y) st(y + i, e);
     total = add4(total, e);
   }
   if (i < n) {
-    f4 e = exp_neg4(sub4(mul4(ld_part(x + i, n - i, -__builtin_inff()), k), s));
+    f4 e = exp_neg4(sub4(mul4(sub4(ld_part(x + i, n - i, -__builtin_inff()), m), k), l));
     if (y) st_part(y + i, n - i, e);
     total = add4(total, e);
   }
