@@ -17,6 +17,7 @@ import {
   linear,
   matmul2d,
   permute,
+  reshape,
   rmsNormGated,
   rope,
   softmax,
@@ -234,8 +235,9 @@ const distillCase = (rows: number, columns: number) =>
 const adamwCase = (rows: number, columns: number) =>
   rowsCase('adamw', [rows, columns], 7, (param, data) => {
     const [grad, m, v] = [data.f32(rows, columns), data.f32(rows, columns), data.f32(rows, columns)];
-    const [hyper, stats] = [data.values(1e-6, 0.9, 0.95, 1e-8, 0.1, 0.05), data.values(1, 1, 1)];
-    return () => adamwStep({ param, grad, m, v, hyper, stats, weightDecay: 0.01 });
+    const [step, stats] = [reshape(data.values(0), []), data.values(1, 1, 1)];
+    const rates = { lr: 1e-6, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01 } as const;
+    return () => adamwStep({ param, grad, m, v, step, stats, ...rates });
   });
 
 const addCase = (rows: number, columns: number) =>

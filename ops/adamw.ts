@@ -1,62 +1,100 @@
-import { apply1 } from '../engine/apply.ts';
+import { apply } from '../engine/apply.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
+import { expectDType } from '../engine/dtype.ts';
 import { defineOp } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { expectShape } from './shapes.ts';
 
-interface Decay {
+interface AdamWAttrs {
+  readonly lr: number;
+  readonly betas: readonly [number, number];
+  readonly eps: number;
   readonly weightDecay: number;
 }
 
 const WG = 256;
 
-const adamwOp = /* @__PURE__ */ defineOp<Decay>({
-  name: 'adamw',
-  mutates: [0, 2, 3],
-  shape([param, grad, m, v, hyper, stats]) {
-    for (const [name, t] of Object.entries({ grad, m, v })) expectShape('adamw', name, t, param.shape);
-    expectShape('adamw', 'hyper', hyper, [6]);
-    expectShape('adamw', 'stats', stats, [3]);
-    return [];
-  },
-  reference({ inputs: [param, grad, m, v, hyper, stats], attrs: { weightDecay } }) {
-    const [lr, beta1, beta2, eps, correction1, correction2] = hyper.data;
-    const [, clip, finite] = stats.data;
-    if (finite === 0) return;
-    for (let i = 0; i < param.size; i++) {
-      const g = grad.data[i] * clip;
-      m.data[i] = beta1 * m.data[i] + (1 - beta1) * g;
-      v.data[i] = beta2 * v.data[i] + (1 - beta2) * g * g;
-      const step = m.data[i] / correction1 / (Math.sqrt(v.data[i] / correction2) + eps);
-      param.data[i] -= lr * (weightDecay * param.data[i] + step);
-    }
-  },
-  webgpu({ inputs: [param, grad, m, v, hyper, stats], attrs: { weightDecay } }) {
-    const kernel = shader('adamw', () => ({
-      reads: { grads: 'f32', hyper: 'f32', stats: 'f32' },
-      writes: { values: 'f32', ms: 'f32', vs: 'f32' },
-      params: { n: 'u32', decay: 'f32' },
-      constants: { WG },
-      code: /* wgsl */ `${FLAT_INDEX}
+const UPDATE = /* wgsl */ `${FLAT_INDEX}
+// 1 − βᵗ = −expm1(t·ln β), by its series where 1 − e^x would lose its digits.
+fn correction(t: f32, log_beta: f32) -> f32 {
+  let x = t * log_beta;
+  if (x < -0.5) { return 1.0 - exp(x); }
+  var series = 1.0;
+  for (var k = 9.0; k > 1.5; k -= 1.0) { series = 1.0 + x / k * series; }
+  return -x * series;
+}
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
   let i = flat_index(group, groups, local, WG);
   if (i >= params.n || stats[2] == 0.0) { return; }
+  let t = step[0] + 1.0;
   let g = grads[i] * stats[1];
-  let m = hyper[1] * ms[i] + (1.0 - hyper[1]) * g;
-  let v = hyper[2] * vs[i] + (1.0 - hyper[2]) * g * g;
+  let m = params.beta1 * ms[i] + params.rest1 * g;
+  let v = params.beta2 * vs[i] + params.rest2 * g * g;
   ms[i] = m;
   vs[i] = v;
-  let change = (m / hyper[4]) / (sqrt(v / hyper[5]) + hyper[3]);
-  values[i] -= hyper[0] * (params.decay * values[i] + change);
-}`,
-    }));
-    const args = [grad, hyper, stats, param, m, v];
-    return [{ shader: kernel, args, params: [param.size, weightDecay], grid: grid1d(param.size, WG) }];
+  let change = m / correction(t, params.log1) / (sqrt(v / correction(t, params.log2)) + params.eps);
+  values[i] -= params.lr * (params.decay * values[i] + change);
+}`;
+
+/** ln β where β may be 0. */
+const logOf = (beta: number) => Math.max(Math.log(beta), -1000);
+
+const adamwOp = /* @__PURE__ */ defineOp<AdamWAttrs>({
+  name: 'adamw',
+  mutates: [0, 2, 3, 4],
+  shape([param, grad, m, v, step, stats]) {
+    for (const [name, t] of Object.entries({ param, grad, m, v, step, stats })) {
+      expectDType('adamw', name, t.dtype, 'f32');
+      expectShape('adamw', name, t, name === 'step' ? [] : name === 'stats' ? [3] : param.shape);
+    }
+    return [];
   },
-  wasm({ inputs: [param, grad, m, v, hyper, stats], attrs: { weightDecay }, k }) {
-    k.adamw(param.ptr, grad.ptr, m.ptr, v.ptr, hyper.ptr, stats.ptr, param.size, weightDecay);
+  reference({ inputs: [param, grad, m, v, step, stats], attrs: { lr, betas, eps, weightDecay } }) {
+    const [, clip, finite] = stats.data;
+    if (finite === 0) return;
+    const [beta1, beta2] = betas;
+    const t = ++step.data[0];
+    const [correction1, correction2] = betas.map((beta) => -Math.expm1(t * Math.log(beta)));
+    for (let i = 0; i < param.size; i++) {
+      const g = grad.data[i] * clip;
+      m.data[i] = beta1 * m.data[i] + (1 - beta1) * g;
+      v.data[i] = beta2 * v.data[i] + (1 - beta2) * g * g;
+      const change = m.data[i] / correction1 / (Math.sqrt(v.data[i] / correction2) + eps);
+      param.data[i] -= lr * (weightDecay * param.data[i] + change);
+    }
+  },
+  webgpu({ inputs: [param, grad, m, v, step, stats], attrs: { lr, betas: [beta1, beta2], eps, weightDecay } }) {
+    const update = shader('adamw', () => ({
+      reads: { grads: 'f32', step: 'f32', stats: 'f32' },
+      writes: { values: 'f32', ms: 'f32', vs: 'f32' },
+      params: {
+        ...{ n: 'u32', lr: 'f32', eps: 'f32', decay: 'f32' },
+        ...{ beta1: 'f32', rest1: 'f32', log1: 'f32', beta2: 'f32', rest2: 'f32', log2: 'f32' },
+      },
+      constants: { WG },
+      code: UPDATE,
+    }));
+    const count = shader('adamw.count', () => ({
+      reads: { stats: 'f32' },
+      writes: { step: 'f32' },
+      code: '@compute @workgroup_size(1)\nfn main() { if (stats[2] != 0.0) { step[0] += 1.0; } }',
+    }));
+    const decays = [beta1, 1 - beta1, logOf(beta1), beta2, 1 - beta2, logOf(beta2)];
+    return [
+      {
+        shader: update,
+        args: [grad, step, stats, param, m, v],
+        params: [param.size, lr, eps, weightDecay, ...decays],
+        grid: grid1d(param.size, WG),
+      },
+      { shader: count, args: [stats, step], grid: [1, 1, 1] },
+    ];
+  },
+  wasm({ inputs: [param, grad, m, v, step, stats], attrs: { lr, betas, eps, weightDecay }, k }) {
+    const tensors = [param.ptr, grad.ptr, m.ptr, v.ptr, step.ptr, stats.ptr] as const;
+    k.adamw(...tensors, param.size, lr, ...betas, eps, weightDecay);
     return true;
   },
 });
@@ -67,17 +105,21 @@ export interface AdamWStep {
   /** First and second moment, of the parameter's shape. */
   readonly m: Tensor;
   readonly v: Tensor;
-  /** f32 [lr, β₁, β₂, ε, 1−β₁ᵗ, 1−β₂ᵗ]: data, because it changes every step. */
-  readonly hyper: Tensor;
+  /** f32 []: the updates that the parameter has had, which the bias correction goes by. */
+  readonly step: Tensor;
   /** What `gradNorm` gave: the clip scale, and whether the step is to be taken at all. */
   readonly stats: Tensor;
+  readonly lr: number;
+  /** Decay rates of the moments, each at least 0 and less than 1. */
+  readonly betas: readonly [number, number];
+  readonly eps: number;
   readonly weightDecay: number;
 }
 
 /**
- * One AdamW step in place (Loshchilov and Hutter 2019, as torch computes it). Where `stats` says that a gradient or
- * the loss is not finite nothing changes, neither parameter nor moments.
+ * One AdamW step in place, all tensors f32 (Loshchilov and Hutter 2019, as torch computes it). Where `stats` says that a
+ * gradient or the loss is not finite nothing changes, neither parameter nor moments nor count.
  */
-export function adamwStep({ param, grad, m, v, hyper, stats, weightDecay }: AdamWStep): void {
-  apply1(adamwOp, [param, grad, m, v, hyper, stats], { weightDecay });
+export function adamwStep({ param, grad, m, v, step, stats, ...attrs }: AdamWStep): void {
+  apply(adamwOp, [param, grad, m, v, step, stats], attrs);
 }

@@ -1,5 +1,7 @@
-import { apply1 } from '../engine/apply.ts';
+import { apply, apply1 } from '../engine/apply.ts';
+import { elements } from '../engine/backend.ts';
 import { shader } from '../engine/backends/webgpu/launch.ts';
+import { expectDType } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import { scope } from '../engine/scope.ts';
@@ -11,62 +13,93 @@ const WG = 256;
 const PER_GROUP = 4096;
 const MAX_GROUPS = 512;
 
-/** Workgroups, and so partial sums, for a gradient of `size` elements. */
+/** Workgroups, and so parts, for a gradient of `size` elements. */
 function groupsOf(size: number): number {
   return Math.min(MAX_GROUPS, Math.max(1, Math.ceil(size / PER_GROUP)));
 }
 
-const TREE = /* wgsl */ `
-var<workgroup> sums: array<f32, WG>;
-fn total(local: u32, value: f32) -> f32 {
-  sums[local] = value;
+/** The bits of an f32. */
+function hex(x: number): string {
+  return `0x${new Uint32Array(Float32Array.of(x).buffer)[0].toString(16)}`;
+}
+
+/**
+ * WGSL: Σ x² as three sums, of the x that are small, middling and large, each scaled so that squares and sums neither
+ * vanish nor overflow (Blue 1978), and the norm from them. By the bits, so that NaN counts as large: compilers may assume
+ * that comparisons never see it.
+ */
+const NORM = /* wgsl */ `
+const UP: f32 = 0x1p80;
+const DOWN: f32 = 0x1p-80;
+fn squares(x: f32) -> vec3<f32> {
+  let bits = bitcast<u32>(x) & 0x7fffffffu;
+  let small = bits < ${hex(2 ** -40)}u;
+  let large = bits > ${hex(2 ** 40)}u;
+  let y = x * select(select(1.0, UP, small), DOWN, large);
+  return select(vec3<f32>(), vec3<f32>(y * y), vec3<bool>(small, !small && !large, large));
+}
+fn hypotenuse(a: f32, b: f32) -> f32 { return a * sqrt(1.0 + (b / a) * (b / a)); }
+var<workgroup> sums: array<vec3<f32>, WG>;
+fn norm(local: u32, mine: vec3<f32>) -> f32 {
+  sums[local] = mine;
   workgroupBarrier();
   for (var half = WG / 2u; half > 0u; half = half / 2u) {
     if (local < half) { sums[local] += sums[local + half]; }
     workgroupBarrier();
   }
-  return sums[0];
+  let norms = sqrt(sums[0]) * vec3<f32>(DOWN, 1.0, UP);
+  if (bitcast<u32>(norms.z) != 0u) { return hypotenuse(norms.z, norms.y); }
+  if (bitcast<u32>(norms.y) != 0u) { return hypotenuse(norms.y, norms.x); }
+  return norms.x;
 }
 `;
 
 interface Into {
-  /** Where this gradient's partial sums begin. */
+  /** Where the norms of this gradient's parts begin. */
   readonly offset: number;
   readonly groups: number;
 }
 
-/** Writes a gradient's partial sums of squares into its place among all of them. */
-const squaresOp = /* @__PURE__ */ defineOp<Into>({
-  name: 'sum_squares_into',
+/** Writes the norms of a gradient's parts into their place among those of all gradients. */
+const normIntoOp = /* @__PURE__ */ defineOp<Into>({
+  name: 'norm_into',
   mutates: [1],
-  shape: () => [],
-  reference({ inputs: [g, partials], attrs: { offset, groups } }) {
-    partials.data.fill(0, offset, offset + groups);
+  shape([g, norms], { offset, groups }) {
+    expectDType('norm_into', 'gradient', g.dtype, 'f32');
+    expectDType('norm_into', 'norms', norms.dtype, 'f32');
+    const room = elements(norms.shape);
+    if (offset < 0 || offset + groups > room) {
+      throw new ArgumentError(`norm_into: ${groups} norms from ${offset} on do not fit into ${room}`);
+    }
+    return [];
+  },
+  reference({ inputs: [g, norms], attrs: { offset, groups } }) {
+    norms.data.fill(0, offset, offset + groups);
     let sum = 0;
     for (let i = 0; i < g.size; i++) sum += g.data[i] * g.data[i];
-    partials.data[offset] = sum;
+    norms.data[offset] = Math.sqrt(sum);
   },
-  webgpu({ inputs: [g, partials], attrs: { offset, groups } }) {
-    const kernel = shader('sum_squares_into', () => ({
+  webgpu({ inputs: [g, norms], attrs: { offset, groups } }) {
+    const kernel = shader('norm_into', () => ({
       reads: { xs: 'f32' },
-      writes: { partials: 'f32' },
+      writes: { norms: 'f32' },
       params: { n: 'u32', offset: 'u32' },
       constants: { WG },
-      code: /* wgsl */ `${TREE}
+      code: /* wgsl */ `${NORM}
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
-  var sum = 0.0;
-  for (var i = group.x * WG + local; i < params.n; i += groups.x * WG) { sum += xs[i] * xs[i]; }
-  let all = total(local, sum);
-  if (local == 0u) { partials[params.offset + group.x] = all; }
+  var mine = vec3<f32>();
+  for (var i = group.x * WG + local; i < params.n; i += groups.x * WG) { mine += squares(xs[i]); }
+  let all = norm(local, mine);
+  if (local == 0u) { norms[params.offset + group.x] = all; }
 }`,
     }));
-    return [{ shader: kernel, args: [g, partials], params: [g.size, offset], grid: [groups, 1, 1] }];
+    return [{ shader: kernel, args: [g, norms], params: [g.size, offset], grid: [groups, 1, 1] }];
   },
-  wasm({ inputs: [g, partials], attrs: { offset, groups }, k }) {
-    k.fill(partials.ptr + offset * 4, groups, 0);
-    k.fill(partials.ptr + offset * 4, 1, k.sum_squares(g.ptr, g.size));
+  wasm({ inputs: [g, norms], attrs: { offset, groups }, k }) {
+    k.fill(norms.ptr + offset * 4, groups, 0);
+    k.fill(norms.ptr + offset * 4, 1, Math.sqrt(k.sum_squares(g.ptr, g.size)));
     return true;
   },
 });
@@ -75,50 +108,48 @@ interface Clip {
   readonly maxNorm: number;
 }
 
-/** [norm, clip scale, 1 where norm and loss are finite else 0] from all partial sums, and perhaps a loss. */
+/** [norm, clip scale, 1 where norm and loss are finite else 0] from the norms of all parts, and perhaps a loss. */
 const clipScaleOp = /* @__PURE__ */ defineOp<Clip>({
   name: 'clip_scale',
   shape: () => [spec([3])],
-  reference({ inputs: [partials, loss], outputs: [stats], attrs: { maxNorm } }) {
+  reference({ inputs: [norms, loss], outputs: [stats], attrs: { maxNorm } }) {
     let sum = 0;
-    for (let i = 0; i < partials.size; i++) sum += partials.data[i];
+    for (let i = 0; i < norms.size; i++) sum += norms.data[i] * norms.data[i];
     const norm = Math.sqrt(sum);
     const scale = maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1;
     const finite = Number.isFinite(norm) && (!loss || Number.isFinite(loss.data[0]));
     stats.data.set([norm, scale, finite ? 1 : 0]);
   },
-  webgpu({ inputs: [partials, ...loss], outputs: [stats], attrs: { maxNorm } }) {
+  webgpu({ inputs: [norms, ...loss], outputs: [stats], attrs: { maxNorm } }) {
     const judged = loss.length > 0;
     const kernel = shader(`clip_scale.${judged}`, () => ({
-      reads: { partials: 'f32', ...(judged ? { loss: 'f32' } : {}) },
+      reads: { norms: 'f32', ...(judged ? { loss: 'f32' } : {}) },
       writes: { stats: 'f32' },
       params: { n: 'u32', max_norm: 'f32' },
       constants: { WG },
-      // Finiteness is read off the bits: compilers may assume that comparisons never see NaN.
-      code: /* wgsl */ `${TREE}
+      code: /* wgsl */ `${NORM}
 fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) local: u32) {
-  var sum = 0.0;
-  for (var i = local; i < params.n; i += WG) { sum += partials[i]; }
-  let all = total(local, sum);
+  var mine = vec3<f32>();
+  for (var i = local; i < params.n; i += WG) { mine += squares(norms[i]); }
+  let all = norm(local, mine);
   if (local == 0u) {
     let finite = is_finite(all)${judged ? ' && is_finite(loss[0])' : ''};
-    let norm = sqrt(all);
-    stats[0] = norm;
-    stats[1] = select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0);
+    stats[0] = all;
+    stats[1] = select(1.0, min(1.0, params.max_norm / (all + 1e-6)), params.max_norm > 0.0);
     stats[2] = select(0.0, 1.0, finite);
   }
 }`,
     }));
-    return [{ shader: kernel, args: [partials, ...loss, stats], params: [partials.size, maxNorm], grid: [1, 1, 1] }];
+    return [{ shader: kernel, args: [norms, ...loss, stats], params: [norms.size, maxNorm], grid: [1, 1, 1] }];
   },
 });
 
 /**
  * Global norm of all gradients and what follows from it, left on the device: f32 [norm, min(1, maxNorm/(norm + 1e-6)),
- * 1 if every gradient, and the loss, is finite else 0]. Two stages in a fixed order, so the same gradients give the
- * same bits.
+ * 1 if every gradient, and the loss, is finite else 0]. Gradients of any size, in f32's range and not subnormal, give their
+ * norm: squares neither overflow nor vanish. Two stages in a fixed order, so the same gradients give the same bits.
  * @param maxNorm 0 does not clip
  * @param loss f32 of one element, which must be finite too
  */
@@ -126,12 +157,12 @@ export function gradNorm(grads: readonly Tensor[], maxNorm: number, loss?: Tenso
   if (grads.length === 0) throw new ArgumentError('gradNorm: no gradients were given; nothing is trained');
   return scope(() => {
     const counts = grads.map((g) => groupsOf(g.size));
-    const partials = zeros(grads[0].backend, [counts.reduce((a, b) => a + b)]);
+    const norms = zeros(grads[0].backend, [counts.reduce((a, b) => a + b)]);
     let offset = 0;
     grads.forEach((g, i) => {
-      apply1(squaresOp, [g, partials], { offset, groups: counts[i] });
+      apply(normIntoOp, [g, norms], { offset, groups: counts[i] });
       offset += counts[i];
     });
-    return apply1(clipScaleOp, loss ? [partials, loss] : [partials], { maxNorm });
+    return apply1(clipScaleOp, loss ? [norms, loss] : [norms], { maxNorm });
   });
 }

@@ -83,14 +83,14 @@ test('adamw: three steps as torch has them, and none where a gradient is not fin
     for (const n of [1, 6, 9]) {
       const start = random(n, n);
       const [p, taken, left] = [m.inout(start), m.put([9, clip, 1]), m.put([NaN, NaN, 0])];
-      const [first, second] = [m.inout(new Float32Array(n)), m.inout(new Float32Array(n))];
+      const [first, second, count] = [new Float32Array(n), new Float32Array(n), [0]].map((zeros) => m.inout(zeros));
       const want = Array.from(start, (v) => ({ p: v, m: 0, v: 0 }));
       for (let step = 1; step <= 3; step++) {
         const g = random(n, step + 10);
         const [c1, c2] = [1 - beta1 ** step, 1 - beta2 ** step];
-        const hyper = m.put([lr, beta1, beta2, eps, c1, c2]);
-        m.kernels.exports.adamw(p, m.put(g), first, second, hyper, taken, n, decay);
-        m.kernels.exports.adamw(p, m.put(g), first, second, hyper, left, n, decay);
+        for (const stats of [left, taken]) {
+          m.kernels.exports.adamw(p, m.put(g), first, second, count, stats, n, lr, beta1, beta2, eps, decay);
+        }
         want.forEach((w, i) => {
           const grad = g[i] * clip;
           w.m = beta1 * w.m + (1 - beta1) * grad;
@@ -100,6 +100,7 @@ test('adamw: three steps as torch has them, and none where a gradient is not fin
       }
       close('p', m.read(p, n), want.map((w) => w.p), 1e-5, 1e-6);
       close('m', m.read(first, n), want.map((w) => w.m), 1e-5, 1e-7);
+      close('count', m.read(count, 1), [3]);
       close('v', m.read(second, n), want.map((w) => w.v), 1e-5, 1e-7);
       m.finish('adamw');
     }

@@ -380,17 +380,21 @@ export interface KernelExports extends ElementwiseExports {
     k: number,
   ): void;
   /**
-   * AdamW as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps). hyper: f32 [lr, beta1, beta2, eps, c1, c2],
-   * c = 1 − beta^step. stats: f32 [norm, factor on the gradient, 0 to leave everything as it is].
+   * AdamW as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^t where t is step + 1,
+   * which step becomes. stats: f32 [norm, factor on the gradient, 0 to leave everything as it is].
    */
   adamw(
     p: number,
     g: number,
     m: number,
     v: number,
-    hyper: number,
+    step: number,
     stats: number,
     n: number,
+    lr: number,
+    beta1: number,
+    beta2: number,
+    eps: number,
     decay: number,
   ): void;
 

@@ -2,7 +2,7 @@ import { apply } from '../../engine/apply.ts';
 import type { Backend } from '../../engine/backend.ts';
 import { definedOps, type Op } from '../../engine/op.ts';
 import { noGrad } from '../../engine/tape.ts';
-import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { fromData, scalar, type Tensor } from '../../engine/tensor.ts';
 import {
   adamwStep,
   addInto,
@@ -97,10 +97,10 @@ export const moreCases: readonly MoreCase[] = [
     differentiable: false,
     run: ([x, grad, m, v], backend) => {
       const [param, first, second] = [x, m, v].map((t) => noGrad(() => clone(t)));
-      const hyper = fromData(backend, [1e-2, 0.9, 0.95, 1e-8, 0.19, 0.0975], [6]);
-      const stats = fromData(backend, [2, 0.5, 1], [3]);
-      adamwStep({ param, grad, m: first, v: second, hyper, stats, weightDecay: 0.1 });
-      return [param, first, second];
+      const [step, stats] = [scalar(backend, 1), fromData(backend, [2, 0.5, 1], [3])];
+      const rates = { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1 } as const;
+      adamwStep({ param, grad, m: first, v: second, step, stats, ...rates });
+      return [param, first, second, step];
     },
   },
 ];

@@ -103,16 +103,26 @@ void EXPORT(kl_div_backward)(const float *student, const float *teacher, const f
   }
 }
 
-// AdamW (Loshchilov & Hutter 2019) as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps).
-// hyper: lr, beta1, beta2, eps, c1 = 1 − beta1^step, c2 = 1 − beta2^step. stats: the gradient's norm, the factor that
-// clips it, and 0 where it is not finite: then nothing changes.
-void EXPORT(adamw)(float *p, const float *g, float *m, float *v, const float *hyper, const float *stats, size_t n,
-                   float decay) {
-  float lr = hyper[0], beta1 = hyper[1], beta2 = hyper[2], c1 = hyper[4], c2 = hyper[5];
+// x^n for whole n ≥ 0.
+INLINE double whole_power(double x, size_t n) {
+  double y = 1.0;
+  for (; n; n >>= 1, x *= x)
+    if (n & 1) y *= x;
+  return y;
+}
+
+// AdamW (Loshchilov & Hutter 2019) as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^t, for
+// the parameter's t-th update; step counts them. stats: the gradient's norm, the factor that clips it, and 0 where it is
+// not finite: then nothing changes.
+void EXPORT(adamw)(float *p, const float *g, float *m, float *v, float *step, const float *stats, size_t n, float lr,
+                   double beta1, double beta2, float eps, float decay) {
   if (stats[2] == 0.0f) return;
-  f4 factor = splat(stats[1]), b1 = splat(beta1), b2 = splat(beta2), keep = splat(1.0f - lr * decay);
-  f4 rest1 = splat(1.0f - beta1), rest2 = splat(1.0f - beta2), rate = splat(lr / c1), epsilon = splat(hyper[3]);
-  f4 root = splat(1.0f / __builtin_sqrtf(c2));
+  *step += 1.0f;
+  // 1 − βᵗ in f64, where 1 − β of a β near 1 keeps its digits.
+  double c1 = 1.0 - whole_power(beta1, *step), c2 = 1.0 - whole_power(beta2, *step);
+  f4 factor = splat(stats[1]), b1 = splat((float)beta1), b2 = splat((float)beta2), keep = splat(1.0f - lr * decay);
+  f4 rest1 = splat((float)(1.0 - beta1)), rest2 = splat((float)(1.0 - beta2));
+  f4 rate = splat((float)(lr / c1)), root = splat((float)(1.0 / __builtin_sqrt(c2))), epsilon = splat(eps);
   for (size_t i = 0; i < n; i += 4) {
     size_t left = n - i;
     f4 grad = mul4(ld_upto(g + i, left), factor);

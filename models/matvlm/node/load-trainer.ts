@@ -12,7 +12,6 @@ const STATE_LIMIT = 2 ** 20;
 const whole = v.pipe(v.number(), v.integer(), v.minValue(0));
 const StateSchema = v.object({
   state: v.object({ step: whole, skipped: whole, skippedInARow: whole, tokens: whole }),
-  optimiserSteps: whole,
 });
 const RandomSchema = v.object({ seed: whole, step: whole });
 

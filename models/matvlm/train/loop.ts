@@ -1,4 +1,4 @@
-import { NumericError } from '../../../engine/errors.ts';
+import { CheckpointError, NumericError } from '../../../engine/errors.ts';
 import { Random } from '../../../engine/random.ts';
 import { scope } from '../../../engine/scope.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
@@ -78,7 +78,6 @@ export interface TrainState {
 /** What a resumed run needs beside the weights and the optimiser's tensors; plain JSON. */
 export interface TrainerSnapshot {
   readonly state: TrainState;
-  readonly optimiserSteps: number;
   readonly seed: number;
 }
 
@@ -144,16 +143,20 @@ export class Trainer {
   }
 
   snapshot(): TrainerSnapshot {
-    return { state: { ...this.state }, optimiserSteps: this.optimiser.steps, seed: this.settings.seed };
+    return { state: { ...this.state }, seed: this.settings.seed };
   }
 
   /** Takes up a run where `snapshot` was taken. @param tensors those of `optimiserTensors`, on the host */
   restore(snapshot: TrainerSnapshot, tensors: ReadonlyMap<string, Float32Array>): void {
     Object.assign(this.state, snapshot.state);
-    this.optimiser.steps = snapshot.optimiserSteps;
     for (const [name, tensor] of this.optimiser.tensors()) {
       const data = tensors.get(name);
-      if (!data) throw new NumericError(`optimizer.safetensors: "${name}" is missing; the checkpoint is of another run`);
+      if (!data) {
+        throw new CheckpointError(
+          `optimizer.safetensors: "${name}" is missing: the checkpoint is of another run, or of a version that did not ` +
+            'count updates by parameter; begin a new run from its weights',
+        );
+      }
       tensor.backend.write(tensor.buffer, data);
     }
   }

@@ -1,7 +1,7 @@
 import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
-import { fromData, type Tensor } from '../../../engine/tensor.ts';
-import { adamwStep, gradNorm, zerosLike } from '../../../ops/index.ts';
+import { scalar, type Tensor } from '../../../engine/tensor.ts';
+import { adamwStep, cat, gradNorm, reshape, zerosLike } from '../../../ops/index.ts';
 
 export interface AdamWOptions {
   readonly betas: readonly [number, number];
@@ -16,12 +16,19 @@ interface Slot {
   readonly param: Tensor;
   readonly m: Tensor;
   readonly v: Tensor;
+  readonly step: Tensor;
 }
 
-/** AdamW over named parameters; the moments live on the device with the parameters. */
+/** The state of a parameter that was not updated yet. */
+function fresh(param: Tensor): Omit<Slot, 'param'> {
+  return { m: zerosLike(param), v: zerosLike(param), step: scalar(param.backend, 0) };
+}
+
+/**
+ * AdamW over named parameters. Moments, and how often each parameter was updated, live on the device with the
+ * parameters: only there is known whether a step is taken.
+ */
 export class AdamW {
-  /** Steps counted, skipped ones too: what the bias correction goes by. */
-  steps = 0;
   private readonly slots = new Map<string, Slot>();
 
   constructor(
@@ -29,53 +36,57 @@ export class AdamW {
     private readonly options: AdamWOptions,
   ) {
     // Should there be no room for one, those before it are freed.
-    const slots = scope(() => [...parameters].map(([name, param]) => ({ name, param, m: zerosLike(param), v: zerosLike(param) })));
-    for (const { name, param, m, v } of slots) this.slots.set(name, { param, m: keep(m), v: keep(v) });
+    const slots = scope(() => [...parameters].map(([name, param]) => ({ name, param, ...fresh(param) })));
+    for (const { name, param, m, v, step } of slots) {
+      this.slots.set(name, { param, m: keep(m), v: keep(v), step: keep(step) });
+    }
   }
 
   /**
-   * Takes one step with the gradients that backward left, and frees them. A parameter without a gradient stays.
-   * Nothing changes when a gradient, or the loss they are of, is not finite.
+   * Takes one step with the gradients that backward left, and frees them. A parameter without a gradient stays, and
+   * its bias correction does not count the step. Nothing changes when a gradient, or the loss they are of, is not finite.
    * @param loss f32 of one element
-   * @returns f32 [gradient norm before clipping, clip scale, 1 if the step was taken]
+   * @param beside more tensors of one element, to be read back with the result
+   * @returns f32 [gradient norm before clipping, clip scale, 1 if the step was taken, …beside]
+   * @throws OutOfMemoryError before anything changed
    */
-  step(lr: number, loss: Tensor): Tensor {
-    this.steps++;
+  step(lr: number, loss: Tensor, beside: readonly Tensor[] = []): Tensor {
     return noGrad(() =>
       scope(() => {
         const slots = [...this.slots.values()].filter((s) => s.param.grad);
         const stats = gradNorm(slots.map((s) => s.param.grad!), this.options.clip, loss);
-        const hyper = fromData(stats.backend, this.hyper(lr), [6]);
-        for (const { param, m, v } of slots) {
+        const result = cat([stats, ...beside.map((t) => reshape(t, [1]))], 0);
+        const { betas, eps } = this.options;
+        for (const { param, m, v, step } of slots) {
           const weightDecay = param.shape.length >= 2 ? this.options.weightDecay : 0;
-          adamwStep({ param, grad: param.grad!, m, v, hyper, stats, weightDecay });
-          param.grad!.dispose();
-          param.grad = null;
+          adamwStep({ param, grad: param.grad!, m, v, step, stats, lr, betas, eps, weightDecay });
         }
-        return stats;
+        this.zeroGrad();
+        return result;
       }),
     );
   }
 
-  private hyper(lr: number): number[] {
-    const [beta1, beta2] = this.options.betas;
-    return [lr, beta1, beta2, this.options.eps, 1 - beta1 ** this.steps, 1 - beta2 ** this.steps];
+  /** Frees the gradients of all parameters. */
+  zeroGrad(): void {
+    for (const { param } of this.slots.values()) {
+      param.grad?.dispose();
+      param.grad = null;
+    }
   }
 
-  /** The moments by `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`, as torch names them. */
+  /** The state by `<parameter>.exp_avg`, `<parameter>.exp_avg_sq` and `<parameter>.step`, as torch names them. */
   tensors(): Map<string, Tensor> {
     const all = new Map<string, Tensor>();
-    for (const [name, { m, v }] of this.slots) {
+    for (const [name, { m, v, step }] of this.slots) {
       all.set(`${name}.exp_avg`, m);
       all.set(`${name}.exp_avg_sq`, v);
+      all.set(`${name}.step`, step);
     }
     return all;
   }
 
   dispose(): void {
-    for (const { m, v } of this.slots.values()) {
-      m.dispose();
-      v.dispose();
-    }
+    for (const { m, v, step } of this.slots.values()) for (const tensor of [m, v, step]) tensor.dispose();
   }
 }
