@@ -1,4 +1,4 @@
-import { DTypeError } from './errors.ts';
+import { ArgumentError, DTypeError } from './errors.ts';
 
 /**
  * Element types of tensors. f32 and i32 are what kernels compute on; f16 and bf16 are how tensors may be stored:
@@ -82,6 +82,28 @@ export function decoder(dtype: DType): (stored: number) => number {
   return dtype === 'bf16' ? fromBfloat : (stored) => stored;
 }
 
+/** Least and largest number of the integer dtypes. */
+const RANGES: { readonly [K in DType]?: readonly [least: number, most: number] } = {
+  i32: [-(2 ** 31), 2 ** 31 - 1],
+  u32: [0, 2 ** 32 - 1],
+};
+
+/**
+ * Whether a number from the host may become an element of the dtype: floats round every number, bool is "not 0",
+ * integers hold whole numbers within their bounds.
+ * @throws ArgumentError for anything else, numbers in strings included
+ */
+export function expectStorable(op: string, value: unknown, dtype: DType): void {
+  if (typeof value !== 'number') {
+    throw new ArgumentError(`${op}: ${typeof value === 'string' ? JSON.stringify(value) : value} is no number`);
+  }
+  const range = RANGES[dtype];
+  if (!range || (Number.isInteger(value) && value >= range[0] && value <= range[1])) return;
+  throw new ArgumentError(
+    `${op}: ${dtype} cannot hold ${value}, expected whole numbers from ${range[0]} to ${range[1]}; round or clip first`,
+  );
+}
+
 /**
  * How the dtype stores a number: floats round to nearest even, integers truncate toward zero and stop at their bounds,
  * bool is "not 0".
@@ -97,9 +119,10 @@ export function encoder(dtype: DType): (value: number) => number {
     case 'bool':
       return (value) => (value !== 0 ? 1 : 0);
     case 'i32':
-      return (value) => Math.max(-(2 ** 31), Math.min(2 ** 31 - 1, Math.trunc(value)));
-    case 'u32':
-      return (value) => Math.max(0, Math.min(2 ** 32 - 1, Math.trunc(value)));
+    case 'u32': {
+      const [least, most] = RANGES[dtype]!;
+      return (value) => Math.max(least, Math.min(most, Math.trunc(value)));
+    }
     default:
       return dtype satisfies never;
   }

@@ -1,7 +1,8 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
-import { bytesOf, decoder, type DType, encoder, type HostArray, isFloat } from './dtype.ts';
+import { hostArrayFor, hostArrayType } from './backends/host.ts';
+import { bytesOf, decoder, type DType, encoder, expectStorable, type HostArray, isFloat } from './dtype.ts';
 import { DisposedError, DTypeError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import type { Scope } from './scope.ts';
@@ -140,25 +141,31 @@ export class Tensor implements Spec {
   }
 }
 
-/**
- * An uninitialised tensor.
- * @throws ShapeError for sizes that are no whole numbers ≥ 0, DTypeError for an unknown dtype, OutOfMemoryError when the
- * backend has no room
- */
-export function empty(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+/** @throws ShapeError for sizes that are no whole numbers ≥ 0, DTypeError for an unknown dtype */
+function expectSpec(shape: readonly number[], dtype: DType): void {
   for (const d of shape) {
     if (!(Number.isInteger(d) && d >= 0)) {
       throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
     }
   }
   if (bytesOf(dtype) === undefined) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
+}
+
+/**
+ * An uninitialised tensor.
+ * @throws ShapeError for sizes that are no whole numbers ≥ 0, DTypeError for an unknown dtype, OutOfMemoryError when the
+ * backend has no room
+ */
+export function empty(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+  expectSpec(shape, dtype);
   return new Tensor(new Storage(backend, backend.alloc(elements(shape), dtype)), shape, dtype);
 }
 
 /**
- * A tensor holding a copy of `data`. Numbers become what `dtype` stores: f16 and bf16 are rounded, bool is "not 0". A
- * Uint16Array for f16 or bf16 is taken as the raw patterns that `data()` gives.
- * @throws ShapeError when the length is not that of the shape
+ * A tensor holding a copy of `data`. Numbers become what `dtype` stores: floats are rounded, bool is "not 0", integers
+ * are taken as they are. A Uint16Array for f16 or bf16 is taken as the raw patterns that `data()` gives.
+ * @throws ShapeError when the length is not that of the shape, ArgumentError for what is no number and for one that an
+ * integer dtype cannot hold (a fraction, NaN, one out of its bounds), whatever the kind of array
  */
 export function fromData(
   backend: Backend,
@@ -166,6 +173,7 @@ export function fromData(
   shape: readonly number[],
   dtype: DType = 'f32',
 ): Tensor {
+  expectSpec(shape, dtype);
   const size = elements(shape);
   if (data.length !== size) {
     throw new ShapeError(`fromData: ${data.length} values for shape [${shape.join(', ')}], expected ${size}`);
@@ -181,25 +189,20 @@ export function fromData(
   return tensor;
 }
 
-/** One number as a tensor of shape []. */
+/** One number as a tensor of shape []. @throws ArgumentError where `fromData` does */
 export function scalar(backend: Backend, value: number, dtype: DType = 'f32'): Tensor {
   return fromData(backend, [value], [], dtype);
 }
 
+/** `data` as elements of the dtype: the array itself where it already holds them. */
 function hostArray(data: HostArray | readonly number[], dtype: DType): HostArray {
-  switch (dtype) {
-    case 'f32':
-      return data instanceof Float32Array || data instanceof Float64Array ? data : Float32Array.from(data);
-    case 'i32':
-      return data instanceof Int32Array ? data : Int32Array.from(data);
-    case 'u32':
-      return data instanceof Uint32Array ? data : Uint32Array.from(data);
-    case 'bool':
-      return Uint32Array.from(data, encoder(dtype));
-    case 'f16':
-    case 'bf16':
-      return data instanceof Uint16Array ? data : Uint16Array.from(data, encoder(dtype));
-    default:
-      return dtype satisfies never;
+  if (dtype !== 'bool' && data instanceof hostArrayType(dtype)) return data;
+  if (dtype === 'f32' && data instanceof Float64Array) return data;
+  const encode = encoder(dtype);
+  const out = hostArrayFor(dtype, data.length);
+  for (let i = 0; i < data.length; i++) {
+    expectStorable('fromData', data[i], dtype);
+    out[i] = encode(data[i]);
   }
+  return out;
 }
