@@ -1,4 +1,4 @@
-import { ArgumentError } from './errors.ts';
+import { expectWhole } from './arguments.ts';
 
 /** Everything a generator is; plain JSON, so that a training run can be resumed exactly. */
 export interface RandomState {
@@ -53,9 +53,7 @@ export class Random {
    * @throws ArgumentError for any other number
    */
   constructor(seed: number) {
-    if (!Number.isSafeInteger(seed) || seed < 0) {
-      throw new ArgumentError(`Random: seed is ${seed}, expected a whole number from 0 to 2^53 - 1`);
-    }
+    expectWhole('Random', 'seed', seed, 0, Number.MAX_SAFE_INTEGER);
     this.words = seed < 2 ** 32 ? spread(seed) : scatter([low(seed), high(seed), 0, NO_INDEX]);
   }
 
@@ -66,8 +64,7 @@ export class Random {
    */
   static stream(seed: number, index: number): Random {
     for (const [name, value] of Object.entries({ seed, index })) {
-      if (Number.isSafeInteger(value)) continue;
-      throw new ArgumentError(`Random.stream: ${name} is ${value}, expected a whole number below 2^53`);
+      expectWhole('Random.stream', name, value, -Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
     }
     const random = new Random(0);
     random.words = scatter([low(seed), high(seed), low(index), high(index)]);
@@ -125,9 +122,7 @@ export class Random {
 
   /** A uniform integer in [0, n), without bias. @throws ArgumentError unless n is a whole number from 1 to 2⁵³ - 1 */
   integer(n: number): number {
-    if (!Number.isSafeInteger(n) || n < 1) {
-      throw new ArgumentError(`Random.integer: n is ${n}, expected a whole number from 1 to 2^53 - 1`);
-    }
+    expectWhole('Random.integer', 'n', n, 1, Number.MAX_SAFE_INTEGER);
     const range = n <= 2 ** 32 ? 2 ** 32 : 2 ** 53;
     const limit = range - (range % n);
     for (;;) {

@@ -217,7 +217,7 @@ function build(kernel: Kernel, cut: Cut, dim: number, masked: boolean, counted: 
         ...bind(kernel.loads),
         ...kernel.reads,
         ...(masked && { mask: 'u32' }),
-        ...(counted && { count: 'u32' }),
+        ...(counted && { count: 'i32' }),
       },
       writes: { ...bind(kernel.stores), ...kernel.writes },
       params: PARAMS,
@@ -227,7 +227,7 @@ function build(kernel: Kernel, cut: Cut, dim: number, masked: boolean, counted: 
         NOTHING,
         ...kernel.loads.map((name) => loader(name, vectors)),
         ...kernel.stores.map((name) => storer(name, vectors)),
-        `fn key_count() -> u32 { return ${counted ? 'min(count[0], params.keys)' : 'params.keys'}; }`,
+        `fn key_count() -> u32 { return ${counted ? 'u32(clamp(count[0], 0, i32(params.keys)))' : 'params.keys'}; }`,
         masked
           ? 'fn key_open(b: u32, key: u32) -> bool { return key < params.keys && mask[b * params.keys + key] != 0u; }'
           : 'fn key_open(b: u32, key: u32) -> bool { return true; }',

@@ -1,3 +1,4 @@
+import { expectFinite, expectOneOf } from '../engine/arguments.ts';
 import type { Spec } from '../engine/backend.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
@@ -47,6 +48,8 @@ const MAX_DIM = 256;
 export function checkAttention(inputs: readonly Spec[], attrs: AttentionAttrs): AttentionSizes {
   const [q, k, v] = inputs;
   const names = ['q', 'k', 'v'];
+  expectFinite('attention', 'scale', attrs.scale);
+  expectOneOf('attention', 'layout', attrs.layout, 'bhld', 'blhd');
   for (let i = 0; i < 3; i++) {
     expectDType('attention', names[i], inputs[i].dtype, 'f32');
     expectRank('attention', names[i], inputs[i], 4);
@@ -68,7 +71,7 @@ export function checkAttention(inputs: readonly Spec[], attrs: AttentionAttrs): 
     expectShape('attention', 'mask', mask, [s.batch, s.keys]);
   }
   if (count) {
-    expectDType('attention', 'keyCount', count.dtype, 'i32', 'u32');
+    expectDType('attention', 'keyCount', count.dtype, 'i32');
     expectShape('attention', 'keyCount', count, [1]);
   }
   return s;

@@ -14,7 +14,7 @@ export interface AttentionOptions {
   readonly scale?: number;
   /** Default 'bhld'. */
   readonly layout?: HeadLayout;
-  /** i32 [1]: only that many of the first keys exist; S is the room for them. Without gradients. */
+  /** i32 [1]: only that many of the first keys exist (none below 0, all above S); S is the room. Without gradients. */
   readonly keyCount?: Tensor;
 }
 
@@ -26,7 +26,7 @@ interface BackwardAttrs extends AttentionAttrs {
 /** Offsets of rows, the keys each sees and their scores, for the reference loops. */
 function walker(s: AttentionSizes, attrs: AttentionAttrs, [q, k]: readonly HostArg[], mask?: HostArg, count?: HostArg) {
   const group = s.heads / s.kvHeads;
-  const keys = count ? Math.min(count.data[0], s.keys) : s.keys;
+  const keys = count ? Math.max(0, Math.min(count.data[0], s.keys)) : s.keys;
   const query = (b: number, h: number, i: number) => b * s.heads * s.length * s.dim + h * s.qHead + i * s.qToken;
   const key = (b: number, h: number, j: number) =>
     b * s.kvHeads * s.keys * s.dim + Math.floor(h / group) * s.kHead + j * s.kToken;

@@ -1,4 +1,5 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectNumber } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
@@ -39,8 +40,10 @@ const clampBackward = /* @__PURE__ */ defineOp<ClampAttrs>({
 
 export const clampOp = /* @__PURE__ */ defineOp<ClampAttrs>({
   name: 'clamp',
-  shape([x]) {
+  shape([x], { min, max }) {
     expectDType('clamp', 'x', x.dtype, 'f32');
+    expectNumber('clamp', 'min', min);
+    expectNumber('clamp', 'max', max);
     return [spec(x.shape)];
   },
   reference({ inputs: [x], outputs: [y], attrs: { min, max } }) {
@@ -51,7 +54,11 @@ export const clampOp = /* @__PURE__ */ defineOp<ClampAttrs>({
   backward: ({ input, grads, attrs }) => [apply1(clampBackward, [input(0), grads[0]!], attrs)],
 });
 
-/** x held between `min` and `max`, either of which may be left out: floats of any shape → the same shape and dtype. */
+/**
+ * x held between `min` and `max`, either of which may be left out: floats of any shape → the same shape and dtype. As
+ * torch has it: where min > max the result is max, a bound of NaN makes the whole result NaN, and the gradient passes
+ * where x lies within the bounds and nowhere else (a NaN lies within none).
+ */
 export function clamp(x: Tensor, { min, max }: { min?: number | null; max?: number | null }): Tensor {
   const attrs = { min: min ?? -Infinity, max: max ?? Infinity };
   return inFloat32([x], (inputs) => apply1(clampOp, inputs, attrs));

@@ -1,4 +1,5 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectWhole } from '../engine/arguments.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
@@ -163,6 +164,7 @@ function eachTap(attrs: Patches, visit: (at: number, image: number) => void): vo
 /**
  * 2-D convolution (cross-correlation, as torch): x (B, C, H, W), weight (O, C, kh, kw), bias (O) →
  * (B, O, rows, columns). Windows are unfolded and multiplied, which for patches without overlap copies nothing twice.
+ * @throws ArgumentError unless stride is a whole number ≥ 1 and padding one ≥ 0
  */
 export function conv2d(
   x: Tensor,
@@ -173,6 +175,8 @@ export function conv2d(
   expectRank('conv2d', 'x', x, 4);
   expectRank('conv2d', 'weight', weight, 4);
   expectDType('conv2d', 'x', x.dtype, 'f32');
+  expectWhole('conv2d', 'stride', stride, 1);
+  expectWhole('conv2d', 'padding', padding);
   const [out, channels, kh, kw] = weight.shape;
   const attrs: Patches = { kernel: [kh, kw], stride, padding, image: x.shape };
   const [rows, columns] = outputSize(x.shape, attrs);

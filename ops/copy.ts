@@ -1,4 +1,5 @@
 import { apply, apply1 } from '../engine/apply.ts';
+import { expectNumber } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
@@ -57,7 +58,8 @@ const addKernel = /* @__PURE__ */ new Elementwise({
 
 export const addIntoOp = /* @__PURE__ */ defineOp<{ scale: number }>({
   name: 'add_into',
-  shape([dst, src]) {
+  shape([dst, src], { scale }) {
+    expectNumber('add_into', 'scale', scale);
     expectDType('add_into', 'dst', dst.dtype, 'f32');
     expectAlike('add_into', 'src', src, dst);
     return [];

@@ -1,4 +1,5 @@
 import { apply, apply1 } from '../engine/apply.ts';
+import { expectWhole } from '../engine/arguments.ts';
 import { shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp, spec } from '../engine/op.ts';
@@ -43,7 +44,8 @@ ${ROW_MAIN} {
 /** The op behind `crossEntropy`: also gives each row's maximum and log Σ exp(x − maximum), and 1 / labels that count. */
 export const crossEntropyOp = /* @__PURE__ */ defineOp<CrossEntropyAttrs>({
   name: 'cross_entropy',
-  shape([logits, labels]) {
+  shape([logits, labels], { ignoreIndex }) {
+    expectWhole('cross_entropy', 'ignoreIndex', ignoreIndex, -(2 ** 31));
     expectDType('cross_entropy', 'logits', logits.dtype, 'f32');
     expectDType('cross_entropy', 'labels', labels.dtype, 'i32');
     expectClasses('cross_entropy', 'logits', logits);

@@ -1,6 +1,6 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectFinite, expectWhole } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
@@ -71,9 +71,7 @@ export const dropoutOp: Op<DropoutAttrs> = /* @__PURE__ */ defineOp<DropoutAttrs
  * @throws ArgumentError for a p outside [0, 1] or a seed that is no such integer
  */
 export function dropout(x: Tensor, p: number, seed: number): Tensor {
-  if (!(p >= 0 && p <= 1)) throw new ArgumentError(`dropout: p is ${p}, expected a probability from 0 to 1`);
-  if (!Number.isSafeInteger(seed) || seed < 0) {
-    throw new ArgumentError(`dropout: seed is ${seed}, expected a whole number from 0 to 2^53 - 1`);
-  }
+  expectFinite('dropout', 'p', p, 0, 1);
+  expectWhole('dropout', 'seed', seed, 0, Number.MAX_SAFE_INTEGER);
   return p === 0 ? x : apply1(dropoutOp, [x], { p, seed });
 }

@@ -1,6 +1,7 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectFinite } from '../engine/arguments.ts';
 import type { Backend } from '../engine/backend.ts';
-import { type DType, encoder } from '../engine/dtype.ts';
+import { type DType, encoder, expectStorable } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
@@ -15,14 +16,17 @@ interface FillAttrs {
 
 export const fillOp = /* @__PURE__ */ defineOp<FillAttrs>({
   name: 'fill',
-  shape: (_, { shape, dtype }) => [spec(shape, dtype)],
+  shape(_, { shape, value, dtype }) {
+    expectStorable('fill', value, dtype);
+    return [spec(shape, dtype)];
+  },
   reference({ outputs: [y], attrs: { value, dtype } }) {
     y.data.fill(encoder(dtype)(value));
   },
   webgpu: ({ outputs: [y], attrs: { value } }) => [launchFill(y, value)],
 });
 
-/** A tensor of `shape` with `value` everywhere. */
+/** A tensor of `shape` with `value` everywhere. @throws ArgumentError for a value that the dtype cannot hold */
 export function fill(backend: Backend, shape: readonly number[], value: number, dtype: DType = 'f32'): Tensor {
   return apply1(fillOp, [], { shape, value, dtype }, backend);
 }
@@ -75,13 +79,15 @@ export const arangeOp = /* @__PURE__ */ defineOp<ArangeAttrs>({
 
 /**
  * start, start + step, … below `end` (above it for a negative step), as a vector.
- * @throws ArgumentError for a dtype other than f32 and i32, a step of 0, or fractions in i32
+ * @throws ArgumentError for a dtype other than f32 and i32, what is no finite number, a step of 0, or elements that i32
+ * cannot hold
  */
 export function arange(
   backend: Backend,
   end: number,
   { start = 0, step = 1, dtype = 'i32' }: { start?: number; step?: number; dtype?: DType } = {},
 ): Tensor {
+  for (const [name, value] of Object.entries({ end, start, step })) expectFinite('arange', name, value);
   if (step === 0 || (dtype !== 'f32' && dtype !== 'i32')) {
     throw new ArgumentError(`arange: step ${step} of dtype ${dtype}, expected a step other than 0 of f32 or i32`);
   }
@@ -89,5 +95,6 @@ export function arange(
     throw new ArgumentError(`arange: start ${start} and step ${step} are no whole numbers; give dtype f32`);
   }
   const size = Math.max(0, Math.ceil((end - start) / step));
+  if (size > 0) for (const value of [start, start + (size - 1) * step]) expectStorable('arange', value, dtype);
   return apply1(arangeOp, [], { start, step, size, dtype }, backend);
 }

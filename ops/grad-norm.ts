@@ -1,4 +1,5 @@
 import { apply, apply1 } from '../engine/apply.ts';
+import { expectFinite } from '../engine/arguments.ts';
 import { elements } from '../engine/backend.ts';
 import { shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
@@ -111,7 +112,10 @@ interface Clip {
 /** [norm, clip scale, 1 where norm and loss are finite else 0] from the norms of all parts, and perhaps a loss. */
 const clipScaleOp = /* @__PURE__ */ defineOp<Clip>({
   name: 'clip_scale',
-  shape: () => [spec([3])],
+  shape(_, { maxNorm }) {
+    expectFinite('gradNorm', 'maxNorm', maxNorm, 0);
+    return [spec([3])];
+  },
   reference({ inputs: [norms, loss], outputs: [stats], attrs: { maxNorm } }) {
     let sum = 0;
     for (let i = 0; i < norms.size; i++) sum += norms.data[i] * norms.data[i];

@@ -1,7 +1,7 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectWhole } from '../engine/arguments.ts';
 import { shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
@@ -34,8 +34,6 @@ ${FLAT_MAIN} {
 
 /** 1 at the place each id names and 0 elsewhere: i32 (…) → f32 (…, classes). An id out of range gives zeros. */
 export function oneHot(ids: Tensor, classes: number): Tensor {
-  if (!Number.isInteger(classes) || classes < 1) {
-    throw new ArgumentError(`one_hot: ${classes} classes, expected a whole number ≥ 1`);
-  }
+  expectWhole('one_hot', 'classes', classes, 1);
   return apply1(oneHotOp, [ids], { classes });
 }

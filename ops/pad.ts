@@ -1,5 +1,6 @@
 import { apply1 } from '../engine/apply.ts';
-import { encoder } from '../engine/dtype.ts';
+import { expectWhole } from '../engine/arguments.ts';
+import { encoder, expectStorable } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
@@ -26,7 +27,10 @@ function inside(shape: readonly number[], { before, whole }: Padding): StridedCo
 
 const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
   name: 'pad',
-  shape: ([x], { whole }) => [spec(whole, x.dtype)],
+  shape([x], { whole, value }) {
+    expectStorable('pad', value, x.dtype);
+    return [spec(whole, x.dtype)];
+  },
   reference({ inputs: [x], outputs: [y], attrs }) {
     y.data.fill(encoder(y.dtype)(attrs.value));
     copyOnHost(inside(x.shape, attrs), x, y);
@@ -44,12 +48,14 @@ const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
 /**
  * Pads with a constant. `padding` is torch's: [before, after] of the last dimension first, then of the one before it.
  * Negative amounts crop.
+ * @throws ArgumentError for amounts that are no whole numbers and a value that x's dtype cannot hold
  */
 export function pad(x: Tensor, padding: readonly number[], value = 0): Tensor {
   const rank = x.shape.length;
   if (padding.length % 2 !== 0 || padding.length > 2 * rank) {
     throw new ShapeError(`pad: ${show(padding)} is no list of [before, after] pairs for at most ${rank} dimensions`);
   }
+  for (const amount of padding) expectWhole('pad', 'an amount of padding', amount, -(2 ** 31));
   const at = (i: number, side: number) => padding[2 * (rank - 1 - i) + side] ?? 0;
   const before = x.shape.map((_, i) => at(i, 0));
   const whole = x.shape.map((d, i) => d + at(i, 0) + at(i, 1));

@@ -278,7 +278,7 @@ export const reduceOps = /* @__PURE__ */ Object.fromEntries(
 
 function dimsOf(name: string, x: Spec, dim: ReduceOptions['dim']): number[] {
   const rank = x.shape.length;
-  const given = dim === undefined ? [] : typeof dim === 'number' ? [dim] : dim;
+  const given: readonly number[] = dim === undefined ? [] : [dim].flat();
   if (given.length === 0) return x.shape.map((_, i) => i);
   const dims = given.map((d) => normalizeDim(name, d, rank));
   if (new Set(dims).size < dims.length) throw new ShapeError(`${name}: dim ${show(given)} names a dimension twice`);

@@ -1,5 +1,5 @@
 import { apply1 } from '../engine/apply.ts';
-import { ArgumentError } from '../engine/errors.ts';
+import { expectWhole } from '../engine/arguments.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { sum } from './reduce.ts';
@@ -36,8 +36,6 @@ const repeatInterleaveOp = /* @__PURE__ */ defineOp<Repeat>({
 
 /** Repeats each entry of a dimension `repeats` times in a row: a b → a a b b. */
 export function repeatInterleave(x: Tensor, repeats: number, dim: number): Tensor {
-  if (!Number.isInteger(repeats) || repeats < 1) {
-    throw new ArgumentError(`repeat_interleave: repeats is ${repeats}, expected a whole number ≥ 1`);
-  }
+  expectWhole('repeat_interleave', 'repeats', repeats, 1);
   return apply1(repeatInterleaveOp, [x], { repeats, dim: normalizeAxis('repeat_interleave', dim, x.shape.length) });
 }

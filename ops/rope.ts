@@ -1,7 +1,8 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectFinite, expectOneOf, expectWhole } from '../engine/arguments.ts';
 import { FLAT_INDEX, grid1d, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { ArgumentError, ShapeError } from '../engine/errors.ts';
+import { ShapeError } from '../engine/errors.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { show } from './shapes.ts';
@@ -70,9 +71,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     ys[at + HALF] = xs[at + HALF];
     return;
   }
-  let position = (row / params.inner) % params.length + params.offset + first();
-  let r = cos_sin(position, j);
-  let s = params.sign * r.y;
+  // A start below 0 may put tokens before position 0, where they turn the other way.
+  let ahead = (row / params.inner) % params.length + params.offset + u32(max(first(), 0));
+  let back = bitcast<u32>(-min(first(), 0));
+  let r = cos_sin(select(ahead - back, back - ahead, back > ahead), j);
+  let s = select(params.sign, -params.sign, back > ahead) * r.y;
   let a = xs[at];
   let b = xs[at + HALF];
   ys[at] = a * r.x - b * s;
@@ -93,33 +96,34 @@ function frequencyTable(rotaryDim: number, theta: number): string {
 
 function ropeShader(rotaryDim: number, theta: number, dynamic: boolean): Shader {
   return shader(`rope.${rotaryDim}.${theta}.${dynamic}`, () => ({
-    reads: { xs: 'f32', ...(dynamic && { starts: 'u32' }) },
+    reads: { xs: 'f32', ...(dynamic && { starts: 'i32' }) },
     writes: { ys: 'f32' },
     params: { rows: 'u32', dim: 'u32', length: 'u32', inner: 'u32', offset: 'u32', sign: 'f32' },
     constants: { WG, HALF: rotaryDim / 2 },
-    code: `${frequencyTable(rotaryDim, theta)}fn first() -> u32 { return ${dynamic ? 'starts[0]' : '0u'}; }\n${CODE}`,
+    code: `${frequencyTable(rotaryDim, theta)}fn first() -> i32 { return ${dynamic ? 'starts[0]' : '0'}; }\n${CODE}`,
   }));
 }
 
 const ropeOp: Op<RopeAttrs> = defineOp({
   name: 'rope',
-  shape([x, start], { rotaryDim, offset, layout }) {
+  shape([x, start], { rotaryDim, theta, offset, layout }) {
     expectDType('rope', 'x', x.dtype, 'f32');
     const least = layout === 'bhld' ? 2 : 3;
     if (x.shape.length < least) {
       throw new ShapeError(`rope: x has shape ${show(x.shape)}, expected at least ${least} dimensions for ${layout}`);
     }
     const dim = x.shape[x.shape.length - 1];
-    if (rotaryDim % 2 !== 0 || rotaryDim < 2 || rotaryDim > dim) {
+    expectWhole('rope', 'rotaryDim', rotaryDim, 2);
+    if (rotaryDim % 2 !== 0 || rotaryDim > dim) {
       throw new ShapeError(
         `rope: rotaryDim ${rotaryDim} must be even and at most the last dimension of x ${show(x.shape)}`,
       );
     }
-    if (!Number.isInteger(offset) || offset < 0) {
-      throw new ArgumentError(`rope: offset ${offset} must be an integer of at least 0`);
-    }
+    expectWhole('rope', 'offset', offset, 0, 2 ** 32 - 1);
+    expectOneOf('rope', 'layout', layout, 'bhld', 'blhd');
+    expectFinite('rope', 'theta', theta, Number.MIN_VALUE);
     if (start) {
-      expectDType('rope', 'start', start.dtype, 'i32', 'u32');
+      expectDType('rope', 'start', start.dtype, 'i32');
       if (start.shape.join() !== '1') throw new ShapeError(`rope: start has shape ${show(start.shape)}, expected [1]`);
     }
     return [spec(x.shape)];

@@ -1,4 +1,5 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectNumber } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
@@ -17,8 +18,9 @@ const addKernel = /* @__PURE__ */ elementwise('add_scalar', 'x + params.c');
 
 export const mulScalarOp = /* @__PURE__ */ defineOp<Scalar>({
   name: 'mul_scalar',
-  shape([x]) {
+  shape([x], { c }) {
     expectDType('mul_scalar', 'x', x.dtype, 'f32');
+    expectNumber('mul_scalar', 'c', c);
     return [spec(x.shape)];
   },
   reference({ inputs: [x], outputs: [y], attrs: { c } }) {
@@ -34,8 +36,9 @@ export const mulScalarOp = /* @__PURE__ */ defineOp<Scalar>({
 
 export const addScalarOp = /* @__PURE__ */ defineOp<Scalar>({
   name: 'add_scalar',
-  shape([x]) {
+  shape([x], { c }) {
     expectDType('add_scalar', 'x', x.dtype, 'f32');
+    expectNumber('add_scalar', 'c', c);
     return [spec(x.shape)];
   },
   reference({ inputs: [x], outputs: [y], attrs: { c } }) {

@@ -1,6 +1,7 @@
+import { expectWhole } from '../engine/arguments.ts';
 import type { Spec } from '../engine/backend.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { ArgumentError, ShapeError } from '../engine/errors.ts';
+import { ShapeError } from '../engine/errors.ts';
 import { expectRank, expectShape, show } from './shapes.ts';
 
 export interface SsdAttrs {
@@ -50,8 +51,6 @@ export function checkSsd(inputs: readonly Spec[], attrs: SsdAttrs): SsdSizes {
   expectShape('ssd_scan', 'D', d, [heads]);
   expectShape('ssd_scan', 'dt_bias', bias, [heads]);
   if (attrs.initial) expectShape('ssd_scan', 'initialState', initial, [batch, heads, p, n]);
-  if (!Number.isInteger(attrs.chunkSize) || attrs.chunkSize < 1) {
-    throw new ArgumentError(`ssd_scan: chunkSize ${attrs.chunkSize} must be a positive integer`);
-  }
+  expectWhole('ssd_scan', 'chunkSize', attrs.chunkSize, 1);
   return s;
 }

@@ -1,4 +1,5 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectWhole } from '../engine/arguments.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
@@ -49,7 +50,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   backward: ({ attrs, grads }) => [tril(grads[0]!, attrs.diagonal)],
 });
 
-/** The lower triangle of the last two dimensions, up to a diagonal; zero above. */
+/**
+ * The lower triangle of the last two dimensions, up to a diagonal; zero above.
+ * @param diagonal a whole number: 0 is the main one, 1 the next above
+ * @throws ArgumentError for a diagonal that is no whole number
+ */
 export function tril(x: Tensor, diagonal = 0): Tensor {
+  expectWhole('tril', 'diagonal', diagonal, -(2 ** 31));
   return apply1(trilOp, [x], { diagonal });
 }

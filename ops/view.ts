@@ -1,5 +1,6 @@
 import { apply1 } from '../engine/apply.ts';
-import { ArgumentError, ShapeError } from '../engine/errors.ts';
+import { expectWhole } from '../engine/arguments.ts';
+import { ShapeError } from '../engine/errors.ts';
 import { type Op, defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
@@ -150,12 +151,11 @@ function apply1Into(dst: Tensor, src: Tensor, range: Range): void {
 export function slice(x: Tensor, dim: number, start: number, end: number | null = null, step = 1): Tensor {
   const d = normalizeAxis('slice', dim, x.shape.length);
   const n = x.shape[d];
-  if (!Number.isInteger(step) || step < 1) throw new ArgumentError(`slice: step is ${step}, expected a whole number ≥ 1`);
-  if (!Number.isInteger(start) || !Number.isInteger(end ?? n)) {
-    throw new ArgumentError(`slice: the range is ${start} to ${end}, expected whole numbers`);
-  }
+  expectWhole('slice', 'step', step, 1, Infinity);
+  expectWhole('slice', 'start', start, -Infinity, Infinity);
+  expectWhole('slice', 'end', end ?? n, -Infinity, Infinity);
   const clip = (i: number) => Math.min(Math.max(i < 0 ? i + n : i, 0), n);
   const from = clip(start);
   const length = Math.max(0, Math.ceil((clip(end ?? n) - from) / step));
-  return apply1(sliceOp, [x], { dim: d, start: from, length, step });
+  return apply1(sliceOp, [x], { dim: d, start: from, length, step: Math.min(step, Math.max(n, 1)) });
 }
