@@ -1,7 +1,15 @@
 import type { BinaryName, KernelExports, WasmArg } from '../engine/backends/wasm/call.ts';
 import { COLUMN, modeOf, ROW, SAME, SCALAR } from './elementwise.ts';
 
-const COMMUTES: readonly BinaryName[] = ['add', 'mul', 'maximum', 'minimum'];
+/** The functions by the kernel that computes them with the operands exchanged. */
+const EXCHANGED = {
+  add: 'add',
+  sub: 'rsub',
+  mul: 'mul',
+  div: 'rdiv',
+  maximum: 'maximum',
+  minimum: 'minimum',
+} as const satisfies Partial<Record<BinaryName, BinaryName>>;
 
 /** y = a ∘ b where b broadcasts and a does not; false where b repeats in a way that no C kernel walks. */
 function second(k: KernelExports, name: BinaryName, a: WasmArg, b: WasmArg, y: WasmArg): boolean {
@@ -26,16 +34,17 @@ function second(k: KernelExports, name: BinaryName, a: WasmArg, b: WasmArg, y: W
   }
 }
 
-/** y = a ∘ b with broadcasting, by C kernels; false where they cannot. y may be a or b where that has y's shape. */
-export function binaryOnWasm(k: KernelExports, name: BinaryName, a: WasmArg, b: WasmArg, y: WasmArg): boolean {
+/**
+ * y = a ∘ b with broadcasting, by C kernels; false where they cannot: where both operands are stretched, or one in a
+ * way that no kernel walks. y may be a or b where that has y's shape.
+ */
+export function binaryOnWasm(
+  k: KernelExports,
+  name: keyof typeof EXCHANGED,
+  a: WasmArg,
+  b: WasmArg,
+  y: WasmArg,
+): boolean {
   if (a.size === y.size) return second(k, name, a, b, y);
-  if (b.size !== y.size) return false;
-  if (COMMUTES.includes(name)) return second(k, name, b, a, y);
-  if (name === 'sub') {
-    if (!second(k, 'sub', b, a, y)) return false;
-    k.neg(y.ptr, y.ptr, y.size);
-    return true;
-  }
-  k.reciprocal(b.ptr, y.ptr, y.size);
-  return second(k, 'mul', y, a, y);
+  return b.size === y.size && second(k, EXCHANGED[name], b, a, y);
 }

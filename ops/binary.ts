@@ -6,85 +6,75 @@ import type { Tensor } from '../engine/tensor.ts';
 import { binaryOnWasm } from './binary-wasm.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
-import { nanWgsl, order } from './math.ts';
+import { nanWgsl } from './math.ts';
+import { power, powWgsl } from './pow.ts';
 import { sumTo } from './reduce.ts';
 import { mulScalar } from './scalar.ts';
 import { broadcastIndex, broadcastShapes } from './shapes.ts';
 
-/** A function of a and b in JavaScript and WGSL. */
-interface Formula {
-  readonly f: (a: number, b: number) => number;
+/** A partial derivative times dy in JavaScript and WGSL. */
+interface Slope {
+  readonly f: (a: number, b: number, dy: number) => number;
   readonly wgsl: string;
 }
 
 /** One elementwise function of two arguments that broadcast, with its partial derivatives. */
-interface Row extends Formula {
-  /** ∂f/∂a, ∂f/∂b: formulas, or numbers where they are constant. */
-  readonly da: Formula | number;
-  readonly db: Formula | number;
+interface Row {
+  readonly f: (a: number, b: number) => number;
+  readonly wgsl: string;
+  /** dy·∂f/∂a, dy·∂f/∂b: formulas, or numbers for ∂f where they are constant. */
+  readonly da: Slope | number;
+  readonly db: Slope | number;
   readonly helpers?: string;
 }
 
 /**
- * WGSL's pow is undefined for negative bases, where torch's is not if the exponent is whole, and drivers differ at zero.
+ * torch's share of dy for the operand x of a maximum or minimum: all where x won, half where both are equal, none where
+ * the other won; where one is NaN, all for both.
  */
-const POW = /* wgsl */ `${nanWgsl}
-fn pow_(a: f32, b: f32) -> f32 {
-  if (b == 0.0) { return 1.0; }
-  if (is_nan(a) || is_nan(b)) { return a + b; }
-  if (b == 1.0) { return a; }
-  if (b == 2.0) { return a * a; }
-  let negative = (bitcast<u32>(a) >> 31u) == 1u;
-  let flips = negative && floor(b) == b && abs(b) < 16777216.0 && (i32(b) & 1) != 0;
-  if (a == 0.0) {
-    var infinity = 0x7f800000u;
-    let r = select(0.0, bitcast<f32>(infinity), b < 0.0);
-    return select(r, -r, flips);
-  }
-  let r = pow(abs(a), b);
-  if (negative && floor(b) != b) { var nan = 0x7fc00000u; return bitcast<f32>(nan); }
-  return select(r, -r, flips);
-}
-fn pow_da(a: f32, b: f32) -> f32 {
-  if (b == 0.0) { return 0.0; }
-  return b * pow_(a, b - 1.0);
-}
-fn pow_db(a: f32, b: f32) -> f32 {
-  if (a == 0.0 && b >= 0.0) { return 0.0; }
-  return pow_(a, b) * log(a);
+const share = (x: number, other: number, dy: number) => (x === other ? dy / 2 : x < other ? 0 : dy);
+const SHARE = /* wgsl */ `${nanWgsl}
+fn share(x: f32, other: f32, dy: f32) -> f32 {
+  if (is_nan(x) || is_nan(other)) { return dy; }
+  return select(select(dy, 0.0, x < other), 0.5 * dy, x == other);
 }
 `;
 
 const ROWS = {
   add: { f: (a, b) => a + b, wgsl: 'a + b', da: 1, db: 1 },
   sub: { f: (a, b) => a - b, wgsl: 'a - b', da: 1, db: -1 },
-  mul: { f: (a, b) => a * b, wgsl: 'a * b', da: { f: (_, b) => b, wgsl: 'b' }, db: { f: (a) => a, wgsl: 'a' } },
+  mul: {
+    f: (a, b) => a * b,
+    wgsl: 'a * b',
+    da: { f: (_, b, dy) => dy * b, wgsl: 'dy * b' },
+    db: { f: (a, _, dy) => dy * a, wgsl: 'dy * a' },
+  },
   div: {
     f: (a, b) => a / b,
     wgsl: 'a / b',
-    da: { f: (_, b) => 1 / b, wgsl: '1.0 / b' },
-    db: { f: (a, b) => -(a / b / b), wgsl: '-(a / b / b)' },
+    da: { f: (_, b, dy) => dy / b, wgsl: 'dy / b' },
+    db: { f: (a, b, dy) => -dy * (a / b / b), wgsl: '-dy * (a / b / b)' },
   },
   maximum: {
     f: Math.max,
     wgsl: 'max_(a, b)',
-    da: { f: (a, b) => 0.5 * (1 + order(a, b)), wgsl: '0.5 * (1.0 + order_(a, b))' },
-    db: { f: (a, b) => 0.5 * (1 + order(b, a)), wgsl: '0.5 * (1.0 + order_(b, a))' },
-    helpers: nanWgsl,
+    da: { f: share, wgsl: 'share(a, b, dy)' },
+    db: { f: (a, b, dy) => share(b, a, dy), wgsl: 'share(b, a, dy)' },
+    helpers: SHARE,
   },
   minimum: {
     f: Math.min,
     wgsl: 'min_(a, b)',
-    da: { f: (a, b) => 0.5 * (1 + order(b, a)), wgsl: '0.5 * (1.0 + order_(b, a))' },
-    db: { f: (a, b) => 0.5 * (1 + order(a, b)), wgsl: '0.5 * (1.0 + order_(a, b))' },
-    helpers: nanWgsl,
+    da: { f: (a, b, dy) => share(-a, -b, dy), wgsl: 'share(-a, -b, dy)' },
+    db: { f: (a, b, dy) => share(-b, -a, dy), wgsl: 'share(-b, -a, dy)' },
+    helpers: SHARE,
   },
   pow: {
-    f: Math.pow,
+    f: power,
     wgsl: 'pow_(a, b)',
-    da: { f: (a, b) => (b === 0 ? 0 : b * Math.pow(a, b - 1)), wgsl: 'pow_da(a, b)' },
-    db: { f: (a, b) => (a === 0 && b >= 0 ? 0 : Math.pow(a, b) * Math.log(a)), wgsl: 'pow_db(a, b)' },
-    helpers: POW,
+    da: { f: (a, b, dy) => (b === 0 ? 0 : dy * b * power(a, b - 1)), wgsl: 'pow_da(a, b, dy)' },
+    db: { f: (a, b, dy) => (a === 0 && b >= 0 ? 0 : dy * power(a, b) * Math.log(a)), wgsl: 'pow_db(a, b, dy)' },
+    helpers: powWgsl,
   },
 } satisfies Record<string, Row>;
 
@@ -119,7 +109,7 @@ function forwardOp(name: BinaryName, row: Row): Op {
       const dy = grads[0]!;
       const wanted = { a: needs[0] && !constant(row.da), b: needs[1] && !constant(row.db) };
       const formed = wanted.a || wanted.b ? apply(BACKWARD[name], [input(0), input(1), dy], wanted) : [];
-      const reduce = (k: number, partial: Formula | number, own: Tensor) => {
+      const reduce = (k: number, partial: Slope | number, own: Tensor) => {
         const sum = sumTo(constant(partial) ? dy : own, inputSpecs[k].shape);
         return constant(partial) && partial !== 1 ? mulScalar(sum, partial) : sum;
       };
@@ -131,7 +121,7 @@ function forwardOp(name: BinaryName, row: Row): Op {
   });
 }
 
-function constant(partial: Formula | number): partial is number {
+function constant(partial: Slope | number): partial is number {
   return typeof partial === 'number';
 }
 
@@ -142,7 +132,7 @@ interface Wanted {
 
 /** dy·∂f/∂a and dy·∂f/∂b at the broadcast shape, those that are wanted, in one kernel. */
 function backwardOp(name: BinaryName, row: Row): Op<Wanted> {
-  const partialsOf = ({ a, b }: Wanted) => [...(a ? [row.da] : []), ...(b ? [row.db] : [])] as Formula[];
+  const partialsOf = ({ a, b }: Wanted) => [...(a ? [row.da] : []), ...(b ? [row.db] : [])] as Slope[];
   const kernels: Elementwise[] = [];
   const kernelFor = (wanted: Wanted) => {
     const code = (wanted.a ? 1 : 0) + (wanted.b ? 2 : 0);
@@ -155,7 +145,7 @@ function backwardOp(name: BinaryName, row: Row): Op<Wanted> {
       const ia = broadcastIndex(a.shape, dy.shape);
       const ib = broadcastIndex(b.shape, dy.shape);
       partialsOf(attrs).forEach(({ f }, k) => {
-        for (let i = 0; i < dy.size; i++) outputs[k].data[i] = dy.data[i] * f(a.data[ia[i]], b.data[ib[i]]);
+        for (let i = 0; i < dy.size; i++) outputs[k].data[i] = f(a.data[ia[i]], b.data[ib[i]], dy.data[i]);
       });
     },
     webgpu: ({ inputs, outputs, attrs }) => [kernelFor(attrs).launch(inputs, outputs)],
@@ -174,7 +164,7 @@ function partialsOnWasm(name: BinaryName, { inputs: [a, b, dy], outputs, attrs, 
       const byB = (x: WasmArg, y: WasmArg) => binaryOnWasm(k, 'div', x, b, y);
       if (da && !byB(dy, da)) return false;
       if (!db) return true;
-      const done = binaryOnWasm(k, 'mul', dy, a, db) && byB(db, db) && byB(db, db);
+      const done = byB(a, db) && byB(db, db) && binaryOnWasm(k, 'mul', dy, db, db);
       if (done) k.neg(db.ptr, db.ptr, db.size);
       return done;
     }
@@ -183,12 +173,12 @@ function partialsOnWasm(name: BinaryName, { inputs: [a, b, dy], outputs, attrs, 
   }
 }
 
-function backwardKernel(name: string, row: Row, partials: readonly Formula[]): Elementwise {
+function backwardKernel(name: string, row: Row, partials: readonly Slope[]): Elementwise {
   return new Elementwise({
     name,
     reads: { a: 'f32', b: 'f32', dy: 'f32' },
     writes: Object.fromEntries(partials.map((_, k) => [`d${k}`, 'f32'])),
-    values: Object.fromEntries(partials.map(({ wgsl }, k) => [`d${k}`, `dy * (${wgsl})`])),
+    values: Object.fromEntries(partials.map(({ wgsl }, k) => [`d${k}`, wgsl])),
     helpers: row.helpers,
   });
 }

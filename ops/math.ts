@@ -43,11 +43,6 @@ fn order_(a: f32, b: f32) -> f32 {
 }
 `;
 
-/** 1 where a > b, 0 where they are equal, −1 where a < b, NaN with NaN: `order_` in WGSL. */
-export function order(a: number, b: number): number {
-  return a === b ? 0 : a > b ? 1 : a < b ? -1 : NaN;
-}
-
 /**
  * erf, and the cumulative normal distribution without loss in its lower tail, in f32 WGSL: the Maclaurin series near
  * zero, Numerical Recipes' erfcc (relative error 1.2e-7 everywhere) beyond.

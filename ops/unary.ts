@@ -5,6 +5,7 @@ import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
 import { erf as erfOf, erfWgsl, nanWgsl, normalCdf } from './math.ts';
+import { trigWgsl } from './trig.ts';
 
 /**
  * One elementwise function: its value, and its derivative in terms of input x and output y, in JavaScript and WGSL.
@@ -41,22 +42,20 @@ const SIGMOID = /* wgsl */ `
 fn sigmoid_(x: f32) -> f32 { let e = exp(-abs(x)); return select(e, 1.0, x >= 0.0) / (1.0 + e); }
 `;
 /**
- * WGSL promises sin and cos to 2⁻¹¹ only, and SwiftShader makes use of it. Cody and Waite's reduction to a quarter turn
- * and the polynomials of Cephes (sinf.c): good to 1e-7 up to |x| = 8,192.
+ * WGSL's log has an absolute error near 1, where the result is small: there 2·artanh(d/(2 + d)) by its series keeps the
+ * digits of ln(1 + d), for d from −⅓ to 1.
  */
-const TRIG = /* wgsl */ `
-fn quarter_turns(x: f32, turns: f32) -> f32 {
-  let k = round(x * 0.63661977);
-  let r = ((x - k * 1.5703125) - k * 4.837512969970703e-4) - k * 7.54978995489188e-8;
-  let z = r * r;
-  let s = r + r * z * (-0.16666654611 + z * (0.0083321608736 - z * 1.9515295891e-4));
-  let c = 1.0 - 0.5 * z + z * z * (0.041666645683 + z * (-0.0013887316255 + z * 2.4433157118e-5));
-  let q = i32(k + turns);
-  let v = select(s, c, (q & 1) == 1);
-  return select(v, -v, (q & 2) == 2);
+const LOG = /* wgsl */ `
+fn log_of_one_plus(d: f32) -> f32 {
+  let s = d / (2.0 + d);
+  let z = s * s;
+  let p = 1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * (1.0 / 11.0 + z * (1.0 / 13.0 + z / 15.0)))));
+  return 2.0 * (s + s * z * p);
 }
-fn sin_(x: f32) -> f32 { return quarter_turns(x, 0.0); }
-fn cos_(x: f32) -> f32 { return quarter_turns(x, 1.0); }
+fn log_(x: f32) -> f32 {
+  if (x > 0.7 && x < 1.5) { return log_of_one_plus(x - 1.0); }
+  return log(x);
+}
 `;
 /**
  * ½(1 + tanh u) is σ(2u), which keeps the bits of the lower tail. Beyond ±20 the derivative is 0 or 1, and x² must not
@@ -77,9 +76,9 @@ const ROWS = {
   neg: { f: (x) => -x, df: () => -1, wgsl: '-x', dwgsl: '-1.0' },
   abs: { f: Math.abs, df: (x) => Math.sign(x), wgsl: 'abs(x)', dwgsl: 'order_(x, 0.0)', helpers: nanWgsl },
   exp: { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' },
-  sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: TRIG },
-  cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos_(x)', dwgsl: '-sin_(x)', helpers: TRIG },
-  log: { f: Math.log, df: (x) => 1 / x, wgsl: 'log(x)', dwgsl: '1.0 / x' },
+  sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: trigWgsl },
+  cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos_(x)', dwgsl: '-sin_(x)', helpers: trigWgsl },
+  log: { f: Math.log, df: (x) => 1 / x, wgsl: 'log_(x)', dwgsl: '1.0 / x', helpers: LOG },
   sqrt: { f: Math.sqrt, df: (_, y) => 0.5 / y, wgsl: 'sqrt(x)', dwgsl: '0.5 / y' },
   rsqrt: {
     f: (x) => 1 / Math.sqrt(x),
@@ -99,9 +98,9 @@ const ROWS = {
   },
   relu: {
     f: (x) => Math.max(x, 0),
-    df: (x) => (x > 0 ? 1 : 0),
+    df: (x) => (x <= 0 ? 0 : 1),
     wgsl: 'max_(x, 0.0)',
-    dwgsl: 'select(0.0, 1.0, x > 0.0)',
+    dwgsl: 'select(0.0, 1.0, x > 0.0 || is_nan(x))',
     helpers: nanWgsl,
   },
   silu: {
@@ -116,12 +115,8 @@ const ROWS = {
     df: sigmoidOf,
     wgsl: 'softplus_(x)',
     dwgsl: 'sigmoid_(x)',
-    // log(1 + e) loses the bits of a small e; the series keeps them.
-    helpers: `${SIGMOID}
-fn softplus_(x: f32) -> f32 {
-  let e = exp(-abs(x));
-  return max(x, 0.0) + select(log(1.0 + e), e * (1.0 - e * (0.5 - e / 3.0)), e < 0.01);
-}
+    helpers: `${SIGMOID}${LOG}
+fn softplus_(x: f32) -> f32 { return max(x, 0.0) + log_of_one_plus(exp(-abs(x))); }
 `,
   },
   erf: {
@@ -141,9 +136,10 @@ fn softplus_(x: f32) -> f32 {
   gelu_tanh: {
     f: (x) => x * sigmoidOf(2 * geluInner(x)),
     df: (x) => {
-      const u = 2 * geluInner(x);
+      const c = Math.max(-100, Math.min(100, x));
+      const u = 2 * geluInner(c);
       const s = sigmoidOf(u);
-      return s + 2 * x * s * sigmoidOf(-u) * SQRT_2_OVER_PI * (1 + 0.134145 * x * x);
+      return s + 2 * c * s * sigmoidOf(-u) * SQRT_2_OVER_PI * (1 + 0.134145 * c * c);
     },
     wgsl: 'x * sigmoid_(gelu_twice(x))',
     dwgsl: 'dgelu_tanh(x)',

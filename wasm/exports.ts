@@ -19,8 +19,11 @@ export type UnaryName =
   | 'rsqrt'
   | 'reciprocal';
 
-/** Functions of two arguments of one shape; `_rows`: b is one row; `_cols`: b is one column (rows = 1: a scalar). */
-export type BinaryName = 'add' | 'sub' | 'mul' | 'div' | 'maximum' | 'minimum';
+/**
+ * Functions of two arguments of one shape; `_rows`: b is one row; `_cols`: b is one column (rows = 1: a scalar). rsub is
+ * b − a, rdiv is b/a.
+ */
+export type BinaryName = 'add' | 'sub' | 'mul' | 'div' | 'maximum' | 'minimum' | 'rsub' | 'rdiv';
 
 type ElementwiseExports = { readonly [K in UnaryName]: (x: number, y: number, n: number) => void } & {
   readonly [K in `${UnaryName}_backward`]: (x: number, y: number, dy: number, dx: number, n: number) => void;
@@ -80,8 +83,6 @@ export interface KernelExports extends ElementwiseExports {
     scratch: number,
   ): void;
 
-  /** y = a/b: db = −dy·y/b. */
-  div_backward_b(y: number, b: number, dy: number, db: number, n: number): void;
   /** y = alpha·x + beta·y; with beta 0, y is not read. */
   scale_add(x: number, y: number, n: number, alpha: number, beta: number): void;
   /** y = value. */

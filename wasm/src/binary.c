@@ -29,17 +29,12 @@ BINARY(add, add4)
 BINARY(sub, sub4)
 BINARY(mul, mul4)
 BINARY(div, div4)
+#define rsub4(a, b) sub4(b, a)
+#define rdiv4(a, b) div4(b, a)
+BINARY(rsub, rsub4)  // b − a and b/a: for a first operand that is broadcast
+BINARY(rdiv, rdiv4)
 BINARY(maximum, wasm_f32x4_max)
 BINARY(minimum, wasm_f32x4_min)
-
-// y = a/b: db = −dy·y/b (and da is div(dy, b)).
-void EXPORT(div_backward_b)(const float *y, const float *b, const float *dy, float *db, size_t n) {
-  size_t i = 0;
-  TAIL(i, n, st(db + i, wasm_f32x4_neg(div4(mul4(ld(dy + i), ld(y + i)), ld(b + i)))),
-       st_part(db + i, n - i,
-               wasm_f32x4_neg(div4(mul4(ld_part(dy + i, n - i, 0.0f), ld_part(y + i, n - i, 0.0f)),
-                                   ld_part(b + i, n - i, 1.0f)))))
-}
 
 // y = alpha·x + beta·y. With beta 0, y is not read: it may hold anything.
 void EXPORT(scale_add)(const float *x, float *y, size_t n, float alpha, float beta) {

@@ -102,10 +102,10 @@ INLINE f4 silu4(f4 x) {
   return mul4(x, sigmoid4(x));
 }
 
-// x·σ(x) differentiated: σ·(1 + x·(1 − σ)). Where σ is 0, so is the whole, however large x.
+// x·σ(x) differentiated: σ·(1 + x·(1 − σ)).
 INLINE f4 dsilu4(f4 x) {
   f4 s = sigmoid4(x);
-  return mul4(s, fma4(most4(x, c4(-1e30f)), sub4(c4(1.0f), s), c4(1.0f)));
+  return mul4(s, fma4(x, sub4(c4(1.0f), s), c4(1.0f)));
 }
 
 // ln(1 + e), 0 ≤ e ≤ 1: 2·artanh(e/(2 + e)) by its series, whose argument is at most ⅓.
@@ -169,17 +169,45 @@ INLINE f4 normal_cdf4(f4 x) {
   return select4(near, far, wasm_f32x4_lt(a, c4(0.5f)));
 }
 
-// sin and cos of a double, for angles up to about 2^30: Cody–Waite reduction by π/2, then the Taylor series.
-INLINE void sincos_f64(double x, double *sine, double *cosine) {
-  double n = __builtin_rint(x * 0.63661977236758134308);
-  double r = x - n * 1.57079632673412561417 - n * 6.07710050630396597660e-11 - n * 2.02226624879595063154e-21;
+// sin and cos of `quadrant` quarter turns and r, at most π/4: the Taylor series.
+INLINE void sincos_rest(int quadrant, double r, double *sine, double *cosine) {
   double z = r * r;
   double s = r + r * z * (-1.0 / 6 + z * (1.0 / 120 + z * (-1.0 / 5040 + z * (1.0 / 362880 + z * (-1.0 / 39916800)))));
   double c = -1.0 / 720 + z * (1.0 / 40320 + z * (-1.0 / 3628800 + z / 479001600));
   c = 1 + z * (-0.5 + z * (1.0 / 24 + z * c));
-  int quadrant = (int)((int64_t)n & 3);
   *sine = quadrant == 0 ? s : quadrant == 1 ? c : quadrant == 2 ? -s : -c;
   *cosine = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
+}
+
+// sin and cos of a double, for angles up to about 2^30: Cody–Waite reduction by π/2.
+INLINE void sincos_f64(double x, double *sine, double *cosine) {
+  double n = __builtin_rint(x * 0.63661977236758134308);
+  double r = x - n * 1.57079632673412561417 - n * 6.07710050630396597660e-11 - n * 2.02226624879595063154e-21;
+  sincos_rest((int)((int64_t)n & 3), r, sine, cosine);
+}
+
+// 1/2π to 256 bits.
+static const uint32_t TURNS[8] = {0x28be60db, 0x9391054a, 0x7f09d5f4, 0x7d4d3770,
+                                  0x36d8a566, 0x4f10e410, 0x7f9458ea, 0xf7aef158};
+
+// sin and cos of a finite f32 of at least 1: the product of its 24 bits with the 96 bits of 1/2π that matter at its
+// exponent is the fraction of a turn, without a rounding (Payne and Hanek 1983).
+INLINE void sincos_far(float x, double *sine, double *cosine) {
+  union {
+    float value;
+    uint32_t bits;
+  } of = {x};
+  uint64_t digits = (of.bits << 8) | 0x80000000u;
+  uint32_t e = ((of.bits >> 23) & 0xff) - 126, k = e >> 5, s = e & 31, words[3];
+  for (uint32_t i = 0; i < 3; i++) {
+    uint64_t both = (uint64_t)(k + i ? TURNS[k + i - 1] : 0) << 32 | TURNS[k + i];
+    words[i] = (uint32_t)(both << s >> 32);
+  }
+  uint64_t turn = digits * words[1] + (digits * words[2] >> 32) + (digits * words[0] << 32);
+  uint64_t quarters = (turn + (UINT64_C(1) << 61)) >> 62;
+  double rest = (double)(int64_t)(turn - (quarters << 62)) * (1.57079632679489661923 / 4611686018427387904.0);
+  sincos_rest((int)quarters & 3, rest, sine, cosine);
+  if (x < 0) *sine = -*sine;
 }
 
 // sin(x + turn·π/2), one lane at a time in double: for arguments too large for the vector reduction.
@@ -187,12 +215,13 @@ NOINLINE f4 sine_far4(f4 x, int turn) {
   float lanes[4];
   st(lanes, x);
   for (int i = 0; i < 4; i++) {
-    double s, c, a = lanes[i];
-    if (a - a != 0) {  // infinities and NaN
+    double s, c;
+    if (lanes[i] - lanes[i] != 0) {  // infinities and NaN
       lanes[i] = __builtin_nanf("");
       continue;
     }
-    sincos_f64(a - 6.283185307179586477 * __builtin_trunc(a / 6.283185307179586477), &s, &c);
+    if (__builtin_fabsf(lanes[i]) < 8192.0f) sincos_f64(lanes[i], &s, &c);
+    else sincos_far(lanes[i], &s, &c);
     lanes[i] = (float)(turn ? c : s);
   }
   return ld(lanes);

@@ -28,8 +28,7 @@ INLINE f4 dgelu_tanh4(f4 x) {
 
 INLINE f4 dgelu4(f4 x) {
   f4 density = mul4(exp_neg4(mul4(mul4(x, x), c4(-0.5f))), c4(0.39894228040143267794f));
-  f4 c = most4(least4(x, c4(1e30f)), c4(-1e30f));
-  return fma4(c, density, normal_cdf4(x));
+  return fma4(x, density, normal_cdf4(x));
 }
 
 #define UNARY(name, f, df)                                                                                         \
@@ -68,7 +67,7 @@ UNARY(sin, sine4(x, 0), sine4(x, 1))
 UNARY(cos, sine4(x, 1), wasm_f32x4_neg(sine4(x, 0)))
 UNARY(tanh, tanh4(x), sub4(c4(1.0f), mul4(y, y)))
 UNARY(sigmoid, sigmoid4(x), mul4(y, sub4(c4(1.0f), y)))
-UNARY(relu, most4(x, zero4()), wasm_v128_and(c4(1.0f), wasm_f32x4_gt(x, zero4())))
+UNARY(relu, most4(x, zero4()), wasm_v128_andnot(c4(1.0f), wasm_f32x4_le(x, zero4())))
 UNARY(silu, silu4(x), dsilu4(x))
 UNARY(softplus, softplus4(x), sigmoid4(x))
 UNARY(gelu, mul4(x, normal_cdf4(x)), dgelu4(x))
@@ -76,5 +75,5 @@ UNARY(gelu_tanh, gelu_tanh4(x), dgelu_tanh4(x))
 UNARY(erf, erf4(x), mul4(c4(1.1283791670955126f), exp_neg4(wasm_f32x4_neg(mul4(x, x)))))
 UNARY(square, mul4(x, x), add4(x, x))
 UNARY(sqrt, wasm_f32x4_sqrt(x), div4(c4(0.5f), y))
-UNARY(rsqrt, div4(c4(1.0f), wasm_f32x4_sqrt(x)), mul4(c4(-0.5f), div4(y, x)))
+UNARY(rsqrt, div4(c4(1.0f), wasm_f32x4_sqrt(x)), div4(mul4(c4(-0.5f), y), x))
 UNARY(reciprocal, div4(c4(1.0f), x), wasm_f32x4_neg(mul4(y, y)))

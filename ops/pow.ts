@@ -1,0 +1,45 @@
+import { nanWgsl } from './math.ts';
+
+/** aᵇ as C and torch have it: unlike JavaScript's, 1 for a base of 1 and any exponent, and for −1 to the ±∞. */
+export function power(a: number, b: number): number {
+  return a === 1 || (a === -1 && Math.abs(b) === Infinity) ? 1 : Math.pow(a, b);
+}
+
+/**
+ * WGSL's pow is undefined for negative bases, where torch's is not if the exponent is whole; drivers differ at zeros
+ * and infinities. The special values of C (F.10.4.4) come first, then |a|ᵇ with the sign that an odd exponent keeps.
+ */
+export const powWgsl = /* wgsl */ `${nanWgsl}
+fn pow_(a: f32, b: f32) -> f32 {
+  var infinity = 0x7f800000u;
+  var nan = 0x7fc00000u;
+  let inf = bitcast<f32>(infinity);
+  let size = bitcast<u32>(a) & 0x7fffffffu;
+  let negative = (bitcast<u32>(a) >> 31u) == 1u;
+  if (b == 0.0 || bitcast<u32>(a) == 0x3f800000u) { return 1.0; }
+  if (is_nan(a) || is_nan(b)) { return bitcast<f32>(nan); }
+  let grows = (size > 0x3f800000u) == (b > 0.0);
+  if ((bitcast<u32>(b) & 0x7fffffffu) == infinity) {
+    return select(select(0.0, inf, grows), 1.0, size == 0x3f800000u);
+  }
+  let whole = floor(b) == b;
+  let flips = negative && whole && abs(b) < 16777216.0 && (i32(b) & 1) != 0;
+  if (size == 0u || size == infinity) {
+    let r = select(0.0, inf, grows);
+    return select(r, -r, flips);
+  }
+  if (negative && !whole) { return bitcast<f32>(nan); }
+  if (b == 1.0) { return a; }
+  if (b == 2.0) { return a * a; }
+  let r = pow(abs(a), b);
+  return select(r, -r, flips);
+}
+fn pow_da(a: f32, b: f32, dy: f32) -> f32 {
+  if (b == 0.0) { return 0.0; }
+  return dy * b * pow_(a, b - 1.0);
+}
+fn pow_db(a: f32, b: f32, dy: f32) -> f32 {
+  if (a == 0.0 && b >= 0.0) { return 0.0; }
+  return dy * pow_(a, b) * log(a);
+}
+`;
