@@ -46,7 +46,6 @@ export async function openDevice(backend?: string, toggles = ''): Promise<GemmDe
     caps: {
       maxWorkgroupMemory: limits.maxComputeWorkgroupStorageSize,
       maxInvocations: limits.maxComputeInvocationsPerWorkgroup,
-      maxWorkgroups: limits.maxComputeWorkgroupsPerDimension,
       f16: device.features.has('shader-f16'),
       cpu: /llvmpipe|swiftshader/i.test(`${name} ${adapter.info.device}`),
     },

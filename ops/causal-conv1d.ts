@@ -1,4 +1,5 @@
 import { apply, apply1 } from '../engine/apply.ts';
+import { expectOneOf } from '../engine/arguments.ts';
 import type { Spec } from '../engine/backend.ts';
 import { FLAT_INDEX, grid1d, type Launch, shader, type Shader, type GpuArg } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
@@ -292,12 +293,13 @@ function reduceLaunch(partial: GpuArg, dw: GpuArg | undefined, db: GpuArg | unde
     writes: { ...(dw && { dws: 'f32' }), ...(db && { dbs: 'f32' }) },
     params: { channels: 'u32', width: 'u32', parts: 'u32' },
     constants: { WG, COLUMNS: REDUCE_COLUMNS },
-    code: /* wgsl */ `
+    code: /* wgsl */ `${FLAT_INDEX}
 var<workgroup> sums: array<f32, WG>;
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
   let columns = params.channels * (params.width + 1u);
-  let column = group.x * COLUMNS + local % COLUMNS;
+  let column = flat_group(group, groups) * COLUMNS + local % COLUMNS;
   var sum = 0.0;
   for (var p = local / COLUMNS; p < params.parts && column < columns; p += WG / COLUMNS) {
     sum += partials[p * columns + column];
@@ -319,7 +321,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     shader: kernel,
     args: [partial, ...present(dw), ...present(db)],
     params: [s.channels, s.width, n],
-    grid: [Math.ceil(columns / REDUCE_COLUMNS), 1, 1],
+    grid: grid1d(columns, REDUCE_COLUMNS),
   };
 }
 
@@ -362,6 +364,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
  */
 export function causalConv1d(x: Tensor, w: Tensor, bias: Tensor | null, options: CausalConv1dOptions = {}): Tensor {
   const { activation = null, layout = 'bcl', initial = null } = options;
+  expectOneOf('causal_conv1d', 'activation', activation, null, 'silu');
+  expectOneOf('causal_conv1d', 'layout', layout, 'bcl', 'blc');
   const inputs = [x, w, ...(bias ? [bias] : []), ...(initial ? [initial] : [])];
   return apply1(conv, inputs, {
     silu: activation === 'silu',

@@ -1,4 +1,16 @@
-import { bases, declare, elementType, loader, outputBindings, outputTypes, storer, storerKey } from './gemm-parts.ts';
+import {
+  bases,
+  declare,
+  elementType,
+  levelsFor,
+  loader,
+  outputBindings,
+  outputTypes,
+  storer,
+  storerKey,
+  sumOverK,
+  tileOf,
+} from './gemm-parts.ts';
 import type { Layout } from './gemm-parts.ts';
 import type { Kernel } from './gemm-tile-wgsl.ts';
 
@@ -25,16 +37,20 @@ export function directKernel(g: Layout): Kernel {
     });
   const left = (m: number, k: number) => (g.transA ? `a${k}[${m}]` : `a${m}[${k}]`);
   const right = (k: number) => (g.transB ? `vec4<f32>(b0[${k}], b1[${k}], b2[${k}], b3[${k}])` : `b${k}`);
-  const sums = range.flatMap((k) => range.map((m) => `    s${m} = fma(vec4<f32>(${left(m, k)}), r${k}, s${m});\n`));
+  const sums = range.flatMap((k) => range.map((m) => `    sum${m} = fma(vec4<f32>(${left(m, k)}), r${k}, sum${m});\n`));
+  const step =
+    [...load('a', 'm', !g.transA), ...load('b', 'n', g.transB)].join('') +
+    `${range.map((k) => `    let r${k} = ${right(k)};\n`).join('')}${sums.join('')}`;
+  const levels = levelsFor(g.K / 4);
   const code =
     declare(bindings, types) + loader('a', !g.transA, g.a.vec4) + loader('b', g.transB, g.b.vec4) + storer(g) +
-    '@compute @workgroup_size(8, 8)\nfn main(@builtin(global_invocation_id) id: vec3<u32>) {\n' +
-    `  let z = id.z;\n  let m = id.y * 4u;\n  let n = id.x * 4u;\n${bases('a', 'b', 'c')}` +
-    range.map((m) => `  var s${m} = vec4<f32>();\n`).join('') +
-    '  for (var k = 0u; k < params.K; k += 4u) {\n' +
-    [...load('a', 'm', !g.transA), ...load('b', 'n', g.transB)].join('') +
-    `${range.map((k) => `    let r${k} = ${right(k)};\n`).join('')}${sums.join('')}  }\n` +
-    range.map((m) => `  store_c(c_base, m + ${m}u, n, s${m});\n`).join('') + '}\n';
+    '@compute @workgroup_size(8, 8)\nfn main(@builtin(workgroup_id) id: vec3<u32>, ' +
+    '@builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {\n' +
+    tileOf(`(params.N + ${DIRECT_TILE - 1}u) / ${DIRECT_TILE}u`, `(params.M + ${DIRECT_TILE - 1}u) / ${DIRECT_TILE}u`) +
+    `  let z = group.z;\n  let m = group.y * ${DIRECT_TILE}u + local.y * 4u;\n` +
+    `  let n = group.x * ${DIRECT_TILE}u + local.x * 4u;\n${bases('a', 'b', 'c')}` +
+    sumOverK(4, levels, '0u', 4, step) +
+    range.map((m) => `  store_c(c_base, m + ${m}u, n, sum${m});\n`).join('') + '}\n';
   const operands = [types.a + (g.transA ? 'T' : ''), types.b + (g.transB ? 'T' : '')];
-  return { key: ['gemm', 'direct', ...operands, storerKey(g)].join('|'), code, bindings };
+  return { key: ['gemm', `direct${levels}`, ...operands, storerKey(g)].join('|'), code, bindings };
 }

@@ -108,6 +108,46 @@ export function loader(x: 'a' | 'b', kContiguous: boolean, vec4: boolean): strin
   return `${head}  if (k < k_end) {\n${body}  }\n${tail}`;
 }
 
+/**
+ * WGSL for kernels launched by `grid1d` over tiles: `group` of `main` becomes the tile across, the tile down and the
+ * product (batch, and part of K times batches), whatever their number.
+ */
+export function tileOf(across: string, down: string): string {
+  return (
+    `  let tile = id.y * groups.x + id.x;\n  let across = ${across};\n  let down = ${down};\n` +
+    '  let group = vec3<u32>(tile % across, tile / across % down, tile / (across * down));\n' +
+    '  if (group.z >= params.batches * params.splits) { return; }\n'
+  );
+}
+
+/** Steps whose products go into one sum before that goes into the next, where a walk over K has several levels. */
+const BLOCK = 64;
+
+/** Levels of sums for a walk of so many steps: one is enough for some hundred, and fastest. */
+export function levelsFor(steps: number): 1 | 2 | 3 {
+  if (steps <= 4 * BLOCK) return 1;
+  return steps <= BLOCK * BLOCK * 4 ? 2 : 3;
+}
+
+/**
+ * WGSL that walks k from `start` in steps and leaves `count` sums in sum0, sum1, …; `body` is the code of a step, which
+ * adds to them. With more levels than one, BLOCK steps make a sum, BLOCK of these one of the next level, so that a long
+ * K loses no digits.
+ */
+export function sumOverK(count: number, levels: 1 | 2 | 3, start: string, step: number, body: string): string {
+  const each = (code: (i: number) => string) => Array.from({ length: count }, (_, i) => code(i)).join('');
+  const walk = (level: number, end: string): string => {
+    if (level === 1) return `  for (; k < ${end}; k += ${step}u) {\n${body}  }\n`;
+    const far = `min(${end}, k + ${step * BLOCK ** (level - 1)}u)`;
+    return (
+      `  while (k < ${end}) {\n${each((i) => `  let before${level}_${i} = sum${i};\n  sum${i} = vec4<f32>();\n`)}` +
+      `  let end${level} = ${far};\n${walk(level - 1, `end${level}`)}` +
+      `${each((i) => `  sum${i} += before${level}_${i};\n`)}  }\n`
+    );
+  };
+  return `${each((i) => `  var sum${i} = vec4<f32>();\n`)}  var k = ${start};\n${walk(levels, 'params.K')}`;
+}
+
 /** `base` of the operands for batch `z`. */
 export function bases(...operands: ('a' | 'b' | 'c')[]): string {
   const lines = operands.map(

@@ -1,4 +1,16 @@
-import { bases, declare, elementType, loader, outputBindings, outputTypes, storer, storerKey } from './gemm-parts.ts';
+import {
+  bases,
+  declare,
+  elementType,
+  levelsFor,
+  loader,
+  outputBindings,
+  outputTypes,
+  storer,
+  storerKey,
+  sumOverK,
+  tileOf,
+} from './gemm-parts.ts';
 import type { Layout } from './gemm-parts.ts';
 import type { Kernel } from './gemm-tile-wgsl.ts';
 
@@ -8,8 +20,8 @@ const range = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 const THREADS = 256;
 
 const head = (threads = THREADS): string =>
-  `@compute @workgroup_size(${threads})\n` +
-  'fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) t: u32) {\n';
+  `@compute @workgroup_size(${threads})\nfn main(@builtin(workgroup_id) id: vec3<u32>, ` +
+  '@builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {\n';
 
 /** Rows of A handled by the code: M rounded up, so that few variants are compiled. */
 const rowsOf = (M: number): number => 2 ** Math.ceil(Math.log2(M));
@@ -32,25 +44,29 @@ function dotKernel(g: Layout): Kernel {
   const types = { a: elementType(g.a.dtype, g.a.vec4), b: elementType(g.b.dtype, g.b.vec4), ...outputTypes(g) };
   const unroll = 4;
   const loads = range(unroll).map((u) => `    let w${u} = load_b(b_base, n, k + ${u * lanes * 4}u, params.K);\n`);
-  const sums = range(unroll).flatMap((u) =>
-    range(rows).map((m) => `    s${m} = fma(w${u}, load_a(a_base, ${m}u, k + ${u * lanes * 4}u, params.K), s${m});\n`),
+  const products = range(unroll).flatMap((u) =>
+    range(rows).map((m) => {
+      const a = `load_a(a_base, ${m}u, k + ${u * lanes * 4}u, params.K)`;
+      return `    sum${m} = fma(w${u}, ${a}, sum${m});\n`;
+    }),
   );
+  const step = unroll * lanes * 4;
+  const levels = levelsFor(g.K / step);
   // The stores move four columns at a time, so a thread adds up four neighbouring dot products of one row.
   const parts = [0, 1, 2, 3].map((j) => `sums[row][i * ${columns}u + first + ${j}u]`);
   const code =
     declare(bindings, types) + `var<workgroup> sums: array<array<f32, ${THREADS}>, ${rows}>;\n` +
     loader('a', true, g.a.vec4) + loader('b', true, g.b.vec4) + storer(g) + head() +
-    `  let z = group.z;\n${bases('a', 'b', 'c')}  let lane = t % ${lanes}u;\n` +
-    `  let n = group.x * ${columns}u + t / ${lanes}u;\n` +
-    range(rows).map((m) => `  var s${m} = vec4<f32>();\n`).join('') +
-    `  for (var k = lane * 4u; k < params.K; k += ${unroll * lanes * 4}u) {\n${loads.join('')}${sums.join('')}  }\n` +
+    `${tileOf(`(params.N + ${columns - 1}u) / ${columns}u`, '1u')}  let z = group.z;\n${bases('a', 'b', 'c')}` +
+    `  let lane = t % ${lanes}u;\n  let n = group.x * ${columns}u + t / ${lanes}u;\n` +
+    sumOverK(rows, levels, 'lane * 4u', step, loads.join('') + products.join('')) +
     `  let slot = lane * ${columns}u + t / ${lanes}u;\n` +
-    range(rows).map((m) => `  sums[${m}][slot] = dot(s${m}, vec4<f32>(1.0));\n`).join('') +
+    range(rows).map((m) => `  sums[${m}][slot] = dot(sum${m}, vec4<f32>(1.0));\n`).join('') +
     `  workgroupBarrier();\n  if (t < ${(rows * columns) / 4}u) {\n` +
     `    let row = t / ${columns / 4}u;\n    let first = t % ${columns / 4}u * 4u;\n    var v = vec4<f32>();\n` +
     `    for (var i = 0u; i < ${lanes}u; i++) { v += vec4<f32>(${parts.join(', ')}); }\n` +
     `    store_c(c_base, row, group.x * ${columns}u + first, v);\n  }\n}\n`;
-  const key = ['gemm', `dot${rows}x${lanes}`, types.a, `${types.b}T`, storerKey(g)].join('|');
+  const key = ['gemm', `dot${rows}x${lanes}.${levels}`, types.a, `${types.b}T`, storerKey(g)].join('|');
   return { key, code, bindings };
 }
 
@@ -65,19 +81,21 @@ function axpyKernel(g: Layout): Kernel {
   const bindings = outputBindings(g, 'a', 'b');
   const types = { a: g.a.dtype, b: elementType(g.b.dtype, g.b.vec4), ...outputTypes(g) };
   const a = (m: number) => `f32(a[a_base + min(${m}u, params.M - 1u) * params.a_ld + k])`;
-  const sums = range(rows).map((m) => `    s${m} = fma(vec4<f32>(${a(m)}), w, s${m});\n`);
+  const step =
+    '    let w = load_b(b_base, n, k, params.K);\n' +
+    range(rows).map((m) => `    sum${m} = fma(vec4<f32>(${a(m)}), w, sum${m});\n`).join('');
+  const levels = levelsFor(g.K / slices);
   const code =
     declare(bindings, types) + `var<workgroup> sums: array<array<vec4<f32>, ${threads}>, ${rows}>;\n` +
-    loader('b', false, g.b.vec4) + storer(g) + head(threads) + `  let z = group.z;\n${bases('a', 'b', 'c')}` +
+    loader('b', false, g.b.vec4) + storer(g) + head(threads) +
+    `${tileOf(`(params.N + ${quads * 4 - 1}u) / ${quads * 4}u`, '1u')}  let z = group.z;\n${bases('a', 'b', 'c')}` +
     `  let n = group.x * ${quads * 4}u + t % ${quads}u * 4u;\n` +
-    range(rows).map((m) => `  var s${m} = vec4<f32>();\n`).join('') +
-    `  for (var k = t / ${quads}u; k < params.K; k += ${slices}u) {\n` +
-    `    let w = load_b(b_base, n, k, params.K);\n${sums.join('')}  }\n` +
-    range(rows).map((m) => `  sums[${m}][t] = s${m};\n`).join('') +
+    sumOverK(rows, levels, `t / ${quads}u`, slices, step) +
+    range(rows).map((m) => `  sums[${m}][t] = sum${m};\n`).join('') +
     `  workgroupBarrier();\n  if (t < ${rows * quads}u) {\n    let row = t / ${quads}u;\n    var v = vec4<f32>();\n` +
     `    for (var i = 0u; i < ${slices}u; i++) { v += sums[row][i * ${quads}u + t % ${quads}u]; }\n` +
     '    store_c(c_base, row, n, v);\n  }\n}\n';
-  return { key: ['gemm', `axpy${rows}`, types.a, types.b, storerKey(g)].join('|'), code, bindings };
+  return { key: ['gemm', `axpy${rows}.${levels}`, types.a, types.b, storerKey(g)].join('|'), code, bindings };
 }
 
 /** The kernel for M ≤ 8 and A stored [M,K]. */
@@ -106,7 +124,7 @@ export function reduceKernel(g: Layout, splits: number): Kernel {
   const code =
     declare(bindings, { scratch: type, ...outputTypes(g) }) + `var<workgroup> sums: array<${type}, ${THREADS}>;\n` +
     store + head() + `  let total = params.batches * params.M * params.N;\n` +
-    `  let e = (group.x * ${columns}u + t % ${columns}u) * ${wide}u;\n  var s = ${type}();\n` +
+    `  let e = ((id.y * groups.x + id.x) * ${columns}u + t % ${columns}u) * ${wide}u;\n  var s = ${type}();\n` +
     `  if (e < total) {\n    for (var i = t / ${columns}u; i < params.splits; i += ${slices}u) {\n` +
     `      s += scratch[(i * total + e) / ${wide}u];\n    }\n  }\n  sums[t] = s;\n  workgroupBarrier();\n` +
     `  if (t < ${columns}u && e < total) {\n` +

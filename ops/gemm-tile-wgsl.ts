@@ -1,4 +1,14 @@
-import { bases, declare, elementType, loader, outputBindings, outputTypes, storer, storerKey } from './gemm-parts.ts';
+import {
+  bases,
+  declare,
+  elementType,
+  loader,
+  outputBindings,
+  outputTypes,
+  storer,
+  storerKey,
+  tileOf,
+} from './gemm-parts.ts';
 import type { Layout } from './gemm-parts.ts';
 import type { GemmBinding, Tile } from './gemm-types.ts';
 
@@ -174,8 +184,8 @@ export interface Kernel {
 }
 
 /**
- * The register-tiled kernel. Workgroup (x, y, z) makes tile (y, x) of batch z mod `batches`; with `split` it covers
- * k_chunk of K, number z / `batches`, and leaves raw partial sums in scratch for `reduceKernel`.
+ * The register-tiled kernel. A workgroup makes one tile of batch z mod `batches`; with `split` it covers k_chunk of K,
+ * number z / `batches`, and leaves raw partial sums in scratch for `reduceKernel`.
  */
 export function tileKernel(g: Layout, t: Tile, split: boolean): Kernel {
   const threads = tileThreads(t);
@@ -198,8 +208,9 @@ export function tileKernel(g: Layout, t: Tile, split: boolean): Kernel {
     declare(bindings, types) + array(a) + array(b) +
     loader('a', !g.transA, g.a.vec4) + loader('b', g.transB, g.b.vec4) +
     (split ? partialStorer(partialVec) : storer(g)) +
-    `@compute @workgroup_size(${threads})\n` +
-    'fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) t: u32) {\n' +
+    `@compute @workgroup_size(${threads})\nfn main(@builtin(workgroup_id) id: vec3<u32>, ` +
+    '@builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {\n' +
+    tileOf(`(params.N + ${t.bn - 1}u) / ${t.bn}u`, `(params.M + ${t.bm - 1}u) / ${t.bm}u`) +
     `  let z = group.z % params.batches;\n  let split = group.z / params.batches;\n` +
     bases('a', 'b', ...(split ? [] : ['c' as const])) +
     `  let a_first = group.y * ${t.bm}u;\n  let b_first = group.x * ${t.bn}u;\n` +

@@ -45,8 +45,6 @@ export interface GemmCaps {
   maxWorkgroupMemory: number;
   /** `maxComputeInvocationsPerWorkgroup`. */
   maxInvocations: number;
-  /** `maxComputeWorkgroupsPerDimension`. Default 65535. */
-  maxWorkgroups?: number;
   /** Feature `shader-f16`. */
   f16?: boolean;
   /** Streaming multiprocessors or cores to fill. WebGPU does not tell; default 132 (H200). */

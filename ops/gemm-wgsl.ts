@@ -1,3 +1,4 @@
+import { grid1d } from '../engine/backends/webgpu/launch.ts';
 import { ArgumentError, DeviceError, ShapeError } from '../engine/errors.ts';
 import { DIRECT_TILE, directKernel } from './gemm-direct-wgsl.ts';
 import { layoutOf, paramsOf } from './gemm-parts.ts';
@@ -21,14 +22,13 @@ export type GemmForce = 'direct' | 'skinny' | { tile: Tile; splits?: number };
  *
  * Bind group 0 holds `bindings` in order, bind group 1 binding 0 the packed `params` (see `packParams`).
  * Sums are f32 in a fixed order: the same spec on the same device always gives the same bits.
- * @throws ShapeError for sizes below 1, ArgumentError where the grid exceeds the device's, DeviceError without f16.
+ * @throws ShapeError for sizes below 1, DeviceError without f16.
  */
 export function gemmVariant(spec: GemmSpec, caps: GemmCaps, force?: GemmForce): GemmVariant {
   const g = layoutOf(spec);
   check(g, caps);
   const choice = force ? forced(g, caps, force) : select(g, caps);
   const { launches, scratch } = choice.kind === 'tile' ? tiled(g, choice) : whole(g, choice.kind);
-  for (const l of launches) checkGrid(l.grid, caps.maxWorkgroups ?? 65535);
   const splits = choice.kind === 'tile' ? choice.splits : 1;
   return { launches, scratch, name: launches[0].key.split('|')[1], splits };
 }
@@ -44,8 +44,8 @@ export function packParams(params: readonly GemmParam[]): ArrayBuffer {
   return bytes;
 }
 
-function launch(kernel: Kernel, grid: [number, number, number], params: GemmParam[]): GemmLaunch {
-  return { ...kernel, grid, params };
+function launch(kernel: Kernel, workgroups: number, params: GemmParam[]): GemmLaunch {
+  return { ...kernel, grid: grid1d(workgroups, 1), params };
 }
 
 /** The kernels that make a result in one dispatch. */
@@ -54,17 +54,17 @@ function whole(g: Layout, kind: 'direct' | 'skinny'): { launches: GemmLaunch[]; 
   const columns = Math.ceil(g.N / (skinny ? skinnyColumns(g) : DIRECT_TILE));
   const rows = skinny ? 1 : Math.ceil(g.M / DIRECT_TILE);
   const kernel = skinny ? skinnyKernel(g) : directKernel(g);
-  return { launches: [launch(kernel, [columns, rows, g.batch[0] * g.batch[1]], paramsOf(g, g.K, 1))], scratch: 0 };
+  return { launches: [launch(kernel, columns * rows * g.batch[0] * g.batch[1], paramsOf(g, g.K, 1))], scratch: 0 };
 }
 
 function tiled(g: Layout, { tile, splits, kChunk }: Choice & { kind: 'tile' }) {
   const batches = g.batch[0] * g.batch[1];
   const params = paramsOf(g, kChunk, splits);
-  const grid: [number, number, number] = [Math.ceil(g.N / tile.bn), Math.ceil(g.M / tile.bm), batches * splits];
-  const first = launch(tileKernel(g, tile, splits > 1), grid, params);
+  const tiles = Math.ceil(g.N / tile.bn) * Math.ceil(g.M / tile.bm);
+  const first = launch(tileKernel(g, tile, splits > 1), tiles * batches * splits, params);
   if (splits === 1) return { launches: [first], scratch: 0 };
   const results = batches * g.M * g.N;
-  const second = launch(reduceKernel(g, splits), [Math.ceil(results / reduceWidth(splits, g.N)), 1, 1], params);
+  const second = launch(reduceKernel(g, splits), Math.ceil(results / reduceWidth(splits, g.N)), params);
   return { launches: [first, second], scratch: splits * results };
 }
 
@@ -89,12 +89,5 @@ function check(g: Layout, caps: GemmCaps): void {
   }
   if (!caps.f16 && [g.a.dtype, g.b.dtype, g.c.dtype, g.bias].includes('f16')) {
     throw new DeviceError('gemm: f16 operands need the feature shader-f16, which this device lacks; use f32');
-  }
-}
-
-function checkGrid(grid: readonly number[], limit: number): void {
-  if (grid.some((n) => n > limit)) {
-    const size = grid.join('×');
-    throw new ArgumentError(`gemm: a grid of ${size} workgroups exceeds the device's ${limit}; cut the batch`);
   }
 }

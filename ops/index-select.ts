@@ -1,5 +1,5 @@
 import { apply1 } from '../engine/apply.ts';
-import { type Launch, shader } from '../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { type DType, expectDType, fromBfloat, fromHalf, isFloat } from '../engine/dtype.ts';
 import { defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
@@ -169,11 +169,11 @@ const lookupBackward = /* @__PURE__ */ defineOp<LookupBackwardAttrs>({
         writes: { dxs: 'f32' },
         params: { count: 'u32', length: 'u32', inner: 'u32', slice: 'u32' },
         constants: { ROWS, COLUMNS },
-        code: scatterRows,
+        code: FLAT_INDEX + scatterRows,
       })),
       args: [index, dy, target],
       params: [count, length, inner, perSlice],
-      grid: [Math.ceil(length / ROWS), Math.ceil(inner / COLUMNS), slices],
+      grid: grid1d(Math.ceil(length / ROWS) * Math.ceil(inner / COLUMNS), 1, slices),
     };
     return slices === 1 ? [first] : [first, columnSum(target, dx, slices, dx.size, 0)];
   },

@@ -1,4 +1,4 @@
-import type { ShaderSpec } from '../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, type ShaderSpec } from '../engine/backends/webgpu/launch.ts';
 import { ROW_MAIN, ROWS } from './rows.ts';
 
 /** What tells the norms apart. */
@@ -113,17 +113,18 @@ export function normWeightsWgsl(kind: NormKind): Source {
     reads: { xs: 'f32', ...gateReads(kind), dys: 'f32', ...stats(kind) },
     writes: { partial: 'f32' },
     params: { rows: 'u32', channels: 'u32', columns: 'u32', slice: 'u32', stride: 'u32' },
-    code: /* wgsl */ `${helpers(kind)}
+    code: /* wgsl */ `${FLAT_INDEX}${helpers(kind)}
 var<workgroup> tree: array<vec2<f32>, 256>;
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let c = group.x * 64u + local % 64u;
-  let end = min(params.rows, (group.y + 1u) * params.slice);
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let c = flat_group(group, groups) * 64u + local % 64u;
+  let end = min(params.rows, (group.z + 1u) * params.slice);
   var sums = vec2<f32>();
   if (c < params.channels) {
     let groups = params.channels / params.columns;
     let first = c / params.columns;
-    for (var r = group.y * params.slice + local / 64u; r < end; r += 4u) {
+    for (var r = group.z * params.slice + local / 64u; r < end; r += 4u) {
       let i = r * params.channels + c;
       let s = r * groups + first;
       let g = dys[i]${kind.gate === 'last' ? ' * silu(zs[i])' : ''};
@@ -134,8 +135,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
   if (local >= 64u || c >= params.channels) { return; }
   let total = (tree[local] + tree[local + 64u]) + (tree[local + 128u] + tree[local + 192u]);
-  partial[group.y * params.stride + c] = total.x;
-  ${kind.bias ? 'partial[group.y * params.stride + params.channels + c] = total.y;' : ''}
+  partial[group.z * params.stride + c] = total.x;
+  ${kind.bias ? 'partial[group.z * params.stride + params.channels + c] = total.y;' : ''}
 }`,
   };
 }

@@ -1,6 +1,7 @@
 import { apply } from '../engine/apply.ts';
+import { expectFinite, expectWhole } from '../engine/arguments.ts';
 import type { Spec } from '../engine/backend.ts';
-import { type GpuArg, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
+import { type GpuArg, grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { type BackwardContext, defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
@@ -50,11 +51,13 @@ function gated(kind: NormKind, x: HostArg, z: HostArg | null, i: number): number
   return kind.gate === 'first' ? x.data[i] * silu(z!.data[i]) : x.data[i];
 }
 
-function checkNorm(kind: NormKind, inputs: readonly Spec[], { group }: NormAttrs): Spec[] {
+function checkNorm(kind: NormKind, inputs: readonly Spec[], { group, eps }: NormAttrs): Spec[] {
   const gate = kind.gate !== 'none';
   const [x] = inputs;
   const names = ['x', ...(gate ? ['z'] : []), 'weight', ...(kind.bias ? ['bias'] : [])];
   const channels = x.shape.at(-1) ?? 0;
+  expectFinite(kind.name, 'eps', eps, 0);
+  expectWhole(kind.name, 'groupSize', group);
   if (channels === 0 || channels % group !== 0) {
     throw new ShapeError(`${kind.name}: x has shape ${show(x.shape)}, whose last dimension is no multiple of ${group}`);
   }
@@ -227,7 +230,7 @@ function weightsBackwardOp(kind: NormKind): Op<NormAttrs> {
         shader: shader(`norm.${kind.key}.weights`, () => normWeightsWgsl(kind)),
         args: [...inputs, partial],
         params: [rows, channels, group, perSlice, stride],
-        grid: [Math.ceil(channels / 64), slices, 1],
+        grid: grid1d(channels, 64, slices),
       };
       return [first, ...outputs.map((out, i) => columnSum(partial, out, slices, stride, i * channels))];
     },

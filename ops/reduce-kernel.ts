@@ -129,12 +129,11 @@ export function reduceLaunches(
 function passLaunch(stage: Stage, pass: Pass, x: GpuArg, y: GpuArg, scale: number): Launch {
   const { len, inner, splits, layout } = pass;
   const outputs = pass.outer * inner;
-  const [gx, gy] = grid1d(outputs * layout.lanes, LINE_WG);
   return {
     shader: kernelFor(stage, layout),
     args: [x, y],
     params: [outputs, len, inner, Math.ceil(len / splits), scale],
-    grid: [gx, gy, splits],
+    grid: grid1d(outputs * layout.lanes, LINE_WG, splits),
   };
 }
 

@@ -24,9 +24,12 @@ fn sum_up(h: Hit, local: u32) {
 }
 
 @compute @workgroup_size(COLUMNS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let first = group.x * ROWS;
-  let c = group.y * COLUMNS + local;
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let across = (params.inner + COLUMNS - 1u) / COLUMNS;
+  let tile = flat_group(group, groups);
+  let first = tile / across * ROWS;
+  let c = tile % across * COLUMNS + local;
   for (var r = 0u; r < ROWS; r += 1u) { sums[r * COLUMNS + local] = 0.0; }
   let end = min(params.count, (group.z + 1u) * params.slice);
   for (var start = group.z * params.slice; start < end; start += CHUNK) {

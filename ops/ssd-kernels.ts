@@ -600,13 +600,16 @@ function sumHeads(sums: GpuArg, from: number, targets: readonly GpuArg[], rows: 
     writes: { a_logs: 'f32', ds: 'f32', biases: 'f32' },
     params: { start: 'u32', rows: 'u32', heads: 'u32' },
     constants: { WG },
-    code: `
+    code: `${FLAT_INDEX}
 var<workgroup> parts: array<vec3<f32>, WG>;
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) t: u32) {
+  let head = flat_group(group, groups);
+  if (head >= params.heads) { return; }
   var sum = vec3<f32>();
   for (var r = t; r < params.rows; r += WG) {
-    let at = params.start + (r * params.heads + group.x) * 3u;
+    let at = params.start + (r * params.heads + head) * 3u;
     sum += vec3<f32>(sums[at], sums[at + 1u], sums[at + 2u]);
   }
   parts[t] = sum;
@@ -615,11 +618,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (t < half) { parts[t] += parts[t + half]; }
   }
   if (t == 0u) {
-    a_logs[group.x] = parts[0].x;
-    ds[group.x] = parts[0].y;
-    biases[group.x] = parts[0].z;
+    a_logs[head] = parts[0].x;
+    ds[head] = parts[0].y;
+    biases[head] = parts[0].z;
   }
 }`,
   }));
-  return { shader: kernel, args: [sums, ...targets], params: [from, rows, heads], grid: [heads, 1, 1] };
+  return { shader: kernel, args: [sums, ...targets], params: [from, rows, heads], grid: grid1d(heads, 1) };
 }

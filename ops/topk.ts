@@ -1,9 +1,11 @@
 import { apply, apply1 } from '../engine/apply.ts';
+import { expectWhole } from '../engine/arguments.ts';
 import {
   FLAT_INDEX,
   type GpuArg,
   type GpuCall,
   grid1d,
+  MAX_GRID,
   type Launch,
   shader,
   type Shader,
@@ -49,16 +51,15 @@ function topkLaunches(call: GpuCall<TopkAttrs>): Launch[] {
   const launches: Launch[] = [];
   let from: readonly GpuArg[] = [x];
   for (let len = length; ; ) {
-    const parts = len > CACHE && k <= MOST_FROM_PARTS ? Math.ceil(len / CACHE) : 1;
-    const chunk = parts > 1 ? CACHE : len;
+    const chunk = len > CACHE && k <= MOST_FROM_PARTS ? Math.max(CACHE, Math.ceil(len / MAX_GRID)) : len;
+    const parts = Math.max(1, Math.ceil(len / chunk));
     const shape = [outer, parts * k, inner];
     const to = parts > 1 ? [call.scratch(shape), call.scratch(shape, 'i32')] : outputs;
-    const [gx, gy] = grid1d(outer * inner, 1);
     launches.push({
       shader: topkShader(chunk <= CACHE, from.length > 1),
       args: [...from, ...to],
       params: [outer * inner, len, inner, k, chunk],
-      grid: [gx, gy, parts],
+      grid: grid1d(outer * inner, 1, parts),
     });
     if (parts === 1) return launches;
     len = parts * k;
@@ -97,8 +98,9 @@ export const topkOp = /* @__PURE__ */ defineOp<TopkAttrs>({
   name: 'topk',
   shape([x], { k, dim }) {
     expectDType('topk', 'x', x.dtype, 'f32');
-    if (!Number.isInteger(k) || k < 0 || k > (x.shape[dim] ?? 1)) {
-      const most = x.shape[dim] ?? 1;
+    expectWhole('topk', 'k', k);
+    const most = x.shape[dim] ?? 1;
+    if (k > most) {
       throw new ShapeError(`topk: k is ${k}, expected at most the ${most} of dim ${dim} of ${show(x.shape)}`);
     }
     const shape = x.shape.map((d, i) => (i === dim ? k : d));

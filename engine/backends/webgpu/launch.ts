@@ -108,14 +108,17 @@ export interface Launch {
   readonly grid: readonly [number, number, number];
 }
 
-const MAX_GRID = 65535;
+/** Workgroups in one dimension at most: what every device takes. */
+export const MAX_GRID = 65535;
 
-/** Workgroups for `items` invocations in one dimension; spills into y past the limit of 65,535. */
-export function grid1d(items: number, workgroup: number): [number, number, number] {
+/**
+ * Workgroups for `items` invocations in one dimension; spills into y past the limit of 65,535. `layers`, at most that
+ * many, repeats them along z.
+ */
+export function grid1d(items: number, workgroup: number, layers = 1): [number, number, number] {
   const groups = Math.max(1, Math.ceil(items / workgroup));
-  if (groups <= MAX_GRID) return [groups, 1, 1];
   const y = Math.ceil(groups / MAX_GRID);
-  return [Math.ceil(groups / y), y, 1];
+  return [Math.ceil(groups / y), y, layers];
 }
 
 /** WGSL for kernels launched by `grid1d`: the invocation's index over the whole grid. */
