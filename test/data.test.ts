@@ -159,6 +159,7 @@ const easy = suite('easy-VQA questions');
 
 const make = (questions: string): EasyVqa =>
   new EasyVqa({
+    name: 'easy-vqa',
     split: 'train',
     questions,
     answers: 'circle\nred\nyes\nno\n',

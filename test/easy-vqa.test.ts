@@ -11,7 +11,7 @@ import {
 import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { suite } from 'uvu';
@@ -217,6 +217,12 @@ for (const name of ['answers.txt', 'train/questions.json', 'train/images/2.png']
   }));
 }
 
+folders('another content than the public one has another name', withFolder(FILES, (folder) => {
+  const { name } = openEasyVqa(folder, 'train');
+  assert.is(name, `easy-vqa=${basename(folder)}`);
+  assert.is(openEasyVqa(folder, 'train').get(0).questions[0].kind, name);
+}));
+
 folders('a broken image is an ImageError that names the file', withFolder(tampered, async (folder) => {
   const error = await failure(Promise.resolve(openEasyVqa(folder, 'train').get(1).image()));
   assert.ok(error instanceof ImageError && error.message.includes('2.png'), String(error));
@@ -232,6 +238,7 @@ if (existsSync(publicSet)) {
     assert.is(filesDigest(files), EASY_VQA_SOURCE.digest);
     for (const [split, images, questions] of [['train', 4000, 38575], ['test', 1000, 9673]] as const) {
       const set = openEasyVqa(publicSet, split);
+      assert.is(set.name, 'easy-vqa');
       assert.is(set.length, images);
       const counts = Array.from({ length: images }, (_, i) => set.get(i).questions.length);
       assert.is(counts.reduce((a, b) => a + b), questions);

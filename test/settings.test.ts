@@ -20,9 +20,10 @@ import recipes from '../models/matvlm/cli/recipes.ts';
 import serve from '../models/matvlm/cli/serve.ts';
 import { toYaml, yamlLayer } from '../models/matvlm/cli/settings-file.ts';
 import start from '../models/matvlm/cli/start.ts';
+import tokenizer from '../models/matvlm/cli/tokenizer.ts';
 import train from '../models/matvlm/cli/train.ts';
 
-const COMMANDS = { start, devices, train, init, distill, eval: evaluate, generate, serve, info, recipes };
+const COMMANDS = { start, devices, train, tokenizer, init, distill, eval: evaluate, generate, serve, info, recipes };
 const folder = mkdtempSync(join(tmpdir(), 'matvlm-settings-'));
 process.on('exit', () => rmSync(folder, { recursive: true }));
 

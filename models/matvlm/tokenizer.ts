@@ -26,11 +26,18 @@ export class Tokenizer {
   readonly bosId: number | null;
   /** The end-of-text id where the tokenizer has no padding token. */
   readonly padId: number;
+  /** What a word becomes that the vocabulary cannot spell; null where the tokenizer has no such id. */
+  readonly unkId: number | null;
   /** Contents of the special tokens, such as `<|endoftext|>`. */
   readonly specialTokens: readonly string[];
   private readonly hf: HfTokenizer;
 
-  private constructor(hf: HfTokenizer, vocab: Map<string, number>, config: Record<string, unknown>) {
+  private constructor(
+    hf: HfTokenizer,
+    vocab: Map<string, number>,
+    config: Record<string, unknown>,
+    unkId: number | null,
+  ) {
     this.hf = hf;
     this.size = [...vocab.values()].reduce((a, b) => Math.max(a, b), -1) + 1;
     const idOf = (key: string): number | null => {
@@ -45,6 +52,7 @@ export class Tokenizer {
     this.eosId = eos;
     this.bosId = idOf('bos_token');
     this.padId = idOf('pad_token') ?? eos;
+    this.unkId = unkId;
     this.specialTokens = [...hf.get_added_tokens_decoder().values()].filter((t) => t.special).map((t) => t.content);
   }
 
@@ -64,7 +72,9 @@ export class Tokenizer {
       const hf = new HfTokenizer({ ...parts, ...json }, { ...config, unk_token: unk });
       // The library meets some mistakes in the file only when it is put to work.
       hf.decode(hf.encode('A b!').ids.concat(vocab.values().next().value!));
-      return new Tokenizer(hf, vocab, config);
+      const { unk_id } = json.model as { unk_id?: unknown };
+      const unkId = typeof unk_id === 'number' ? unk_id : (vocab.get(String(unk)) ?? null);
+      return new Tokenizer(hf, vocab, config, unkId);
     } catch (error) {
       if (error instanceof TokenizerError) throw error;
       throw new TokenizerError(`tokenizer.json: ${(error as Error).message}`, { cause: error });

@@ -21,6 +21,10 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   },
   devices: { about: 'list the backends of this machine', load: () => import('./devices.ts') },
   train: { about: 'pre-train a vision-language model (a teacher)', load: () => import('./train.ts') },
+  tokenizer: {
+    about: "build a tokenizer from the words of data sets, for a teacher of one's own images",
+    load: () => import('./tokenizer.ts'),
+  },
   init: { about: 'make a student folder from a teacher, from its attention weights', load: () => import('./init.ts') },
   distill: { about: 'distil a student from its teacher', load: () => import('./distill.ts') },
   eval: { about: 'measure the accuracy of a model on data sets', load: () => import('./eval.ts') },

@@ -38,6 +38,7 @@ import {
   withBackend,
   withRun,
 } from './training.ts';
+import { buildAdvice, expectSpoken } from './vocabulary.ts';
 
 type DistillTable = typeof distillTable;
 export type DistillSettings = Settings<DistillTable>;
@@ -50,7 +51,6 @@ export async function distill(context: Context<DistillTable>): Promise<void> {
   checkSteps(plan.steps, point?.checkpoint.step ?? 0);
   if (context.flags.dryRun) return sayPlan(plan, settings);
   if (await isFinished({ point }, plan.steps, settings.finalEval)) return;
-  const tests = await openDatasets(settings.data, 'test', null, signal);
   // A run's newest checkpoint may be another one when this run is resumed.
   const shipped = SHIPPED.includes(settings.teacher) && !existsSync(settings.teacher);
   const teacherFolder = shipped ? settings.teacher : plan.teacher;
@@ -60,10 +60,10 @@ export async function distill(context: Context<DistillTable>): Promise<void> {
     const exact = { ...settings, teacher: teacherFolder, backend: backend.kind };
     await withRun({ settings: exact, point, overrides }, 'distill', async (run) => {
       const resume = point?.checkpoint.path ?? null;
-      const outcome = await distillInto({ ...plan, teacher, student, run, settings, tests, resume, signal });
+      const outcome = await distillInto({ ...plan, teacher, student, run, settings, resume, signal });
       const models = [modelSize('teacher', teacher.model), modelSize('student', student, isTrainable)];
       await finishRun(outcome, {
-        ...{ command: 'distill', run, steps: plan.steps, settings, tests, backend, models, teacher, signal },
+        ...{ command: 'distill', run, steps: plan.steps, settings, tests: plan.tests, backend, models, teacher, signal },
       });
     });
     disposeModel(student, teacher.model);
@@ -80,6 +80,7 @@ export interface DistillPlan {
   readonly config: MatvlmConfig;
   readonly layers: readonly number[];
   readonly loader: ReturnType<typeof makeLoader>;
+  readonly tests: readonly VqaDataset[];
   readonly steps: number;
   readonly first: { readonly questions: number; readonly length: number };
   readonly signal: AbortSignal;
@@ -104,6 +105,8 @@ export async function planDistillation(
   if (!config.mamba) throw new UsageError(`--student ${from}: it has no mamba_config.json, so it is no student`);
   const sets = await openDatasets(settings.data, 'train', settings.images, signal);
   const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
+  const tests = await openDatasets(settings.data, 'test', null, signal);
+  expectSpoken([...sets, ...tests], { encoder, tokenizer }, `the tokenizer is the teacher's: ${buildAdvice(settings.data)}`);
   const loader = makeLoader({ model: outline(config), encoder, tokenizer }, sets, settings);
   const steps = settings.steps ?? Math.floor(loader.batchesPerEpoch / settings.accumulate);
   if (steps < 1)
@@ -113,7 +116,7 @@ export async function planDistillation(
   const { questions } = sets[0].get(0);
   const lengths = questions.map((q) => encoder.questionIds(q.question, q.answer).ids.length);
   const first = { questions: questions.length, length: Math.max(...lengths) };
-  return { teacher, from, config, layers, loader, steps, first, signal };
+  return { teacher, from, config, layers, loader, tests, steps, first, signal };
 }
 
 function sayPlan(plan: DistillPlan, settings: DistillSettings): Promise<void> {

@@ -10,6 +10,7 @@ import { accuracyTable, evaluateAll } from './evaluation.ts';
 import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
 import { print, printJson, say, warn } from './output.ts';
+import { warnUnspoken } from './vocabulary.ts';
 
 /** `matvlm eval MODEL` */
 export async function evalModel(settings: Settings<typeof evalTable>, spec: string, json: boolean): Promise<void> {
@@ -20,6 +21,7 @@ export async function evalModel(settings: Settings<typeof evalTable>, spec: stri
   const backend = await openBackend(settings.backend, say);
   try {
     const vlm = await loadVlm(diskFolder(folder), backend, { signal });
+    warnUnspoken(sets, vlm);
     const { total, correct, byKind, samples } = await evaluateAll(vlm, sets, {
       batch: settings.batch,
       signal,

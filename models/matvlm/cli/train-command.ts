@@ -38,6 +38,7 @@ import {
   withBackend,
   withRun,
 } from './training.ts';
+import { buildAdvice, expectSpoken } from './vocabulary.ts';
 
 type TrainTable = typeof trainTable;
 
@@ -47,9 +48,8 @@ export async function train(context: Context<TrainTable>): Promise<void> {
   const signal = interrupted('Stopping after this step and saving; Ctrl-C again quits at once.');
   const prepared = await prepare(opened, signal);
   if (context.flags.dryRun) return sayTrainDryRun(prepared);
-  const { settings, config, tokenizer } = prepared;
+  const { settings, config, tokenizer, tests } = prepared;
   if (await isFinished(opened, settings.steps, settings.finalEval)) return;
-  const tests = await openDatasets(settings.data, 'test', null, signal);
   await withBackend(settings, async (backend) => {
     const model = new MaTVLM(config, backend, emptyParameters(backend));
     const vlm = new Vlm(model, tokenizer);
@@ -79,6 +79,7 @@ interface Prepared {
   readonly training: TrainSettings;
   readonly encoder: PromptEncoder;
   readonly sets: readonly VqaDataset[];
+  readonly tests: readonly VqaDataset[];
   readonly loader: BatchLoader;
 }
 
@@ -92,8 +93,10 @@ async function prepare({ settings, point }: Opened<Settings<TrainTable>>, signal
   const training = trainSettings(settings, settings.steps);
   const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
   const sets = await openDatasets(settings.data, 'train', settings.images, signal);
+  const tests = await openDatasets(settings.data, 'test', null, signal);
+  expectSpoken([...sets, ...tests], { encoder, tokenizer }, buildAdvice(settings.data));
   const loader = makeLoader({ model: outline(config), encoder, tokenizer }, sets, settings);
-  return { settings, files, tokenizer, config, training, encoder, sets, loader };
+  return { settings, files, tokenizer, config, training, encoder, sets, tests, loader };
 }
 
 function sayTrainDryRun({ config, settings, sets, encoder }: Prepared): Promise<void> {

@@ -2,13 +2,11 @@ import type { RgbImage } from '../image/image.ts';
 
 export type Split = 'train' | 'test';
 
-/** The group in which accuracy is reported. */
-export type QuestionKind = 'non-relational' | 'relational' | 'easy-vqa';
-
 export interface VqaQuestion {
   readonly question: string;
   readonly answer: string;
-  readonly kind: QuestionKind;
+  /** The group in which accuracy is reported: 'relational', or the name of a set of one kind. */
+  readonly kind: string;
   /** What is asked within the kind: 'left', 'closest', 'yes/no' and the like. */
   readonly topic: string;
 }

@@ -1,4 +1,7 @@
-/** easy-VQA (github.com/vzhou842/easy-VQA, MIT): 64 × 64 images of one coloured shape, about ten questions each. */
+/**
+ * easy-VQA (github.com/vzhou842/easy-VQA, MIT): 64 × 64 images of one coloured shape, about ten questions each. Also
+ * one's own images and questions in its layout.
+ */
 import * as v from 'valibot';
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
 import { parseJson } from '../../../engine/json.ts';
@@ -24,10 +27,13 @@ export function easyVqaTexts(): string[] {
 
 function topicOf(answer: string): string {
   if (answer === 'yes' || answer === 'no') return 'yes/no';
-  return SHAPES.includes(answer) ? 'shape' : 'color';
+  if (SHAPES.includes(answer)) return 'shape';
+  return COLORS.includes(answer) ? 'color' : 'other';
 }
 
 export interface EasyVqaParts {
+  /** `easy-vqa` for the public set alone: what was published for it stands beside what is measured on it. */
+  readonly name: string;
   readonly split: Split;
   /** The text of `<split>/questions.json`. */
   readonly questions: string;
@@ -56,7 +62,7 @@ function parseQuestions(parts: EasyVqaParts): v.InferOutput<typeof Questions> {
 }
 
 export class EasyVqa implements VqaDataset {
-  readonly name = 'easy-vqa';
+  readonly name: string;
   readonly split: Split;
   readonly length: number;
   /** Image numbers in ascending order. */
@@ -66,11 +72,12 @@ export class EasyVqa implements VqaDataset {
 
   /** @throws DataError if questions.json is malformed */
   constructor(parts: EasyVqaParts) {
+    this.name = parts.name;
     this.split = parts.split;
     this.loadImage = parts.loadImage;
     for (const [question, answer, image] of parseQuestions(parts)) {
       const list = this.byImage.get(image) ?? [];
-      list.push({ question, answer, kind: 'easy-vqa', topic: topicOf(answer) });
+      list.push({ question, answer, kind: this.name, topic: topicOf(answer) });
       this.byImage.set(image, list);
     }
     this.images = [...this.byImage.keys()].sort((a, b) => a - b);
@@ -80,7 +87,7 @@ export class EasyVqa implements VqaDataset {
   get(i: number): VqaSample {
     const number = this.images[i];
     if (number === undefined) {
-      throw new ArgumentError(`easy-VQA ${this.split}: no image ${i}; there are 0 to ${this.length - 1}.`);
+      throw new ArgumentError(`${this.name} ${this.split}: no image ${i}; there are 0 to ${this.length - 1}.`);
     }
     return {
       id: `${this.name}/${this.split}/${number}`,

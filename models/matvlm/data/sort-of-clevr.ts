@@ -7,7 +7,7 @@
  */
 import { ArgumentError } from '../../../engine/errors.ts';
 import type { RgbImage } from '../image/image.ts';
-import type { QuestionKind, Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';
+import type { Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';
 import { Random32 } from './random32.ts';
 
 export const IMAGE_SIZE = 75;
@@ -114,7 +114,7 @@ function transformScene(scene: readonly SceneObject[], random: Random32): SceneO
 
 function makeQuestions(scene: readonly SceneObject[], random: Random32): VqaQuestion[] {
   const questions: VqaQuestion[] = [];
-  for (const kind of ['non-relational', 'relational'] as const satisfies readonly QuestionKind[]) {
+  for (const kind of ['non-relational', 'relational'] as const) {
     for (let i = 0; i < QUESTIONS_PER_KIND; i++) {
       const target = scene[random.below(scene.length)];
       const { topic, ask, answer } = TOPICS[kind][random.below(3)];

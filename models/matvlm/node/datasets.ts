@@ -9,15 +9,19 @@ const KNOWN = 'sort-of-clevr, easy-vqa, easy-vqa=FOLDER';
  * Opens data sets by what `--data` names: `sort-of-clevr` is drawn on the spot, `easy-vqa=FOLDER` is read, and
  * `easy-vqa` is fetched into a cache the first time.
  * @param images of each set at most, from the first
- * @throws ArgumentError for an unknown name; DataError for a folder that is not as expected
+ * @throws ArgumentError for an unknown name, or two sets of one; DataError for a folder that is not as expected
  */
-export function openDatasets(
+export async function openDatasets(
   specs: readonly string[],
   split: Split,
   images: number | null = null,
   signal?: AbortSignal,
 ): Promise<VqaDataset[]> {
-  return Promise.all(specs.map(async (spec) => first(await openDataset(spec, split, signal), images)));
+  const sets = await Promise.all(specs.map(async (spec) => first(await openDataset(spec, split, signal), images)));
+  const twice = sets.find(({ name }, i) => sets.findIndex((set) => set.name === name) !== i);
+  if (!twice) return sets;
+  const both = specs.filter((_, i) => sets[i].name === twice.name).join(' and ');
+  throw new ArgumentError(`--data: ${both} are both "${twice.name}"; give one, or rename a folder where they differ`);
 }
 
 async function openDataset(spec: string, split: Split, signal?: AbortSignal): Promise<VqaDataset> {

@@ -31,6 +31,9 @@ export const EASY_VQA_SOURCE: EasyVqaSource = {
   digest: 'cddd207fc33de73277f16d298532879add0b6c44a8de2b11fd102d700a46ed12',
 };
 
+/** Files of the public set: 5,000 images, two lists of questions and the answers. */
+const FILES = 5003;
+
 /** The archive has some 3 MB and unpacks to some 20. */
 const MAX_ARCHIVE = 32e6;
 const MAX_UNPACKED = 64e6;
@@ -55,14 +58,23 @@ export function filesDigest(files: ReadonlyMap<string, Uint8Array>): string {
   return sha256(lines.sort(([a], [b]) => (a < b ? -1 : 1)).map(([, line]) => line).join(''));
 }
 
-/** The set's files as they lie in a folder; other files there do not count. */
-function readFolder(folder: string): Map<string, Uint8Array> {
+/** Paths of the set's files in a folder; other files there do not count. */
+function members(folder: string): string[] {
   const paths = readdirSync(folder, { recursive: true }).map((p) => String(p).replaceAll('\\', '/'));
-  return new Map(paths.filter((p) => MEMBER.test(p)).map((p) => [p, readFileSync(join(folder, p))]));
+  return paths.filter((p) => MEMBER.test(p));
+}
+
+function readFolder(folder: string): Map<string, Uint8Array> {
+  return new Map(members(folder).map((p) => [p, readFileSync(join(folder, p))]));
 }
 
 const isIntact = (folder: string, digest: string): boolean =>
   existsSync(folder) && filesDigest(readFolder(folder)) === digest;
+
+/** Whether a folder holds the public set, to the last byte, whatever its name. */
+export function isPublicEasyVqa(folder: string): boolean {
+  return existsSync(folder) && members(folder).length === FILES && isIntact(folder, EASY_VQA_SOURCE.digest);
+}
 
 /** Unpacks and checks an archive in memory. */
 function unpack(archive: Uint8Array, source: EasyVqaSource): Map<string, Uint8Array> {

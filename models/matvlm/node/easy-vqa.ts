@@ -1,13 +1,13 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { DataError } from '../../../engine/errors.ts';
 import type { Split } from '../data/dataset.ts';
 import { EasyVqa } from '../data/easy-vqa.ts';
 import type { RgbImage } from '../image/image.ts';
 import { readImage } from './decode.ts';
-import { fetchEasyVqa, type FetchOptions } from './easy-vqa-fetch.ts';
+import { fetchEasyVqa, type FetchOptions, isPublicEasyVqa } from './easy-vqa-fetch.ts';
 
-const HINT = 'leave the folder out to have the set fetched from its home';
+const HINT = 'leave the folder out to have the public set fetched from its home';
 
 function readText(folder: string, name: string): string {
   const path = join(folder, name);
@@ -32,12 +32,24 @@ function checkImages(set: EasyVqa, images: string): void {
   );
 }
 
+/** Which folders hold the public set: 20 MB are read to tell. */
+const known = new Map<string, boolean>();
+
+/** `easy-vqa` for the public set, `easy-vqa=<the folder's own name>` for any other in its layout. */
+function nameOf(folder: string): string {
+  const path = resolve(folder);
+  const isPublic = known.get(path) ?? isPublicEasyVqa(path);
+  known.set(path, isPublic);
+  return isPublic ? 'easy-vqa' : `easy-vqa=${basename(path)}`;
+}
+
 /**
  * Opens a folder laid out as the public one: answers.txt, `<split>/questions.json`, `<split>/images/N.png`.
  * Decoded images stay in memory: 49 MB once all 4,000 of the training split were asked for.
+ * @param name what the set is called; told from its content unless given
  * @throws DataError that names what is missing or malformed
  */
-export function openEasyVqa(folder: string, split: Split): EasyVqa {
+export function openEasyVqa(folder: string, split: Split, name = nameOf(folder)): EasyVqa {
   const answers = readText(folder, 'answers.txt');
   const questions = readText(folder, join(split, 'questions.json'));
   const images = join(folder, split, 'images');
@@ -47,7 +59,7 @@ export function openEasyVqa(folder: string, split: Split): EasyVqa {
     decoded.set(n, image);
     return image;
   };
-  const set = new EasyVqa({ split, questions, answers, loadImage });
+  const set = new EasyVqa({ name, split, questions, answers, loadImage });
   checkImages(set, images);
   return set;
 }
@@ -57,5 +69,6 @@ export function openEasyVqa(folder: string, split: Split): EasyVqa {
  * @throws DataError, see `openEasyVqa` and `fetchEasyVqa`
  */
 export async function loadEasyVqa(split: Split, options: FetchOptions & { folder?: string } = {}): Promise<EasyVqa> {
-  return openEasyVqa(options.folder ?? (await fetchEasyVqa(options)), split);
+  if (options.folder !== undefined) return openEasyVqa(options.folder, split);
+  return openEasyVqa(await fetchEasyVqa(options), split, 'easy-vqa');
 }

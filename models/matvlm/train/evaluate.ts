@@ -5,6 +5,7 @@ import { argmax, slice } from '../../../ops/index.ts';
 import { breathe } from '../breathe.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
+import { IGNORE_LABEL } from '../template.ts';
 import type { Vlm } from '../vlm.ts';
 import { branch, checkQuestion, forwardPrefix } from '../vqa-pass.ts';
 
@@ -34,10 +35,14 @@ export interface EvaluateOptions {
   readonly limit?: number;
   /** Images at a time. */
   readonly batch?: number;
+  /** Tokens of an answer at most; what the longest right answer takes, and at least 8, when absent. */
   readonly maxNewTokens?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (done: number, of: number) => void;
 }
+
+/** Tokens that every answer may take. */
+const SHORTEST = 8;
 
 /** Share of right answers, 0…1. */
 export function accuracy(score: Score): number {
@@ -50,12 +55,12 @@ export function accuracy(score: Score): number {
  * @throws DataError for a question longer than the context; the signal's reason when it aborts
  */
 export async function evaluate(vlm: Vlm, data: VqaDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
-  const { limit = data.length, batch = 16, maxNewTokens = 8, signal, onProgress } = options;
+  const { limit = data.length, batch = 16, maxNewTokens, signal, onProgress } = options;
   const result: Evaluation = { total: 0, correct: 0, byKind: new Map(), samples: [] };
   const images = Math.min(limit, data.length);
   for (let first = 0; first < images; first += batch) {
     const samples = Array.from({ length: Math.min(batch, images - first) }, (_, i) => data.get(first + i));
-    const answers = await answerSamples(vlm, samples, maxNewTokens, signal);
+    const answers = await answerSamples(vlm, samples, maxNewTokens ?? answerTokens(vlm, samples), signal);
     samples.forEach(({ id, questions }, i) =>
       questions.forEach(({ question, answer, kind, topic }, j) =>
         note(result, { id, question, answer, predicted: answers[i][j], kind, topic }),
@@ -71,6 +76,14 @@ export function restrict(evaluation: Evaluation, images: ReadonlySet<string>): E
   const part: Evaluation = { total: 0, correct: 0, byKind: new Map(), samples: [] };
   for (const answered of evaluation.samples) if (images.has(answered.id)) note(part, answered);
   return part;
+}
+
+/** Tokens that an answer may take: enough for the longest right one. */
+function answerTokens({ encoder }: Vlm, samples: readonly VqaSample[]): number {
+  const lengths = samples.flatMap(({ questions }) =>
+    questions.map((q) => encoder.questionIds(q.question, q.answer).labels.filter((id) => id !== IGNORE_LABEL).length),
+  );
+  return Math.max(SHORTEST, ...lengths);
 }
 
 function note(result: Evaluation, answered: Answered): void {
