@@ -1,11 +1,12 @@
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { connect, createServer as createTcpServer, type AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
+import { linkSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { connect, createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
+import { hostname, networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, SystemError } from '../engine/errors.ts';
 import { httpFolder } from '../engine/safetensors/index.ts';
+import { linkedFiles } from '../models/matvlm/serve/files.ts';
 import { parseRange } from '../models/matvlm/serve/range.ts';
 import { type Served, startServer } from '../models/matvlm/serve/server.ts';
 
@@ -25,6 +26,9 @@ writeFileSync(join(modelDir, 'optimizer.safetensors'), 'state');
 writeFileSync(join(modelDir, 'empty.safetensors'), '');
 symlinkSync(join(root, 'config.json'), join(modelDir, 'tokenizer.json'));
 symlinkSync('/etc', join(modelDir, 'etc.safetensors'));
+linkSync(join(root, 'config.json'), join(modelDir, 'tokenizer_config.json'));
+writeFileSync(join(modelDir, 'large.safetensors'), '');
+truncateSync(join(modelDir, 'large.safetensors'), 2 ** 26);
 mkdirSync(join(modelDir, 'model-folder.safetensors'));
 
 let server: Served;
@@ -79,6 +83,7 @@ const PATHS: Record<string, string> = {
   asterisk: '*',
   hidden: '/models/0/.git',
   'symlink out': '/models/0/tokenizer.json',
+  'hard link out': '/models/0/tokenizer_config.json',
   'symlink to a folder': '/models/0/etc.safetensors',
   'a folder': '/models/0/model-folder.safetensors',
   'training state': '/models/0/optimizer.safetensors',
@@ -107,6 +112,82 @@ hostile('answers to its own hosts only: a rebound name gets nothing', async () =
     assert.is(status(await get('/api/models.json', { Host: host })), 403, host);
   }
   assert.is(status(await raw('GET / HTTP/1.1\r\nConnection: close\r\n\r\n')), 400);
+});
+
+hostile('takes one Host header, not two, in whatever order', async () => {
+  const own = `Host: 127.0.0.1:${server.port}\r\n`;
+  for (const [first, second] of [[own, 'Host: evil.example\r\n'], ['hOST: evil.example\r\n', own], [own, own]]) {
+    const answer = await raw(`GET /api/models.json HTTP/1.1\r\n${first}${second}Connection: close\r\n\r\n`);
+    assert.is(status(answer), 400);
+    assert.not.match(answer, /tiny/);
+  }
+});
+
+hostile('on a network it answers to the names and addresses of this machine, and to names that are allowed', async () => {
+  const open = await start({ host: '0.0.0.0', allowHosts: ['Models.example.org', 'proxy.example.org:8443'] });
+  const { port } = open;
+  const ask = async (host: string) => {
+    const socket = connect(port, '127.0.0.1');
+    socket.end(`GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+    let text = '';
+    for await (const chunk of socket.setEncoding('latin1')) text += chunk;
+    return status(text);
+  };
+  const [name] = hostname().split('.');
+  const addresses = Object.values(networkInterfaces()).flatMap((list) => list!).filter(({ family }) => family === 'IPv4');
+  const own = [...addresses.map(({ address }) => address), hostname(), name, `${name.toUpperCase()}.local`, 'localhost', '0.0.0.0'];
+  for (const host of own) assert.is(await ask(`${host}:${port}`), 200, host);
+  for (const host of ['models.example.org', 'models.example.org:9000', 'proxy.example.org:8443']) {
+    assert.is(await ask(host), 200, host);
+  }
+  const others = [`${name}.example.org:${port}`, `evil.example:${port}`, 'proxy.example.org:80', `192.0.2.1:${port}`];
+  for (const host of [...others, `x.models.example.org`, `${name}:${port + 1}`, '127.0.0.1', `[::2]:${port}`]) {
+    assert.is(await ask(host), 403, host);
+  }
+  assert.is(open.url, `http://127.0.0.1:${port}/`);
+  for (const url of open.urls) assert.is((await fetch(url)).status, 200, url);
+  await open.close();
+  assert.is(status(await get('/', { Host: `${hostname()}:${server.port}` })), 403, 'on the loopback names are not needed');
+});
+
+/** Asks for a large file and takes nothing of it. */
+const slowReader = (port: number, localAddress = '127.0.0.1'): Promise<Socket> =>
+  new Promise((resolve) => {
+    const socket = connect({ port, host: '127.0.0.1', localAddress }, () => {
+      socket.pause();
+      socket.on('error', () => {});
+      socket.write(`GET /models/0/large.safetensors HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n\r\n`);
+      resolve(socket);
+    });
+  });
+
+hostile('slow readers do not shut others out: of too many connections the stillest of the greediest client goes', async () => {
+  const small = await start({ maxConnections: 8 });
+  const other = await slowReader(small.port, '127.0.0.2');
+  const readers = await Promise.all(Array.from({ length: 24 }, () => slowReader(small.port)));
+  for (let i = 0; i < 3; i++) assert.is((await fetch(`${small.url}?${i}`)).status, 200);
+  const counted = async (socket: Socket) => {
+    let bytes = 0;
+    for await (const chunk of socket.resume()) if ((bytes += chunk.length) > 2 ** 26) break;
+    return bytes;
+  };
+  assert.ok((await counted(other)) > 2 ** 26, 'the first client has one connection, and keeps it');
+  const cut = await Promise.all(readers.map((socket) => counted(socket).catch(() => 0)));
+  assert.ok(cut.filter((bytes) => bytes < 2 ** 26).length >= 24 - 8, `${cut}`);
+  await small.close();
+});
+
+hostile('cuts off who takes less of an answer than the floor', async () => {
+  const strict = await start({ floor: { bytes: 2 ** 20, ms: 200 } });
+  const socket = await slowReader(strict.port);
+  await new Promise((done) => setTimeout(done, 800));
+  let bytes = 0;
+  const closed = new Promise((done) => socket.on('close', done));
+  socket.on('data', (chunk: Buffer) => (bytes += chunk.length)).resume();
+  await closed;
+  assert.ok(bytes < 2 ** 26, `${bytes} bytes came all the same`);
+  assert.is((await fetch(strict.url)).status, 200);
+  await strict.close();
 });
 
 hostile('checks the origin of what is not a plain read, and never opens itself to other origins', async () => {
@@ -238,6 +319,14 @@ files('a folder over HTTP reads as one on disk', async () => {
   await file.close();
   const empty = (await folder.open('empty.safetensors'))!;
   assert.is(await empty.size(), 0);
+});
+
+files('serves a file with several names where that is allowed', async () => {
+  const name = 'tokenizer_config.json';
+  assert.equal(await linkedFiles(modelDir), [join(modelDir, name)]);
+  const open = await start({ models: [{ name: 'linked', folder: modelDir, hardLinks: true }] });
+  assert.is(await (await fetch(`${open.url}models/0/${name}`)).text(), '"outside"');
+  await open.close();
 });
 
 files('a taken port is an error that says what to do', async () => {

@@ -5,6 +5,7 @@ import { diskFolder } from '../../../engine/node/index.ts';
 import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import { modelFolder, SHIPPED } from '../node/model-folder.ts';
 import { assetPath, packageRoot } from '../node/package-root.ts';
+import { linkedFiles } from '../serve/files.ts';
 import { type ServedModel, startServer } from '../serve/server.ts';
 import { promptEncoder, readTokenizer } from '../vlm.ts';
 import { checkWeights, readConfig } from '../weights.ts';
@@ -27,6 +28,16 @@ export async function serve(settings: Settings<typeof serveTable>, specs: readon
   await serveModels(models, settings);
 }
 
+/** What would not be served is told here, not by a page that finds it missing. */
+async function servable(model: ServedModel, hardLinks: boolean): Promise<ServedModel> {
+  const [linked] = hardLinks ? [] : await linkedFiles(model.folder);
+  if (linked === undefined) return { ...model, hardLinks };
+  throw new SystemError(
+    `${linked}: the file has other names (hard links), so that it may be one from outside of the folder; copy the ` +
+      'folder to have it whole (cp -r), or serve with --hard-links',
+  );
+}
+
 /** A folder that holds no model is told here, not by the page. Tensor data is not read. */
 async function expectModel(folder: string): Promise<void> {
   const source = diskFolder(folder);
@@ -40,14 +51,29 @@ async function expectModel(folder: string): Promise<void> {
   }
 }
 
-/** Serves models until Ctrl-C. @throws SystemError when the port is taken */
+/** Where and how to serve. */
+export interface ServeSettings {
+  readonly port: number;
+  readonly host?: string;
+  readonly allowHost?: readonly string[] | null;
+  readonly hardLinks?: boolean;
+}
+
+/** Serves models until Ctrl-C. @throws SystemError when the port is taken, or for a file with several names */
 export async function serveModels(
-  models: readonly ServedModel[],
-  { host, port }: { readonly host?: string; readonly port: number },
+  models: readonly Omit<ServedModel, 'hardLinks'>[],
+  { host, port, allowHost, hardLinks = false }: ServeSettings,
 ): Promise<void> {
   const pageDir = join(packageRoot(), 'dist', 'web');
-  const served = await startServer({ host, port, models, pageDir });
-  print(`Serving ${models.map(({ name }) => name).join(', ')} at ${served.url} (Ctrl-C ends it)`);
+  // Package managers link the files of a package from their store.
+  const ours = SHIPPED.map(assetPath);
+  const served = await startServer({
+    ...{ host, port, pageDir, allowHosts: allowHost ?? [] },
+    models: await Promise.all(models.map((model) => servable(model, hardLinks || ours.includes(model.folder)))),
+  });
+  const names = models.map(({ name }) => name).join(', ');
+  print(`Serving ${names} at ${served.url} (Ctrl-C ends it)`);
+  if (served.urls.length > 1) print(`On the network: ${served.urls.slice(1).join(', ')}`);
   const signal = interrupted('Closing the server; Ctrl-C again quits at once.');
   if (!signal.aborted)
     await new Promise<void>((done) => signal.addEventListener('abort', () => done(), { once: true }));

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
-import { type FileHandle, open, readFile, realpath } from 'node:fs/promises';
+import { type FileHandle, lstat, open, readdir, readFile, realpath } from 'node:fs/promises';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { dirname, extname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -49,22 +49,39 @@ export function sendAsset(request: IncomingMessage, response: ServerResponse, { 
   response.end(request.method === 'HEAD' ? undefined : body);
 }
 
+/** A checkpoint folder, and whether its files may have other names too. */
+interface Folder {
+  readonly folder: string;
+  readonly hardLinks?: boolean;
+}
+
+/** The files of a folder that would be served but for their other names (hard links). */
+export async function linkedFiles(folder: string): Promise<string[]> {
+  const served = (await readdir(folder)).filter((name) => MODEL_FILE.test(name)).map((name) => join(folder, name));
+  const found = await Promise.all(served.map((path) => lstat(path).catch(() => null)));
+  return served.filter((_, i) => found[i]?.isFile() && isLinked(found[i]));
+}
+
+/** A file with several names: any file of the disk may be one of a folder so, and nothing in it tells. */
+const isLinked = ({ nlink }: Stats) => nlink > 1;
+
 /**
  * Sends a file of a checkpoint folder, or the range of it that is asked for.
- * @returns false when the folder has no such file: also for a link that leads out of it, and for what is not served
+ * @returns false when the folder has no such file: also for a link that leads out of it, or may (a hard link, unless
+ *   they are allowed), and for what is not served
  */
 export async function sendModelFile(
   request: IncomingMessage,
   response: ServerResponse,
-  folder: string,
+  { folder, hardLinks = false }: Folder,
   name: string,
 ): Promise<boolean> {
   const handle = MODEL_FILE.test(name) ? await openInside(folder, name) : null;
   if (!handle) return false;
   try {
-    const stat = await handle.stat();
-    if (!stat.isFile()) return false;
-    await sendRange(request, response, handle, stat, TYPES[extname(name)]);
+    const found = await handle.stat();
+    if (!found.isFile() || (isLinked(found) && !hardLinks)) return false;
+    await sendRange(request, response, handle, found, TYPES[extname(name)]);
     return true;
   } finally {
     await handle.close().catch(() => {});

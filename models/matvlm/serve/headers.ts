@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http';
+import type { Hosts } from './hosts.ts';
 
 /**
  * Sent with every answer. The page runs WebAssembly and a worker of its own and talks to nobody else; COOP and COEP
@@ -36,34 +37,27 @@ export interface Refusal {
   readonly message: string;
 }
 
-/** Hosts by which the server may be addressed: a name rebound to 127.0.0.1 by somebody's DNS is not among them. */
-export function allowedHosts(host: string, port: number): Set<string> {
-  const names = ['127.0.0.1', 'localhost', '[::1]', host.includes(':') ? `[${host}]` : host];
-  const hosts = names.map((name) => `${name}:${port}`);
-  // Browsers leave out the port that is http's own.
-  return new Set(port === 80 ? [...hosts, ...names] : hosts);
-}
-
 /** Checks host, method, origin and body of a request; null when it may go on. Only reading is offered. */
-export function refuse(request: IncomingMessage, hosts: ReadonlySet<string>): Refusal | null {
+export function refuse(request: IncomingMessage, hosts: Hosts): Refusal | null {
   const { host, origin } = request.headers;
-  if (!host || !hosts.has(host.toLowerCase())) {
-    return { status: 403, message: `this server answers to ${[...hosts].join(', ')} only` };
+  const told = request.rawHeaders.filter((name, i) => i % 2 === 0 && name.toLowerCase() === 'host');
+  // Of several one would be checked here, and another believed elsewhere.
+  if (told.length > 1) return { status: 400, message: 'several Host headers, expected one' };
+  if (!host || !hosts.allows(host, request.socket.localAddress)) {
+    const message = 'this server does not answer to this host name; --allow-host NAME has it do so';
+    return { status: 403, message };
   }
   const length = Number(request.headers['content-length'] ?? 0);
   if (length > BODY_LIMIT) return { status: 413, message: `a body of ${length} bytes is too large` };
   const reads = request.method === 'GET' || request.method === 'HEAD';
   // A page of another site may send a form here; the browser then tells where it comes from.
-  if (origin !== undefined ? !isOwnOrigin(origin, hosts) : !reads) {
+  const own = origin?.toLowerCase() === `http://${host.toLowerCase()}`;
+  if (origin !== undefined ? !own : !reads) {
     return { status: 403, message: 'requests from other sites are refused' };
   }
   if (!reads) return { status: 405, message: 'only GET and HEAD are offered' };
   if (length > 0 || request.headers['transfer-encoding']) return { status: 400, message: 'a body was not expected' };
   return null;
-}
-
-function isOwnOrigin(origin: string, hosts: ReadonlySet<string>): boolean {
-  return origin.startsWith('http://') && hosts.has(origin.slice('http://'.length).toLowerCase());
 }
 
 /**

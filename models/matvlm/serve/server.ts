@@ -4,16 +4,21 @@ import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError, SystemError } from '../../../engine/errors.ts';
 import { codeOf } from '../../../engine/node/system.ts';
+import type { Floor } from '../../../engine/safetensors/transfer.ts';
 import type { Catalogue } from '../web/catalogue.ts';
+import { limitConnections } from './connections.ts';
 import { printable } from '../printable.ts';
 import { type Asset, asset, fileAsset, sendAsset, sendModelFile } from './files.ts';
 import { type Example, sceneExamples } from './examples.ts';
-import { allowedHosts, BODY_LIMIT, pathSegments, refuse, SECURITY_HEADERS } from './headers.ts';
+import { type Hosts, hostsOf } from './hosts.ts';
+import { BODY_LIMIT, pathSegments, refuse, SECURITY_HEADERS } from './headers.ts';
 
 /** A checkpoint folder under the name that the page shows. */
 export interface ServedModel {
   readonly name: string;
   readonly folder: string;
+  /** Serve files that have other names too (hard links); without it they are not, as one may lie outside of the folder. */
+  readonly hardLinks?: boolean;
 }
 
 export interface ServeOptions {
@@ -27,6 +32,12 @@ export interface ServeOptions {
   readonly pageDir: string;
   /** Images to offer; scenes of the built-in test split unless given. */
   readonly examples?: readonly Example[];
+  /** Names by which the server may be addressed beside those of this machine, with a port or for any. */
+  readonly allowHosts?: readonly string[];
+  /** Connections open at a time; 256 unless given. */
+  readonly maxConnections?: number;
+  /** What a client must take of an answer at least; 64 KiB a minute unless given. */
+  readonly floor?: Floor;
   /** Milliseconds in which a client must have sent its request; 10 s unless given. */
   readonly requestTimeout?: number;
 }
@@ -35,6 +46,8 @@ export interface ServeOptions {
 export interface Served {
   /** Address to open in a browser. */
   readonly url: string;
+  /** All of them: a server on a network has one for each address of this machine. */
+  readonly urls: readonly string[];
   readonly port: number;
   close(): Promise<void>;
 }
@@ -47,16 +60,16 @@ const PAGE_FILES = ['index.html', 'page.css', 'page.js', 'worker.js', 'matvlm-si
  * @throws SystemError when the port is taken or the page is not built, ArgumentError for a port that is none
  */
 export async function startServer(options: ServeOptions): Promise<Served> {
-  const { host = '127.0.0.1', port, requestTimeout = 10_000 } = options;
+  const { host = '127.0.0.1', port, requestTimeout = 10_000, maxConnections = 256, floor } = options;
   if (!Number.isInteger(port) || port < 0 || port > 65535) {
     throw new ArgumentError(`port is ${port}, expected a whole number from 0 to 65535`);
   }
   const assets = await loadAssets(options);
   const server = createServer({ requestTimeout, headersTimeout: requestTimeout, connectionsCheckingInterval: 500 });
   server.timeout = 60_000;
-  server.maxConnections = 256;
+  limitConnections(server, { max: maxConnections, floor });
   const actual = await listen(server, port, host);
-  const hosts = allowedHosts(host, actual);
+  const hosts = hostsOf(host, actual, options.allowHosts);
   const handler = (request: IncomingMessage, response: ServerResponse) => {
     handle(request, response, hosts, assets, options.models).catch((error: unknown) => {
       console.error(printable(String((error as Error).stack)));
@@ -67,8 +80,7 @@ export async function startServer(options: ServeOptions): Promise<Served> {
   server.on('request', handler);
   // The same answer for clients that ask first whether a body is welcome: it is not.
   server.on('checkContinue', handler);
-  const name = host.includes(':') ? `[${host}]` : host;
-  return { url: `http://${name}:${actual}/`, port: actual, close: () => close(server) };
+  return { url: hosts.urls[0], urls: hosts.urls, port: actual, close: () => close(server) };
 }
 
 async function loadAssets({ pageDir, models, examples }: ServeOptions): Promise<Map<string, Asset>> {
@@ -125,7 +137,7 @@ function listenError(error: Error, port: number, host: string): Error {
 async function handle(
   request: IncomingMessage,
   response: ServerResponse,
-  hosts: ReadonlySet<string>,
+  hosts: Hosts,
   assets: ReadonlyMap<string, Asset>,
   models: readonly ServedModel[],
 ): Promise<void> {
@@ -138,7 +150,7 @@ async function handle(
   if (found) return sendAsset(request, response, found);
   const [top, index, file] = path;
   const model = path.length === 3 && top === 'models' && /^\d{1,4}$/.test(index) ? models[Number(index)] : undefined;
-  if (model && (await sendModelFile(request, response, model.folder, file))) return;
+  if (model && (await sendModelFile(request, response, model, file))) return;
   sendError(request, response, 404, 'there is nothing here');
 }
 
