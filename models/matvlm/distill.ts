@@ -3,7 +3,17 @@ import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { distillLoss } from '../../ops/index.ts';
 import type { DecoderOutput, PassOptions } from './layers/decoder.ts';
-import { answerWeights, layerLoss, type LayerPair, type LossOptions, nextTokenLoss, weightedSum } from './losses.ts';
+import {
+  answerWeights,
+  layerLoss,
+  type LayerPair,
+  type LossOptions,
+  nextTokenLoss,
+  type Share,
+  times,
+  weightedSum,
+  WHOLE,
+} from './losses.ts';
 import type { MaTVLM } from './model.ts';
 import type { Spliced, TokenBatch } from './splice.ts';
 import {
@@ -17,7 +27,7 @@ import {
   type VqaOutput,
 } from './vqa-pass.ts';
 
-/** The parts of a loss; `total` is what is differentiated. */
+/** The parts of a loss, each as its batch's share of the step; `total` is what is differentiated. */
 export interface LossParts {
   readonly total: Tensor;
   readonly kl: Tensor | null;
@@ -40,12 +50,12 @@ export function setTrainable(model: MaTVLM, which: (name: string) => boolean): M
   return trained;
 }
 
-/** Cross-entropy of a model on a VqaBatch: the loss of pre-training. */
-export function vqaLoss(model: MaTVLM, batch: VqaBatch, options: PassOptions = {}): Tensor {
+/** Cross-entropy of a model on a VqaBatch: the loss of pre-training, as the batch's share of its step. */
+export function vqaLoss(model: MaTVLM, batch: VqaBatch, options: PassOptions = {}, share: Share = WHOLE): Tensor {
   return scope(() => {
     const inputs = uploadVqa(model, batch);
     const out = forwardVqa(model, batch, inputs, model.visionFeatures(inputs.pixels), options);
-    return nextTokenLoss(model.decoder.logits(out.questions.at(-1)!), batch.labels);
+    return times(nextTokenLoss(model.decoder.logits(out.questions.at(-1)!), batch.labels), share.answers);
   });
 }
 
@@ -56,6 +66,7 @@ export function distillVqa(
   batch: VqaBatch,
   loss: LossOptions,
   options: PassOptions = {},
+  share: Share = WHOLE,
 ): LossParts {
   return scope(() => {
     const inputs = uploadVqa(student, batch);
@@ -64,7 +75,7 @@ export function distillVqa(
     const out = forwardVqa(student, batch, inputs, features, options);
     const length = out.prefix.hidden[0].shape[1];
     const weights = prefixWeights(student, batch, length);
-    return combine(loss, {
+    return combine(loss, share, {
       kl: () => klVqa(student, batch, out, target, weights, loss),
       layer: () =>
         layerLoss(
@@ -133,7 +144,7 @@ function klVqa(
   if (loss.reduction === 'mean') {
     const rows = answerWeights(batch.labels, batch.questions, batch.length);
     const weights = fromData(student.backend, rows, [batch.questions, batch.length]);
-    return distillLoss(questions, target.logits.questions, { kind, temperature, reduction: 'sum' }, weights);
+    return distillLoss(questions, target.logits.questions, { kind, temperature, reduction: 'mean' }, weights);
   }
   const prefix = student.decoder.logits(out.prefix.hidden.at(-1)!);
   const options = { kind, temperature, reduction: 'batchmean' as const };
@@ -170,13 +181,13 @@ export function distillPlain(
     const { labels, mask, batch: b, length } = out.spliced;
     const logits = student.decoder.logits(out.hidden.at(-1)!);
     const { kind, temperature } = loss;
-    return combine(loss, {
+    return combine(loss, WHOLE, {
       kl: () => {
         if (loss.reduction === 'sum') {
           return distillLoss(logits, target.logits, { kind, temperature, reduction: 'batchmean' });
         }
         const weights = fromData(student.backend, answerWeights(labels, b, length), [b, length]);
-        return distillLoss(logits, target.logits, { kind, temperature, reduction: 'sum' }, weights);
+        return distillLoss(logits, target.logits, { kind, temperature, reduction: 'mean' }, weights);
       },
       layer: () => {
         const keyMask = fromData(student.backend, mask, [b, length], 'i32');
@@ -199,11 +210,21 @@ export function distillPlain(
 
 type Terms = Record<'kl' | 'layer' | 'ce', () => Tensor>;
 
+/** The share that each term of the loss has: norms are no means over rows. */
+function sharesOfTerms({ reduction, kind, layerKind }: LossOptions, share: Share): Record<keyof Terms, number> {
+  return {
+    kl: reduction === 'mean' ? share.answers : kind === 'l2' ? share.batches : share.questions,
+    layer: layerKind === 'kl' ? share.questions : share.batches,
+    ce: share.answers,
+  };
+}
+
 /** Forms only the terms that have a weight. */
-function combine(loss: LossOptions, terms: Terms): LossParts {
-  const kl = loss.klWeight ? terms.kl() : null;
-  const layer = loss.layerWeight ? terms.layer() : null;
-  const ce = loss.ceWeight ? terms.ce() : null;
+function combine(loss: LossOptions, share: Share, terms: Terms): LossParts {
+  const shares = sharesOfTerms(loss, share);
+  const kl = loss.klWeight ? times(terms.kl(), shares.kl) : null;
+  const layer = loss.layerWeight ? times(terms.layer(), shares.layer) : null;
+  const ce = loss.ceWeight ? times(terms.ce(), shares.ce) : null;
   const total = weightedSum([
     [loss.klWeight, kl],
     [loss.layerWeight, layer],

@@ -4,6 +4,8 @@ import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add, crossEntropy, distillLoss, type DistillKind, l2Distance, mulScalar, reshape, slice } from '../../ops/index.ts';
 import { ssmLayers } from './config.ts';
 import type { MaTVLM } from './model.ts';
+import { IGNORE_LABEL } from './template.ts';
+import type { VqaBatch } from './vqa-pass.ts';
 
 /** The distillation objective: `w_kl·KL + w_tl·layer + w_ce·CE` (MaTVLM §3.3). */
 export interface LossOptions {
@@ -21,7 +23,10 @@ export interface LossOptions {
    * the replaced layers runs the teacher's layers on the student's states, and is an l2 too.
    */
   readonly layerKind: 'l2' | 'kl' | 'sl';
-  /** `sum` over all positions as published, or the mean over answer tokens. */
+  /**
+   * `sum` over all positions, by the number of questions, as published; or the mean over answer tokens (l2: its root),
+   * those of all the batches of a step.
+   */
   readonly reduction: 'sum' | 'mean';
 }
 
@@ -48,18 +53,48 @@ export function nextTokenLoss(logits: Tensor, labels: Int32Array): Tensor {
   return crossEntropy(reshape(slice(logits, 1, 0, l - 1), [b * (l - 1), v]), target);
 }
 
-/** 1 / count on rows whose next label counts, else 0: weights that make a sum over rows a mean over answer tokens. */
+/** Positions of (B, L) whose next label counts: the answer tokens that are learnt. */
+function answerRows(labels: Int32Array, batch: number, length: number): number[] {
+  const rows: number[] = [];
+  for (let b = 0; b < batch; b++) {
+    for (let i = b * length; i < (b + 1) * length - 1; i++) if (labels[i + 1] !== IGNORE_LABEL) rows.push(i);
+  }
+  return rows;
+}
+
+/** 1 on rows whose next label counts, else 0: weights that make a mean over rows one over answer tokens. */
 export function answerWeights(labels: Int32Array, batch: number, length: number): Float32Array {
   const weights = new Float32Array(batch * length);
-  let counted = 0;
-  for (let b = 0; b < batch; b++) {
-    for (let i = 0; i < length - 1; i++) {
-      if (labels[b * length + i + 1] === -100) continue;
-      weights[b * length + i] = 1;
-      counted++;
-    }
-  }
-  return weights.map((w) => w / Math.max(counted, 1));
+  for (const row of answerRows(labels, batch, length)) weights[row] = 1;
+  return weights;
+}
+
+/**
+ * What one of a step's batches makes up of the whole step's means, so that the shares of all add up to what one batch of
+ * all would give.
+ */
+export interface Share {
+  /** Of a mean over answer tokens. */
+  readonly answers: number;
+  /** Of a sum over positions that is divided by the number of questions (`batchmean`). */
+  readonly questions: number;
+  /** Of what is no mean over rows, as a norm: all batches have the same. */
+  readonly batches: number;
+}
+
+/** The share of a batch that is the whole step. */
+export const WHOLE: Share = { answers: 1, questions: 1, batches: 1 };
+
+/** The share of each of a step's batches. */
+export function sharesOf(batches: readonly Pick<VqaBatch, 'labels' | 'questions' | 'length'>[]): Share[] {
+  const answers = batches.map((b) => answerRows(b.labels, b.questions, b.length).length);
+  const total = (counts: readonly number[]) => Math.max(1, counts.reduce((sum, n) => sum + n, 0));
+  const [allAnswers, allQuestions] = [total(answers), total(batches.map((b) => b.questions))];
+  return batches.map(({ questions }, i) => ({
+    answers: answers[i] / allAnswers,
+    questions: questions / allQuestions,
+    batches: 1 / batches.length,
+  }));
 }
 
 /** One replaced layer's output (B, L, D), what it should have been, and perhaps factors (B, L) for squares or rows. */
@@ -100,9 +135,14 @@ export function layerLoss(
   return losses.reduce((sum, loss) => add(sum, loss));
 }
 
+/** loss·w */
+export function times(loss: Tensor, w: number): Tensor {
+  return w === 1 ? loss : mulScalar(loss, w);
+}
+
 /** Σ weightᵢ·lossᵢ over those with a weight. @throws ArgumentError when none has one */
 export function weightedSum(terms: readonly (readonly [number, Tensor | null])[]): Tensor {
-  const scaled = terms.flatMap(([w, loss]) => (loss && w !== 0 ? [w === 1 ? loss : mulScalar(loss, w)] : []));
+  const scaled = terms.flatMap(([w, loss]) => (loss && w !== 0 ? [times(loss, w)] : []));
   if (scaled.length === 0) {
     throw new ArgumentError('klWeight, layerWeight and ceWeight are all 0, so there is nothing to learn; set one above 0');
   }

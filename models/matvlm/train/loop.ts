@@ -2,10 +2,10 @@ import { CheckpointError, NumericError } from '../../../engine/errors.ts';
 import { Random } from '../../../engine/random.ts';
 import { scope } from '../../../engine/scope.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { add, backward, cat, mulScalar, reshape } from '../../../ops/index.ts';
+import { add, backward } from '../../../ops/index.ts';
 import { distillVqa, isTrainable, type LossParts, setTrainable, vqaLoss } from '../distill.ts';
 import type { PassOptions } from '../layers/decoder.ts';
-import type { LossOptions } from '../losses.ts';
+import { type LossOptions, type Share, sharesOf } from '../losses.ts';
 import type { MaTVLM } from '../model.ts';
 import type { VqaBatch } from '../vqa-pass.ts';
 import type { BatchLoader } from './loader.ts';
@@ -16,14 +16,15 @@ import { type Schedule, wsd } from './schedule.ts';
 export interface TrainTask {
   readonly model: MaTVLM;
   readonly parameters: ReadonlyMap<string, Tensor>;
-  loss(batch: VqaBatch, options: PassOptions): LossParts;
+  /** The loss of a batch, as its share of the loss of the step that it is a part of: all of it where none is given. */
+  loss(batch: VqaBatch, options: PassOptions, share?: Share): LossParts;
 }
 
 /** Pre-training: cross-entropy with the answers, every parameter. */
 export function pretrainTask(model: MaTVLM): TrainTask {
   const parameters = setTrainable(model, () => true);
-  const loss = (batch: VqaBatch, options: PassOptions): LossParts => {
-    const ce = vqaLoss(model, batch, options);
+  const loss = (batch: VqaBatch, options: PassOptions, share?: Share): LossParts => {
+    const ce = vqaLoss(model, batch, options, share);
     return { total: ce, kl: null, layer: null, ce: null };
   };
   return { model, parameters, loss };
@@ -33,7 +34,11 @@ export function pretrainTask(model: MaTVLM): TrainTask {
 export function distillTask(teacher: MaTVLM, student: MaTVLM, losses: LossOptions): TrainTask {
   setTrainable(teacher, () => false);
   const parameters = setTrainable(student, isTrainable);
-  return { model: student, parameters, loss: (batch, options) => distillVqa(teacher, student, batch, losses, options) };
+  return {
+    model: student,
+    parameters,
+    loss: (batch, options, share) => distillVqa(teacher, student, batch, losses, options, share),
+  };
 }
 
 export interface TrainSettings {
@@ -41,7 +46,7 @@ export interface TrainSettings {
   /** Peak learning rate. */
   readonly lr: number;
   readonly schedule: Schedule;
-  /** Batches whose gradients are averaged into one step. */
+  /** Batches that make up one step: means are over the tokens of all of them. */
   readonly accumulate: number;
   /** Recompute decoder layers in backward. */
   readonly checkpointing: boolean;
@@ -88,17 +93,21 @@ export interface RunOptions {
   readonly onStep?: (report: StepReport) => void | Promise<void>;
 }
 
+/** The parts of a loss that are reported beside the whole. */
+const PARTS = ['kl', 'layer', 'ce'] as const;
+type PartName = (typeof PARTS)[number];
+
 /** Steps whose numbers have not come back from the device yet, at most. */
 const IN_FLIGHT = 3;
 
 interface Waiting {
   readonly values: Promise<ArrayLike<number>>;
-  readonly names: readonly ('kl' | 'layer' | 'ce')[];
+  readonly names: readonly PartName[];
   readonly report: Pick<StepReport, 'step' | 'lr' | 'tokens'>;
 }
 
 /**
- * The training loop: batches from the loader, gradients averaged over `accumulate` of them, clipping, AdamW, the
+ * The training loop: batches from the loader, gradients summed over the `accumulate` of a step, clipping, AdamW, the
  * schedule. All that varies from step to step follows from the seed and the step's number, so a run that was
  * interrupted and resumed gives the same numbers as one that was not.
  */
@@ -118,19 +127,25 @@ export class Trainer {
 
   /**
    * Runs until `until` steps are done, or the signal aborts, which is seen between steps.
-   * @throws NumericError after too many skipped steps in a row, naming the step and what is not finite
+   * @throws NumericError after too many skipped steps in a row, naming the step and what is not finite; and whatever a
+   * step throws, OutOfMemoryError for one, which leaves the trainer as it was before that step
    */
   async run({ until, signal, onStep }: RunOptions): Promise<void> {
     this.last = performance.now();
     let next = this.batches(this.state.step);
     try {
       while (this.state.step < until && !signal?.aborted) {
-        const batches = await next;
-        this.take(batches);
+        try {
+          this.take(await next);
+        } catch (error) {
+          // The steps before it were taken: they are told, and count.
+          await this.settleAll(onStep).catch(() => {});
+          throw error;
+        }
         if (this.state.step < until) next = this.batches(this.state.step);
         while (this.waiting.length > IN_FLIGHT) await this.settle(onStep);
       }
-      while (this.waiting.length > 0) await this.settle(onStep);
+      await this.settleAll(onStep);
     } finally {
       await Promise.allSettled([next]);
       this.waiting.length = 0;
@@ -173,42 +188,41 @@ export class Trainer {
 
   /** Enqueues one step; its numbers come back later. */
   private take(batches: readonly VqaBatch[]): void {
-    const step = this.state.step++;
+    const { step } = this.state;
     const lr = this.settings.lr * wsd(step, this.settings.schedule);
     const random = Random.stream(this.settings.seed + 2, step);
     const tokens = batches.reduce((sum, b) => sum + b.tokens, 0);
-    const names: ('kl' | 'layer' | 'ce')[] = [];
-    const numbers = scope(() => {
-      const parts = batches.map((batch) => this.gradients(batch, random));
-      const total = parts.map((p) => p.total).reduce(add);
-      const stats = this.optimiser.step(lr, total);
-      const rows = [reshape(stats, [3]), reshape(total, [1])];
-      for (const name of ['kl', 'layer', 'ce'] as const) {
-        if (!parts[0][name]) continue;
-        names.push(name);
-        rows.push(reshape(parts.map((p) => p[name]!).reduce(add), [1]));
-      }
-      return cat(rows, 0);
-    });
+    const shares = sharesOf(batches);
+    const names: PartName[] = [];
+    let numbers: Tensor;
+    try {
+      numbers = scope(() => {
+        const parts = batches.map((batch, i) => this.gradients(batch, random, shares[i]));
+        names.push(...PARTS.filter((name) => parts[0][name]));
+        const [total, ...rest] = (['total', ...names] as const).map((name) => parts.map((p) => p[name]!).reduce(add));
+        return this.optimiser.step(lr, total, [total, ...rest]);
+      });
+    } catch (error) {
+      this.optimiser.zeroGrad();
+      throw error;
+    }
+    this.state.step++;
     this.waiting.push({ values: held(numbers.data()), names, report: { step: step + 1, lr, tokens } });
     numbers.dispose();
   }
 
-  /** Loss parts of one batch, scaled to their share of the step, with gradients added to the parameters. */
-  private gradients(batch: VqaBatch, random: Random): LossParts {
+  /** One batch's share of the loss, with its gradients added to the parameters. */
+  private gradients(batch: VqaBatch, random: Random, share: Share): LossParts {
     return scope(() => {
-      const parts = this.task.loss(batch, { random, checkpointing: this.settings.checkpointing });
-      const share = (t: Tensor) => (this.settings.accumulate === 1 ? t : mulScalar(t, 1 / this.settings.accumulate));
-      const total = share(parts.total);
+      const { total, kl, layer, ce } = this.task.loss(batch, { random, checkpointing: this.settings.checkpointing }, share);
       backward(total);
-      const detached = (t: Tensor | null) => t && share(t).detach();
-      return {
-        total: total.detach(),
-        kl: detached(parts.kl),
-        layer: detached(parts.layer),
-        ce: detached(parts.ce),
-      };
+      const detached = (t: Tensor | null) => t?.detach() ?? null;
+      return { total: total.detach(), kl: detached(kl), layer: detached(layer), ce: detached(ce) };
     });
+  }
+
+  private async settleAll(onStep: RunOptions['onStep']): Promise<void> {
+    while (this.waiting.length > 0) await this.settle(onStep);
   }
 
   /** Waits for the oldest step's numbers. */

@@ -1,0 +1,215 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Backend } from '../engine/backend.ts';
+import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
+import type { HostArray } from '../engine/dtype.ts';
+import { OutOfMemoryError } from '../engine/errors.ts';
+import { scope } from '../engine/scope.ts';
+import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
+import { type LossOptions, publishedLosses, sharesOf } from '../models/matvlm/losses.ts';
+import type { MaTVLM } from '../models/matvlm/model.ts';
+import { BatchLoader } from '../models/matvlm/train/loader.ts';
+import { distillTask, pretrainTask, type StepReport, Trainer, type TrainSettings, type TrainTask } from '../models/matvlm/train/loop.ts';
+import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
+import { disposeModel } from '../models/matvlm/weights.ts';
+import { backward } from '../ops/index.ts';
+import { openBackend } from './support/backends.ts';
+import { encoder, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
+
+const double = new ReferenceBackend({ double: true });
+const wasm = await openBackend('wasm');
+const test = suite('a training step');
+
+const SETTINGS: TrainSettings = {
+  optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
+  lr: 1e-3,
+  schedule: { warmup: 0, stable: 50, decay: 0 },
+  accumulate: 2,
+  checkpointing: false,
+  maxSkipped: 3,
+  seed: 5,
+};
+
+/** Three images with 1, 4 and 2 questions in batches of `size`. */
+function loader(size: number): BatchLoader {
+  const set = new SortOfClevr('train', { length: 3 });
+  const get = (i: number) => ({ ...set.get(i), questions: set.get(i).questions.slice(0, [1, 4, 2][i]) });
+  const data = { name: 'uneven', split: 'train' as const, length: 3, get };
+  return new BatchLoader([data], encoder, { imagesPerBatch: size, seed: 1, imageSize: 16, aspect: 'square', padId: tokenizer.padId });
+}
+
+const whole = [await loader(3).batch(0)];
+const parts = [await loader(1).batch(0), await loader(1).batch(1), await loader(1).batch(2)];
+
+/** A task on a small model: pre-training, or distillation with those losses. */
+function taskOn(backend: Backend, losses: LossOptions | null): { task: TrainTask; dispose: () => void } {
+  const teacher = smallTeacher(backend);
+  if (!losses) return { task: pretrainTask(teacher), dispose: () => disposeModel(teacher) };
+  const student = smallStudent(teacher, [0, 2]);
+  const dispose = () => {
+    disposeModel(student, teacher);
+    disposeModel(teacher);
+  };
+  return { task: distillTask(teacher, student, losses), dispose };
+}
+
+/** The loss of a step of those batches, and its gradients. */
+async function gradientsOf(task: TrainTask, batches: readonly VqaBatch[]): Promise<HostArray[]> {
+  const shares = sharesOf(batches);
+  let loss = 0;
+  for (const [i, batch] of batches.entries()) {
+    const made = scope(() => {
+      const { total } = task.loss(batch, {}, shares[i]);
+      backward(total);
+      return total;
+    });
+    loss += await made.item();
+    made.dispose();
+  }
+  const all: HostArray[] = [Float64Array.of(loss)];
+  for (const param of task.parameters.values()) {
+    if (param.grad) all.push(await param.grad.data());
+    param.grad?.dispose();
+    param.grad = null;
+  }
+  return all;
+}
+
+/** What the trainer tells of one step of those batches. */
+async function reportOf(task: TrainTask, batches: readonly VqaBatch[]): Promise<StepReport> {
+  const reports: StepReport[] = [];
+  const source = { batch: async (k: number) => batches[k % batches.length] };
+  const trainer = new Trainer(task, source, { ...SETTINGS, accumulate: batches.length, lr: 0 });
+  await trainer.run({ until: 1, onStep: (r) => void reports.push(r) });
+  trainer.dispose();
+  return reports[0];
+}
+
+function sameReports(got: StepReport, want: StepReport, most: number): void {
+  for (const key of ['loss', 'gradNorm', 'kl', 'layer', 'ce'] as const) {
+    const [g, w] = [got[key], want[key]];
+    if (w === undefined) assert.is(g, w, key);
+    else assert.ok(Math.abs(g! - w) <= most * w, `${key} is ${g}, expected ${w}`);
+  }
+  assert.is(got.tokens, want.tokens);
+}
+
+const mean: LossOptions = { ...publishedLosses, reduction: 'mean', layerWeight: 0, ceWeight: 0.5, temperature: 2 };
+const MEANS: Record<string, LossOptions | null> = {
+  'pre-training': null,
+  'distillation by answer tokens': mean,
+  'distillation summed over positions, as published, with the layer-wise KL': { ...publishedLosses, layerKind: 'kl' },
+};
+
+for (const [name, losses] of Object.entries(MEANS)) {
+  test(`three batches of 1, 4 and 2 questions are one batch of them all: ${name}`, async () => {
+    for (const [backend, most] of [[double, 1e-9], [wasm, 2e-5]] as const) {
+      const { live } = backend.memory;
+      const { task, dispose } = taskOn(backend, losses);
+      const want = await gradientsOf(task, whole);
+      const got = await gradientsOf(task, parts);
+      const norm = Math.hypot(...want.map((g) => Math.hypot(...g)));
+      got.forEach((g, i) => {
+        const off = Math.hypot(...Array.from(g, (v, k) => v - want[i][k]));
+        assert.ok(off <= most * norm, `${backend.kind}: result ${i} of ${got.length} is ${off} off, the norm is ${norm}`);
+      });
+      if (backend === wasm) sameReports(await reportOf(task, parts), await reportOf(task, whole), most);
+      dispose();
+      assert.is(backend.memory.live, live, backend.kind);
+    }
+  });
+}
+
+test('the published norms of layers, which are no means, are averaged over the batches of a step', async () => {
+  const { task, dispose } = taskOn(double, { ...publishedLosses, klWeight: 0 });
+  const alone = await Promise.all(parts.map((batch) => scope(() => task.loss(batch, {}).total).item()));
+  const { loss } = await reportOf(task, parts);
+  assert.ok(Math.abs(loss - alone.reduce((a, b) => a + b) / 3) < 1e-9 * loss);
+  dispose();
+});
+
+test('batches without answers count for nothing in means over answers', () => {
+  const batch = (labels: number[], questions: number) => ({ labels: Int32Array.from(labels), questions, length: 4 });
+  const silent = batch([7, -100, -100, -100], 1);
+  const shares = sharesOf([batch([-100, -100, 1, 2, -100, 3, -100, -100], 2), silent, batch([-100, -100, -100, 4], 1)]);
+  assert.equal(shares.map((s) => s.answers), [0.75, 0, 0.25]);
+  assert.equal(shares.map((s) => s.questions), [0.5, 0.25, 0.25]);
+  assert.equal(sharesOf([silent, silent]).map((s) => s.answers), [0, 0]);
+});
+
+async function weightsOf(model: MaTVLM): Promise<HostArray[]> {
+  return Promise.all([...model.parameters.values()].map((t) => t.data()));
+}
+
+/** Lets the backend run out of memory at the n-th allocation from now on, once; gives the allocations so far. */
+function failAt(backend: Backend, n: number): { made: () => number; heal: () => void } {
+  const { alloc } = backend;
+  let count = 0;
+  backend.alloc = (size, dtype) => {
+    if (++count === n) throw new OutOfMemoryError('no room left');
+    return alloc.call(backend, size, dtype);
+  };
+  return { made: () => count, heal: () => (backend.alloc = alloc) };
+}
+
+for (const [name, losses, checkpointing] of [
+  ['pre-training', null, false],
+  ['distillation', { ...publishedLosses, ceWeight: 1 }, true],
+] as const) {
+  test(`a step that runs out of memory, wherever, is as if it had not begun: ${name}`, async () => {
+    const settings = { ...SETTINGS, checkpointing };
+    const run = async (failing: number | null) => {
+      const { task, dispose } = taskOn(wasm, losses);
+      const trainer = new Trainer(task, loader(1), settings);
+      const reports: StepReport[] = [];
+      const onStep = (r: StepReport) => void reports.push({ ...r, milliseconds: 0 });
+      await trainer.run({ until: 1, onStep });
+      const { live } = wasm.memory;
+      const failure = failAt(wasm, failing ?? Infinity);
+      const error = await trainer.run({ until: 2, onStep }).catch((e: unknown) => e);
+      failure.heal();
+      if (failing !== null) {
+        assert.instance(error, OutOfMemoryError);
+        assert.is(trainer.state.step, 1, `failed at ${failing}`);
+        assert.is(wasm.memory.live, live, `live bytes after failing at ${failing}`);
+      }
+      await trainer.run({ until: 3, onStep });
+      const result = { reports, weights: await weightsOf(task.model), state: { ...trainer.state } };
+      trainer.dispose();
+      dispose();
+      return { ...result, allocations: failure.made() };
+    };
+    const { allocations, ...want } = await run(null);
+    const places = new Set(Array.from({ length: 8 }, (_, i) => 1 + Math.floor((i * allocations) / 8)));
+    for (let n = allocations - 2; n <= allocations; n++) places.add(n);
+    for (const place of places) {
+      const { allocations: _, ...got } = await run(place);
+      assert.equal(got, want, `failed at ${place} of ${allocations}`);
+    }
+  });
+}
+
+test('steps under way when a later one fails are told', async () => {
+  const { task, dispose } = taskOn(wasm, null);
+  const trainer = new Trainer(task, loader(1), { ...SETTINGS, accumulate: 1 });
+  const steps: number[] = [];
+  const onStep = (r: StepReport) => void steps.push(r.step);
+  const { loss } = task;
+  let calls = 0;
+  const failing: TrainTask = Object.assign(task, {
+    loss: (...args: Parameters<TrainTask['loss']>) => {
+      if (++calls === 3) throw new OutOfMemoryError('no room left');
+      return loss(...args);
+    },
+  });
+  assert.is(failing, task);
+  const error = await trainer.run({ until: 5, onStep }).catch((e: unknown) => e);
+  assert.instance(error, OutOfMemoryError);
+  assert.equal(steps, [1, 2]);
+  await trainer.run({ until: 4, onStep });
+  assert.equal(steps, [1, 2, 3, 4]);
+  trainer.dispose();
+  dispose();
+});
+
+test.run();
