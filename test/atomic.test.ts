@@ -1,7 +1,9 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import {
   appendFileSync,
+  existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -18,11 +20,33 @@ import * as assert from 'uvu/assert';
 import { SystemError } from '../engine/errors.ts';
 import { makeFolders } from '../engine/node/files.ts';
 import * as io from '../engine/node/index.ts';
+import { type Owner, ownerName, self, stateOf } from '../engine/node/owner.ts';
 import { Checkpoint } from '../engine/safetensors/index.ts';
 import { faultyFiles } from './support/faulty-files.ts';
 
+/** Processes that live, or that cannot be judged from here. */
+const OTHERS: Record<string, Owner> = {
+  parent: { ...self(), pid: process.ppid, start: startOf(process.ppid) },
+  'of another namespace': { ...self(), pid: 7, space: 'other' },
+  'of another machine': { ...self(), boot: 'other', machine: 'other' },
+  'of a container that does not know its machine': { ...self(), boot: 'other', machine: '' },
+};
+/** Processes that have ended. */
+const DEAD: Record<string, Owner> = {
+  gone: { ...self(), pid: 999_999_999 },
+  ...(self().start && { 'with our number, before us': { ...self(), start: '1' } }),
+  ...(self().start && { 'whose number is another one now': { ...self(), pid: process.ppid, start: '1' } }),
+  ...(self().machine && { 'of an earlier boot': { ...self(), boot: 'other' } }),
+};
+
+/** When a process began, as the system tells. */
+function startOf(pid: number): string {
+  const path = `/proc/${pid}/stat`;
+  return self().start && existsSync(path) ? readFileSync(path, 'utf8').split(') ')[1].split(' ')[19] : '';
+}
+
 const CODES = ['ENOSPC', 'EIO', 'EROFS', 'EACCES', 'EMFILE'];
-const self = fileURLToPath(import.meta.url);
+const file = fileURLToPath(import.meta.url);
 // The child process, which may not live to delete it, has none.
 const root = process.env.MATVLM_TEST_CHILD ? '' : mkdtempSync(join(tmpdir(), 'matvlm-atomic-'));
 process.on('exit', () => root && rmSync(root, { recursive: true, force: true }));
@@ -57,6 +81,11 @@ async function versionOf(folder: string): Promise<number> {
   await weights.close();
   assert.is(readdirSync(folder).length, 5, `${folder} holds ${readdirSync(folder)}`);
   return version;
+}
+
+/** What every writer of a run begins with: takes the lock, and with it cleans up. */
+async function resume(run: string): Promise<void> {
+  await (await io.acquireLock(run)).release();
 }
 
 function isSystemError(error: unknown, code: string, path: string): void {
@@ -118,6 +147,7 @@ for (const replacing of [false, true]) {
         (name) => !name.startsWith('checkpoint-') && (error || !/\.old-/.test(name)),
       );
       assert.equal(left, [], `${code} at ${at}`);
+      await resume(run);
       const found = await versionOf((await io.latestCheckpoint(run))!.path);
       assert.ok(found === next || (error && found === former), `${code} at ${at}: version ${found}`);
       assert.ok(
@@ -140,6 +170,7 @@ for (const replacing of [false, true]) {
       const files = faultyFiles({ at, code: 'killed', lasting: true });
       await write(path, 1000 + at, files).catch(() => {});
       await files.closeAll();
+      await resume(run);
       const found = await versionOf((await io.latestCheckpoint(run))!.path);
       assert.ok(found === 1000 + at || found === former, `killed at ${at}: version ${found}`);
       seen.add(found === former);
@@ -204,6 +235,38 @@ const DAMAGE: Record<string, (folder: string) => void> = {
   'an empty index': (folder) => truncateSync(join(folder, 'model.safetensors.index.json'), 0),
 };
 
+runs('looking again where the newest is deleted meanwhile', async () => {
+  const run = await runOf(1, 2);
+  let looks = 0;
+  const files: io.FileSystem = {
+    ...io.disk,
+    // Each of the first looks comes too late: a newer one is written, and what was the newest deleted.
+    list: async (path) => {
+      const names = await io.disk.list(path);
+      if (path !== run || ++looks > 3) return names;
+      await write(join(run, `checkpoint-${looks + 2}`), looks + 2);
+      await io.pruneCheckpoints(run, 1);
+      return names;
+    },
+  };
+  const warnings: string[] = [];
+  const latest = await io.latestCheckpoint(run, { files, warn: (line) => void warnings.push(line) });
+  assert.is(latest?.step, 5);
+  assert.equal(warnings, []);
+});
+
+runs('a reader changes nothing, whoever left what', async () => {
+  const run = await runOf(1, 2);
+  for (const owner of [self(), ...Object.values(OTHERS)]) {
+    for (const kind of ['tmp', 'old', 'trash']) mkdirSync(join(run, `.checkpoint-3.${kind}-${ownerName(owner)}-1`));
+  }
+  const before = readdirSync(run);
+  assert.is((await io.latestCheckpoint(run))!.step, 2);
+  await io.listCheckpoints(run);
+  await io.verifyCheckpoint(join(run, 'checkpoint-1'));
+  assert.equal(readdirSync(run), before);
+});
+
 runs('the newest by number, or null', async () => {
   assert.is((await io.latestCheckpoint(await runOf(900, 1000, 20)))!.step, 1000);
   assert.is(await io.latestCheckpoint(await runOf()), null);
@@ -234,6 +297,20 @@ runs('prunes to the newest that are whole, and spares the protected', async () =
   assert.equal(readdirSync(run).sort(), ['checkpoint-1', 'checkpoint-3', 'checkpoint-4', 'checkpoint-5']);
 });
 
+runs('a checkpoint that cannot be deleted is warned of, and the others go', async () => {
+  const run = await runOf(1, 2, 3, 4);
+  const stuck = join(run, 'checkpoint-2');
+  const refuse = () => Promise.reject(Object.assign(new Error('EBUSY'), { code: 'EBUSY' }));
+  const rename = (from: string, to: string) => (from === stuck ? refuse() : io.disk.rename(from, to));
+  const warnings: string[] = [];
+  const options = { warn: (line: string) => void warnings.push(line), files: { ...io.disk, rename } };
+  const removed = await io.pruneCheckpoints(run, 1, options);
+  assert.equal(removed.map(({ step }) => step), [1, 3]);
+  assert.equal(readdirSync(run).sort(), ['checkpoint-2', 'checkpoint-4']);
+  assert.is(warnings.length, 1);
+  assert.match(warnings[0], `cannot delete ${stuck}`);
+});
+
 runs('a fault at every call of pruning leaves the newest whole and none half-deleted', async () => {
   for (let at = 1, done = false; !done; at++) {
     const run = await runOf(1, 2);
@@ -249,6 +326,15 @@ runs('a fault at every call of pruning leaves the newest whole and none half-del
 
 const locks = suite('the lock of a run');
 
+/** The file in a lock, which names its owner. */
+const lockFile = (run: string, owner: Owner) => join(run, 'run.lock', ownerName(owner));
+
+/** Locks a run for another process. */
+function lockFor(run: string, owner: Owner): void {
+  mkdirSync(join(run, 'run.lock'), { recursive: true });
+  writeFileSync(lockFile(run, owner), '');
+}
+
 locks('refuses a second, in the same process and from another, and names it', async () => {
   const run = fresh();
   const [one, two] = await Promise.allSettled([io.acquireLock(run), io.acquireLock(run)]);
@@ -257,22 +343,91 @@ locks('refuses a second, in the same process and from another, and names it', as
   assert.equal(readdirSync(run), []);
   const child = await start('hold', run);
   const error = (await io.acquireLock(run).catch((e: unknown) => e)) as Error;
-  isSystemError(error, String(child.pid), run);
+  assert.instance(error, SystemError);
+  assert.match(error.message, `${run}: process ${child.pid} is writing this run`);
   await kill(child);
   const lock = await io.acquireLock(run);
-  assert.is(readFileSync(lock.path, 'utf8'), `${process.pid}\n`);
+  assert.equal(readdirSync(lock.path), [ownerName(self())]);
   await lock.release();
   await lock.release();
   assert.equal(readdirSync(run), []);
 });
 
-locks('takes over what a dead process left, even an empty file', async () => {
-  for (const text of ['', '0\n', `${process.pid}\n`, '999999999\n']) {
+locks('takes over what a dead process left, also where it was killed between two calls', async () => {
+  for (const [kind, owner] of Object.entries(DEAD)) {
     const run = fresh();
-    await io.disk.makeFolder(run);
-    writeFileSync(join(run, 'run.lock'), text);
-    await (await io.acquireLock(run)).release();
-    assert.equal(readdirSync(run), []);
+    lockFor(run, owner);
+    mkdirSync(join(run, `.run.lock.tmp-${ownerName(owner)}-1`));
+    assert.is(stateOf(owner), 'dead', kind);
+    await resume(run);
+    assert.equal(readdirSync(run), [], kind);
+  }
+  const run = fresh();
+  mkdirSync(join(run, 'run.lock'), { recursive: true });
+  await resume(run);
+  assert.equal(readdirSync(run), [], 'killed while it gave the lock back');
+});
+
+locks('never from one that lives or cannot be judged from here, and tells how to force it', async () => {
+  for (const [kind, owner] of Object.entries(OTHERS)) {
+    const run = fresh();
+    lockFor(run, owner);
+    const error = (await io.acquireLock(run).catch((e: unknown) => e)) as Error;
+    assert.instance(error, SystemError, kind);
+    assert.match(error.message, `process ${owner.pid}`);
+    const unknown = stateOf(owner) === 'unknown';
+    assert.match(error.message, unknown ? `delete ${join(run, 'run.lock')}` : 'wait for it, stop it');
+    assert.equal(readdirSync(join(run, 'run.lock')), [ownerName(owner)]);
+    assert.equal(readdirSync(run), ['run.lock']);
+  }
+  const run = fresh();
+  mkdirSync(run);
+  writeFileSync(join(run, 'run.lock'), 'of another program');
+  assert.match(String(await io.acquireLock(run).catch((e: unknown) => e)), `delete ${join(run, 'run.lock')}`);
+});
+
+locks('who has it cleans up in the run, but not what a living process needs', async () => {
+  const run = fresh();
+  const names = (owners: Record<string, Owner>) => Object.values(owners).map((o) => `.x.tmp-${ownerName(o)}-1`);
+  mkdirSync(run);
+  for (const name of [...names(DEAD), ...names(OTHERS)]) writeFileSync(join(run, name), '');
+  await resume(run);
+  assert.equal(readdirSync(run), names({ parent: OTHERS.parent }));
+  // Without the lock, only what is dead for certain.
+  for (const name of names({ ...DEAD, ...OTHERS })) writeFileSync(join(run, name), '');
+  await io.writeFileAtomic(join(run, 'x'), 'done');
+  assert.equal(readdirSync(run).sort(), [...names(OTHERS), 'x'].sort());
+});
+
+locks('of many that want a dead one, one gets it', async () => {
+  const run = fresh();
+  lockFor(run, DEAD.gone);
+  const all = await Promise.allSettled(Array.from({ length: 5 }, () => start('hold', run, 'ignore')));
+  const got = all.filter((one) => one.status === 'fulfilled');
+  assert.is(got.length, 1);
+  assert.match(readdirSync(join(run, 'run.lock')).join(), new RegExp(`^${got[0].value.pid}-`));
+  await kill(got[0].value);
+});
+
+const UNSHARE = ['--pid', '--fork', '--mount-proc'];
+const canUnshare = spawnSync('unshare', [...UNSHARE, 'true']).status === 0;
+
+(canUnshare ? locks : locks.skip)('holds in another process namespace, where readers disturb no writer', async () => {
+  const run = fresh();
+  const child = await start('train', run);
+  const within = async (task: string) => {
+    const env = { ...process.env, MATVLM_TEST_CHILD: JSON.stringify([task, run]) };
+    const ended = spawn('unshare', [...UNSHARE, process.execPath, file], { env, stdio: ['ignore', 'ignore', 'pipe'] });
+    let stderr = '';
+    ended.stderr.on('data', (text) => (stderr += text));
+    return new Promise<string>((done) => ended.on('close', () => done(stderr)));
+  };
+  try {
+    assert.is(await within('read'), '');
+    assert.match(await within('hold'), `process ${child.pid} of another container or machine`);
+    assert.is(child.exitCode, null, 'the writer goes on');
+  } finally {
+    await kill(child);
   }
 });
 
@@ -283,7 +438,7 @@ locks('a fault at every call is told, and does not lock the run for ever', async
     const lock = await io.acquireLock(run, files).catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
     done = files.calls < at;
     await lock?.release().catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
-    await (await io.acquireLock(run)).release();
+    await resume(run);
   }
 });
 
@@ -303,6 +458,7 @@ kills(`by SIGKILL, ${ROUNDS} times: each time the run goes on from a whole check
     await finished;
     await new Promise((done) => setTimeout(done, (round * 17) % 80));
     await kill(child);
+    await resume(run);
     const reported = Math.max(last, ...output.split('\n').slice(0, -1).map(Number));
     const latest = await io.latestCheckpoint(run);
     const step = latest ? await versionOf(latest.path) : 0;
@@ -319,6 +475,10 @@ kills(`by SIGKILL, ${ROUNDS} times: each time the run goes on from a whole check
 
 /** What the child process does: hold the lock, or go on with the run and write as fast as it can. */
 async function child(task: string, run: string): Promise<void> {
+  if (task === 'read') {
+    for (const end = Date.now() + 300; Date.now() < end;) await io.latestCheckpoint(run, { warn: console.error });
+    return;
+  }
   await io.acquireLock(run);
   let step = (await io.latestCheckpoint(run))?.step ?? 0;
   process.stdout.write('ready\n');
@@ -333,9 +493,9 @@ async function child(task: string, run: string): Promise<void> {
 }
 
 /** Starts this very file as the child process and waits until it has the lock. */
-async function start(task: string, run: string): Promise<ChildProcess> {
+async function start(task: string, run: string, stderr: 'inherit' | 'ignore' = 'inherit'): Promise<ChildProcess> {
   const env = { ...process.env, MATVLM_TEST_CHILD: JSON.stringify([task, run]) };
-  const started = spawn(process.execPath, [self], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+  const started = spawn(process.execPath, [file], { env, stdio: ['ignore', 'pipe', stderr] });
   await new Promise((done, fail) => {
     started.stdout.once('data', done);
     started.once('exit', () => fail(new Error(`the child process for ${task} ended early`)));

@@ -20,7 +20,7 @@ export async function writeAtomic(
   fill: (write: Write) => Promise<void>,
   files: FileSystem = disk,
 ): Promise<void> {
-  await sweep(dirname(path), basename(path), files);
+  await sweep(dirname(path), { only: basename(path), files });
   const temp = sibling(path, 'tmp');
   try {
     await writeNew(temp, fill, files);
@@ -43,7 +43,7 @@ export function writeFileAtomic(path: string, data: string | Uint8Array, files: 
 /**
  * Writes a folder as a whole: `fill` writes into a temporary sibling; then each file is brought to the disk,
  * `_SUCCESS` is written last, and the folder takes its name. A former folder of that name is replaced; killed right
- * between the two renames, it is put back by the next look at the run (`latestCheckpoint`) or the next write.
+ * between the two renames, it is put back by the next write, or by the next that locks the folder around it.
  * Throws a SystemError that names path and cause (errors of `fill` that are none of the system pass unchanged), and
  * leaves no temporary folder.
  */
@@ -56,7 +56,7 @@ export async function writeFolderAtomic(
   const temp = sibling(target, 'tmp');
   try {
     await files.makeFolder(dirname(target));
-    await sweep(dirname(target), basename(target), files);
+    await sweep(dirname(target), { only: basename(target), files });
     await files.makeFolder(temp);
     await fill(temp, files);
     await seal(temp, files);

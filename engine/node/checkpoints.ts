@@ -6,7 +6,6 @@ import { SafetensorsFile } from '../safetensors/file.ts';
 import { isCompleteFolder, readAll, removeFolderAtomic } from './atomic.ts';
 import { disk } from './files.ts';
 import type { FileSystem } from './files.ts';
-import { sweep } from './siblings.ts';
 import { diskFolder, fileSource } from './source.ts';
 import { systemError } from './system.ts';
 
@@ -66,25 +65,36 @@ async function verifyJson(path: string, files: FileSystem): Promise<void> {
   parseJson(new TextDecoder().decode(await readAll(path, files)), path, CheckpointError);
 }
 
+/** Looks at a run that is being pruned meanwhile. */
+const LOOKS = 20;
+
 /**
- * The newest checkpoint of a run that is whole, or null. A newer one that is broken is passed over with a warning.
- * What a killed process left in the run is cleaned up or put back first.
+ * The newest checkpoint of a run that is whole, or null. A newer one that is broken is passed over with a warning. The
+ * run may be being written: where one has been deleted in the middle of this, there are newer ones, so looks again.
  */
 export async function latestCheckpoint(
   runDir: string,
   { warn, files = disk, verify }: CheckpointOptions = {},
 ): Promise<CheckpointFolder | null> {
-  await sweep(runDir, undefined, files);
-  for (const folder of await listCheckpoints(runDir, files)) {
-    if (await isSound(folder, 'passed over', warn, files, verify)) return folder;
+  for (let look = 1; ; look++) {
+    const warnings: string[] = [];
+    let [found, vanished]: [CheckpointFolder | null, boolean] = [null, false];
+    for (const folder of await listCheckpoints(runDir, files)) {
+      if (await isSound(folder, 'passed over', (line) => void warnings.push(line), files, verify)) found = folder;
+      else vanished = (await files.stat(folder.path).catch(() => folder)) === null;
+      if (found || vanished) break;
+    }
+    if (vanished && look < LOOKS) continue;
+    for (const line of warnings) warn?.(line);
+    return found;
   }
-  return null;
 }
 
 /**
  * Deletes all but the `keep` newest checkpoints (at least one) that are whole, and returns the deleted ones, oldest
  * first. Nothing is deleted unless the newest of all is whole. Folders without `_SUCCESS` are not ours to delete, and
- * stay with a warning; `protect` holds the paths of others that stay, such as the best.
+ * stay with a warning, and so does what the file system does not let go; `protect` holds the paths of others that stay,
+ * such as the best.
  */
 export async function pruneCheckpoints(
   runDir: string,
@@ -102,8 +112,15 @@ export async function pruneCheckpoints(
     else if (i === 0) return [];
   }
   const safe = new Set(protect.map((path) => resolve(path)));
-  const removed = doomed.filter(({ path }) => !safe.has(resolve(path)));
-  for (const { path } of removed) await removeFolderAtomic(path, files);
+  const removed: CheckpointFolder[] = [];
+  for (const folder of doomed.filter(({ path }) => !safe.has(resolve(path)))) {
+    try {
+      await removeFolderAtomic(folder.path, files);
+      removed.push(folder);
+    } catch (error) {
+      warn?.((error as Error).message);
+    }
+  }
   return removed;
 }
 

@@ -1,9 +1,9 @@
 import { join, resolve } from 'node:path';
 import { SystemError } from '../errors.ts';
-import { readAll } from './atomic.ts';
 import { disk } from './files.ts';
 import type { FileSystem } from './files.ts';
-import { isAlive, release, sibling } from './siblings.ts';
+import { type Owner, ownerName, parseOwner, self, stateOf } from './owner.ts';
+import { release, removeTree, sibling, sweep } from './siblings.ts';
 import { codeOf, systemError } from './system.ts';
 
 /** A run folder held by this process. */
@@ -13,98 +13,109 @@ export interface Lock {
   release(): Promise<void>;
 }
 
-/** How long a lock file may be without its content, while its owner is between creating and writing it. */
-const PATIENCE_MS = 1000;
+/** Attempts, of which each fails because another process was quicker. */
+const ATTEMPTS = 50;
+/** What a rename onto a folder that holds something gives; the last two on Windows, where an empty one does too. */
+const THERE = ['ENOTEMPTY', 'EEXIST', 'ENOTDIR', 'EPERM', 'EACCES'];
+
+/** The locks of this process: their paths. */
 const held = new Set<string>();
+/** Those that could not be deleted when they were given back. */
+const left = new Set<string>();
 
 /**
- * Takes `run.lock` in a run folder, so that two processes never write the same run. The lock of a dead process is
- * taken over. Throws a SystemError that names the living process, or what the file system refused.
+ * Takes a run folder, so that two processes never write the same run, and cleans up what killed ones left in it. The
+ * lock is a folder `run.lock` with one empty file, whose name is the owner's: it comes into being as a whole, and that
+ * of a dead process is taken over by renaming that very file, which only one can do.
+ * @throws SystemError that names the process that has it, which lives or cannot be judged from here, or what the file
+ *   system refused
  */
 export async function acquireLock(runDir: string, files: FileSystem = disk): Promise<Lock> {
-  const path = join(resolve(runDir), 'run.lock');
-  if (held.has(path)) throw taken(runDir, path, process.pid);
+  const folder = resolve(runDir);
+  const path = join(folder, 'run.lock');
+  if (held.has(path)) throw taken(runDir, path, self());
   held.add(path);
   try {
-    await files.makeFolder(runDir);
-    for (let attempt = 0; !(await create(path, files)); attempt++) {
-      const pid = await ownerOf(path, files);
-      if (pid !== null && (isOther(pid) || attempt > 20)) throw taken(runDir, path, pid);
-      if (pid !== null) await takeOver(path, files);
-    }
+    await files.makeFolder(folder);
+    await take(runDir, path, files);
   } catch (error) {
     held.delete(path);
     throw systemError('lock', path, error);
   }
+  await sweep(folder, { files, locked: true });
   return { path, release: () => giveBack(path, files) };
 }
 
-/** Whether a living process has the lock. One of our own number is of an earlier process: we look into `held` first. */
-function isOther(pid: number): boolean {
-  return pid !== process.pid && isAlive(pid);
-}
-
-/** Creates the lock file with our number; false when there is one. */
-async function create(path: string, files: FileSystem): Promise<boolean> {
-  let file;
+async function take(runDir: string, path: string, files: FileSystem): Promise<void> {
+  const mine = ownerName(self());
+  const temp = sibling(path, 'tmp');
   try {
-    file = await files.open(path, 'wx');
-  } catch (error) {
-    if (codeOf(error) === 'EEXIST') return false;
-    throw error;
-  }
-  try {
-    await file.write(new TextEncoder().encode(`${process.pid}\n`));
-  } catch (error) {
-    await files.removeFile(path).catch(() => {});
-    throw error;
-  } finally {
-    await file.close();
-  }
-  return true;
-}
-
-/** The number in the lock file; 0 when there is none in it for too long, null when the file is gone. */
-async function ownerOf(path: string, files: FileSystem, patience = PATIENCE_MS): Promise<number | null> {
-  for (const end = Date.now() + patience; ; await new Promise((done) => setTimeout(done, 20))) {
-    try {
-      const text = new TextDecoder().decode(await readAll(path, files));
-      if (/^\d+\n$/.test(text)) return Number(text);
-    } catch (error) {
-      if (codeOf(error) === 'ENOENT') return null;
-      throw error;
+    await files.makeFolder(temp);
+    await (await files.open(join(temp, mine), 'wx')).close();
+    for (let attempt = 1; !(await move(temp, path, files, attempt === ATTEMPTS)); attempt++) {
+      const there = await ownerIn(path, files);
+      if (there === null) continue;
+      const owner = parseOwner(there);
+      const dead = owner && (stateOf(owner) === 'dead' || left.has(join(path, there)));
+      if (!dead) throw taken(runDir, path, owner);
+      if (await move(join(path, there), join(path, mine), files)) break;
     }
-    if (Date.now() > end) return 0;
+    left.delete(join(path, mine));
+  } finally {
+    await removeTree(temp, files).catch(() => {});
+    release(temp);
   }
 }
 
-/** Moves a dead process's lock away; one that another process took in the meantime is put back. */
-async function takeOver(path: string, files: FileSystem): Promise<void> {
-  const aside = sibling(path, 'trash');
+/** Renames; false where another process was quicker. */
+async function move(from: string, to: string, files: FileSystem, last = false): Promise<boolean> {
   try {
-    await files.rename(path, aside);
-    const pid = await ownerOf(aside, files, 0);
-    if (pid !== null && isOther(pid)) await files.rename(aside, path);
-    else await files.removeFile(aside);
+    await files.rename(from, to);
+    return true;
   } catch (error) {
-    if (codeOf(error) !== 'ENOENT') throw error;
-  } finally {
-    release(aside);
+    if (!last && ['ENOENT', ...THERE].includes(codeOf(error) ?? '')) return false;
+    throw error;
   }
+}
+
+/** The name of the owner's file; that of anything else in its place; null when the lock is gone. */
+async function ownerIn(path: string, files: FileSystem): Promise<string | null> {
+  try {
+    const names = await files.list(path);
+    if (names.length > 0) return names.find((name) => parseOwner(name)) ?? names[0];
+    await files.removeFolder(path);
+  } catch (error) {
+    if (codeOf(error) === 'ENOTDIR') return '';
+    if (!['ENOENT', ...THERE].includes(codeOf(error) ?? '')) throw error;
+  }
+  return null;
 }
 
 async function giveBack(path: string, files: FileSystem): Promise<void> {
   if (!held.delete(path)) return;
+  const mine = join(path, ownerName(self()));
   try {
-    if ((await ownerOf(path, files)) === process.pid) await files.removeFile(path);
+    await files.removeFile(mine);
+    await files.removeFolder(path);
   } catch (error) {
+    // Deleted by hand, and perhaps taken by another process since.
+    if (['ENOENT', ...THERE].includes(codeOf(error) ?? '')) return;
+    left.add(mine);
     throw systemError('unlock', path, error);
   }
 }
 
-function taken(runDir: string, path: string, pid: number): SystemError {
+function taken(runDir: string, path: string, owner: Owner | null): SystemError {
+  const who = owner ? `process ${owner.pid}` : 'another program';
+  if (!owner || stateOf(owner) !== 'alive') {
+    return new SystemError(
+      `${runDir}: ${who} of another container or machine, which cannot be seen from here, has locked this run; if it ` +
+        `has ended for certain, delete ${path}`,
+    );
+  }
+  // A number alone may be that of a later process.
+  const doubt = owner.start === '' ? ` (if it is none of yours, delete ${path})` : '';
   return new SystemError(
-    `${runDir}: process ${pid} is writing this run; wait for it, stop it, or choose another folder ` +
-      `(if it is none of yours, delete ${path})`,
+    `${runDir}: ${who} is writing this run; wait for it, stop it, or choose another folder${doubt}`,
   );
 }
