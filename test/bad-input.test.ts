@@ -264,8 +264,8 @@ prompts('images that are none', async () => {
     return bytes;
   };
   const cases: [string, Uint8Array | string, RegExp][] = [
-    ['text.png', 'no image at all', /text.png: .*no PNG, JPEG, GIF or WebP/],
-    ['empty.png', '', /empty.png: .*empty; give an image in PNG, JPEG, GIF or WebP/],
+    ['text.png', 'no image at all', /text.png: .*no PNG, JPEG, GIF, WebP or AVIF/],
+    ['empty.png', '', /empty.png: .*empty; give an image in PNG, JPEG, GIF, WebP or AVIF/],
     ['none.png', sized(0, 0), /none.png: .*0×0/],
     ['wide.png', sized(30_000, 8), /wide.png: .*30000×8/],
     ['cut.png', png.slice(0, 60), /cut.png: .*truncated or damaged/],

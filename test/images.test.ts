@@ -187,6 +187,18 @@ formats('CMYK, palette, grey with alpha, WebP', async () => {
   near(await decodeImage(await encoder(letterImage).webp({ quality: 90 }).toBuffer()), letterImage, 60, 'lossy WebP');
 });
 
+const avif = (image: RgbImage) => encoder(image).avif({ quality: 95, chromaSubsampling: '4:4:4' });
+
+formats('AVIF, transparent or not, and one that claims to be large', async () => {
+  const bytes = await avif(letterImage).toBuffer();
+  near(await decodeImage(bytes), letterImage, 8, 'AVIF');
+  near(await decodeImage(await avif(letterImage).ensureAlpha(0.25).toBuffer()), letterImage, 8, 'AVIF with alpha');
+  await refused(bytes.subarray(0, bytes.indexOf('ispe')), /AVIF image does not tell its size/, 'without properties');
+  const huge = Buffer.from(bytes);
+  huge.writeUInt32BE(2 ** 31, bytes.indexOf('ispe') + 8);
+  await refused(huge, /2147483648×24 pixels/, 'a bomb');
+});
+
 formats('of an animation the first frame', async () => {
   const frames = new Uint8Array(16 * 48 * 3).fill(200);
   frames.set(letterImage.data);
@@ -226,7 +238,7 @@ formats('sizes are read before decoding and capped', async () => {
 
 formats('headers tell size, format and transparency', async () => {
   const rgba = sharp(await encoder(letterImage).ensureAlpha(0.5).png().toBuffer());
-  for (const [format, alpha] of [['png', false], ['jpeg', false], ['webp', false], ['gif', true]] as const) {
+  for (const [format, alpha] of [['png', false], ['jpeg', false], ['webp', false], ['gif', true], ['avif', false]] as const) {
     const header = readImageHeader(await encoder(letterImage).toFormat(format).toBuffer());
     assert.equal(header, { format, width: 16, height: 24, alpha });
     if (format === 'jpeg') continue;
@@ -237,7 +249,7 @@ formats('headers tell size, format and transparency', async () => {
 
 formats('what is no image is refused', async () => {
   const svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>';
-  await refused(Buffer.from(svg), /no PNG, JPEG, GIF or WebP/, 'SVG');
+  await refused(Buffer.from(svg), /no PNG, JPEG, GIF, WebP or AVIF/, 'SVG');
   await refused(Buffer.from(`<?xml version="1.0"?>${svg}`), /no PNG/, 'SVG with a prolog');
   await refused(new Uint8Array(0), /empty/, 'nothing');
   await refused(Buffer.from('<!doctype html><title>404</title>'), /no PNG/, 'HTML');
@@ -246,7 +258,7 @@ formats('what is no image is refused', async () => {
 });
 
 formats('truncated anywhere: an ImageError, never a picture', async () => {
-  for (const format of ['png', 'jpeg', 'gif', 'webp'] as const) {
+  for (const format of ['png', 'jpeg', 'gif', 'webp', 'avif'] as const) {
     const bytes = await encoder(letterImage).toFormat(format).toBuffer();
     const last = Math.floor(bytes.length * 0.8);
     for (let n = 0; n <= last; n += Math.max(1, Math.floor(last / 60))) {
@@ -284,6 +296,8 @@ if (existsSync(chromium)) {
       }
       const turned = encoder(letterImage).withMetadata({ orientation: 6 }).jpeg({ quality: 100 });
       near(await decode(await turned.toBuffer()), shown(letterImage, 6), 12, 'orientation 6');
+      near(await decode(await avif(letterImage).toBuffer()), letterImage, 8, 'AVIF');
+      near(await decode(await avif(letterImage).ensureAlpha(0.25).toBuffer()), letterImage, 8, 'AVIF with alpha');
       const png = await encoder(letterImage).png().toBuffer();
       for (const bytes of [png.subarray(0, 60), Buffer.from('<svg/>')]) {
         const error = await decode(bytes).catch((e: Error) => e);

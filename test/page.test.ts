@@ -192,7 +192,7 @@ plain('picks by file dialog, paste and example; refuses what is no picture, in t
     const svg = Buffer.from('<svg onload="alert(1)"/>');
     await page.setInputFiles('#file', { name: 'x.svg', mimeType: 'image/svg+xml', buffer: svg });
     await page.waitForSelector('#problem:visible');
-    assert.match((await page.textContent('#problem'))!, /cannot be used: .*no PNG, JPEG, GIF or WebP/);
+    assert.match((await page.textContent('#problem'))!, /cannot be used: .*no PNG, JPEG, GIF, WebP or AVIF/);
     assert.is(await alt(), EVIL, 'the picture before stays');
     await page.evaluate((clipboardData) => {
       document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: clipboardData as DataTransfer }));

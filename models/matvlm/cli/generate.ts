@@ -4,7 +4,7 @@ import { backendOption } from './training-options.ts';
 
 export const generateTable = {
   prompt: text('the question', ''),
-  image: optional(text('a PNG, JPEG, GIF or WebP file; none for a question without an image', '', '<file>')),
+  image: optional(text('a PNG, JPEG, GIF, WebP or AVIF file; none for a question without an image', '', '<file>')),
   maxNewTokens: count('tokens to make at most', 64),
   temperature: number('0 always takes the likeliest token', 0, { min: 0, max: 100 }),
   topK: count('draw among so many of the likeliest; 0 among all', 0, 0),

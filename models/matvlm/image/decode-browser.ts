@@ -48,7 +48,7 @@ function dropAlpha(rgba: ArrayLike<number>, pixels: number): Uint8Array {
 }
 
 /**
- * Decodes a PNG, JPEG, GIF or WebP image in a page or worker: the EXIF orientation is applied, alpha is dropped and
+ * Decodes a PNG, JPEG, GIF, WebP or AVIF image in a page or worker: the EXIF orientation is applied, alpha is dropped and
  * not blended, of an animation the first frame is taken, colour profiles are not applied where the browser obeys.
  * @throws ImageError as `readImageHeader` does, and for data that the browser cannot decode
  */

@@ -1,7 +1,8 @@
 /** Reads format and size of an image from its first bytes, so that a bomb is refused before anything is decoded. */
 import { ImageError } from '../../../engine/errors.ts';
+import { isAvif, readAvif } from './avif.ts';
 
-export type ImageFormat = 'png' | 'jpeg' | 'gif' | 'webp';
+export type ImageFormat = 'png' | 'jpeg' | 'gif' | 'webp' | 'avif';
 
 export interface ImageHeader {
   readonly format: ImageFormat;
@@ -78,25 +79,27 @@ const READERS: Record<ImageFormat, (bytes: Uint8Array) => Size> = {
   jpeg: readJpeg,
   gif: readGif,
   webp: readWebp,
+  avif: readAvif,
 };
 
 function sniff(bytes: Uint8Array): ImageFormat | undefined {
   if (ascii(bytes, 0, '\x89PNG\r\n\x1a\n')) return 'png';
   if (bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff) return 'jpeg';
   if (ascii(bytes, 0, 'GIF87a') || ascii(bytes, 0, 'GIF89a')) return 'gif';
-  return ascii(bytes, 0, 'RIFF') && ascii(bytes, 8, 'WEBP') ? 'webp' : undefined;
+  if (ascii(bytes, 0, 'RIFF') && ascii(bytes, 8, 'WEBP')) return 'webp';
+  return isAvif(bytes) ? 'avif' : undefined;
 }
 
 /**
- * Format and size of a PNG, JPEG, GIF or WebP image, from its own bytes; a file's name counts for nothing.
+ * Format and size of a PNG, JPEG, GIF, WebP or AVIF image, from its own bytes; a file's name counts for nothing.
  * @throws ImageError for any other content (SVG is not taken: it is a program, not pixels), a truncated header,
  *   a side of 0 or above MAX_SIDE, or more than MAX_PIXELS
  */
 export function readImageHeader(bytes: Uint8Array): ImageHeader {
   const format = sniff(bytes);
   if (format === undefined) {
-    const what = bytes.length === 0 ? 'The file is empty' : 'The content is no PNG, JPEG, GIF or WebP image';
-    throw new ImageError(`${what}; give an image in PNG, JPEG, GIF or WebP format.`);
+    const what = bytes.length === 0 ? 'The file is empty' : 'The content is no PNG, JPEG, GIF, WebP or AVIF image';
+    throw new ImageError(`${what}; give an image in PNG, JPEG, GIF, WebP or AVIF format.`);
   }
   let size: Size;
   try {

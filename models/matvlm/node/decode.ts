@@ -16,7 +16,7 @@ function greyToRgb(grey: Uint8Array): Uint8Array {
 }
 
 /**
- * Decodes a PNG, JPEG, GIF or WebP image as PIL's `convert('RGB')` does: the EXIF orientation is applied, alpha is
+ * Decodes a PNG, JPEG, GIF, WebP or AVIF image as PIL's `convert('RGB')` does: the EXIF orientation is applied, alpha is
  * dropped and not blended, grey becomes RGB, 16 bits become 8, CMYK goes through its profile, of an animation the
  * first frame is taken. Colour profiles of RGB images are not applied.
  * @throws ImageError as `readImageHeader` does, and for data that is truncated or broken
