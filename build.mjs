@@ -45,6 +45,7 @@ function ensureDependencies() {
 
 ensureDependencies();
 const { build } = await import('esbuild');
+const { notices } = await import('./notices.mjs');
 
 const common = {
   bundle: true,
@@ -93,7 +94,7 @@ const fetchBinaries = {
 add({
   ...common,
   platform: 'browser',
-  plugins: [fetchBinaries],
+  plugins: [fetchBinaries, notices('notices.txt')],
   minify: true,
   entryPoints: present(['models/matvlm/web/page.ts', 'models/matvlm/web/worker.ts']),
   outdir: 'dist/web',

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -6,6 +6,9 @@ import type { Browser, Page } from 'playwright-core';
 import sharp from 'sharp';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
+import type { RgbImage } from '../models/matvlm/image/image.ts';
+import { encodePng } from '../models/matvlm/node/encode-png.ts';
 import { type Served, startServer } from '../models/matvlm/serve/server.ts';
 import { haveChromium, launchChromium } from './support/chromium.ts';
 import { writeRandomModel } from './support/model-folder.ts';
@@ -24,6 +27,10 @@ async function serveModels(): Promise<void> {
   await writeRandomModel(folder('teacher'), 1);
   await writeRandomModel(folder('student'), 2, [0]);
   await writeRandomModel(folder('other'), 3, [0, 2]);
+  // Cards as training writes them: the third is of pictures that the page knows nothing of.
+  for (const [name, sets] of [['teacher', 'sort-of-clevr, easy-vqa'], ['student', 'sort-of-clevr'], ['other', 'own']]) {
+    writeFileSync(join(folder(name), 'README.md'), `---\ndatasets: [${sets}]\n---\n# A model\n`);
+  }
   const names = { teacher: 'teacher', student: EVIL, other: 'shipped' };
   const models = Object.entries(names).map(([at, name]) => ({ name, folder: folder(at) }));
   server = await startServer({ port: 0, models, pageDir: 'dist/web' });
@@ -43,6 +50,9 @@ async function withPage(browser: Browser, body: Use, prepare?: Use): Promise<voi
   const errors: string[] = [];
   page.on('pageerror', (e) => errors.push(e.message));
   page.on('console', (m) => m.type() === 'error' && errors.push(m.text()));
+  // What a browser's network panel shows in red: cancelled and refused requests.
+  page.on('requestfailed', (r) => errors.push(`${r.url()}: ${r.failure()?.errorText}`));
+  page.on('response', (r) => r.status() >= 400 && errors.push(`${r.url()}: ${r.status()}`));
   try {
     await prepare?.(page);
     await page.goto(server.url);
@@ -258,6 +268,87 @@ plain('another student can be chosen', async () => {
   });
 });
 
+plain('what was said goes when another model or picture is chosen', async () => {
+  await withPage(browser, async (page) => {
+    const empty = () => page.waitForFunction(() => {
+      const texts = ['#verdict', '#teacher .said', '#student .said'].map((at) => document.querySelector(at)!.textContent);
+      return texts.every((text) => text === '');
+    });
+    await ask(page, QUESTION);
+    await page.selectOption('#student select', { label: 'shipped' });
+    await empty();
+    await page.waitForSelector('#ask:enabled', LONG);
+    await ask(page, QUESTION);
+    await page.click('#examples button:nth-child(2)');
+    await empty();
+    assert.ok(await page.isVisible('#history'), 'the history stays');
+  });
+});
+
+plain('numbers out of range are refused, with what is expected', async () => {
+  await withPage(browser, async (page) => {
+    await page.fill('#question', QUESTION);
+    const refused = async (field: string, value: string, says: RegExp) => {
+      await page.click('#options:not([open]) summary', { timeout: 1000 }).catch(() => {});
+      await page.fill(field, value);
+      await page.click('#ask');
+      await page.waitForSelector('#problem:visible');
+      assert.match((await page.textContent('#problem'))!, says);
+      assert.is(await page.getAttribute(field, 'aria-invalid'), 'true');
+      assert.ok(await page.evaluate((at) => document.activeElement === document.querySelector(at), field));
+      assert.is(await page.textContent('#verdict'), '');
+    };
+    await refused('#temperature', '99', /Temperature is 99, expected a number from 0 to 2\./);
+    await refused('#temperature', '-0.1', /Temperature is -0\.1, expected/);
+    await refused('#temperature', '', /Temperature is empty, expected/);
+    await page.fill('#temperature', '0.25');
+    await refused('#most', '0', /Tokens at most is 0, expected a whole number from 1 to 256/);
+    await refused('#most', '3.5', /Tokens at most is 3\.5, expected a whole number/);
+    await page.fill('#most', '16');
+    await ask(page, QUESTION);
+    assert.is(await page.getAttribute('#temperature', 'aria-invalid'), 'false');
+    assert.ok(await page.isHidden('#problem'));
+  });
+});
+
+plain('says what the models know when asked of anything else', async () => {
+  const outside = (page: Page) => page.textContent('#outside');
+  await withPage(browser, async (page) => {
+    assert.match((await page.textContent('#teacher .about'))!, /Has seen drawings of six coloured circles .* triangle, nothing else/);
+    await ask(page, QUESTION);
+    assert.ok(await page.isHidden('#outside'), 'nothing is outside');
+    await ask(page, 'is the ＤＯＧ on the naïve zebra?');
+    assert.match((await outside(page))!, /^The teacher and the student have no word for “ＤＯＧ”, “naïve”, “zebra”: the answer is a guess\. Ask for instance “what shape is the \w+ object\?”$/);
+    await ask(page, QUESTION);
+    assert.ok(await page.isHidden('#outside'));
+    const upload = async (name: string, buffer: Buffer) => {
+      await page.setInputFiles('#file', { name, mimeType: 'image/png', buffer });
+      await page.waitForFunction((alt) => document.querySelector('#preview')!.getAttribute('alt') === alt, name);
+    };
+    await upload('photo.jpg', readFileSync('test/golden/images/coffee.jpg'));
+    assert.match((await outside(page))!, /^The models have seen drawings of .*, nothing else\. Yours is none \(its twelve commonest colours make up \d+ % of it/);
+    await ask(page, 'is the dog red?');
+    assert.match((await outside(page))!, /no word for “dog”.* Yours is none/);
+    await upload('grey.png', readFileSync('test/golden/images/chelsea-gray.png'));
+    assert.match((await outside(page))!, /Yours is none/);
+    const scene = await encodePng((await new SortOfClevr('test').get(9).image()) as RgbImage);
+    await upload('scene.jpg', await sharp(scene).jpeg().toBuffer());
+    assert.match((await outside(page))!, /nothing else\. Whether yours is such a picture was not looked at/);
+    await page.click('#examples button');
+    await page.waitForSelector('#outside', { state: 'hidden' });
+  });
+});
+
+plain('takes AVIF, and spells out marks that would turn the text', async () => {
+  await withPage(browser, async (page) => {
+    const avif = await sharp(await picture('blue')).avif({ quality: 95, chromaSubsampling: '4:4:4' }).toBuffer();
+    await page.setInputFiles('#file', { name: 'blue\u202egnp.avif', mimeType: 'image/avif', buffer: avif });
+    await page.waitForFunction(() => document.querySelector('#preview')!.getAttribute('alt') === 'blue\\u202egnp.avif');
+    await ask(page, `${QUESTION} \u202e`);
+    assert.is(await page.textContent('#rows td:nth-child(2)'), `${QUESTION} \\u202e`);
+  });
+});
+
 plain('an answer can be stopped, by button and by Escape, and the next one works', async () => {
   await withPage(browser, async (page) => {
     const whole = await ask(page, QUESTION);
@@ -313,10 +404,16 @@ plain('every control has a name, and the page fits a telephone', async () => {
         .map((e) => e.outerHTML),
     );
     assert.equal(nameless, []);
-    for (const width of [1280, 768, 360]) {
+    await ask(page, `${QUESTION} ${'unbreakable'.repeat(20)}`);
+    for (const width of [1280, 768, 390, 360]) {
       await page.setViewportSize({ width, height: 800 });
-      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${width} pixels`);
+      const fits = () => ['html', '.scroll'].every((at) => {
+        const { scrollWidth, clientWidth } = document.querySelector(at)!;
+        return scrollWidth <= clientWidth;
+      });
+      assert.ok(await page.evaluate(fits), `${width} pixels`);
     }
+    assert.ok(await page.isVisible('#rows [data-of=student]'));
   });
 });
 
@@ -331,9 +428,27 @@ bundle('its scripts stay below 120 KB compressed, and hold nothing of Node', () 
 
 bundle('it loads nothing from elsewhere and has no script or style of its own inside', () => {
   const html = readFileSync('dist/web/index.html', 'utf8');
-  for (const [, url] of html.matchAll(/(?:src|href)="([^"]*)"/g)) assert.match(url, /^(page\.(js|css)$|data:image)/);
+  for (const [, url] of html.matchAll(/(?:src|href)="([^"]*)"/g)) assert.match(url, /^(page\.(js|css)$|notices\.txt$|data:image)/);
   assert.not.match(html, /<style|style="|<script(?![^>]* src=)|\son\w+=/);
   assert.not.match(readFileSync('dist/web/page.css', 'utf8'), /url\(|@import/);
+});
+bundle('its scripts name the terms of every library in them, which are served and linked', async () => {
+  const terms = readFileSync('dist/web/notices.txt', 'utf8');
+  for (const part of ['Apache License', '@huggingface/tokenizers ', 'valibot ', 'MIT License', 'Copyright (c)']) {
+    assert.match(terms, part);
+  }
+  for (const file of ['page.js', 'worker.js']) {
+    assert.match(readFileSync(join('dist/web', file), 'utf8'), /^\/\*! matvlm, .*: notices\.txt \*\//);
+  }
+  assert.match(readFileSync('dist/web/index.html', 'utf8'), '<a href="notices.txt">');
+  const { url, close } = await startServer({ port: 0, models: [], pageDir: 'dist/web', examples: [] });
+  try {
+    const answer = await fetch(`${url}notices.txt`);
+    assert.is(answer.headers.get('content-type'), 'text/plain; charset=utf-8');
+    assert.is(await answer.text(), terms);
+  } finally {
+    await close();
+  }
 });
 bundle.run();
 

@@ -120,6 +120,18 @@ export class Tokenizer {
     return this.hf.token_to_id(token);
   }
 
+  /** Words and marks of a text that this tokenizer has no token for, each once, as they are written. */
+  unknownWords(text: string): string[] {
+    const isUnknown = (part: string) => this.unkId !== null && this.encode(part).includes(this.unkId);
+    const found = text.split(/\s+/).flatMap((chunk) => {
+      if (!isUnknown(` ${chunk}`)) return [];
+      const words = chunk.match(/[\p{L}\p{M}\p{N}]+|[^\p{L}\p{M}\p{N}]/gu) ?? [];
+      const unknown = words.filter((word) => isUnknown(word) && isUnknown(` ${word}`));
+      return unknown.length > 0 ? unknown : [chunk];
+    });
+    return [...new Set(found)];
+  }
+
   /** A decoder for tokens that arrive one by one. */
   stream(): StreamDecoder {
     return new StreamDecoder(this);

@@ -14,6 +14,7 @@ const TYPES: Readonly<Record<string, string>> = {
   '.wasm': 'application/wasm',
   '.png': 'image/png',
   '.svg': 'image/svg+xml',
+  '.txt': 'text/plain; charset=utf-8',
   '.safetensors': 'application/octet-stream',
 };
 
@@ -49,10 +50,19 @@ export function sendAsset(request: IncomingMessage, response: ServerResponse, { 
   response.end(request.method === 'HEAD' ? undefined : body);
 }
 
-/** A checkpoint folder, and whether its files may have other names too. */
-interface Folder {
+/** A checkpoint folder. */
+export interface ServedFolder {
   readonly folder: string;
+  /** Serve files that have other names too (hard links); without it they are not, as one may lie outside of the folder. */
   readonly hardLinks?: boolean;
+}
+
+/** The names of all that is served of a folder, in order; none where there is no folder. */
+export async function servedFiles(folder: ServedFolder): Promise<string[]> {
+  const names = (await readdir(folder.folder).catch(() => [])).filter((name) => MODEL_FILE.test(name)).sort();
+  const handles = await Promise.all(names.map((name) => openInside(folder, name)));
+  await Promise.all(handles.map((handle) => handle?.close()));
+  return names.filter((_, i) => handles[i]);
 }
 
 /** The files of a folder that would be served but for their other names (hard links). */
@@ -73,30 +83,37 @@ const isLinked = ({ nlink }: Stats) => nlink > 1;
 export async function sendModelFile(
   request: IncomingMessage,
   response: ServerResponse,
-  { folder, hardLinks = false }: Folder,
+  folder: ServedFolder,
   name: string,
 ): Promise<boolean> {
   const handle = MODEL_FILE.test(name) ? await openInside(folder, name) : null;
   if (!handle) return false;
   try {
-    const found = await handle.stat();
-    if (!found.isFile() || (isLinked(found) && !hardLinks)) return false;
-    await sendRange(request, response, handle, found, TYPES[extname(name)]);
+    await sendRange(request, response, handle, await handle.stat(), TYPES[extname(name)]);
     return true;
   } finally {
     await handle.close().catch(() => {});
   }
 }
 
-async function openInside(folder: string, name: string): Promise<FileHandle | null> {
+/**
+ * Opens a file that lies in a folder itself. Null where there is none: also for a link that leads out of it, or may (a
+ * hard link, unless they are allowed), a folder, a pipe or a device.
+ */
+export async function openInside({ folder, hardLinks = false }: ServedFolder, name: string): Promise<FileHandle | null> {
+  let handle: FileHandle | null = null;
   try {
     const path = await realpath(join(folder, name));
     if (dirname(path) !== (await realpath(folder))) return null;
     // O_NONBLOCK: opening a pipe must not wait for a writer.
-    return await open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0));
+    handle = await open(path, constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0));
+    const found = await handle.stat();
+    if (found.isFile() && (hardLinks || !isLinked(found))) return handle;
   } catch {
-    return null;
+    // As good as absent.
   }
+  await handle?.close().catch(() => {});
+  return null;
 }
 
 async function sendRange(

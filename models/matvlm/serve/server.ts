@@ -1,11 +1,10 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError, SystemError } from '../../../engine/errors.ts';
 import { codeOf } from '../../../engine/node/system.ts';
 import type { Floor } from '../../../engine/safetensors/transfer.ts';
-import type { Catalogue } from '../web/catalogue.ts';
+import { catalogue, type ServedModel } from './catalogue.ts';
 import { limitConnections } from './connections.ts';
 import { printable } from '../printable.ts';
 import { type Asset, asset, fileAsset, sendAsset, sendModelFile } from './files.ts';
@@ -13,13 +12,7 @@ import { type Example, sceneExamples } from './examples.ts';
 import { type Hosts, hostsOf } from './hosts.ts';
 import { BODY_LIMIT, pathSegments, refuse, SECURITY_HEADERS } from './headers.ts';
 
-/** A checkpoint folder under the name that the page shows. */
-export interface ServedModel {
-  readonly name: string;
-  readonly folder: string;
-  /** Serve files that have other names too (hard links); without it they are not, as one may lie outside of the folder. */
-  readonly hardLinks?: boolean;
-}
+export type { ServedModel } from './catalogue.ts';
 
 export interface ServeOptions {
   /** Address to bind; only programs of this machine reach the default. */
@@ -52,7 +45,7 @@ export interface Served {
   close(): Promise<void>;
 }
 
-const PAGE_FILES = ['index.html', 'page.css', 'page.js', 'worker.js', 'matvlm-simd.wasm', 'matvlm-relaxed.wasm'];
+const PAGE_FILES = ['index.html', 'page.css', 'page.js', 'worker.js', 'notices.txt', 'matvlm-simd.wasm', 'matvlm-relaxed.wasm'];
 
 /**
  * Serves the page, the checkpoint folders (read-only, by range) and example images. Models run in the browser: the
@@ -99,21 +92,6 @@ async function pageAsset(path: string): Promise<Asset> {
   } catch (error) {
     throw new SystemError(`cannot read ${path}: the page is not built; run npm run build`, { cause: error });
   }
-}
-
-/** What the page asks for first: which models and examples there are. */
-async function catalogue(models: readonly ServedModel[], examples: readonly Example[]): Promise<Catalogue> {
-  const listed = models.map(async ({ name, folder }, i) => {
-    const hybrid = await access(join(folder, 'mamba_config.json')).then(
-      () => true,
-      () => false,
-    );
-    return { name, role: hybrid ? ('student' as const) : ('teacher' as const), url: `/models/${i}` };
-  });
-  return {
-    models: await Promise.all(listed),
-    examples: examples.map(({ alt, questions }, i) => ({ alt, questions, url: `/examples/${i}.png` })),
-  };
 }
 
 function listen(server: Server, port: number, host: string): Promise<number> {

@@ -1,4 +1,5 @@
 import type { CatalogueModel } from './catalogue.ts';
+import { printable } from '../printable.ts';
 import { byId, make } from './dom.ts';
 import { bytes, count, duration, rate } from './format.ts';
 import type { Answer, ModelInfo } from './protocol.ts';
@@ -49,7 +50,8 @@ export class Card {
     const { name } = this.model!;
     const which = this.models.length > 1 || name === this.role ? '' : `${name}: `;
     const size = `${count(info.parameters)} parameters, ${info.layers.length} layers, ${what}`;
-    this.find('.about').textContent = which + size;
+    const seen = this.model!.pictures ? `. Has seen ${this.model!.pictures.join(' and ')}, nothing else` : '';
+    this.find('.about').textContent = printable(`${which}${size}${seen}.`);
   }
 
   /** Clears the last answer; `text` says what is being waited for. */
@@ -65,14 +67,14 @@ export class Card {
   add(piece: string): void {
     if (this.said.classList.contains('waiting')) this.said.textContent = '';
     this.said.classList.remove('waiting');
-    this.said.append(piece);
+    this.said.append(printable(piece));
   }
 
   /** Shows the whole answer and what it cost. @param gold the right answer, where it is known */
   finish(answer: Answer, gold: string | null): void {
     this.root.classList.remove('busy');
     this.said.classList.toggle('waiting', answer.text === '');
-    this.said.textContent = answer.text || (answer.aborted ? 'stopped' : '(no answer)');
+    this.said.textContent = printable(answer.text) || (answer.aborted ? 'stopped' : '(no answer)');
     if (gold !== null && !answer.aborted) this.root.classList.add(answer.text === gold ? 'right' : 'wrong');
     this.stat('first', answer.newTokens > 0 ? duration(answer.timeToFirstToken) : '–');
     this.stat('rate', rate(answer.tokensPerSecond));

@@ -5,6 +5,10 @@ export interface CatalogueModel {
   readonly role: 'teacher' | 'student';
   /** Its checkpoint folder. */
   readonly url: string;
+  /** The files that are served of it. */
+  readonly files: readonly string[];
+  /** What pictures it was trained on, in words; null where its card does not tell, or tells of others. */
+  readonly pictures: readonly string[] | null;
 }
 
 /** An image that the page offers, with questions whose answers are known. */

@@ -1,13 +1,24 @@
 import type { Backend } from '../../../engine/backend.ts';
 import { WasmBackend } from '../../../engine/backends/wasm/wasm.ts';
 import { WebGpuBackend } from '../../../engine/backends/webgpu/webgpu.ts';
-import { httpFolder } from '../../../engine/safetensors/index.ts';
+import { type FolderSource, httpFolder } from '../../../engine/safetensors/index.ts';
 import { ssmLayers } from '../config.ts';
 import { decodeImage } from '../image/decode-browser.ts';
 import type { RgbImage } from '../image/image.ts';
 import { cacheBytes } from '../sizes.ts';
 import { loadVlm, type Usage, type Vlm } from '../vlm.ts';
-import type { Answer, BackendChoice, ImageFile, LoadEvent, ModelInfo, Probe, Question } from './protocol.ts';
+import { flatness } from './flatness.ts';
+import type {
+  Answer,
+  BackendChoice,
+  ImageFile,
+  LoadEvent,
+  Looked,
+  ModelFolder,
+  ModelInfo,
+  Probe,
+  Question,
+} from './protocol.ts';
 
 /** A loss shows in a failed read before the device tells of it: how long to wait for its word, in milliseconds. */
 const LOSS_DELAY = 300;
@@ -33,20 +44,19 @@ export class BrowserEngine {
     return { webgpu: { description: name, software }, why: '' };
   }
 
-  async look(file: ImageFile): Promise<{ width: number; height: number }> {
-    const { width, height } = await this.pixels(file);
-    return { width, height };
+  async look(file: ImageFile): Promise<Looked> {
+    return { flatness: flatness(await this.pixels(file)) };
   }
 
   /** Loads a model unless it is there, and runs it once so that no shader is left to compile. */
   async load(
     choice: BackendChoice,
-    url: string,
+    model: ModelFolder,
     onEvent: (event: LoadEvent) => void,
     signal: AbortSignal,
   ): Promise<ModelInfo> {
     const backend = await this.use(choice);
-    const vlm = this.models.get(url) ?? (await this.fetchModel(backend, url, onEvent, signal));
+    const vlm = this.models.get(model.url) ?? (await this.fetchModel(backend, model, onEvent, signal));
     const { config, parameters } = vlm.model;
     const mamba = new Set(ssmLayers(config));
     return {
@@ -117,11 +127,11 @@ export class BrowserEngine {
 
   private async fetchModel(
     backend: Backend,
-    url: string,
+    { url, files }: ModelFolder,
     onEvent: (event: LoadEvent) => void,
     signal: AbortSignal,
   ): Promise<Vlm> {
-    const folder = httpFolder(new URL(url, location.href).href, { signal });
+    const folder = only(files, httpFolder(new URL(url, location.href).href, { signal }));
     const vlm = await loadVlm(folder, backend, {
       signal,
       onProgress: ({ loaded, total }) => onEvent({ stage: 'weights', loaded, total }),
@@ -144,6 +154,11 @@ export class BrowserEngine {
   }
 }
 
+/** A folder of which other files than these are known to be absent. */
+function only(files: readonly string[], folder: FolderSource): FolderSource {
+  return { name: folder.name, open: async (file) => (files.includes(file) ? folder.open(file) : null) };
+}
+
 /** Most answers are one word: the step that finds their end is a token too, so that there is a rate to tell. */
 function summary(vlm: Vlm, text: string, usage: Usage, total: number, question: Question, aborted: boolean): Answer {
   const { promptTokens, newTokens, timeToFirstToken } = usage;
@@ -153,6 +168,7 @@ function summary(vlm: Vlm, text: string, usage: Usage, total: number, question: 
   const length = promptTokens + newTokens;
   return {
     text: text.trimEnd(),
+    unknownWords: vlm.tokenizer.unknownWords(question.prompt),
     timeToFirstToken: newTokens > 0 ? timeToFirstToken : total,
     tokensPerSecond: newTokens > 0 && steps > 0 ? (1000 * steps) / (total - timeToFirstToken) : 0,
     newTokens,

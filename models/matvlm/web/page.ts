@@ -3,9 +3,11 @@ import { Card } from './card.ts';
 import type { Catalogue } from './catalogue.ts';
 import { EngineClient, WorkerError } from './client.ts';
 import { byId, make, say } from './dom.ts';
+import { FieldError, numberIn } from './fields.ts';
 import { bytes } from './format.ts';
+import { aboutPicture, aboutWords } from './outside.ts';
 import { Picker, type Picture } from './picker.ts';
-import type { Answer, BackendChoice, LoadEvent, Probe } from './protocol.ts';
+import type { Answer, BackendChoice, LoadEvent, Probe, Question } from './protocol.ts';
 
 /** Shown for pictures whose questions are not known. */
 const GENERAL_QUESTIONS = ['what shape is in the image?', 'what color is the shape?', 'is there a circle?'];
@@ -73,7 +75,7 @@ class Page {
     this.busy(false);
     this.ask.disabled = true;
     this.problem('');
-    for (const card of this.cards) card.wait('');
+    this.clear();
     try {
       for (const card of this.cards) await this.loadInto(card, controller.signal);
       this.ask.disabled = false;
@@ -93,9 +95,9 @@ class Page {
       byId<HTMLProgressElement>('progress').value = stage === 'weights' ? loaded / total : 1;
       byId('loading').hidden = false;
     };
-    const info = await this.client.call('load', { backend: this.choice, model: model.url }, show, signal);
+    const info = await this.client.call('load', { backend: this.choice, model }, show, signal);
     card.describe(info);
-    byId('device').textContent = `In use: ${info.backend}${this.choice === 'webgpu' ? ' through WebGPU' : ''}`;
+    say(byId('device'), `In use: ${info.backend}${this.choice === 'webgpu' ? ' through WebGPU' : ''}`);
   }
 
   /** Asks each model in turn: they share the machine, and each one's speed is told. */
@@ -104,16 +106,21 @@ class Page {
     const prompt = this.question.value.trim();
     if (this.asking || this.ask.disabled) return;
     if (!picture || !prompt) return this.problem(picture ? 'Type a question first.' : 'Choose a picture first.');
+    const options = this.options();
+    if (!options) return;
     const controller = (this.current = new AbortController());
     this.busy(true);
     this.problem('');
-    say(byId('verdict'), '');
+    this.clear();
     const gold = picture.example?.questions.find((q) => q.question === prompt)?.answer ?? null;
     const cards = this.cards.filter((card) => card.model);
     for (const card of cards) card.wait('…');
     const answers = new Map<Card, Answer>();
     try {
-      for (const card of cards) answers.set(card, await this.askOne(card, picture, prompt, gold, controller.signal));
+      for (const card of cards) {
+        answers.set(card, await this.askOne(card, picture, { prompt, ...options }, gold, controller.signal));
+        this.tellOutside(answers);
+      }
       this.conclude(picture, prompt, gold, answers);
     } catch (error) {
       for (const card of cards) if (!answers.has(card)) card.wait('');
@@ -130,20 +137,45 @@ class Page {
   private async askOne(
     card: Card,
     picture: Picture,
-    prompt: string,
+    question: Question,
     gold: string | null,
     signal: AbortSignal,
   ): Promise<Answer> {
-    const send = {
-      backend: this.choice,
-      model: card.model!.url,
-      image: picture.file,
-      question: { prompt, temperature: numberOf('temperature'), maxNewTokens: numberOf('most') },
-    };
+    const send = { backend: this.choice, model: card.model!, image: picture.file, question };
     const answer = await this.client.call('answer', send, ({ piece }) => card.add(piece), signal);
     card.finish(answer, gold);
     if (answer.aborted) throw new WorkerError('stopped', 'stopped');
     return answer;
+  }
+
+  /** What the fields say; null where one is refused, which is told. */
+  private options(): Omit<Question, 'prompt'> | null {
+    try {
+      return { temperature: numberIn('temperature'), maxNewTokens: numberIn('most') };
+    } catch (error) {
+      if (!(error instanceof FieldError)) throw error;
+      byId<HTMLDetailsElement>('options').open = true;
+      byId(error.field).focus();
+      this.problem(error.message);
+      return null;
+    }
+  }
+
+  /** Takes away what was said: of other models, or about another picture. */
+  private clear(): void {
+    for (const card of this.cards) card.wait('');
+    say(byId('verdict'), '');
+    this.tellOutside();
+  }
+
+  /** Says where picture or question lie outside of what the models know. */
+  private tellOutside(answers: ReadonlyMap<Card, Answer> = new Map()): void {
+    const pictures = new Set(this.cards.flatMap((card) => card.model?.pictures ?? []));
+    const unknown = [...answers].map(([{ role }, { unknownWords }]) => ({ role, words: unknownWords }));
+    const instance = byId('suggestions').firstElementChild?.textContent ?? GENERAL_QUESTIONS[0];
+    const { picture } = this.picker;
+    const told = [aboutWords(unknown, instance), picture && aboutPicture(picture, [...pictures])];
+    say(byId('outside'), told.filter(Boolean).join(' '));
   }
 
   private conclude(picture: Picture, prompt: string, gold: string | null, answers: ReadonlyMap<Card, Answer>): void {
@@ -184,6 +216,9 @@ class Page {
 
   private picked(picture: Picture): void {
     this.problem('');
+    // What is being said is about the picture before.
+    if (this.asking) this.current?.abort();
+    this.clear();
     const { example } = picture;
     const offered = example ? spread(example.questions).map((q) => q.question) : GENERAL_QUESTIONS;
     const chips = offered.map((text) => {
@@ -223,11 +258,12 @@ function historyRow(
   image.append(make('img', '', { src: picture.url, alt: picture.alt, width: '40', height: '40' }));
   const answer = (role: string) => {
     const text = said.get(role);
-    if (gold === null || text === undefined) return make('td', text ?? '–');
-    return make('td', `${text === gold ? '✓' : '✗'} ${text}`, { class: text === gold ? 'right' : 'wrong' });
+    const of = { 'data-of': role };
+    if (gold === null || text === undefined) return make('td', text ?? '–', of);
+    return make('td', `${text === gold ? '✓' : '✗'} ${text}`, { ...of, class: text === gold ? 'right' : 'wrong' });
   };
   const row = make('tr');
-  row.append(image, make('td', prompt), answer('teacher'), answer('student'), make('td', gold ?? '–'));
+  row.append(image, make('td', prompt), answer('teacher'), answer('student'), make('td', gold ?? '–', { 'data-of': 'right answer' }));
   return row;
 }
 
@@ -235,11 +271,6 @@ function historyRow(
 function spread<T extends { readonly kind: string }>(questions: readonly T[], each = 3): T[] {
   const kinds = [...new Set(questions.map((q) => q.kind))];
   return kinds.flatMap((kind) => questions.filter((q) => q.kind === kind).slice(0, each));
-}
-
-function numberOf(id: string): number {
-  const input = byId<HTMLInputElement>(id);
-  return input.validity.valid && input.value !== '' ? Number(input.value) : Number(input.defaultValue);
 }
 
 async function fetchCatalogue(): Promise<Catalogue> {

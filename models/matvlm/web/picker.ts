@@ -1,6 +1,7 @@
 import type { CatalogueExample } from './catalogue.ts';
 import { byId, make } from './dom.ts';
-import type { ImageFile } from './protocol.ts';
+import { printable } from '../printable.ts';
+import type { ImageFile, Looked } from './protocol.ts';
 
 /** Files above this are refused before they are read. */
 const FILE_LIMIT = 64 * 2 ** 20;
@@ -14,6 +15,7 @@ export interface Picture {
   /** An address to show it by. */
   readonly url: string;
   readonly alt: string;
+  readonly looked: Looked;
   /** Questions whose answers are known; none for a user's own picture. */
   readonly example: CatalogueExample | null;
 }
@@ -28,12 +30,12 @@ export class Picker {
   private readonly input = byId<HTMLInputElement>('file');
 
   /**
-   * @param check resolves when a picture can be used, rejects with what is wrong with it
+   * @param look resolves when a picture can be used, rejects with what is wrong with it
    * @param onPick hears of a picture that was taken
    * @param onError hears of one that was not
    */
   constructor(
-    private readonly check: (file: ImageFile) => Promise<unknown>,
+    private readonly look: (file: ImageFile) => Promise<Looked>,
     private readonly onPick: (picture: Picture) => void,
     private readonly onError: (error: Error) => void,
   ) {
@@ -97,12 +99,12 @@ export class Picker {
 
   private async take(bytes: ArrayBuffer, url: string, alt: string, example: CatalogueExample | null): Promise<void> {
     const file = { id: ++this.lastId, bytes };
-    await this.check(file);
+    const looked = await this.look(file);
     // A later choice was quicker.
     if (file.id < (this.picture?.file.id ?? 0)) return;
-    this.picture = { file, url, alt, example };
+    this.picture = { file, url, alt, looked, example };
     this.preview.src = url;
-    this.preview.alt = alt;
+    this.preview.alt = printable(alt);
     this.preview.hidden = false;
     this.drop.classList.add('full');
     for (const button of byId('examples').children) {

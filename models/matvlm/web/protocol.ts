@@ -31,6 +31,19 @@ export interface ImageFile {
   readonly bytes: ArrayBuffer;
 }
 
+/** What is seen of an image before anything is asked about it. */
+export interface Looked {
+  /** The share of its pixels that are in its commonest colours: see `flatness`. */
+  readonly flatness: number;
+}
+
+/** A checkpoint folder on the server. */
+export interface ModelFolder {
+  readonly url: string;
+  /** The files that are there: others need not be asked for. */
+  readonly files: readonly string[];
+}
+
 /** A question to one model. */
 export interface Question {
   readonly prompt: string;
@@ -42,6 +55,8 @@ export interface Question {
 /** An answer and what it cost. */
 export interface Answer {
   readonly text: string;
+  /** Words of the question that the model has no token for. */
+  readonly unknownWords: readonly string[];
   /** Milliseconds. */
   readonly timeToFirstToken: number;
   /** After the first token; 0 where there was no second. */
@@ -58,10 +73,10 @@ export interface Answer {
 /** Commands by name: what is sent along, what comes back, what is told on the way. */
 export interface Commands {
   probe: { send: object; result: Probe; event: never };
-  look: { send: { image: ImageFile }; result: { width: number; height: number }; event: never };
-  load: { send: { backend: BackendChoice; model: string }; result: ModelInfo; event: LoadEvent };
+  look: { send: { image: ImageFile }; result: Looked; event: never };
+  load: { send: { backend: BackendChoice; model: ModelFolder }; result: ModelInfo; event: LoadEvent };
   answer: {
-    send: { backend: BackendChoice; model: string; image: ImageFile | null; question: Question };
+    send: { backend: BackendChoice; model: ModelFolder; image: ImageFile | null; question: Question };
     result: Answer;
     event: { piece: string };
   };

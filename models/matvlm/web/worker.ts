@@ -59,7 +59,7 @@ async function perform(request: Exclude<Request, { name: 'abort' }>, signal: Abo
       return engine.load(request.backend, request.model, tell, signal);
     case 'answer':
       await engine.load(request.backend, request.model, () => {}, signal);
-      return engine.answer(request.model, request.image, request.question, (piece) => tell({ piece }), signal);
+      return engine.answer(request.model.url, request.image, request.question, (piece) => tell({ piece }), signal);
     default:
       return request satisfies never;
   }
