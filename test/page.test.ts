@@ -318,7 +318,7 @@ plain('says what the models know when asked of anything else', async () => {
     await ask(page, QUESTION);
     assert.ok(await page.isHidden('#outside'), 'nothing is outside');
     await ask(page, 'is the ＤＯＧ on the naïve zebra?');
-    assert.match((await outside(page))!, /^The teacher and the student have no word for “ＤＯＧ”, “naïve”, “zebra”: the answer is a guess\. Ask for instance “what shape is the \w+ object\?”$/);
+    assert.match((await outside(page))!, /^The teacher and the student have no word for “ＤＯＧ”, “naïve”, “zebra”: the answer is a guess\. Ask for instance “[^”]+\?”$/);
     await ask(page, QUESTION);
     assert.ok(await page.isHidden('#outside'));
     const upload = async (name: string, buffer: Buffer) => {

@@ -31,7 +31,6 @@ export function coverage(
   const altered = new Map<string, string>();
   let [questionTokens, unknownTokens] = [0, 0];
   const isUnknown = (id: number) => id === tokenizer.unkId;
-  const unknownWords = (text: string) => text.split(/\s+/).filter((word) => tokenizer.encode(` ${word}`).some(isUnknown));
   for (const { id, question } of questionsOf(sets)) {
     const key = JSON.stringify([question.question, question.answer]);
     const { ids, labels } = encoded(id, question, encoder);
@@ -41,11 +40,11 @@ export function coverage(
     unknownTokens += unknown;
     if (seen.has(key)) continue;
     seen.set(key, unknown);
-    if (unknown > 0) for (const word of unknownWords(question.question)) questionWords.add(word);
+    if (unknown > 0) for (const word of tokenizer.unknownWords(question.question)) questionWords.add(word);
     // Without the end of text.
     const answer = ids.filter((_, i) => labels[i] !== IGNORE_LABEL).slice(0, -1);
     const given = tokenizer.decode(answer).trim();
-    if (answer.some(isUnknown)) for (const word of unknownWords(question.answer)) answerWords.add(word);
+    if (answer.some(isUnknown)) for (const word of tokenizer.unknownWords(question.answer)) answerWords.add(word);
     else if (given !== question.answer) altered.set(question.answer, given);
   }
   return {
