@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert';
 import { ArgumentError, SystemError } from '../engine/errors.ts';
 import { httpFolder } from '../engine/safetensors/index.ts';
 import { linkedFiles } from '../models/matvlm/serve/files.ts';
+import { catalogue } from '../models/matvlm/serve/catalogue.ts';
 import { parseRange } from '../models/matvlm/serve/range.ts';
 import { type Served, startServer } from '../models/matvlm/serve/server.ts';
 
@@ -15,7 +16,8 @@ const pageDir = join(root, 'page');
 const modelDir = join(root, 'model');
 const weights = Uint8Array.from({ length: 3 * 2 ** 20 + 7 }, (_, i) => (i * 31) % 251);
 for (const dir of [pageDir, modelDir]) mkdirSync(dir);
-for (const file of ['index.html', 'page.css', 'page.js', 'worker.js', 'matvlm-simd.wasm', 'matvlm-relaxed.wasm']) {
+const PAGE = ['index.html', 'page.css', 'page.js', 'worker.js', 'notices.txt', 'matvlm-simd.wasm', 'matvlm-relaxed.wasm'];
+for (const file of PAGE) {
   writeFileSync(join(pageDir, file), `/* ${file} */`);
 }
 writeFileSync(join(root, 'config.json'), '"outside"');
@@ -56,6 +58,29 @@ const get = (path: string, headers: Record<string, string> = {}, method = 'GET',
   return raw(`${method} ${path} HTTP/1.1\r\n${lines.join('')}\r\n${body}`);
 };
 const status = (answer: string) => Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
+
+const cards = suite('serve: what a card tells');
+cards('names the pictures of data sets that are known, and nothing where it is silent, broken or of others', async () => {
+  const both = ['drawings of six coloured circles and squares', 'drawings of one coloured circle, rectangle or triangle'];
+  const folder = join(root, 'carded');
+  mkdirSync(folder);
+  const told = async (card: string | Uint8Array) => {
+    writeFileSync(join(folder, 'README.md'), card);
+    return (await catalogue([{ name: 'm', folder }], [])).models[0].pictures;
+  };
+  assert.equal(await told('---\ndatasets: [sort-of-clevr, easy-vqa]\n---\n# T'), both);
+  assert.equal(await told('---\nlicense: x\ndatasets:\n- easy-vqa\n---\n'), [both[1]]);
+  const silent = ['', '# no front matter', '---\ndatasets: easy-vqa\n---\n', '---\ndatasets: [own]\n---\n', '---\n[\n---\n'];
+  silent.push('---\ndatasets: [easy-vqa, easy-vqa=/srv/cats]\n---\n', '---\ndatasets: [toString]\n---\n');
+  silent.push(`---\na: &a [x]\ndatasets: [${'*a,'.repeat(99)}]\n---\n`, `---\ndatasets: ${'['.repeat(9000)}\n---\n`);
+  for (const card of silent) assert.is(await told(card), null, card.slice(0, 60));
+  assert.is(await told(new Uint8Array(2 ** 20).fill(255)), null);
+  rmSync(join(folder, 'README.md'));
+  symlinkSync('/dev/zero', join(folder, 'README.md'));
+  assert.is((await catalogue([{ name: 'm', folder }], [])).models[0].pictures, null, 'a link to a device');
+  assert.equal((await catalogue([{ name: 'm', folder: join(root, 'none') }], [])).models[0].files, []);
+});
+cards.run();
 
 const hostile = suite('serve: hostile requests');
 hostile.before(async () => {
@@ -299,7 +324,8 @@ files('serves ranges, whole files, 304 and HEAD', async () => {
 
 files('lists models by role, and examples with the answers of their questions', async () => {
   const list = await (await fetch(`${server.url}api/models.json`)).json();
-  assert.equal(list.models, [{ name: 'tiny <b>', role: 'student', url: '/models/0' }]);
+  const files = ['config.json', 'empty.safetensors', 'large.safetensors', 'mamba_config.json', 'model.safetensors'];
+  assert.equal(list.models, [{ name: 'tiny <b>', role: 'student', url: '/models/0', files, pictures: null }]);
   assert.is(list.examples.length, 8);
   assert.ok(list.examples.every((e: { questions: unknown[] }) => e.questions.length > 5));
   const png = await fetch(new URL(list.examples[0].url, server.url));
