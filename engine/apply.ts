@@ -20,7 +20,8 @@ export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend
   const outputs: Tensor[] = [];
   try {
     for (const { shape, dtype } of op.shape(inputs, attrs)) outputs.push(empty(device, shape, dtype));
-    device.run(op, { inputs, outputs, attrs });
+    // Where all that comes out is empty there is nothing to compute, and no kernel need think of it.
+    if (outputs.length === 0 || outputs.some(({ size }) => size > 0)) device.run(op, { inputs, outputs, attrs });
   } catch (error) {
     for (const output of outputs) output.dispose();
     throw error;

@@ -37,11 +37,13 @@ export function checkSsd(inputs: readonly Spec[], attrs: SsdAttrs): SsdSizes {
   expectRank('ssd_scan', 'B', b, 4);
   const s = ssdSizes(x, b);
   const { batch, length, heads, p, groups, n } = s;
-  if (length < 1) throw new ShapeError(`ssd_scan: x has shape ${show(x.shape)}, expected at least one token`);
-  if (heads % groups !== 0 || n > MAX_STATE) {
+  if (length < 1 || heads < 1 || p < 1) {
+    throw new ShapeError(`ssd_scan: x has shape ${show(x.shape)}, expected at least one token, head and channel`);
+  }
+  if (heads % groups !== 0 || n < 1 || n > MAX_STATE) {
     throw new ShapeError(
       `ssd_scan: B has shape ${show(b.shape)}, expected groups that divide the ${heads} heads of x ` +
-        `and N ≤ ${MAX_STATE}`,
+        `and N from 1 to ${MAX_STATE}`,
     );
   }
   expectShape('ssd_scan', 'dt', dt, [batch, length, heads]);

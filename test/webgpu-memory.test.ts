@@ -188,7 +188,7 @@ async function child(): Promise<void> {
     return createBuffer.call(this, { ...descriptor, usage: 0 });
   };
   try {
-    fromData(backend, [1], [1]);
+    await fromData(backend, [1], [1]).data();
   } catch (error) {
     process.stderr.write((error as Error).message);
   }

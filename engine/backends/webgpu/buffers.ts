@@ -22,6 +22,10 @@ export interface GpuBuffer extends Extent {
   bytes: number;
   /** When it was last given back, by the pool's count. */
   idleSince: number;
+  /** How often it was handed out, which tells whether it is still the same tensor's. */
+  takes: number;
+  /** Why what it should hold was not computed. */
+  failure: Error | null;
 }
 
 const MIB = 2 ** 20;
@@ -124,6 +128,8 @@ export class BufferPool {
     if (buffer) this.idleBytes -= capacity;
     else buffer = this.create(capacity);
     buffer.bytes = bytes;
+    buffer.takes++;
+    buffer.failure = null;
     this.memory.allocated(bytes);
     if (this.memory.live > this.recentPeak) this.recentPeak = this.memory.live;
     return buffer;
@@ -189,7 +195,7 @@ export class BufferPool {
       );
     }
     this.memory.reserved += capacity;
-    return { id: this.nextId++, gpu, capacity, size: 0, dtype: 'f32', bytes: 0, idleSince: 0 };
+    return { id: this.nextId++, gpu, capacity, size: 0, dtype: 'f32', bytes: 0, idleSince: 0, takes: 0, failure: null };
   }
 
   private tryCreate(size: number): GPUBuffer | null {

@@ -5,6 +5,8 @@ export interface Compiled {
   readonly layout: GPUBindGroupLayout;
   readonly layoutId: number;
   readonly hasParams: boolean;
+  /** What the device said of the shader: null until it did. */
+  verdict: 'good' | Error | null;
 }
 
 const COMPUTE = 0x4;
@@ -37,6 +39,21 @@ export class Pipelines {
     });
   }
 
+  /** Whether the device has compiled it and found it good. @throws the error that it said of it instead */
+  passed(shader: Shader): boolean {
+    const verdict = this.compiledShaders.get(shader)?.verdict;
+    if (verdict instanceof Error) throw verdict;
+    return verdict === 'good';
+  }
+
+  /** Keeps what the device said of shaders that it had not judged. */
+  judge(shaders: Iterable<Shader>, verdict: 'good' | Error): void {
+    for (const shader of shaders) {
+      const found = this.compiledShaders.get(shader);
+      if (found) found.verdict ??= verdict;
+    }
+  }
+
   compiled(shader: Shader): Compiled {
     let found = this.compiledShaders.get(shader);
     if (!found) this.compiledShaders.set(shader, (found = this.compile(shader)));
@@ -62,16 +79,6 @@ export class Pipelines {
     for (const [key, { buffers }] of this.groups) if (buffers.some((id) => destroyed.has(id))) this.groups.delete(key);
   }
 
-  /** Adds the numbered source to a driver's message that names a shader. */
-  explain(message: string): string {
-    for (const shader of this.compiledShaders.keys()) {
-      if (!message.includes(`"${shader.key}"`)) continue;
-      const numbered = shader.source().split('\n').map((line, i) => `${String(i + 1).padStart(4)} ${line}`);
-      return `${message}\n${numbered.join('\n')}`;
-    }
-    return message;
-  }
-
   private compile(shader: Shader): Compiled {
     const hasParams = shader.paramTypes.length > 0;
     const { id, layout } = this.layout(shader.bindings);
@@ -83,7 +90,7 @@ export class Pipelines {
       }),
       compute: { module: this.device.createShaderModule({ label, code: shader.source() }), entryPoint: 'main' },
     });
-    return { pipeline, layout, layoutId: id, hasParams };
+    return { pipeline, layout, layoutId: id, hasParams, verdict: null };
   }
 
   private layout(bindings: string): { id: number; layout: GPUBindGroupLayout } {
@@ -109,4 +116,14 @@ export class Pipelines {
       this.groups.delete(key);
     }
   }
+}
+
+/** Adds the numbered source to a driver's message that names one of the shaders. */
+export function explain(message: string, shaders: Iterable<Shader>): string {
+  for (const shader of shaders) {
+    if (!message.includes(`"${shader.key}"`)) continue;
+    const numbered = shader.source().split('\n').map((line, i) => `${String(i + 1).padStart(4)} ${line}`);
+    return `${message}\n${numbered.join('\n')}`;
+  }
+  return message;
 }

@@ -5,8 +5,8 @@ import type { Op } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { expectAll, expectSame, hostArrayFor, POISON } from '../host.ts';
 import { BufferPool, type GpuBuffer, GPUBufferUsageFlags } from './buffers.ts';
-import type { GpuArg, GpuCaps, Launch, Shader } from './launch.ts';
-import { type Compiled, Pipelines } from './pipelines.ts';
+import { type GpuArg, type GpuCaps, type Launch, MAX_GRID, type Shader } from './launch.ts';
+import { type Compiled, explain, Pipelines } from './pipelines.ts';
 import { Timestamps } from './timestamps.ts';
 
 /** Bytes of one dispatch's params; the least uniform offset alignment WebGPU guarantees. */
@@ -43,7 +43,12 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   private pass: GPUComputePassEncoder | null = null;
   /** The pipeline that the open pass has set. */
   private current: Compiled | null = null;
+  /** Why the device is of no more use. */
   private failure: Error | null = null;
+  /** What else the device told of and no caller has heard. */
+  private unheard: Error | null = null;
+  /** Ops whose shaders the device has still to judge. */
+  private readonly trials = new Set<Promise<void>>();
   private timestamps: Timestamps | null = null;
   private profiling: Profiler | null = null;
   private readonly scratchInUse: GpuBuffer[] = [];
@@ -72,7 +77,8 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
       if (isOutOfMemory(event.error) && this.pool.outOfMemory()) return;
-      this.failure ??= this.errorOf(event.error);
+      if (isOutOfMemory(event.error)) this.failure ??= this.outOfMemory();
+      else this.unheard ??= new KernelError(`the GPU refused what it was sent: ${event.error.message}`);
     });
     void device.lost.then((lost) => {
       if (lost.reason === 'destroyed' && this.failure) return;
@@ -159,6 +165,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   async read(buffer: GpuBuffer, size: number, dtype: DType): Promise<HostArray> {
     this.check();
     expectSame('read', buffer, { size, dtype });
+    if (buffer.failure) throw buffer.failure;
     const bytes = Math.ceil((size * bytesOf(dtype)) / 4) * 4;
     const result = hostArrayFor(dtype, size);
     if (size === 0) return result;
@@ -172,16 +179,16 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.flush();
     try {
       await copy.mapAsync(0x1, 0, bytes);
+      const view = new Uint8Array(copy.getMappedRange(0, bytes));
+      new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
     } catch (error) {
-      this.check();
+      await this.hear();
       throw new KernelError(`reading from the GPU failed: ${(error as Error).message}`);
+    } finally {
+      copy.destroy();
     }
-    const view = new Uint8Array(copy.getMappedRange(0, bytes));
-    new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
-    copy.unmap();
-    copy.destroy();
     await this.collectTimes();
-    this.check();
+    await this.hear();
     return result;
   }
 
@@ -193,18 +200,20 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.encoder.copyBufferToBuffer(from.gpu, 0, to.gpu, 0, Math.ceil(from.bytes / 4) * 4);
   }
 
+  /**
+   * @throws KernelError naming the op where it cannot be launched or the device has refused its shader, or that of an
+   * input which for that reason was not computed. What the device says later, the next `read` or `sync` throws, once.
+   */
   run<A>(op: Op<A>, call: Call<A, GpuBuffer>): void {
-    if (this.failure) throw this.failure;
+    this.check();
     const { caps, scratch } = this;
     try {
       const { inputs, outputs, attrs } = call;
+      for (const { buffer } of inputs) if (buffer.failure) throw buffer.failure;
       const launches = op.webgpu({ inputs, outputs, attrs, caps, scratch });
-      if (this.profiling) {
-        this.timestamps ??= new Timestamps(this.device);
-        this.timed(this.timestamps, op.name, launches, bytesMoved(call));
-      } else {
-        for (const launch of launches) this.dispatch(launch);
-      }
+      for (const launch of launches) expectLaunchable(op.name, launch);
+      if (launches.every(({ shader }) => this.pipelines.passed(shader))) this.launch(op, call, launches);
+      else this.tryOut(op, call, launches);
     } finally {
       while (this.scratchInUse.length > 0) this.pool.give(this.scratchInUse.pop()!);
     }
@@ -214,7 +223,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.flush();
     await this.device.queue.onSubmittedWorkDone();
     await this.collectTimes();
-    this.check();
+    await this.hear();
   }
 
   /** Sends what was enqueued to the GPU. */
@@ -242,6 +251,52 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.scratchInUse.push(buffer);
     return { shape, dtype, size, buffer };
   };
+
+  private launch<A>(op: Op<A>, call: Call<A, GpuBuffer>, launches: readonly Launch[]): void {
+    if (this.profiling) {
+      this.timestamps ??= new Timestamps(this.device);
+      this.timed(this.timestamps, op.name, launches, bytesMoved(call));
+    } else {
+      for (const launch of launches) this.dispatch(launch);
+    }
+  }
+
+  /**
+   * Launches an op whose shaders the device has not yet judged, in a submit of its own: an error takes a whole submit
+   * along. When there is one, what the op should have written is marked as not computed.
+   */
+  private tryOut<A>(op: Op<A>, call: Call<A, GpuBuffer>, launches: readonly Launch[]): void {
+    const { inputs, outputs } = call;
+    const written = [...outputs, ...(op.mutates ?? []).map((i) => inputs[i])].map(({ buffer }) => buffer);
+    const takes = written.map((buffer) => buffer.takes);
+    const shaders = new Set(launches.map(({ shader }) => shader));
+    const judge = (error: GPUError | null) => {
+      if (!error) return this.pipelines.judge(shaders, 'good');
+      const refused = new KernelError(`${op.name}: the GPU refused its kernel: ${explain(error.message, shaders)}`);
+      this.pipelines.judge(shaders, refused);
+      for (const [i, buffer] of written.entries()) if (buffer.takes === takes[i]) buffer.failure = refused;
+      this.unheard ??= refused;
+    };
+    this.flush();
+    this.device.pushErrorScope('validation');
+    try {
+      this.launch(op, call, launches);
+      this.flush();
+    } finally {
+      // It rejects where the device is lost, which is told elsewhere.
+      const trial = this.device.popErrorScope().then(judge, () => {}).finally(() => this.trials.delete(trial));
+      this.trials.add(trial);
+    }
+  }
+
+  /** Waits for what the device has still to say, and throws what it said, once. */
+  private async hear(): Promise<void> {
+    await Promise.all(this.trials);
+    this.check();
+    const error = this.unheard;
+    this.unheard = null;
+    if (error) throw error;
+  }
 
   private dispatch(launch: Launch, into: GPUComputePassEncoder = this.computePass()): void {
     const compiled = this.pipelines.compiled(launch.shader);
@@ -296,8 +351,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.current = null;
   }
 
-  private errorOf(error: GPUError): Error {
-    if (!isOutOfMemory(error)) return new KernelError(this.pipelines.explain(error.message));
+  private outOfMemory(): Error {
     const { live, reserved } = this.memory;
     return new OutOfMemoryError(
       `the GPU ran out of memory with ${live} bytes in use and ${reserved} held; lower the batch or the context, ` +
@@ -307,6 +361,19 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 
   private check(): void {
     if (this.failure) throw this.failure;
+  }
+}
+
+/** Refuses what the device would. @throws KernelError naming the op */
+function expectLaunchable(name: string, { shader, args, grid }: Launch): void {
+  if (grid[0] > MAX_GRID || grid[1] > MAX_GRID || grid[2] > MAX_GRID) {
+    throw new KernelError(`${name}: needs ${grid.join(' × ')} workgroups, a GPU takes ${MAX_GRID}; cut its tensors up`);
+  }
+  for (let i = shader.bindings.indexOf('w'); i < args.length; i++) {
+    for (let j = 0; j < i; j++) {
+      if (args[i].buffer !== args[j].buffer) continue;
+      throw new KernelError(`${name}: would write to the memory of another of its tensors; give it a copy`);
+    }
   }
 }
 

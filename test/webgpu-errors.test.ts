@@ -1,0 +1,106 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { apply1 } from '../engine/apply.ts';
+import { grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
+import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
+import { KernelError } from '../engine/errors.ts';
+import { dawnGpu } from '../engine/node/dawn.ts';
+import { defineOp, type Op, spec } from '../engine/op.ts';
+import { scope } from '../engine/scope.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
+import { add } from '../ops/index.ts';
+import { closeBackend, openGpu } from './support/backends.ts';
+
+const backend = await openGpu();
+const test = suite('errors of the GPU');
+
+test.after(() => closeBackend(backend));
+
+/** An op of one input and one output with a kernel of its own. */
+function opWith(name: string, launch: (args: Launch['args']) => Launch): Op {
+  return defineOp({
+    name,
+    shape: ([x]) => [spec(x.shape)],
+    reference: () => {},
+    webgpu: ({ inputs, outputs }) => [launch([...inputs, ...outputs])],
+  });
+}
+
+const kernel = (name: string, body: string) =>
+  shader(`test.${name}`, () => ({
+    reads: { x: 'f32' },
+    writes: { y: 'f32' },
+    code: `@compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) { ${body} }`,
+  }));
+
+const grid = grid1d(4, 64);
+const good = kernel('good', 'if (id.x < arrayLength(&x)) { y[id.x] = x[id.x]; }');
+const broken = opWith('broken', (args) => ({ shader: kernel('broken', 'y[0] = nothing;'), args, grid }));
+const empty = opWith('empty', (args) => ({ shader: kernel('empty', 'var no: array<f32, 0>;'), args, grid }));
+const huge = opWith('huge', (args) => ({ shader: good, args, grid: [70_000, 1, 1] }));
+const twice = opWith('twice', ([x]) => ({ shader: good, args: [x, x], grid }));
+
+const input = () => fromData(backend, [1, 2, 3, 4], [4]);
+const list = async (t: Tensor) => [...(await t.data())];
+
+async function failure(promise: Promise<unknown>): Promise<Error> {
+  const error = await promise.then(() => null, (e: Error) => e);
+  if (!error) throw new Error('it should have failed');
+  return error;
+}
+
+test('launches that a device would refuse are refused before, by name', async () => {
+  // The null device needs no GPU, and says nothing when all is well.
+  const none = await WebGpuBackend.create(await dawnGpu({ backend: 'null' }));
+  const x = fromData(none, [1, 2, 3, 4], [4]);
+  const refused = (op: Op, text: RegExp) =>
+    assert.throws(() => apply1(op, [x], {}), (e: Error) => e instanceof KernelError && text.test(e.message));
+  refused(huge, /^huge: needs 70000 × 1 × 1 workgroups/);
+  refused(twice, /^twice: would write to the memory of another of its tensors/);
+  await none.sync();
+  none.dispose();
+});
+
+if (backend instanceof WebGpuBackend) {
+  for (const op of [broken, empty]) {
+    test(`a shader that does not compile fails its op alone: ${op.name}`, async () => {
+      const [before, x] = [add(input(), input()), input()];
+      const y = apply1(op, [x], {});
+      const later = add(before, x);
+      const error = await failure(y.data());
+      assert.ok(error instanceof KernelError, String(error));
+      assert.match(error.message, new RegExp(`^${op.name}: the GPU refused its kernel:[^]*test.${op.name}[^]*   1 `));
+      // It was told of once; what has nothing to do with it is there, before and after, in the same step or not.
+      assert.equal(await list(before), [2, 4, 6, 8]);
+      assert.equal(await list(later), [3, 6, 9, 12]);
+      assert.equal(await list(add(x, x)), [2, 4, 6, 8]);
+      assert.is(await failure(y.data()), error, 'its result stays refused');
+      assert.throws(() => add(y, x), (e: Error) => e === error, 'also as an input');
+      const { live } = backend.memory;
+      assert.throws(() => apply1(op, [x], {}), (e: Error) => e === error, 'and is not tried again');
+      assert.is(backend.memory.live, live, 'nothing is left of the attempt');
+    });
+  }
+
+  test('an error that nobody waited for is told by the next wait, once', async () => {
+    const name = 'forgotten';
+    const op = opWith(name, (args) => ({ shader: kernel(name, 'y[id.x] = 1u;'), args, grid }));
+    const x = input();
+    apply1(op, [x], {}).dispose();
+    assert.match((await failure(backend.sync())).message, /^forgotten: /);
+    await backend.sync();
+    assert.equal(await list(x), [1, 2, 3, 4]);
+  });
+
+  test('memory that was given on is not taken for what was not computed', async () => {
+    const op = opWith('gone', (args) => ({ shader: kernel('gone', 'y[id.x] = 1u;'), args, grid }));
+    const y = scope(() => {
+      apply1(op, [input()], {}).dispose();
+      return add(input(), input());
+    });
+    assert.match((await failure(y.data())).message, /^gone: /);
+    assert.equal(await list(y), [2, 4, 6, 8]);
+  });
+}
+
+test.run();
