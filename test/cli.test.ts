@@ -132,6 +132,7 @@ train('what a resumed run cannot change is refused, what would change it needs -
   const yaml = readFileSync(path('runs', 'changed', 'config.yaml'), 'utf8');
   assert.match(yaml, /^# .*made with other settings before: batch 2 up to step 6, lr 0.001 up to step 6\n/);
   assert.match(yaml, /\nbatch: 4\n/);
+  assert.match(readFileSync(path('runs', 'changed', 'report.html'), 'utf8'), '0.002; 0.001 up to step 6');
 });
 
 /** Every file of a run by its path, with its bytes. */
@@ -212,6 +213,16 @@ train('a second Ctrl-C quits at once with 130, and the checkpoint before stays',
   });
   assert.is(ended.code, 130, ended.stderr);
   assert.is((await latestCheckpoint(path('runs', 'twice')))!.step, 7);
+});
+
+train('tells one line before it begins, and all settings with --verbose', async () => {
+  const flags = `train --model micro.json ${micro} --steps 1 --name told`;
+  const { stderr } = await run(flags);
+  const [first, second] = stderr.split('\n');
+  assert.match(first, /^run runs\/told: 1 step of 2 images on wasm; settings in config.yaml$/);
+  assert.match(second, /^train 1\/1 /);
+  const { stderr: verbose } = await run(`${flags} --verbose`);
+  for (const line of [/^configuration micro.json$/m, /^  weight-decay      0.05$/m]) assert.match(verbose, line);
 });
 
 train('settings from a file, flags over it, and the run can be repeated from its own', async () => {

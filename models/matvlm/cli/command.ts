@@ -5,6 +5,7 @@ import { nearest } from '../suggest.ts';
 import { ALIASES } from './aliases.ts';
 import { UsageError } from './errors.ts';
 import { addOptions, dashed, flagLayer, type Layer, type OptionTable, resolve, type Settings } from './options.ts';
+import { tellDetails } from './output.ts';
 import { yamlLayer } from './settings-file.ts';
 
 /** What a command is given. */
@@ -76,6 +77,7 @@ export function attach(command: Command, spec: CommandSpec): void {
   command.action(async () => {
     const flags = command.opts<Record<string, unknown>>();
     const own = flagLayer(spec.table, flags);
+    if (flags.verbose === true) tellDetails();
     const files = typeof flags.config === 'string' ? [await configLayer(flags.config, spec.table)] : [];
     const settings = (base?: Layer) => {
       const resolved = resolve(spec.table, [...(base ? [base] : []), ...files, own]);

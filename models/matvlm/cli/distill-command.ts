@@ -24,7 +24,7 @@ import { distillTable } from './distill.ts';
 import { UsageError } from './errors.ts';
 import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
-import { say, warn } from './output.ts';
+import { detail, warn } from './output.ts';
 import { modelSize } from './report.ts';
 import { checkSteps } from './resume.ts';
 import { type Outcome, runSession } from './session.ts';
@@ -58,7 +58,7 @@ export async function distill(context: Context<DistillTable>): Promise<void> {
     const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
     const student = await studentOf(teacher.model, plan, settings, backend);
     const exact = { ...settings, teacher: teacherFolder, backend: backend.kind };
-    await withRun({ settings: exact, point, overrides }, 'distill', async (run) => {
+    await withRun({ settings: exact, point, overrides }, { command: 'distill', steps: plan.steps }, async (run) => {
       const resume = point?.checkpoint.path ?? null;
       const outcome = await distillInto({ ...plan, teacher, student, run, settings, resume, signal });
       const models = [modelSize('teacher', teacher.model), modelSize('student', student, isTrainable)];
@@ -186,7 +186,7 @@ export interface Distillation extends Pick<DistillPlan, 'loader' | 'steps'> {
 export async function distillInto(d: Distillation): Promise<Outcome> {
   const { teacher, student, settings, steps, loader, tests, run, resume, signal } = d;
   const folder = await modelFolder(settings.teacher, warn);
-  say(`teacher ${folder}`);
+  detail(`teacher ${folder}`);
   const vlm = new Vlm(student, teacher.tokenizer);
   return runSession({
     ...{ run, resume, loader, tests, steps, signal },

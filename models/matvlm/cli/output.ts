@@ -19,6 +19,18 @@ export function say(line = ''): void {
   sayAfter('', line);
 }
 
+let verbose = false;
+
+/** Has what is said with `detail` said too. */
+export function tellDetails(): void {
+  verbose = true;
+}
+
+/** A line that is said only with `--verbose`: the run's folder tells it too. */
+export function detail(line: string): void {
+  if (verbose) say(line);
+}
+
 export function warn(message: string): void {
   sayAfter(`${pc.yellow('warning:')} `, message);
 }
@@ -50,11 +62,11 @@ export function table(rows: readonly (readonly (string | number)[])[]): Styled {
   return new Styled(lines.join('\n'));
 }
 
-/** The resolved settings, a line each. */
-export function saySettings(settings: Readonly<Record<string, unknown>>): void {
+/** The resolved settings, a line each. @param to where each line goes */
+export function saySettings(settings: Readonly<Record<string, unknown>>, to: (line: string) => void = say): void {
   const width = Math.max(...Object.keys(settings).map((key) => dashed(key).length));
   for (const [key, value] of Object.entries(settings)) {
-    sayAfter(`  ${pc.dim(dashed(key).padEnd(width))}  `, value === null ? '–' : String(value));
+    to(`  ${dashed(key).padEnd(width)}  ${value === null ? '–' : String(value)}`);
   }
 }
 

@@ -86,12 +86,25 @@ export async function writeReport(input: ReportInput): Promise<string> {
     curves: trainingCurves(runs),
     samples: await samplesOf(input),
     models: input.models,
-    settings: Object.fromEntries(Object.entries(input.settings).map(([key, value]) => [dashed(key), value as Setting])),
+    settings: await settingsOf(input),
     environment: await environment(input.backend),
   });
   const path = join(input.run, 'report.html');
   await writeFileAtomic(path, html);
   return path;
+}
+
+/** The settings, with what was given to a resumed run in place of its own. */
+async function settingsOf({ run, settings }: ReportInput): Promise<Record<string, Setting>> {
+  const lines = await readMetrics(join(run, 'metrics.jsonl'));
+  const shown = Object.entries(settings).map(([name, value]): [string, Setting] => {
+    const key = dashed(name);
+    const former = lines.flatMap(({ step, override }) =>
+      override && key in override ? [`${JSON.stringify(override[key].from)} up to step ${thousands(step)}`] : [],
+    );
+    return [key, former.length > 0 ? `${JSON.stringify(value)}; ${former.join(', ')}` : (value as Setting)];
+  });
+  return Object.fromEntries(shown);
 }
 
 function accuracyOf(measured: readonly Measured[]): AccuracyTable {

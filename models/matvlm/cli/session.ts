@@ -15,7 +15,7 @@ import { type StepReport, Trainer, type TrainSettings, type TrainTask } from '..
 import type { Vlm } from '../vlm.ts';
 import { loadWeights } from '../weights.ts';
 import { evaluateAll, imageIds, shares } from './evaluation.ts';
-import { say, warn } from './output.ts';
+import { detail, warn } from './output.ts';
 import { Progress } from './progress.ts';
 
 /** All that a run of training needs. */
@@ -311,5 +311,5 @@ async function writeSamples(run: string, step: number, { samples }: Evaluation):
   const every = Math.max(1, Math.floor(samples.length / SAMPLES));
   const kept = samples.filter((_, i) => i % every === 0).slice(0, SAMPLES);
   await writeFileAtomic(join(folder, `step-${step}.json`), `${JSON.stringify(kept, null, 1)}\n`);
-  say(`  answers: ${join(folder, `step-${step}.json`)}`);
+  detail(`answers ${join(folder, `step-${step}.json`)}`);
 }

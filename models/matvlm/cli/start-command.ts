@@ -39,7 +39,7 @@ export async function start(given: StartSettings): Promise<void> {
   await withBackend(settings, async (backend) => {
     const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
     const exact = { ...settings, backend: backend.kind };
-    await withRun({ settings: exact, point: null, overrides: {} }, 'distill', async (run) => {
+    await withRun({ settings: exact, point: null, overrides: {} }, { command: 'distill', steps: plan.steps }, async (run) => {
       student = await new Job(given, settings, plan, run, signal, backend.description).run(teacher);
     });
     teacher.dispose();

@@ -1,6 +1,6 @@
 import { defineCommand } from './command.ts';
 import { count, number, optional, type Settings, text, toggle } from './options.ts';
-import { backendOption, dataOption } from './training-options.ts';
+import { backendOption, dataOption, VERBOSE } from './training-options.ts';
 
 export const startTable = {
   teacher: optional(text('folder of the teacher; what the recipe says when not set', '', '<folder>')),
@@ -26,6 +26,7 @@ export default defineCommand({
     'from attention, distils on the built-in data, compares with the teacher and the undistilled student by kind of ' +
     'question, writes a report, and serves a page on which to ask both.',
   table: startTable,
+  extra: [VERBOSE],
   idle: {
     full: ({ full, recipe }: StartSettings) => full && recipe !== null && `--recipe ${recipe} says how to distil`,
     port: ({ serve }: StartSettings) => !serve && 'no page is served',

@@ -21,7 +21,7 @@ import { tinyTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
 import type { Context } from './command.ts';
 import { sayDryRun } from './dry-run.ts';
 import { interrupted } from './interrupt.ts';
-import { say, warn } from './output.ts';
+import { detail, warn } from './output.ts';
 import type { Settings } from './options.ts';
 import { modelSize } from './report.ts';
 import { runSession } from './session.ts';
@@ -54,7 +54,7 @@ export async function train(context: Context<TrainTable>): Promise<void> {
     const model = new MaTVLM(config, backend, emptyParameters(backend));
     const vlm = new Vlm(model, tokenizer);
     if (!opened.point) initialise(model, new Random(settings.seed));
-    await withRun({ ...opened, settings: { ...settings, backend: backend.kind } }, 'train', async (run) => {
+    await withRun({ ...opened, settings: { ...settings, backend: backend.kind } }, { command: 'train', steps: settings.steps }, async (run) => {
       const outcome = await runSession({
         ...{ run, vlm, tests, signal, loader: prepared.loader, tokenizer: prepared.files, training: prepared.training },
         resume: opened.point?.checkpoint.path ?? null,
@@ -133,6 +133,6 @@ async function configOf(model: string, vocabulary: number): Promise<MatvlmConfig
   if (model === 'tiny') return parseConfig(tinyConfig(vocabulary));
   const json = await readJson(diskFolder(dirname(model)), basename(model));
   if (json === null) throw new ConfigError(`${model}: there is no such file; give "tiny" or a config.json`);
-  say(`configuration ${model}`);
+  detail(`configuration ${model}`);
   return parseConfig(json, null, model);
 }

@@ -58,8 +58,12 @@ export const trainingIdle = {
     evalEvery === 0 && 'without --eval-every there is no evaluation but the one at the end, on all images',
 };
 
+/** The flag that has `detail` speak. */
+export const VERBOSE = ['--verbose', 'tell settings, folders and choices along the way'] as const;
+
 /** Flags of `train` and `distill` that are no settings. */
 export const TRAINING_EXTRAS = [
+  VERBOSE,
   ['--resume [path]', 'go on with the newest run of that name, or with a run or checkpoint folder'],
   ['--override', 'with --resume: change what the run was made with, from the step on at which it is; logged'],
   ['--dry-run', 'tell parameters, memory, steps and time, and do nothing'],

@@ -23,14 +23,12 @@ import type { Context } from './command.ts';
 import { UsageError } from './errors.ts';
 import { accuracyTable } from './evaluation.ts';
 import { dashed, resolve, type Settings } from './options.ts';
-import { print, say, saySettings, warn } from './output.ts';
+import { detail, print, say, saySettings, thousands, warn } from './output.ts';
 import { type ReportInput, writeReport } from './report.ts';
 import { checkPlace, reviewResume, settingsAt, withAbsolutePaths } from './resume.ts';
 import { NOTHING_SAVED, type Outcome } from './session.ts';
 import { toYaml, yamlLayer } from './settings-file.ts';
 import type { trainingOptions } from './training-options.ts';
-
-type Values = Readonly<Record<string, unknown>>;
 
 /** The settings that `train` and `distill` have in common. */
 export type TrainingSettings = Settings<ReturnType<typeof trainingOptions>>;
@@ -134,22 +132,30 @@ export async function isFinished({ point }: Pick<Opened<unknown>, 'point'>, step
  * further than `--resume` is left alone.
  */
 export async function withRun(
-  { settings, point, overrides }: Opened<Values & Pick<TrainingSettings, 'runs' | 'name'>>,
-  command: string,
+  { settings, point, overrides }: Opened<TrainingSettings>,
+  { command, steps }: { readonly command: string; readonly steps: number },
   body: (run: RunFolder) => Promise<void>,
 ): Promise<void> {
   const run = await openRun(settings, point);
   try {
-    saySettings(settings);
+    saySettings(settings, detail);
     if (point) await logOverrides(join(run.path, 'metrics.jsonl'), point.checkpoint.step, overrides);
     const stored = withAbsolutePaths(point ? { ...settings, ...placeOf(run) } : settings);
     await writeSettings(run, toYaml(stored, await titleOf(run, command)));
-    say(`run ${run.path}`);
+    say(`run ${run.path}: ${workOf(settings, steps, point?.checkpoint.step ?? 0)}; settings in config.yaml`);
     await body(run);
   } finally {
     if (!point) await discardUnused(run);
     await run.release();
   }
+}
+
+/** What a run does, in a few words. @param first the step from which it goes on */
+function workOf({ batch, accumulate, backend }: TrainingSettings, steps: number, first: number): string {
+  if (first >= steps) return `its ${thousands(steps)} steps are made, the end is not`;
+  const counted = (n: number, what: string) => `${thousands(n)} ${what}${n === 1 ? '' : 's'}`;
+  const which = first > 0 ? `steps ${thousands(first + 1)} to ${thousands(steps)}` : counted(steps, 'step');
+  return `${which} of ${counted(batch * accumulate, 'image')} on ${backend}`;
 }
 
 /** What stands above a run's settings: how to repeat it, or that it was made with others before. */
@@ -173,7 +179,7 @@ function openRun(
 ): Promise<RunFolder> {
   if (!point) return createRun(runs, name);
   const { run, checkpoint, superseded } = point;
-  say(`resuming ${run} at step ${checkpoint.step}${superseded ? ', in a new folder' : ''}`);
+  detail(`resuming ${run} at step ${checkpoint.step}${superseded ? ', in a new folder' : ''}`);
   return superseded ? forkRun(run) : lockRun(run);
 }
 
@@ -182,7 +188,7 @@ export async function withBackend<T>(
   s: Pick<TrainingSettings, 'backend'>,
   body: (b: Backend) => Promise<T>,
 ): Promise<T> {
-  const backend = await openBackend(s.backend, say);
+  const backend = await openBackend(s.backend, detail);
   try {
     return await body(backend);
   } finally {
