@@ -193,7 +193,7 @@ const attentionBackward: Op<BackwardAttrs> = defineOp({
  * @returns the shape of q
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}, mask?: Tensor): Tensor {
-  const { causal = false, scale = 1 / Math.sqrt(q.shape[q.shape.length - 1]), layout = 'bhld', keyCount } = options;
+  const { causal = false, scale = 1 / Math.sqrt(q.shape[q.shape.length - 1] || 1), layout = 'bhld', keyCount } = options;
   const inputs = [q, k, v, ...(mask ? [mask] : []), ...(keyCount ? [keyCount] : [])];
   const attrs = { causal, scale, layout, masked: mask !== undefined, counted: keyCount !== undefined };
   return apply(attentionOp, inputs, attrs)[0];
