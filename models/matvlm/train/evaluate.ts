@@ -1,7 +1,8 @@
+import { NumericError } from '../../../engine/errors.ts';
 import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
 import { fromData, type Tensor } from '../../../engine/tensor.ts';
-import { argmax, slice } from '../../../ops/index.ts';
+import { amax, amin, argmax, cat, slice } from '../../../ops/index.ts';
 import { breathe } from '../breathe.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
@@ -52,7 +53,8 @@ export function accuracy(score: Score): number {
 /**
  * Answers every question of a data set greedily, as text, and compares with the answers exactly. All questions on an
  * image share its prefix; questions of one length run as one batch. An answer ends with the context at the latest.
- * @throws DataError for a question longer than the context; the signal's reason when it aborts
+ * @throws DataError for a question longer than the context; NumericError naming the image and question at which a logit
+ *   is not finite; the signal's reason when it aborts
  */
 export async function evaluate(vlm: Vlm, data: VqaDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
   const { limit = data.length, batch = 16, maxNewTokens, signal, onProgress } = options;
@@ -98,6 +100,8 @@ function note(result: Evaluation, answered: Answered): void {
 }
 
 interface Asked {
+  /** What errors call it. */
+  readonly name: string;
   readonly image: number;
   readonly question: number;
   readonly ids: Int32Array;
@@ -151,7 +155,7 @@ function byLength(vlm: Vlm, samples: readonly VqaSample[]): Asked[][] {
       checkQuestion(vlm.model, vlm.encoder.prefixIds(), q.question, ids.length);
       const group = groups.get(ids.length) ?? [];
       groups.set(ids.length, group);
-      group.push({ image, question, ids });
+      group.push({ name: `image ${sample.id}, question "${q.question}"`, image, question, ids });
     }),
   );
   return [...groups.values()];
@@ -176,8 +180,9 @@ async function answerGroup(
   );
   try {
     for (let i = 0; ; i++) {
-      const chosen = await step.ids.data();
-      step.ids.dispose();
+      const [chosen, extremes] = await Promise.all([step.ids.data(), step.extremes.data()]);
+      disposeChoice(step);
+      checkLogits(extremes, group);
       for (let j = 0; j < group.length; j++) {
         if (vlm.endIds.has(chosen[j])) done.add(j);
         else if (!done.has(j)) made[j].push(chosen[j]);
@@ -189,26 +194,50 @@ async function answerGroup(
       disposeState(past);
     }
   } finally {
-    step.ids.dispose();
+    disposeChoice(step);
     disposeState(step.state);
   }
   return made.map((tokens) => tokenizer.decode(tokens).trim());
 }
 
-/** Runs `length` tokens of every row on a state; the likeliest next token of each row, and the state after. */
+/** @param extremes the greatest logits of all rows, then the least @throws NumericError naming a row's question */
+function checkLogits(extremes: ArrayLike<number>, group: readonly Asked[]): void {
+  for (let i = 0; i < extremes.length; i++) {
+    if (Number.isFinite(extremes[i])) continue;
+    const { name } = group[i % group.length];
+    throw new NumericError(`${name}: a logit is ${extremes[i]}; the weights or the backend are broken`);
+  }
+}
+
+/** What comes of a token. */
+interface Choice {
+  /** The likeliest next token of each row. */
+  readonly ids: Tensor;
+  /** The greatest logits of all rows, then the least: finite where all are. */
+  readonly extremes: Tensor;
+  readonly state: DecoderState;
+}
+
+function disposeChoice({ ids, extremes }: Choice): void {
+  ids.dispose();
+  extremes.dispose();
+}
+
+/** Runs `length` tokens of every row on a state. */
 function advance(
   { model }: Vlm,
   ids: Int32Array,
   length: number,
   past: () => DecoderState,
-): { ids: Tensor; state: DecoderState } {
+): Choice {
   const made = noGrad(() =>
     scope(() => {
       const embeds = model.decoder.embed(fromData(model.backend, ids, [ids.length / length, length], 'i32'));
       const { hidden, state } = model.decoder.forward(embeds, { past: past() });
       const logits = model.decoder.logits(slice(hidden.at(-1)!, 1, -1));
-      return { ids: argmax(logits, -1), state };
+      const extremes = cat([amax(logits, { dim: -1 }), amin(logits, { dim: -1 })], 0);
+      return { ids: argmax(logits, -1), extremes, state };
     }),
   );
-  return { ids: keep(made.ids), state: mapState(made.state, keep) };
+  return { ids: keep(made.ids), extremes: keep(made.extremes), state: mapState(made.state, keep) };
 }
