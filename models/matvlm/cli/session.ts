@@ -1,7 +1,6 @@
-import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { NumericError } from '../../../engine/errors.ts';
-import { diskFolder, pruneCheckpoints, writeFileAtomic } from '../../../engine/node/index.ts';
+import { disk, diskFolder, pruneCheckpoints, systemError, writeFileAtomic } from '../../../engine/node/index.ts';
 import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { loadTrainer } from '../node/load-trainer.ts';
@@ -72,13 +71,16 @@ const SAMPLES = 200;
  */
 export async function runSession(session: Session): Promise<Outcome> {
   const trainer = new Trainer(session.task, session.loader, session.training);
-  if (session.resume) await restore(session, trainer, session.resume);
-  const path = join(session.run.path, 'metrics.jsonl');
-  const log = await MetricsLog.open(path, trainer.state.step);
   try {
-    return await new Runner(session, trainer, log, await readMetrics(path)).run();
+    if (session.resume) await restore(session, trainer, session.resume);
+    const path = join(session.run.path, 'metrics.jsonl');
+    const log = await MetricsLog.open(path, trainer.state.step);
+    try {
+      return await new Runner(session, trainer, log, await readMetrics(path)).run();
+    } finally {
+      await log.close();
+    }
   } finally {
-    await log.close();
     trainer.dispose();
   }
 }
@@ -90,7 +92,7 @@ async function restore({ task }: Session, trainer: Trainer, folder: string): Pro
   } finally {
     await checkpoint.close();
   }
-  const { snapshot, tensors } = await loadTrainer(folder);
+  const { snapshot, tensors } = await loadTrainer(folder, trainer.optimiserTensors());
   trainer.restore(snapshot, tensors);
 }
 
@@ -307,7 +309,11 @@ function spread(values: readonly number[]): Record<string, number> {
 /** Keeps answers from all over the evaluation in `samples/step-N.json`. */
 async function writeSamples(run: string, step: number, { samples }: Evaluation): Promise<void> {
   const folder = join(run, 'samples');
-  await mkdir(folder, { recursive: true });
+  try {
+    await disk.makeFolder(folder);
+  } catch (error) {
+    throw systemError('create', folder, error);
+  }
   const every = Math.max(1, Math.floor(samples.length / SAMPLES));
   const kept = samples.filter((_, i) => i % every === 0).slice(0, SAMPLES);
   await writeFileAtomic(join(folder, `step-${step}.json`), `${JSON.stringify(kept, null, 1)}\n`);

@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto';
 import {
   existsSync,
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -15,6 +14,7 @@ import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { DataError, SystemError } from '../../../engine/errors.ts';
+import { disk } from '../../../engine/node/index.ts';
 import { download, type DownloadOptions } from './download.ts';
 import { readTar } from './tar.ts';
 
@@ -107,13 +107,18 @@ function removeStale(cacheDir: string): void {
 }
 
 /** Writes a temporary sibling and renames it: `folder` is never seen half filled. Another process may be first. */
-function store(files: ReadonlyMap<string, Uint8Array>, cacheDir: string, folder: string, digest: string): void {
+async function store(
+  files: ReadonlyMap<string, Uint8Array>,
+  cacheDir: string,
+  folder: string,
+  digest: string,
+): Promise<void> {
   let temporary: string | undefined;
   try {
-    mkdirSync(cacheDir, { recursive: true });
+    await disk.makeFolder(cacheDir);
     removeStale(cacheDir);
     temporary = mkdtempSync(`${folder}.tmp-`);
-    for (const dir of new Set([...files.keys()].map(dirname))) mkdirSync(join(temporary, dir), { recursive: true });
+    for (const dir of new Set([...files.keys()].map(dirname))) await disk.makeFolder(join(temporary, dir));
     for (const [path, bytes] of files) writeFileSync(join(temporary, path), bytes);
     if (isIntact(folder, digest)) return;
     rmSync(folder, { recursive: true, force: true });
@@ -136,6 +141,6 @@ export async function fetchEasyVqa(options: FetchOptions = {}): Promise<string> 
   const folder = join(cacheDir, `easy-vqa-${source.digest.slice(0, 12)}`);
   if (isIntact(folder, source.digest)) return folder;
   const archive = await download(source.url, { maxBytes: MAX_ARCHIVE, signal, onProgress, stallMs, floor });
-  store(unpack(archive, source), cacheDir, folder, source.digest);
+  await store(unpack(archive, source), cacheDir, folder, source.digest);
   return folder;
 }

@@ -161,8 +161,16 @@ export class Trainer {
     return { state: { ...this.state }, seed: this.settings.seed };
   }
 
-  /** Takes up a run where `snapshot` was taken. @param tensors those of `optimiserTensors`, on the host */
+  /**
+   * Takes up a run where `snapshot` was taken.
+   * @param tensors those of `optimiserTensors`, on the host
+   * @throws CheckpointError for one that is missing, or a snapshot of a run with another seed
+   */
   restore(snapshot: TrainerSnapshot, tensors: ReadonlyMap<string, Float32Array>): void {
+    const { seed } = this.settings;
+    if (snapshot.seed !== seed) {
+      throw new CheckpointError(`rng_state.json: seed is ${snapshot.seed}, that of the run's settings ${seed}`);
+    }
     Object.assign(this.state, snapshot.state);
     for (const [name, tensor] of this.optimiser.tensors()) {
       const data = tensors.get(name);

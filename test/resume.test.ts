@@ -1,0 +1,116 @@
+// What a run is resumed from is believed only where the optimiser can have left it.
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
+import { CheckpointError } from '../engine/errors.ts';
+import { writeSafetensors } from '../engine/node/index.ts';
+import type { SafeTensor } from '../engine/safetensors/index.ts';
+import { keep, scope } from '../engine/scope.ts';
+import { loadTrainer, verifyTrainer } from '../models/matvlm/node/load-trainer.ts';
+import { AdamW } from '../models/matvlm/train/optimiser.ts';
+import { zeros } from '../ops/index.ts';
+
+const root = mkdtempSync(join(tmpdir(), 'matvlm-resume-'));
+process.on('exit', () => rmSync(root, { recursive: true, force: true }));
+
+const backend = new ReferenceBackend();
+const parameters = scope(() => new Map([['w', keep(zeros(backend, [4, 4]))], ['b', keep(zeros(backend, [4]))]]));
+const optimiser = new AdamW(parameters, { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 0 });
+
+interface Saved {
+  readonly folder: string;
+  readonly tensors: Map<string, { dtype: SafeTensor['dtype']; shape: readonly number[]; data: Float32Array }>;
+  readonly state: Record<string, number>;
+  readonly random: Record<string, number>;
+}
+
+/** The trainer's part of a checkpoint after 7 steps, of which 2 were skipped. */
+function sound(): Saved {
+  const value: Record<string, number> = { exp_avg: -0.5, exp_avg_sq: 0.25, step: 5 };
+  const tensors: Saved['tensors'] = new Map();
+  for (const [name, { shape, size }] of optimiser.tensors()) {
+    const data = new Float32Array(size).fill(value[name.split('.')[1]]);
+    tensors.set(name, { dtype: 'F32', shape, data });
+  }
+  const state = { step: 7, skipped: 2, skippedInARow: 1, tokens: 70 };
+  return { folder: 'checkpoint-7', tensors, state, random: { seed: 3, step: 7 } };
+}
+
+let count = 0;
+
+async function write({ folder, tensors, state, random }: Saved): Promise<string> {
+  const path = join(root, String(++count), folder);
+  mkdirSync(path, { recursive: true });
+  const list = [...tensors].map(([name, { data, ...spec }]) => ({ name, ...spec, data: () => data }));
+  await writeSafetensors(join(path, 'optimizer.safetensors'), list);
+  writeFileSync(join(path, 'trainer_state.json'), JSON.stringify({ state }));
+  writeFileSync(join(path, 'rng_state.json'), JSON.stringify(random));
+  return path;
+}
+
+const F32 = 'F32' as const;
+const damage: Record<string, readonly [change: (saved: Saved) => unknown, says: RegExp]> = {
+  'another shape': [
+    ({ tensors }) => tensors.set('w.exp_avg', { dtype: F32, shape: [1], data: new Float32Array(1) }),
+    /"w.exp_avg" is F32 \[1\], expected F32 \[4, 4\]/,
+  ],
+  'as many elements in another shape': [
+    ({ tensors }) => tensors.set('w.exp_avg_sq', { dtype: F32, shape: [16], data: new Float32Array(16) }),
+    /"w.exp_avg_sq" is F32 \[16\], expected F32 \[4, 4\]/,
+  ],
+  'more than there is room for': [
+    ({ tensors }) => tensors.set('b.exp_avg', { dtype: F32, shape: [4096], data: new Float32Array(4096) }),
+    /"b.exp_avg" is F32 \[4096\], expected F32 \[4\]/,
+  ],
+  'a tensor of another model': [
+    ({ tensors }) => tensors.set('x.exp_avg', { dtype: F32, shape: [4], data: new Float32Array(4) }),
+    /"x.exp_avg" is F32 \[4\], expected no such tensor/,
+  ],
+  'a moment that is NaN': [({ tensors }) => (tensors.get('w.exp_avg')!.data[9] = NaN), /"w.exp_avg" holds NaN at element 9/],
+  'a moment that is infinite': [
+    ({ tensors }) => (tensors.get('b.exp_avg_sq')!.data[1] = Infinity),
+    /"b.exp_avg_sq" holds Infinity at element 1, expected finite numbers from 0/,
+  ],
+  'a second moment below 0': [
+    ({ tensors }) => (tensors.get('w.exp_avg_sq')!.data[0] = -1e-30),
+    /"w.exp_avg_sq" holds -1.0\d+e-30 at element 0/,
+  ],
+  'more updates than steps were taken': [({ tensors }) => (tensors.get('w.step')!.data[0] = 6), /"w.step" holds 6/],
+  'a part of an update': [({ tensors }) => (tensors.get('b.step')!.data[0] = 0.5), /"b.step" holds 0.5/],
+};
+const disagreement: Record<string, readonly [change: (saved: Saved) => unknown, says: RegExp]> = {
+  'folder and state': [(saved) => Object.assign(saved, { folder: 'checkpoint-8' }), /state.step is 7, the folder's 8/],
+  'state and random state': [({ random }) => (random.step = 6), /rng_state.json: step is 6, that of trainer_state.json 7/],
+  'more skipped than steps': [({ state }) => (state.skipped = 8), /state.skipped is 8, more than the 7 steps/],
+  'more skipped in a row than at all': [({ state }) => (state.skippedInARow = 3), /state.skippedInARow is 3/],
+};
+
+const resume = suite('the state that a run is resumed from');
+
+resume('is read as it was written', async () => {
+  const saved = sound();
+  const { snapshot, tensors } = await loadTrainer(await write(saved), optimiser.tensors());
+  assert.equal(snapshot, { state: saved.state, seed: 3 });
+  for (const [name, { data }] of saved.tensors) assert.equal(tensors.get(name), data);
+});
+
+for (const [kind, [change, says]] of Object.entries({ ...damage, ...disagreement })) {
+  resume(`is refused: ${kind}`, async () => {
+    const saved = sound();
+    change(saved);
+    const folder = await write(saved);
+    const error = await loadTrainer(folder, optimiser.tensors()).catch((e: unknown) => e);
+    assert.instance(error, CheckpointError);
+    assert.match((error as Error).message, says);
+    assert.match((error as Error).message, 'resume another checkpoint');
+    // Told without the tensors' data, so that a run falls back to the checkpoint before.
+    const early = await verifyTrainer(folder).catch((e: unknown) => e);
+    if (kind in disagreement) assert.match((early as Error).message, says);
+    else assert.is(early, undefined);
+  });
+}
+
+resume.run();
