@@ -76,7 +76,8 @@ for (const [name, { table }] of Object.entries(COMMANDS)) {
           `${key}: ${String(value)}`,
         );
       }
-      if (option.fallback !== null && option.fallback !== '') assert.equal(given(option.fallback)[key], option.fallback);
+      const { fallback } = option;
+      if (fallback !== null && fallback !== '') assert.equal(given(fallback)[key], fallback);
     });
   }
 }
@@ -135,7 +136,8 @@ flags('every alias stands for an option that there is', () => {
 });
 
 flags('a recipe names what it leaves to the one who runs it', async () => {
-  await refused(distill, '-c published-25', /published-25.yaml:2: needs: .* teacher, data to you: give --teacher .* and --data/);
+  const needs = /published-25.yaml:2: needs: .* teacher, data to you: give --teacher .* and --data/;
+  await refused(distill, '-c published-25', needs);
   await refused(distill, '-c published-25 --teacher x', /leaves data to you: give --data/);
   const given = await parsed(distill, '-c published-25 --teacher x --data sort-of-clevr'.split(' '));
   assert.is((given as Settings<OptionTable>).accumulate, 16);

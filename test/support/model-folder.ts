@@ -36,6 +36,6 @@ export async function writeRandomModel(
     config,
     tensors: finiteTensors(model.parameters),
     tokenizer: new Map(texts.map(([name, text]) => [name, new TextEncoder().encode(text)])),
-    card: { title: 'A model for tests', command: 'none' },
+    card: { title: 'A model for tests', command: ['none'] },
   });
 }

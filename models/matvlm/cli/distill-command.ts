@@ -63,7 +63,8 @@ export async function distill(context: Context<DistillTable>): Promise<void> {
       const outcome = await distillInto({ ...plan, teacher, student, run, settings, resume, signal });
       const models = [modelSize('teacher', teacher.model), modelSize('student', student, isTrainable)];
       await finishRun(outcome, {
-        ...{ command: 'distill', run, steps: plan.steps, settings, tests: plan.tests, backend, models, teacher, signal },
+        ...{ command: 'distill', run, steps: plan.steps, settings, tests: plan.tests },
+        ...{ backend, models, teacher, signal },
       });
     });
     disposeModel(student, teacher.model);
@@ -106,7 +107,8 @@ export async function planDistillation(
   const sets = await openDatasets(settings.data, 'train', settings.images, signal);
   const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
   const tests = await openDatasets(settings.data, 'test', null, signal);
-  expectSpoken([...sets, ...tests], { encoder, tokenizer }, `the tokenizer is the teacher's: ${buildAdvice(settings.data)}`);
+  const advice = `the tokenizer is the teacher's: ${buildAdvice(settings.data)}`;
+  expectSpoken([...sets, ...tests], { encoder, tokenizer }, advice);
   const loader = makeLoader({ model: outline(config), encoder, tokenizer }, sets, settings);
   const steps = settings.steps ?? Math.floor(loader.batchesPerEpoch / settings.accumulate);
   if (steps < 1)
@@ -199,8 +201,8 @@ export async function distillInto(d: Distillation): Promise<Outcome> {
     ...sessionSettings(settings),
     card: {
       title: 'A MaTVLM student distilled by matvlm',
-      command: 'matvlm distill -c config.yaml',
-      datasets: settings.data,
+      command: ['matvlm', 'distill', '-c', 'config.yaml'],
+      datasets: tests.map(({ name }) => name),
       teacher: settings.teacher,
     },
   });

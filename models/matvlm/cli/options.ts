@@ -180,7 +180,8 @@ export function resolve<T extends OptionTable>(table: T, layers: readonly Layer[
     const missing = needs?.keys.filter((key) => !layers.some(({ values }) => values.has(key))) ?? [];
     if (missing.length === 0) continue;
     const flags = missing.map((key) => `--${dashed(key)} ${table[key].argument ?? ''}`.trim());
-    throw new UsageError(`${needs!.where}: this file leaves ${missing.map(dashed).join(', ')} to you: give ${flags.join(' and ')}`);
+    const names = missing.map(dashed).join(', ');
+    throw new UsageError(`${needs!.where}: this file leaves ${names} to you: give ${flags.join(' and ')}`);
   }
   const settings: Record<string, unknown> = {};
   for (const [key, option] of Object.entries(table)) {

@@ -11,7 +11,7 @@ type Values = Readonly<Record<string, unknown>>;
 
 /** Settings that hold the path of a model's or a tokenizer's folder. */
 const FOLDERS = ['teacher', 'student', 'tokenizer'];
-/** Settings that say what is trained and how it began: a checkpoint has them in its weights, so that none can change. */
+/** Settings that say what is trained and how it began: a checkpoint has them in its weights, none can change. */
 const FIXED = [...FOLDERS, 'model', 'layers', 'ratio', 'init', 'identityConv', 'bias', 'seed'];
 /** Settings that may change from one resume to the next: how long a run is, and when it evaluates and saves. */
 const FREE = ['steps', 'saveEvery', 'saveTotalLimit', 'evalEvery', 'evalImages', 'finalEval'];
@@ -34,7 +34,11 @@ export interface Resumed {
  * @returns what is overridden, to be logged
  * @throws UsageError for what may not differ, naming flag, stored and given value
  */
-export async function reviewResume({ run, step, stored }: Resumed, given: Values, override: boolean): Promise<Overrides> {
+export async function reviewResume(
+  { run, step, stored }: Resumed,
+  given: Values,
+  override: boolean,
+): Promise<Overrides> {
   const changed: Record<string, Overrides[string]> = {};
   for (const [key, from] of Object.entries(stored)) {
     const to = given[key];
@@ -43,7 +47,7 @@ export async function reviewResume({ run, step, stored }: Resumed, given: Values
     const another = 'leave it out, or begin a new run without --resume';
     if (FIXED.includes(key)) throw new UsageError(`${differs}, and this cannot change; ${another}`);
     if (!override) {
-      throw new UsageError(`${differs}; ${another}, or change it after step ${step} with --override: log and report tell`);
+      throw new UsageError(`${differs}; ${another}, or change it after step ${step} with --override, which is logged`);
     }
     changed[dashed(key)] = { from, to };
   }

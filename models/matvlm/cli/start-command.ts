@@ -7,6 +7,7 @@ import { openDatasets } from '../node/datasets.ts';
 import { isTrainable } from '../distill.ts';
 import { assetPath } from '../node/package-root.ts';
 import type { RunFolder } from '../node/run-folder.ts';
+import { commandLine } from '../node/shell.ts';
 import { wilson } from '../report/interval.ts';
 import type { Headline } from '../report/report.ts';
 import { outline } from '../sizes.ts';
@@ -39,7 +40,8 @@ export async function start(given: StartSettings): Promise<void> {
   await withBackend(settings, async (backend) => {
     const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
     const exact = { ...settings, backend: backend.kind };
-    await withRun({ settings: exact, point: null, overrides: {} }, { command: 'distill', steps: plan.steps }, async (run) => {
+    const opened = { settings: exact, point: null, overrides: {} };
+    await withRun(opened, { command: 'distill', steps: plan.steps }, async (run) => {
       student = await new Job(given, settings, plan, run, signal, backend.description).run(teacher);
     });
     teacher.dispose();
@@ -176,7 +178,7 @@ class Job {
 
   private sayStopped({ step, checkpoint }: Outcome): void {
     say(`stopped at step ${step} of ${this.plan.steps}, saved in ${checkpoint}`);
-    say(`go on with: npx matvlm distill --resume ${this.folder.path}`);
+    say(`go on with: ${commandLine(['npx', 'matvlm', 'distill', '--resume', this.folder.path])}`);
   }
 }
 

@@ -4,6 +4,7 @@ import { SystemError } from '../../../engine/errors.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../../../engine/node/index.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { openDatasets } from '../node/datasets.ts';
+import { commandLine } from '../node/shell.ts';
 import { PromptEncoder, TEMPLATES } from '../template.ts';
 import { Tokenizer } from '../tokenizer.ts';
 import { buildTextTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
@@ -18,17 +19,20 @@ export async function tokenizer(
   [action, folder = 'tokenizer']: readonly string[],
 ): Promise<void> {
   if (action !== 'build') throw new UsageError(`tokenizer: expected "build", got "${action}"`);
-  if (existsSync(folder)) throw new SystemError(`${folder} exists already; choose another folder: nothing is overwritten`);
+  if (existsSync(folder))
+    throw new SystemError(`${folder} exists already; choose another folder: nothing is overwritten`);
   const signal = interrupted('Stopping without a tokenizer.');
-  const sets = [...(await openDatasets(data, 'train', null, signal)), ...(await openDatasets(data, 'test', null, signal))];
+  const [train, test] = [await openDatasets(data, 'train', null, signal), await openDatasets(data, 'test', null, signal)];
+  const sets = [...train, ...test];
   const { questions, answers } = textsOf(sets);
   // Capitals in answers must come out again. Libraries differ in what a capital sigma becomes.
-  const lowercase = [...answers].every((answer) => answer === answer.toLowerCase()) && ![...questions].join('').includes('Σ');
+  const isLower = (answer: string) => answer === answer.toLowerCase();
+  const lowercase = [...answers].every(isLower) && ![...questions].some((question) => question.includes('Σ'));
   const files = buildTextTokenizer({ questions, answers, lowercase });
   const built = Tokenizer.fromJSON(files.tokenizer, files.config);
   for (const name of Object.keys(TEMPLATES)) {
-    const encoder = new PromptEncoder(built, name);
-    expectSpoken(sets, { encoder, tokenizer: built }, 'answers must have single blanks between words, and none around them');
+    const prompt = { encoder: new PromptEncoder(built, name), tokenizer: built };
+    expectSpoken(sets, prompt, 'answers must have single blanks between words, and none around them');
   }
   await writeFolderAtomic(folder, async (target, system) => {
     for (const [name, text] of Object.entries(tokenizerFileTexts(files))) {
@@ -36,7 +40,7 @@ export async function tokenizer(
     }
   });
   say(`wrote ${folder}: ${built.size} tokens${lowercase ? ', in lower case' : ''}`);
-  say(`train with it: matvlm train --tokenizer ${folder} --data ${data.join(',')}`);
+  say(`train with it: ${commandLine(['matvlm', 'train', '--tokenizer', folder, '--data', data.join(',')])}`);
 }
 
 function textsOf(sets: readonly VqaDataset[]): { questions: Set<string>; answers: Set<string> } {

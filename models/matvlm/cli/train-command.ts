@@ -54,17 +54,23 @@ export async function train(context: Context<TrainTable>): Promise<void> {
     const model = new MaTVLM(config, backend, emptyParameters(backend));
     const vlm = new Vlm(model, tokenizer);
     if (!opened.point) initialise(model, new Random(settings.seed));
-    await withRun({ ...opened, settings: { ...settings, backend: backend.kind } }, { command: 'train', steps: settings.steps }, async (run) => {
+    const exact = { ...settings, backend: backend.kind };
+    await withRun({ ...opened, settings: exact }, { command: 'train', steps: settings.steps }, async (run) => {
       const outcome = await runSession({
         ...{ run, vlm, tests, signal, loader: prepared.loader, tokenizer: prepared.files, training: prepared.training },
         resume: opened.point?.checkpoint.path ?? null,
         task: pretrainTask(model),
         steps: settings.steps,
         ...sessionSettings(settings),
-        card: { title: 'A teacher', command: `matvlm train -c config.yaml`, datasets: settings.data },
+        card: {
+          title: 'A teacher',
+          command: ['matvlm', 'train', '-c', 'config.yaml'],
+          datasets: tests.map(({ name }) => name),
+        },
       });
       const models = [modelSize('model', model, () => true)];
-      await finishRun(outcome, { command: 'train', run, steps: settings.steps, settings, tests, backend, models, signal });
+      const { steps } = settings;
+      await finishRun(outcome, { command: 'train', run, steps, settings, tests, backend, models, signal });
     });
     vlm.dispose();
   });

@@ -15,6 +15,7 @@ import {
   type RunFolder,
   writeSettings,
 } from '../node/run-folder.ts';
+import { commandLine } from '../node/shell.ts';
 import { BatchLoader } from '../train/loader.ts';
 import type { TrainSettings } from '../train/loop.ts';
 import { planSchedule } from '../train/schedule.ts';
@@ -234,7 +235,7 @@ export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
   if (finished) say(`saved in ${checkpoint}`);
   else {
     say(`stopped at step ${step} of ${steps}, saved in ${checkpoint}`);
-    say(`go on with: matvlm ${command} --resume ${run.path}`);
+    say(`go on with: ${commandLine(['matvlm', command, '--resume', run.path])}`);
   }
   say(`report ${report}`);
 }

@@ -1,12 +1,15 @@
 import { stringify } from 'yaml';
 import { type MatvlmConfig, ssmLayers } from '../config.ts';
+import { printable, printableLine } from '../printable.ts';
 import { outline } from '../sizes.ts';
+import { commandLine } from './shell.ts';
 
 /** What a card tells beside what the configuration says. */
 export interface CardFacts {
   readonly title: string;
-  /** The command that made the model. */
-  readonly command: string;
+  /** The words of the command that made the model. */
+  readonly command: readonly string[];
+  /** Names of the data sets that it was trained on. */
   readonly datasets?: readonly string[];
   /** Measured accuracy, 0…1, by kind of question. */
   readonly accuracy?: ReadonlyMap<string, number>;
@@ -16,7 +19,15 @@ export interface CardFacts {
   readonly teacher?: string;
 }
 
-/** README.md of an exported folder: front matter as model hubs read it, then the facts. */
+/**
+ * Front matter as model hubs read it. Every text is quoted: parsers differ in what they take for a date, a number or a
+ * switch, and refuse control characters.
+ */
+function frontMatter(values: object): string {
+  return printable(stringify(values, { defaultStringType: 'QUOTE_DOUBLE', defaultKeyType: 'PLAIN', lineWidth: 0 }));
+}
+
+/** README.md of an exported folder: front matter, then the facts. */
 export function modelCard(config: MatvlmConfig, facts: CardFacts): string {
   const layers = ssmLayers(config);
   const front = {
@@ -36,13 +47,15 @@ export function modelCard(config: MatvlmConfig, facts: CardFacts): string {
     `- Parameters: ${parameters(config).toLocaleString('en-US')}`,
     `- Images: ${vision.image_size} × ${vision.image_size}, SigLIP, patches of ${vision.patch_size}`,
     `- Decoder: Phi, ${text.num_hidden_layers} layers of ${text.hidden_size}, vocabulary ${text.vocab_size}`,
-    ...(facts.teacher ? [`- Teacher: ${facts.teacher}`] : []),
+    ...(facts.teacher ? [`- Teacher: ${code(facts.teacher)}`] : []),
     ...(facts.step !== undefined ? [`- Steps: ${facts.step}`] : []),
-    ...[...(facts.accuracy ?? [])].map(([kind, share]) => `- Accuracy, ${kind}: ${(share * 100).toFixed(1)} %`),
+    ...[...(facts.accuracy ?? [])].map(([kind, share]) => {
+      return `- Accuracy, ${printableLine(kind)}: ${(share * 100).toFixed(1)} %`;
+    }),
     '',
     'Made by:',
     '```sh',
-    facts.command,
+    printableLine(commandLine(facts.command)),
     '```',
     '',
     'Ask it something:',
@@ -51,7 +64,14 @@ export function modelCard(config: MatvlmConfig, facts: CardFacts): string {
     '```',
     '',
   ];
-  return `---\n${stringify(front)}---\n${lines.join('\n')}`;
+  return `---\n${frontMatter(front)}---\n${lines.join('\n')}`;
+}
+
+/** A text of any kind as it stands, in Markdown. */
+function code(text: string): string {
+  const longest = Math.max(0, ...(text.match(/`+/g) ?? []).map((run) => run.length));
+  const fence = '`'.repeat(longest + 1);
+  return longest > 0 ? `${fence} ${printableLine(text)} ${fence}` : `${fence}${printableLine(text)}${fence}`;
 }
 
 function parameters(config: MatvlmConfig): number {
