@@ -9,6 +9,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let base = base_of(line);
   let inside = line < params.lines;
   var carry = T(0);
+  var rest = T(0);  // what rounding took from the carry (Kahan)
   for (var start = 0u; start < params.len; start += 256u) {
     let k = start + local;
     let here = inside && k < params.len;
@@ -23,8 +24,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       sums[local] += before;
       workgroupBarrier();
     }
-    if (here) { y[index(base, k)] = carry + sums[local]; }
-    carry += sums[255];
+    if (here) { y[index(base, k)] = carry + (rest + sums[local]); }
+    let more = sums[255] + rest;
+    let next = carry + more;
+    rest = more - (next - carry);
+    carry = next;
     workgroupBarrier();
   }
 }

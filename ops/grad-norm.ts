@@ -8,6 +8,7 @@ import { defineOp, spec } from '../engine/op.ts';
 import { scope } from '../engine/scope.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
+import { squaresWgsl } from './squares.ts';
 
 const WG = 256;
 /** Elements one workgroup sums at the least, and workgroups for one gradient at most. */
@@ -19,27 +20,8 @@ function groupsOf(size: number): number {
   return Math.min(MAX_GROUPS, Math.max(1, Math.ceil(size / PER_GROUP)));
 }
 
-/** The bits of an f32. */
-function hex(x: number): string {
-  return `0x${new Uint32Array(Float32Array.of(x).buffer)[0].toString(16)}`;
-}
-
-/**
- * WGSL: Σ x² as three sums, of the x that are small, middling and large, each scaled so that squares and sums neither
- * vanish nor overflow (Blue 1978), and the norm from them. By the bits, so that NaN counts as large: compilers may assume
- * that comparisons never see it.
- */
-const NORM = /* wgsl */ `
-const UP: f32 = 0x1p80;
-const DOWN: f32 = 0x1p-80;
-fn squares(x: f32) -> vec3<f32> {
-  let bits = bitcast<u32>(x) & 0x7fffffffu;
-  let small = bits < ${hex(2 ** -40)}u;
-  let large = bits > ${hex(2 ** 40)}u;
-  let y = x * select(select(1.0, UP, small), DOWN, large);
-  return select(vec3<f32>(), vec3<f32>(y * y), vec3<bool>(small, !small && !large, large));
-}
-fn hypotenuse(a: f32, b: f32) -> f32 { return a * sqrt(1.0 + (b / a) * (b / a)); }
+/** WGSL: the norm over all invocations' sums of squares, for the first of them. */
+const NORM = /* wgsl */ `${squaresWgsl}
 var<workgroup> sums: array<vec3<f32>, WG>;
 fn norm(local: u32, mine: vec3<f32>) -> f32 {
   sums[local] = mine;
@@ -48,10 +30,7 @@ fn norm(local: u32, mine: vec3<f32>) -> f32 {
     if (local < half) { sums[local] += sums[local + half]; }
     workgroupBarrier();
   }
-  let norms = sqrt(sums[0]) * vec3<f32>(DOWN, 1.0, UP);
-  if (bitcast<u32>(norms.z) != 0u) { return hypotenuse(norms.z, norms.y); }
-  if (bitcast<u32>(norms.y) != 0u) { return hypotenuse(norms.y, norms.x); }
-  return norms.x;
+  return norm_of(sums[0]);
 }
 `;
 

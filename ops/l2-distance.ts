@@ -5,42 +5,44 @@ import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
 import { expectShape } from './shapes.ts';
+import { squaresWgsl } from './squares.ts';
 
 const WG = 256;
 /** Elements of one workgroup at the least, and workgroups at most, in the first stage. */
 const PER_GROUP = 4096;
 const MAX_GROUPS = 1024;
 
-const SUM = (root: boolean) => /* wgsl */ `
-var<workgroup> tree: array<f32, WG>;
-fn square(i: u32) -> f32 { ${root ? 'return xs[i];' : 'let d = xs[i] - zs[i]; return d * d;'} }
+/** The norm of a part of xs − zs, or of the norms of all parts. */
+const NORM = (parts: boolean) => /* wgsl */ `${squaresWgsl}
+var<workgroup> tree: array<vec3<f32>, WG>;
+fn square(i: u32) -> vec3<f32> { return squares(${parts ? 'xs[i] - zs[i]' : 'xs[i]'}); }
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
-  // Four chains, so that loads overlap.
-  var sums = vec4<f32>();
+  var sums = vec3<f32>();
   let step = groups.x * WG;
   var i = group.x * WG + local;
+  // Four at a time, so that loads overlap.
   for (; i + 3u * step < params.n; i += 4u * step) {
-    sums += vec4<f32>(square(i), square(i + step), square(i + 2u * step), square(i + 3u * step));
+    sums += (square(i) + square(i + step)) + (square(i + 2u * step) + square(i + 3u * step));
   }
-  for (; i < params.n; i += step) { sums.x += square(i); }
-  tree[local] = (sums.x + sums.y) + (sums.z + sums.w);
+  for (; i < params.n; i += step) { sums += square(i); }
+  tree[local] = sums;
   workgroupBarrier();
   for (var half = WG / 2u; half > 0u; half /= 2u) {
     if (local < half) { tree[local] += tree[local + half]; }
     workgroupBarrier();
   }
-  if (local == 0u) { ys[group.x] = ${root ? 'sqrt(tree[0])' : 'tree[0]'}; }
+  if (local == 0u) { ys[group.x] = norm_of(tree[0]); }
 }`;
 
-function sumShader(root: boolean) {
-  return shader(`l2_distance.${root ? 'root' : 'squares'}`, () => ({
-    reads: { xs: 'f32', ...(root ? {} : { zs: 'f32' }) },
+function normShader(parts: boolean) {
+  return shader(`l2_distance.${parts ? 'parts' : 'whole'}`, () => ({
+    reads: { xs: 'f32', ...(parts ? { zs: 'f32' } : {}) },
     writes: { ys: 'f32' },
     params: { n: 'u32' },
     constants: { WG },
-    code: SUM(root),
+    code: NORM(parts),
   }));
 }
 
@@ -62,8 +64,8 @@ export const l2DistanceOp = /* @__PURE__ */ defineOp({
     const groups = Math.min(MAX_GROUPS, Math.max(1, Math.ceil(a.size / PER_GROUP)));
     const partial = scratch([groups]);
     return [
-      { shader: sumShader(false), args: [a, b, partial], params: [a.size], grid: [groups, 1, 1] },
-      { shader: sumShader(true), args: [partial, y], params: [groups], grid: [1, 1, 1] },
+      { shader: normShader(true), args: [a, b, partial], params: [a.size], grid: [groups, 1, 1] },
+      { shader: normShader(false), args: [partial, y], params: [groups], grid: [1, 1, 1] },
     ];
   },
   wasm({ inputs: [a, b], outputs: [y], k }) {
@@ -83,8 +85,8 @@ const l2DistanceBackward = /* @__PURE__ */ defineOp({
   name: 'l2_distance_backward',
   shape: ([a]) => [spec(a.shape)],
   reference({ inputs: [a, b, y, dy], outputs: [da] }) {
-    const scale = y.data[0] === 0 ? 0 : dy.data[0] / y.data[0];
-    for (let i = 0; i < da.size; i++) da.data[i] = scale * (a.data[i] - b.data[i]);
+    const norm = y.data[0] === 0 ? Infinity : y.data[0];
+    for (let i = 0; i < da.size; i++) da.data[i] = dy.data[0] * ((a.data[i] - b.data[i]) / norm);
   },
   webgpu({ inputs, outputs: [da] }) {
     const kernel = shader('l2_distance.backward', () => ({
@@ -95,7 +97,7 @@ const l2DistanceBackward = /* @__PURE__ */ defineOp({
 ${FLAT_MAIN} {
   let i = flat_index(group, groups, local, WG);
   if (i >= params.n) { return; }
-  dxs[i] = select(dys[0] / ys[0], 0.0, ys[0] == 0.0) * (xs[i] - zs[i]);
+  dxs[i] = select(dys[0] * ((xs[i] - zs[i]) / ys[0]), 0.0, ys[0] == 0.0);
 }`,
     }));
     return [flatLaunch(kernel, [...inputs, da], [da.size], da.size)];

@@ -10,7 +10,7 @@ const backwardKernel = /* @__PURE__ */ new Elementwise({
   name: 'norm.backward',
   reads: { x: 'f32', y: 'f32', dy: 'f32' },
   writes: { dx: 'f32' },
-  values: { dx: 'select(dy * x / y, 0.0, y == 0.0)' },
+  values: { dx: 'select(dy * (x / y), 0.0, y == 0.0)' },
 });
 
 /** dx = dy·x/‖x‖, and 0 for the zero tensor. */
@@ -18,8 +18,8 @@ const normBackward = /* @__PURE__ */ defineOp({
   name: 'norm_backward',
   shape: ([x]) => [spec(x.shape)],
   reference({ inputs: [x, y, dy], outputs: [dx] }) {
-    const scale = y.data[0] === 0 ? 0 : dy.data[0] / y.data[0];
-    for (let i = 0; i < dx.size; i++) dx.data[i] = x.data[i] * scale;
+    const norm = y.data[0] === 0 ? Infinity : y.data[0];
+    for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[0] * (x.data[i] / norm);
   },
   webgpu: ({ inputs, outputs }) => [backwardKernel.launch(inputs, outputs)],
 });

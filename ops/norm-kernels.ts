@@ -34,10 +34,21 @@ function stats(kind: NormKind): Record<string, string> {
   return kind.center ? { means: 'f32', rstds: 'f32' } : { rstds: 'f32' };
 }
 
-const MEAN = /* wgsl */ `
-  var sum = 0.0;
-  for (var c = lane; c < params.columns; c += LANES) { sum += value(base + c); }
-  let mean = row_sum(sum, local) / f32(params.columns);`;
+/** WGSL: what rows of any f32 are multiplied by before they are squared, and their 1/√(variance + eps) from that. */
+const RSTD = /* wgsl */ `
+// A power of two near 1/size; 1 where squares neither vanish nor overflow without.
+fn scale_for(size: f32) -> f32 {
+  let exponent = clamp((bitcast<u32>(size) >> 23u) & 0xffu, 1u, 253u);
+  return select(bitcast<f32>((254u - exponent) << 23u), 1.0, exponent > 90u && exponent < 164u);
+}
+fn rstd_of(squares: f32, scale: f32, eps: f32) -> f32 {
+  if (scale == 1.0) { return 1.0 / sqrt(squares + eps); }
+  let a = sqrt(squares) / scale;
+  let b = sqrt(eps);
+  let large = max(a, b);
+  let ratio = select(min(a, b) / large, 0.0, large == 0.0);
+  return 1.0 / (large * sqrt(1.0 + ratio * ratio));
+}`;
 
 /** One row of a group of channels per LANES invocations. */
 export function normForwardWgsl(kind: NormKind): Source {
@@ -46,19 +57,26 @@ export function normForwardWgsl(kind: NormKind): Source {
     reads: { xs: 'f32', ...gateReads(kind), weight: 'f32', ...(kind.bias ? { bias: 'f32' } : {}) },
     writes: { ys: 'f32', ...stats(kind) },
     params: { rows: 'u32', columns: 'u32', groups: 'u32', eps: 'f32' },
-    code: /* wgsl */ `${ROWS}${helpers(kind)}
+    code: /* wgsl */ `${ROWS}${helpers(kind)}${RSTD}
 ${ROW_MAIN} {
   let row = row_of(group, groups, local);
   let lane = local % LANES;
   let base = min(row, params.rows - 1u) * params.columns;
   let w = (row % params.groups) * params.columns;
-  ${kind.center ? MEAN : 'let mean = 0.0;'}
+  var sums = vec2<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    let v = value(base + c);
+    sums += vec2<f32>(v, abs(v));
+  }
+  let averages = row_sum2(sums, local) / f32(params.columns);
+  let mean = ${kind.center ? 'averages.x' : '0.0'};
+  let scale = scale_for(averages.y);
   var squares = 0.0;
   for (var c = lane; c < params.columns; c += LANES) {
-    let d = value(base + c) - mean;
+    let d = (value(base + c) - mean) * scale;
     squares += d * d;
   }
-  let rstd = 1.0 / sqrt(row_sum(squares, local) / f32(params.columns) + params.eps);
+  let rstd = rstd_of(row_sum(squares, local) / f32(params.columns), scale, params.eps);
   if (row >= params.rows) { return; }
   for (var c = lane; c < params.columns; c += LANES) {
     let scaled = (value(base + c) - mean) * rstd * weight[w + c]${kind.bias ? ' + bias[w + c]' : ''};

@@ -11,6 +11,7 @@ import { type Layout, layoutFor, LINE_WG, LINES } from './lines.ts';
 import body from './reduce.wgsl';
 import { nanWgsl } from './math.ts';
 import { around } from './shapes.ts';
+import { squaresWgsl } from './squares.ts';
 
 /** A fold of many values into one, in WGSL. `start` sees the first value, whether or not it will be folded. */
 interface Fold {
@@ -19,17 +20,11 @@ interface Fold {
   readonly fold: string;
   readonly join: string;
   readonly finish: string;
+  /** Functions that these call. */
+  readonly helpers?: string;
 }
 
 const SUM: Fold = { acc: 'f32', start: '0.0', fold: 'a + v', join: 'a + b', finish: 'a' };
-const LOGSUMEXP: Fold = {
-  acc: 'vec2<f32>',
-  start: 'vec2(v, 0.0)',
-  fold: 'join(a, vec2(v, 1.0))',
-  join: 'lse_join(a, b)',
-  finish: 'a.x + log(a.y)',
-};
-
 /** Largest value so far and the sum of exponentials relative to it; equal values are handled apart for infinities. */
 const LSE_JOIN = /* wgsl */ `
 fn lse_join(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
@@ -38,15 +33,22 @@ fn lse_join(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
 }
 `;
 
+const LOGSUMEXP: Fold = {
+  acc: 'vec2<f32>',
+  start: 'vec2(v, 0.0)',
+  fold: 'join(a, vec2(v, 1.0))',
+  join: 'lse_join(a, b)',
+  finish: 'a.x + log(a.y)',
+  helpers: LSE_JOIN,
+};
+
 const FOLDS = {
   sum: SUM,
   mean: { ...SUM, finish: 'a * params.scale' },
   max: { acc: 'f32', start: 'v', fold: 'max_(a, v)', join: 'max_(a, b)', finish: 'a' },
   min: { acc: 'f32', start: 'v', fold: 'min_(a, v)', join: 'min_(a, b)', finish: 'a' },
   logsumexp: LOGSUMEXP,
-  squares: { ...SUM, fold: 'a + v * v' },
-  norm: { ...SUM, fold: 'a + v * v', finish: 'sqrt(a)' },
-  root: { ...SUM, finish: 'sqrt(a)' },
+  norm: { acc: 'vec3<f32>', start: 'vec3<f32>()', fold: 'a + squares(v)', join: 'a + b', finish: 'norm_of(a)', helpers: squaresWgsl },
 } satisfies Record<string, Fold>;
 
 type Stage = keyof typeof FOLDS;
@@ -55,7 +57,6 @@ export type FoldName = 'sum' | 'mean' | 'max' | 'min' | 'logsumexp' | 'norm';
 /** What the first, middle and last of several stages run; a fold's result folds on by the same fold but for these. */
 const STAGES: Partial<Record<FoldName, readonly [first: Stage, middle: Stage, last: Stage]>> = {
   mean: ['sum', 'sum', 'mean'],
-  norm: ['squares', 'sum', 'root'],
 };
 
 /** Workgroups that keep a large GPU busy. */
@@ -143,13 +144,13 @@ function kernelFor(stage: Stage, layout: Layout): Shader {
   let own = kernels.get(layout);
   if (!own) kernels.set(layout, (own = {}));
   return (own[stage] ??= shader(`reduce.${stage}.${layout.key}`, () => {
-    const { acc, start, fold, join, finish }: Fold = FOLDS[stage];
+    const { acc, start, fold, join, finish, helpers = '' }: Fold = FOLDS[stage];
     return {
       reads: { x: 'f32' },
       writes: { y: 'f32' },
       params: { outputs: 'u32', len: 'u32', inner: 'u32', chunk: 'u32', scale: 'f32' },
       constants: layout.constants,
-      code: /* wgsl */ `alias Acc = ${acc};${nanWgsl}${acc === 'f32' ? '' : LSE_JOIN}
+      code: /* wgsl */ `alias Acc = ${acc};${nanWgsl}${helpers}
 fn start(v: f32) -> Acc { return ${start}; }
 fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
 fn fold(a: Acc, v: f32) -> Acc { return ${fold}; }

@@ -16,13 +16,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     acc = start(x[base + begin * params.inner]);
     var k = begin + at.lane;
     let step = LANES * params.inner;
-    // Four loads under way at a time.
-    for (; k + 3u * LANES < end; k += 4u * LANES) {
-      let i = base + k * params.inner;
-      let v = vec4(x[i], x[i + step], x[i + 2u * step], x[i + 3u * step]);
-      acc = fold(fold(fold(fold(acc, v.x), v.y), v.z), v.w);
+    // Sixteen at a time, so that long sums lose no digits.
+    while (k < end) {
+      var part = start(x[base + k * params.inner]);
+      let stop = min(end, k + 16u * LANES);
+      // Four loads under way at a time.
+      for (; k + 3u * LANES < stop; k += 4u * LANES) {
+        let i = base + k * params.inner;
+        let v = vec4(x[i], x[i + step], x[i + 2u * step], x[i + 3u * step]);
+        part = fold(fold(fold(fold(part, v.x), v.y), v.z), v.w);
+      }
+      for (; k < stop; k += LANES) { part = fold(part, x[base + k * params.inner]); }
+      acc = join(acc, part);
     }
-    for (; k < end; k += LANES) { acc = fold(acc, x[base + k * params.inner]); }
   }
   partial[local] = acc;
   workgroupBarrier();

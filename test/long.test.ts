@@ -1,15 +1,47 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { elements } from '../engine/backend.ts';
+import { type Backend, elements } from '../engine/backend.ts';
 import type { GpuArg, GpuCall, Launch } from '../engine/backends/webgpu/launch.ts';
 import { definedOps } from '../engine/op.ts';
-import { fill, matmul } from '../ops/index.ts';
+import { scope } from '../engine/scope.ts';
+import type { Tensor } from '../engine/tensor.ts';
+import { cumsum, fill, linear, matmul, mean, mulScalar, slice, sum } from '../ops/index.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
 const test = suite('long sums and many workgroups');
 
 test.after(() => backends.forEach(closeBackend));
+
+/** 0.1 as f32. */
+const TENTH = Math.fround(0.1);
+const LONG = 200_000;
+
+/** A sum of LONG tenths, and how far off it may be. */
+const SUMS: [name: string, body: (b: Backend) => Tensor, most: number][] = [
+  ['sum', (b) => sum(fill(b, [LONG], 0.1)), 3e-7],
+  ['sum over the first dimension', (b) => sum(fill(b, [LONG, 2], 0.1), { dim: 0 }), 3e-7],
+  ['sum over many rows of five', (b) => sum(fill(b, [LONG, 5], 0.1), { dim: 0 }), 3e-7],
+  ['sum over a middle dimension', (b) => sum(fill(b, [2, LONG, 2], 0.1), { dim: 1 }), 3e-7],
+  ['sum over outer dimensions', (b) => sum(fill(b, [LONG / 10, 2, 10], 0.1), { dim: [0, 2] }), 3e-7],
+  ['mean, as often', (b) => mulScalar(mean(fill(b, [LONG], 0.1)), LONG), 3e-7],
+  ['last of cumsum', (b) => slice(cumsum(fill(b, [LONG], 0.1), 0), 0, -1), 1e-6],
+  ['last of cumsum over rows', (b) => slice(cumsum(fill(b, [LONG, 2], 0.1), 0), 0, -1), 1e-6],
+  ['dot product', (b) => matmul(fill(b, [LONG], 0.1), fill(b, [LONG], 1)), 5e-6],
+  ['vector times matrix', (b) => matmul(fill(b, [1, LONG], 0.1), fill(b, [LONG, 2], 1)), 5e-6],
+  ['linear with two rows', (b) => linear(fill(b, [2, LONG], 0.1), fill(b, [2, LONG], 1)), 5e-6],
+  ['product of matrices', (b) => matmul(fill(b, [4, LONG], 0.1), fill(b, [LONG, 5], 1)), 5e-6],
+];
+
+test('long sums are right to rounding', async () => {
+  for (const backend of backends) {
+    for (const [name, body, most] of SUMS) {
+      for (const v of await scope(() => body(backend).detach()).data()) {
+        assert.ok(Math.abs(v / (TENTH * LONG) - 1) <= most, `${backend.kind}, ${name}: ${v}`);
+      }
+    }
+  }
+});
 
 test('65,537 products in one call', async () => {
   for (const backend of backends) {

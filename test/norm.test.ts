@@ -1,17 +1,20 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
+import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { layerNorm, rmsNorm, rmsNormGated } from '../ops/index.ts';
+import { fill, l2Distance, layerNorm, mulScalar, norm, rmsNorm, rmsNormGated } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
+const exact = new ReferenceBackend({ double: true });
+const wasm = await openBackend('wasm');
 const gpu = await openGpu();
 const test = suite('norms');
 
-test.after(() => [reference, gpu].forEach(closeBackend));
+test.after(() => [reference, exact, wasm, gpu].forEach(closeBackend));
 
 async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 3e-5) {
   assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), label, tolerance);
@@ -59,6 +62,38 @@ test('the gradient of the weights has the same bits twice', async () => {
   const body = ([x, w, b]: Tensor[]) => [layerNorm(x, w, b)];
   const inputs = [{ shape: [3000, 70] }, { shape: [70] }, { shape: [70] }];
   assert.equal(await evaluate(gpu, inputs, body), await evaluate(gpu, inputs, body));
+});
+
+/** Rows that f32 holds and whose squares it does not. */
+const SIZES = [1e20, 1e30, 1e-20, 1e-25, 1e-30];
+
+test('rows of any size, and their gradients', async () => {
+  const norms: [name: string, width: number, body: (t: Tensor[], eps: number) => Tensor][] = [
+    ['layer', 3, ([x, w, b], eps) => layerNorm(x, w, b, eps)],
+    ['rms', 2, ([x, w], eps) => rmsNorm(x, w, eps)],
+    ['gated after', 2, ([x, w], eps) => rmsNormGated(x, fill(x.backend, x.shape, 1.5), w, { normBeforeGate: true, eps })],
+    ['gated before', 2, ([x, w], eps) => rmsNormGated(x, fill(x.backend, x.shape, 1.5), w, { eps })],
+    ['norm', 1, ([x]) => norm(x)],
+    ['distance', 1, ([x]) => l2Distance(x, mulScalar(x.detach(), 2))],
+  ];
+  for (const size of SIZES) {
+    for (const eps of [0, 1e-5]) {
+      // Without eps the gradient of a row is near 1/size times what is left of a difference.
+      const x = { shape: [3, 70], data: random(210, 5, size, 0.2 * size) };
+      const inputs = [x, { shape: [70] }, { shape: [70] }];
+      for (const [name, width, body] of norms) {
+        const want = await evaluate(exact, inputs.slice(0, width), (t) => [body(t, eps)]);
+        for (const backend of [reference, wasm, gpu]) {
+          const got = await evaluate(backend, inputs.slice(0, width), (t) => [body(t, eps)]);
+          got.forEach((list, k) => {
+            const most = Math.max(...want[k].map(Math.abs));
+            const off = Math.max(...list.map((v: number, i: number) => Math.abs(v / most - want[k][i] / most)));
+            assert.ok(off < 2e-5 || most < 1e-37, `${backend.kind} ${name} of ${size}, eps ${eps}: result ${k} is ${off} off`);
+          });
+        }
+      }
+    }
+  }
 });
 
 test('wrong shapes are named', () => {

@@ -46,7 +46,7 @@ export interface KernelExports extends ElementwiseExports {
   /** Where the heap may start, in bytes. */
   readonly __heap_base: WebAssembly.Global;
 
-  /** Bytes of scratch for `gemm` and `gemm_batched`: at most about 700 KiB, whatever the sizes. */
+  /** Bytes of scratch for `gemm` and `gemm_batched`: at most about 3 MiB, or 12 bytes a column for a vector. */
   gemm_scratch(M: number, N: number, K: number, transA: number): number;
   /**
    * C[M,N] = op(A)·op(B) + (accumulate ? C : bias ? bias[N] : 0). A is [M,K], or [K,M] when transA; B is [K,N], or

@@ -28,10 +28,6 @@ INLINE size_t queries_of(int causal) {
   return causal ? QUERIES / 2 : QUERIES;
 }
 
-INLINE size_t least(size_t a, size_t b) {
-  return a < b ? a : b;
-}
-
 // How many of the `n` keys from `first` on a query sees.
 INLINE size_t seen_in(const Shape *s, size_t query, size_t first, size_t n) {
   size_t seen = seen_by(s, query);

@@ -26,14 +26,15 @@ INLINE void step(const int mr, const int nv, const float *const row[MR], const f
   }
 }
 
-// One tile: c[mr, 4·nv] = init + a·b over kc steps. init has ldi floats a row: 0 repeats one row (bias, zeros).
+// One tile: c[mr, 4·nv] = init + a·b over kc steps. init has ldi floats a row: 0 repeats one row (bias, zeros). It is
+// added last: products of this block are summed apart from those before.
 INLINE void tile(const int mr, const int nv, const float *a, size_t lda, const float *b, const float *init, size_t ldi,
                  float *c, size_t ldc, size_t kc) {
   f4 acc[MR][2];
   const float *row[MR];
   UNROLL for (int i = 0; i < mr; i++) {
     row[i] = a + i * lda;
-    UNROLL for (int j = 0; j < nv; j++) acc[i][j] = ld(init + i * ldi + 4 * j);
+    UNROLL for (int j = 0; j < nv; j++) acc[i][j] = zero4();
   }
   for (; kc >= 4; kc -= 4) {
     UNROLL for (int k = 0; k < 4; k++) step(mr, nv, row, b, k, acc);
@@ -49,7 +50,7 @@ INLINE void tile(const int mr, const int nv, const float *a, size_t lda, const f
     UNROLL for (int i = 0; i < mr; i++) row[i]++;
   }
   UNROLL for (int i = 0; i < mr; i++)
-    UNROLL for (int j = 0; j < nv; j++) st(c + i * ldc + 4 * j, acc[i][j]);
+    UNROLL for (int j = 0; j < nv; j++) st(c + i * ldc + 4 * j, add4(ld(init + i * ldi + 4 * j), acc[i][j]));
 }
 
 typedef void Tile(const float *a, size_t lda, const float *b, const float *init, size_t ldi, float *c, size_t ldc,
@@ -167,11 +168,6 @@ NOINLINE void columns_times_panels(Panels s, const float *a, size_t M, float *c,
   }
 }
 
-size_t matmul_scratch_floats(size_t M, size_t N, size_t K, int transA) {
-  size_t kc = block(K, KC), nc = (block(N, NC) + NR - 1) / NR * NR;
-  return nc * kc + (transA ? (M < MC ? M : MC) * packed_width(kc) : 0);
-}
-
 #define FEW 3  // so few rows of A go over B as it lies: packing it would cost more than it saves
 
 // C[i, n] = init[i, n] + A[i, :] · B[n, :] for m ≤ FEW rows of A. One row of B after the other reads memory in order,
@@ -270,7 +266,8 @@ INLINE int thin_product(const float *A, size_t lda, int transA, const float *B, 
   return 0;
 }
 
-void matmul(const float *A, size_t lda, int transA, const float *B, size_t ldb, int transB, float *C, size_t ldc,
+// C = A·B (+ C, or bias), sums over all of K in f32.
+static void product(const float *A, size_t lda, int transA, const float *B, size_t ldb, int transB, float *C, size_t ldc,
             const float *bias, size_t M, size_t N, size_t K, int accumulate, float *scratch) {
   if (thin_product(A, lda, transA, B, ldb, transB, C, ldc, bias, M, N, K, accumulate)) return;
   size_t kblock = block(K, KC), nblock = (block(N, NC) + NR - 1) / NR * NR;
@@ -285,6 +282,60 @@ void matmul(const float *A, size_t lda, int transA, const float *B, size_t ldb, 
       k += kblock;
     } while (k < K);
   }
+}
+
+#define LONG_K 4096  // from here on products over parts of K are summed in f64
+#define LONG_M 384   // in blocks of C of so many rows and columns at most
+#define LONG_N 512
+
+// Elements of K that `product` may sum at once. A vector times rows of B adds them one after the other.
+INLINE size_t part_of_k(size_t M, int transB) {
+  return M == 1 && !transB ? 512 : LONG_K;
+}
+
+// Columns of a block; for a vector all, so that rows of B are read whole.
+INLINE size_t long_columns(size_t M, size_t N) {
+  return M == 1 ? N : least(N, LONG_N);
+}
+
+size_t matmul_scratch_floats(size_t M, size_t N, size_t K, int transA) {
+  size_t kc = block(K, KC), nc = (block(N, NC) + NR - 1) / NR * NR;
+  size_t packed = nc * kc + (transA ? least(M, MC) * packed_width(kc) : 0);
+  if (K <= part_of_k(M, 0)) return packed;
+  return (packed + 1) / 2 * 2 + 3 * least(M, LONG_M) * long_columns(M, N);
+}
+
+// One block of C over a long K; `sums` has room for M·N doubles, `part` for as many floats.
+static void long_product(const float *A, size_t lda, int transA, const float *B, size_t ldb, int transB, float *C,
+                         size_t ldc, const float *bias, size_t M, size_t N, size_t K, int accumulate, double *sums,
+                         float *part, float *scratch) {
+  for (size_t m = 0; m < M; m++)
+    for (size_t n = 0; n < N; n++) sums[m * N + n] = accumulate ? C[m * ldc + n] : bias ? bias[n] : 0.0f;
+  size_t step = part_of_k(M, transB);
+  for (size_t k = 0; k < K; k += step) {
+    const float *a = A + (transA ? k * lda : k), *b = B + (transB ? k : k * ldb);
+    product(a, lda, transA, b, ldb, transB, part, N, 0, M, N, least(K - k, step), 0, scratch);
+    for (size_t i = 0; i < M * N; i++) sums[i] += part[i];
+  }
+  for (size_t m = 0; m < M; m++)
+    for (size_t n = 0; n < N; n++) C[m * ldc + n] = (float)sums[m * N + n];
+}
+
+void matmul(const float *A, size_t lda, int transA, const float *B, size_t ldb, int transB, float *C, size_t ldc,
+            const float *bias, size_t M, size_t N, size_t K, int accumulate, float *scratch) {
+  if (K <= part_of_k(M, transB)) {
+    product(A, lda, transA, B, ldb, transB, C, ldc, bias, M, N, K, accumulate, scratch);
+    return;
+  }
+  size_t rows = least(M, LONG_M), columns = long_columns(M, N);
+  size_t room = matmul_scratch_floats(M, N, K, transA) - 3 * rows * columns;
+  double *sums = (double *)(scratch + room);
+  float *part = scratch + room + 2 * rows * columns;
+  for (size_t m = 0; m < M; m += rows)
+    for (size_t n = 0; n < N; n += columns)
+      long_product(A + (transA ? m : m * lda), lda, transA, B + (transB ? n * ldb : n), ldb, transB,
+                   C + m * ldc + n, ldc, bias ? bias + n : 0, least(M - m, rows), least(N - n, columns), K, accumulate,
+                   sums, part, scratch);
 }
 
 // Bytes of scratch for `gemm` and `gemm_batched`.

@@ -2,37 +2,53 @@
 #include "rows.h"
 
 void EXPORT(sum_last)(const float *x, float *y, size_t rows, size_t n) {
-  for (size_t r = 0; r < rows; r++) y[r] = row_sum(x + r * n, n);
+  for (size_t r = 0; r < rows; r++) y[r] = (float)row_sum(x + r * n, n);
 }
 
-// y[n] = Σ over rows (+ y when accumulate). Four rows at a time, y stays in cache.
-void EXPORT(sum_first)(const float *x, float *y, size_t rows, size_t n, int accumulate) {
-  if (!accumulate) row_zero(y, n);
-  size_t r = 0;
-  for (; r + 4 <= rows; r += 4, x += 4 * n) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-      f4 a = add4(ld(x + i), ld(x + n + i)), b = add4(ld(x + 2 * n + i), ld(x + 3 * n + i));
-      st(y + i, add4(ld(y + i), add4(a, b)));
+#define STRIP 256  // columns whose sums in f64 lie on the stack
+
+// Four columns (or the first `count` of them) of a, or of a·b, summed over up to eight rows.
+INLINE f4 eight_rows(const float *a, const float *b, size_t n, size_t rows, size_t count) {
+  if (!b && rows == 8 && count >= 4) return add4(four(a, n), four(a + 4 * n, n));
+  f4 sum = zero4();
+  for (size_t r = 0; r < rows; r++) {
+    f4 v = ld_upto(a + r * n, count);
+    sum = add4(sum, b ? mul4(v, ld_upto(b + r * n, count)) : v);
+  }
+  return sum;
+}
+
+// y[n] = Σ over rows of a, or of a·b, which may be null (+ y when accumulate).
+INLINE void sum_rows(const float *a, const float *b, float *y, size_t rows, size_t n, int accumulate) {
+  double sums[STRIP + 4];
+  for (size_t c = 0; c < n; c += STRIP) {
+    size_t width = least(n - c, STRIP);
+    for (size_t i = 0; i < width + 4; i++) sums[i] = i < width && accumulate ? y[c + i] : 0;
+    for (size_t r = 0; r < rows; r += 8) {
+      size_t at = r * n + c, count = least(rows - r, 8);
+      for (size_t i = 0; i < width; i += 4) {
+        Total total = {ld(sums + i), ld(sums + i + 2)};
+        add_to(&total, eight_rows(a + at + i, b ? b + at + i : 0, n, count, width - i));
+        st(sums + i, total.low);
+        st(sums + i + 2, total.high);
+      }
     }
-    for (; i < n; i++) y[i] += (x[i] + x[n + i]) + (x[2 * n + i] + x[3 * n + i]);
+    for (size_t i = 0; i < width; i++) y[c + i] = (float)sums[i];
   }
-  for (; r < rows; r++, x += n) row_axpy(x, y, n, 1.0f);
 }
 
-// y[n] = Σ over rows of a·b: the gradient of a broadcast factor.
+void EXPORT(sum_first)(const float *x, float *y, size_t rows, size_t n, int accumulate) {
+  sum_rows(x, 0, y, rows, n, accumulate);
+}
+
+// The gradient of a broadcast factor.
 void EXPORT(dot_first)(const float *a, const float *b, float *y, size_t rows, size_t n, int accumulate) {
-  if (!accumulate) row_zero(y, n);
-  for (size_t r = 0; r < rows; r++, a += n, b += n) {
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4) st(y + i, fma4(ld(a + i), ld(b + i), ld(y + i)));
-    for (; i < n; i++) y[i] += a[i] * b[i];
-  }
+  sum_rows(a, b, y, rows, n, accumulate);
 }
 
 // y[rows] = Σ over columns of a·b.
 void EXPORT(dot_last)(const float *a, const float *b, float *y, size_t rows, size_t n) {
-  for (size_t r = 0; r < rows; r++) y[r] = row_dot(a + r * n, b + r * n, n);
+  for (size_t r = 0; r < rows; r++) y[r] = (float)row_dot(a + r * n, b + r * n, n);
 }
 
 // Σ (a − b)², in f64: a gradient's squared norm may have a billion terms. b may be null: zeros.
@@ -67,9 +83,9 @@ void EXPORT(l2_distance)(const float *a, const float *b, float *y, size_t n) {
 // da = dy·(a − b)/y, 0 where y is.
 void EXPORT(l2_distance_backward)(const float *a, const float *b, const float *y, const float *dy, float *da,
                                   size_t n) {
-  f4 scale = splat(*y == 0.0f ? 0.0f : *dy / *y);
+  f4 g = splat(*dy), norm = splat(*y == 0.0f ? __builtin_inff() : *y);
   for (size_t i = 0; i < n; i += 4)
-    st_upto(da + i, n - i, mul4(scale, sub4(ld_upto(a + i, n - i), ld_upto(b + i, n - i))));
+    st_upto(da + i, n - i, mul4(g, div4(sub4(ld_upto(a + i, n - i), ld_upto(b + i, n - i)), norm)));
 }
 
 void EXPORT(softmax)(const float *x, float *y, size_t rows, size_t n) {

@@ -30,6 +30,10 @@ typedef v128_t i4;  // four i32
 
 #define zero4() wasm_f32x4_const_splat(0.0f)
 
+INLINE size_t least(size_t a, size_t b) {
+  return a < b ? a : b;
+}
+
 INLINE float sum4(f4 v) {
   f4 pairs = add4(v, wasm_i32x4_shuffle(v, v, 2, 3, 0, 1));
   return wasm_f32x4_extract_lane(pairs, 0) + wasm_f32x4_extract_lane(pairs, 1);
