@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
 /** Files in which a package states its terms. */
@@ -7,7 +7,7 @@ const TERMS = /^(licen[cs]e|copying|notice)(\.(md|txt))?$/i;
 const PACKAGE = /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/;
 
 /**
- * An esbuild plugin: writes `file` beside the bundles, with the terms of this package and of each library that is in
+ * An esbuild plugin for builds that give their files back: adds `file` to the bundles, with the terms of this package and of each library that is in
  * them, and begins every bundle with a comment that names it. The build fails for a library that states none.
  */
 export function notices(file) {
@@ -19,10 +19,7 @@ export function notices(file) {
       options.banner = { js: `/*! matvlm, Apache License 2.0; the libraries in here and their terms: ${file} */` };
       build.onEnd(({ metafile, outputFiles }) => {
         if (!metafile) return;
-        const path = resolve(options.outdir, file);
-        const contents = Buffer.from(textOf(foldersIn(metafile)));
-        if (outputFiles) outputFiles.push({ path, contents });
-        else writeFileSync(path, contents);
+        outputFiles.push({ path: resolve(options.outdir, file), contents: Buffer.from(textOf(foldersIn(metafile))) });
       });
     },
   };

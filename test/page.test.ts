@@ -295,10 +295,13 @@ plain('numbers out of range are refused, with what is expected', async () => {
       await page.waitForSelector('#problem:visible');
       assert.match((await page.textContent('#problem'))!, says);
       assert.is(await page.getAttribute(field, 'aria-invalid'), 'true');
+      const box = (await page.locator('#problem').boundingBox())!;
+      assert.ok(box.y >= 0 && box.y + box.height <= page.viewportSize()!.height, 'in sight');
       assert.ok(await page.evaluate((at) => document.activeElement === document.querySelector(at), field));
       assert.is(await page.textContent('#verdict'), '');
     };
     await refused('#temperature', '99', /Temperature is 99, expected a number from 0 to 2\./);
+    await page.setViewportSize({ width: 390, height: 800 });
     await refused('#temperature', '-0.1', /Temperature is -0\.1, expected/);
     await refused('#temperature', '', /Temperature is empty, expected/);
     await page.fill('#temperature', '0.25');
@@ -328,7 +331,7 @@ plain('says what the models know when asked of anything else', async () => {
     await upload('photo.jpg', readFileSync('test/golden/images/coffee.jpg'));
     assert.match((await outside(page))!, /^The models have seen drawings of .*, nothing else\. Yours is none \(its twelve commonest colours make up \d+ % of it/);
     await ask(page, 'is the dog red?');
-    assert.match((await outside(page))!, /no word for “dog”.* Yours is none/);
+    assert.match((await outside(page))!, /Yours is none .*\nThe teacher and the student have no word for “dog”/);
     await upload('grey.png', readFileSync('test/golden/images/chelsea-gray.png'));
     assert.match((await outside(page))!, /Yours is none/);
     const scene = await encodePng((await new SortOfClevr('test').get(9).image()) as RgbImage);

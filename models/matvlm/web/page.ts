@@ -174,8 +174,8 @@ class Page {
     const unknown = [...answers].map(([{ role }, { unknownWords }]) => ({ role, words: unknownWords }));
     const instance = byId('suggestions').firstElementChild?.textContent ?? GENERAL_QUESTIONS[0];
     const { picture } = this.picker;
-    const told = [aboutWords(unknown, instance), picture && aboutPicture(picture, [...pictures])];
-    say(byId('outside'), told.filter(Boolean).join(' '));
+    const told = [picture && aboutPicture(picture, [...pictures]), aboutWords(unknown, instance)];
+    say(byId('outside'), told.filter(Boolean).join('\n'));
   }
 
   private conclude(picture: Picture, prompt: string, gold: string | null, answers: ReadonlyMap<Card, Answer>): void {
@@ -240,6 +240,7 @@ class Page {
 
   private problem(text: string): void {
     say(byId('problem'), text);
+    if (text) byId('problem').scrollIntoView({ block: 'nearest' });
   }
 
   private notice(text: string): void {
