@@ -16,6 +16,7 @@ import {
   type ReportData,
   type ReportSample,
   type Setting,
+  settingText,
   testCurves,
   trainingCurves,
 } from '../report/report.ts';
@@ -100,9 +101,9 @@ async function settingsOf({ run, settings }: ReportInput): Promise<Record<string
   const shown = Object.entries(settings).map(([name, value]): [string, Setting] => {
     const key = dashed(name);
     const former = lines.flatMap(({ step, override }) =>
-      override && key in override ? [`${JSON.stringify(override[key].from)} up to step ${thousands(step)}`] : [],
+      override && key in override ? [`${settingText(override[key].from as Setting)} up to step ${thousands(step)}`] : [],
     );
-    return [key, former.length > 0 ? `${JSON.stringify(value)}; ${former.join(', ')}` : (value as Setting)];
+    return [key, former.length > 0 ? [settingText(value as Setting), ...former].join('; ') : (value as Setting)];
   });
   return Object.fromEntries(shown);
 }

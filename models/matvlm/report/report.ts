@@ -221,13 +221,14 @@ function flatten(settings: Readonly<Record<string, Setting>>, prefix = ''): [str
     if (value !== null && typeof value === 'object' && !Array.isArray(value)) {
       return flatten(value as Record<string, Setting>, `${prefix}${key}.`);
     }
-    return [[prefix + key, shown(value)]];
+    return [[prefix + key, settingText(value)]];
   });
 }
 
-function shown(value: Setting): string {
+/** A setting's value as a report shows it. */
+export function settingText(value: Setting): string {
   if (value === null) return 'not set';
-  if (Array.isArray(value)) return value.map(shown).join(', ');
+  if (Array.isArray(value)) return value.map(settingText).join(', ');
   return typeof value === 'object' ? JSON.stringify(value) : String(value);
 }
 
