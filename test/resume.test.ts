@@ -1,15 +1,16 @@
-// What a run is resumed from is believed only where the optimiser can have left it.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+// What a run is resumed from is believed only where the optimiser can have left it; readers beside one look again.
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { CheckpointError } from '../engine/errors.ts';
-import { writeSafetensors } from '../engine/node/index.ts';
+import { pruneCheckpoints, writeFileAtomic, writeFolderAtomic, writeSafetensors } from '../engine/node/index.ts';
 import type { SafeTensor } from '../engine/safetensors/index.ts';
 import { keep, scope } from '../engine/scope.ts';
 import { loadTrainer, verifyTrainer } from '../models/matvlm/node/load-trainer.ts';
+import { readModel, tokenizerFiles } from '../models/matvlm/node/model-folder.ts';
 import { AdamW } from '../models/matvlm/train/optimiser.ts';
 import { zeros } from '../ops/index.ts';
 
@@ -113,4 +114,35 @@ for (const [kind, [change, says]] of Object.entries({ ...damage, ...disagreement
   });
 }
 
-resume.run();
+const beside = suite('reading from a run that is written meanwhile');
+
+/** Writes the next checkpoint of a run, of which all but the newest are deleted. */
+async function advance(run: string, step: number): Promise<void> {
+  await writeFolderAtomic(join(run, `checkpoint-${step}`), async (folder, files) => {
+    for (const name of ['config.json', 'tokenizer.json']) await writeFileAtomic(join(folder, name), `${step}`, files);
+  });
+  await pruneCheckpoints(run, 1);
+}
+
+beside('looks again where the newest checkpoint is deleted', async () => {
+  const run = join(root, 'run');
+  await advance(run, 1);
+  let step = 1;
+  const read = async (folder: string) => {
+    const config = readFileSync(join(folder, 'config.json'), 'utf8');
+    if (step < 4) await advance(run, ++step);
+    const tokenizer = await tokenizerFiles(folder);
+    return [config, new TextDecoder().decode(tokenizer.get('tokenizer.json'))];
+  };
+  assert.equal(await readModel(run, read), ['4', '4']);
+});
+
+beside('passes an error on that has another cause', async () => {
+  const mine = new Error('mine');
+  let reads = 0;
+  const error = await readModel(join(root, 'run'), () => Promise.reject((reads++, mine))).catch((e: unknown) => e);
+  assert.is(error, mine);
+  assert.is(reads, 1);
+});
+
+for (const tests of [resume, beside]) tests.run();

@@ -2,7 +2,7 @@
 import type { Backend, BackendKind } from '../../engine/backend.ts';
 import { diskFolder } from '../../engine/node/index.ts';
 import { closeBackend, openBackend } from './node/backend.ts';
-import { modelFolder } from './node/model-folder.ts';
+import { readModel } from './node/model-folder.ts';
 import { loadVlm, type Vlm } from './vlm.ts';
 import type { LoadOptions } from './weights.ts';
 
@@ -29,5 +29,5 @@ export async function loadModel(folder: string, options: NodeLoadOptions = {}): 
   const { backend = null } = options;
   const given = typeof backend === 'object' && backend !== null;
   const place = given ? backend : { open: () => openBackend(backend), close: closeBackend };
-  return loadVlm(diskFolder(await modelFolder(folder)), place, options);
+  return readModel(folder, (path) => loadVlm(diskFolder(path), place, options));
 }

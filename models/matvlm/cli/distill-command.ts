@@ -10,7 +10,7 @@ import { isTrainable } from '../distill.ts';
 import type { LossOptions } from '../losses.ts';
 import { MaTVLM } from '../model.ts';
 import { openDatasets } from '../node/datasets.ts';
-import { modelFolder, SHIPPED, tokenizerFiles } from '../node/model-folder.ts';
+import { modelFolder, readModel, SHIPPED, tokenizerFiles } from '../node/model-folder.ts';
 import { countByPart, outline } from '../sizes.ts';
 import { createStudent, evenLayers, studentConfig } from '../student.ts';
 import { divergences } from '../train/divergence.ts';
@@ -187,14 +187,15 @@ export interface Distillation extends Pick<DistillPlan, 'loader' | 'steps'> {
 /** Runs the training of a distillation. */
 export async function distillInto(d: Distillation): Promise<Outcome> {
   const { teacher, student, settings, steps, loader, tests, run, resume, signal } = d;
-  const folder = await modelFolder(settings.teacher, warn);
+  const read = async (folder: string) => ({ folder, tokenizer: await tokenizerFiles(folder) });
+  const { folder, tokenizer } = await readModel(settings.teacher, read, warn);
   detail(`teacher ${folder}`);
   const vlm = new Vlm(student, teacher.tokenizer);
   return runSession({
     ...{ run, resume, loader, tests, steps, signal },
     vlm,
     divergence: (limit) => divergences(teacher.model, vlm, tests, limit, signal),
-    tokenizer: await tokenizerFiles(folder),
+    tokenizer,
     task: distillTask(teacher.model, student, lossOptions(settings)),
     training: trainSettings(settings, d.planned ?? steps),
     evalFirst: d.evalFirst,

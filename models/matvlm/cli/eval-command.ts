@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { diskFolder, systemError, writeFileAtomic } from '../../../engine/node/index.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
 import { openDatasets } from '../node/datasets.ts';
-import { modelFolder } from '../node/model-folder.ts';
+import { modelFolder, readModel } from '../node/model-folder.ts';
 import { loadVlm } from '../vlm.ts';
 import type { evalTable } from './eval.ts';
 import { accuracyTable, evaluateAll } from './evaluation.ts';
@@ -15,12 +15,13 @@ import { warnUnspoken } from './vocabulary.ts';
 /** `matvlm eval MODEL` */
 export async function evalModel(settings: Settings<typeof evalTable>, spec: string, json: boolean): Promise<void> {
   if (settings.out) await expectWritable(settings.out);
-  const folder = await modelFolder(spec, warn);
+  await modelFolder(spec, warn);
   const signal = interrupted('Stopping without a result; Ctrl-C again quits at once.');
   const sets = await openDatasets(settings.data, settings.split, settings.images, signal);
   const backend = await openBackend(settings.backend, say);
   try {
-    const vlm = await loadVlm(diskFolder(folder), backend, { signal });
+    const load = async (folder: string) => ({ folder, vlm: await loadVlm(diskFolder(folder), backend, { signal }) });
+    const { folder, vlm } = await readModel(spec, load);
     warnUnspoken(sets, vlm);
     const { total, correct, byKind, samples } = await evaluateAll(vlm, sets, {
       batch: settings.batch,

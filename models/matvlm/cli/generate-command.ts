@@ -1,7 +1,7 @@
 import { diskFolder } from '../../../engine/node/index.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
 import { readImage } from '../node/decode.ts';
-import { modelFolder } from '../node/model-folder.ts';
+import { modelFolder, readModel } from '../node/model-folder.ts';
 import { loadVlm, type Usage, type Vlm } from '../vlm.ts';
 import { UsageError } from './errors.ts';
 import type { generateTable } from './generate.ts';
@@ -16,11 +16,11 @@ export async function generateAnswer(settings: GenerateSettings, spec: string, j
   if (settings.prompt === '')
     throw new UsageError('--prompt is missing: give the question, such as --prompt "what is it?"');
   const image = settings.image === null ? null : await readImage(settings.image);
-  const folder = await modelFolder(spec, warn);
+  await modelFolder(spec, warn);
   const signal = interrupted('Stopping; Ctrl-C again quits at once.');
   const backend = await openBackend(settings.backend, say);
   try {
-    const vlm = await loadVlm(diskFolder(folder), backend, { signal });
+    const vlm = await readModel(spec, (folder) => loadVlm(diskFolder(folder), backend, { signal }));
     await answer(vlm, settings, image, json, signal);
     vlm.dispose();
   } finally {

@@ -2,7 +2,7 @@ import { diskFolder } from '../../../engine/node/index.ts';
 import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import { imageTokens, kvHeads, type MatvlmConfig, ssmLayers } from '../config.ts';
 import { isTrainable } from '../distill.ts';
-import { modelFolder } from '../node/model-folder.ts';
+import { readModel } from '../node/model-folder.ts';
 import { cacheBytes, countByPart, outline } from '../sizes.ts';
 import { checkKeys, readConfig } from '../weights.ts';
 import type { infoTable } from './info.ts';
@@ -23,8 +23,7 @@ interface Facts {
 
 /** `matvlm info MODEL` */
 export async function info(settings: Settings<typeof infoTable>, spec: string, json: boolean): Promise<void> {
-  const folder = await modelFolder(spec, warn);
-  const facts = await readFacts(folder, settings.context);
+  const facts = await readModel(spec, (folder) => readFacts(folder, settings.context), warn);
   if (json) printJson(facts);
   else show(facts);
 }

@@ -8,7 +8,7 @@ import { empty, Storage, Tensor } from '../../../engine/tensor.ts';
 import type { MatvlmConfig } from '../config.ts';
 import { initialiseMixers } from '../initialise.ts';
 import { MaTVLM } from '../model.ts';
-import { modelFolder, tokenizerFiles } from '../node/model-folder.ts';
+import { readModel, tokenizerFiles } from '../node/model-folder.ts';
 import { finiteTensors, saveModel } from '../node/save-model.ts';
 import { outline } from '../sizes.ts';
 import { evenLayers, isReplaced, studentConfig } from '../student.ts';
@@ -21,7 +21,15 @@ import { say, thousands, warn } from './output.ts';
 export async function init(settings: Settings<typeof initTable>, spec: string, target: string): Promise<void> {
   if (existsSync(target))
     throw new SystemError(`${target} exists already; choose another folder: nothing is overwritten`);
-  const teacher = await modelFolder(spec, warn);
+  await readModel(spec, (teacher) => initFrom(teacher, settings, spec, target), warn);
+}
+
+async function initFrom(
+  teacher: string,
+  settings: Settings<typeof initTable>,
+  spec: string,
+  target: string,
+): Promise<void> {
   const source = diskFolder(teacher);
   const config = await readConfig(source);
   const layers = settings.layers ?? evenLayers(config.model.text_config.num_hidden_layers, settings.ratio);

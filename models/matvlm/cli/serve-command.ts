@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { SystemError } from '../../../engine/errors.ts';
 import { diskFolder } from '../../../engine/node/index.ts';
 import { Checkpoint } from '../../../engine/safetensors/index.ts';
-import { modelFolder, SHIPPED } from '../node/model-folder.ts';
+import { readModel, SHIPPED } from '../node/model-folder.ts';
 import { assetPath, packageRoot } from '../node/package-root.ts';
 import { linkedFiles } from '../serve/files.ts';
 import { type ServedModel, startServer } from '../serve/server.ts';
@@ -21,8 +21,7 @@ export async function serve(settings: Settings<typeof serveTable>, specs: readon
     throw new SystemError('there is no model to serve; give the folder of one: matvlm serve FOLDER');
   const models: ServedModel[] = [];
   for (const name of names) {
-    const folder = await modelFolder(name, warn);
-    await expectModel(folder);
+    const folder = await readModel(name, expectModel, warn);
     models.push({ name, folder });
   }
   await serveModels(models, settings);
@@ -38,14 +37,15 @@ async function servable(model: ServedModel, hardLinks: boolean): Promise<ServedM
   );
 }
 
-/** A folder that holds no model is told here, not by the page. Tensor data is not read. */
-async function expectModel(folder: string): Promise<void> {
+/** Gives the folder back; one that holds no model is told here, not by the page. Tensor data is not read. */
+async function expectModel(folder: string): Promise<string> {
   const source = diskFolder(folder);
   const config = await readConfig(source);
   promptEncoder(config, await readTokenizer(source));
   const checkpoint = await Checkpoint.open(source);
   try {
     checkWeights(config, checkpoint);
+    return folder;
   } finally {
     await checkpoint.close();
   }

@@ -8,7 +8,7 @@ import type { VqaDataset } from '../data/dataset.ts';
 import { initialise } from '../initialise.ts';
 import { MaTVLM } from '../model.ts';
 import { openDatasets } from '../node/datasets.ts';
-import { modelFolder, tokenizerFiles } from '../node/model-folder.ts';
+import { readModel, tokenizerFiles } from '../node/model-folder.ts';
 import { tinyConfig } from '../presets.ts';
 import { outline } from '../sizes.ts';
 import { PromptEncoder } from '../template.ts';
@@ -120,7 +120,7 @@ function sayTrainDryRun({ config, settings, sets, encoder }: Prepared): Promise<
 }
 
 async function tokenizerOf(folder: string | null): Promise<Map<string, Uint8Array>> {
-  if (folder !== null) return tokenizerFiles(await modelFolder(folder, warn));
+  if (folder !== null) return readModel(folder, tokenizerFiles, warn);
   const texts = Object.entries(tokenizerFileTexts(tinyTokenizer()));
   return new Map(texts.map(([name, text]) => [name, new TextEncoder().encode(text)]));
 }

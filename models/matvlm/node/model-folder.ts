@@ -37,7 +37,33 @@ export async function modelFolder(spec: string, warn?: (line: string) => void): 
   );
 }
 
-/** The tokenizer files of a folder as they are, for copies of it. */
+/** How often a run is looked at that deletes what is being read. */
+const LOOKS = 20;
+
+/**
+ * Reads from the folder that a user means. It may be the newest checkpoint of a run that is being written, and be
+ * deleted meanwhile: then reads again from what is the newest then.
+ * @param read reads all that it needs; what it opened stays readable
+ */
+export async function readModel<T>(
+  spec: string,
+  read: (folder: string) => Promise<T>,
+  warn?: (line: string) => void,
+): Promise<T> {
+  for (let look = 1; ; look++) {
+    const folder = await modelFolder(spec, warn);
+    try {
+      return await read(folder);
+    } catch (error) {
+      if (existsSync(folder) || look === LOOKS) throw error;
+    }
+  }
+}
+
+/**
+ * The tokenizer files of a folder as they are, for copies of it.
+ * @throws CheckpointError for a folder that is deleted meanwhile
+ */
 export async function tokenizerFiles(folder: string): Promise<Map<string, Uint8Array>> {
   const files = new Map<string, Uint8Array>();
   for (const name of TOKENIZER_FILES) {
@@ -45,5 +71,6 @@ export async function tokenizerFiles(folder: string): Promise<Map<string, Uint8A
     if (!existsSync(path)) continue;
     files.set(name, await readFileWithin(path, TOKENIZER_LIMIT));
   }
+  if (!existsSync(folder)) throw new CheckpointError(`${folder}: it was deleted while its tokenizer was read`);
   return files;
 }
