@@ -105,6 +105,52 @@ test('what a user may not type is refused', () => {
   assert.is(encoder.questionIds('a'.repeat(MAX_PROMPT)).ids.length, 3);
 });
 
+/** A word-level tokenizer whose normaliser and special tokens are given. */
+function words(normalizers: readonly object[], settings: object, specials: readonly string[]): PromptEncoder {
+  const list = ['<unk>', 'user', ':', 'assistant', 'what', 'sep', '[', ']', '.', ...specials];
+  const flags = { normalized: false, single_word: false, lstrip: false, rstrip: false };
+  const marked = specials.filter((s) => s !== 'end').map((content) => ({ id: list.indexOf(content), content, special: true, ...flags, normalized: true }));
+  const tokenizer = Tokenizer.fromJSON(
+    {
+      added_tokens: marked,
+      normalizer: { type: 'Sequence', normalizers },
+      pre_tokenizer: { type: 'BertPreTokenizer' },
+      model: { type: 'WordLevel', unk_token: '<unk>', vocab: Object.fromEntries(list.map((w, i) => [w, i])) },
+    },
+    settings,
+  );
+  return new PromptEncoder(tokenizer, 'short');
+}
+
+test('control tokens are told by their ids, however they are spelt', () => {
+  const kc = [{ type: 'NFKC' }, { type: 'Lowercase' }, { type: 'NFD' }, { type: 'StripAccents' }];
+  const typed: [PromptEncoder, readonly string[]][] = [
+    [
+      words(kc, { eos_token: '<|endoftext|>', sep_token: '[SEP]', pad_token: '</s>' }, ['<|endoftext|>', '[SEP]', '</s>']),
+      ['＜|endoftext|＞', '<|ENDOFTEXT|>', 'what ＜/s>', '[ŚEP] what', '<|endoftext|>', '[sep]'],
+    ],
+    // Neither is marked special: an ordinary word ends texts, another is the place of an image.
+    [words(kc, { eos_token: 'end' }, ['end']), ['END', 'what énd', 'end']],
+    [words(kc, { eos_token: 'end', additional_special_tokens: ['what'] }, ['end']), ['What .', 'WHAT']],
+  ];
+  for (const [encoder, texts] of typed) {
+    for (const text of texts) {
+      const refused = (e: Error): boolean => e instanceof ArgumentError && /only the prompt template may set/.test(e.message);
+      assert.throws(() => encoder.questionIds(text), refused, text);
+      assert.throws(() => encoder.questionIds('sep', text), refused, text);
+      assert.throws(() => encoder.encodeTextOnly([{ question: text }]), refused, text);
+      assert.throws(() => encoder.encode([{ question: 'sep', answer: text }, { question: 'sep' }]), refused, text);
+    }
+    assert.ok(encoder.questionIds('an unknown sep .').ids.includes(0), 'unknown words may be asked');
+  }
+  const image = words(kc, { eos_token: 'end' }, ['end', '<image>']);
+  assert.throws(() => image.questionIds('＜IMAGE＞'), /becomes "<image>"/);
+});
+
+test('a template whose own text ends texts is refused', () => {
+  assert.throws(() => words([{ type: 'Lowercase' }], { eos_token: 'user' }, []), /text of the template short becomes "user"/);
+});
+
 test('turns without an answer in the middle, no turn, unknown template', () => {
   const encoder = new PromptEncoder(tiny, 'short');
   const is = (e: Error): boolean => e instanceof ArgumentError;

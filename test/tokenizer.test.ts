@@ -6,6 +6,7 @@ import * as assert from 'uvu/assert';
 import { ArgumentError, TokenizerError } from '../engine/errors.ts';
 import { easyVqaTexts } from '../models/matvlm/data/easy-vqa.ts';
 import { SortOfClevr, sortOfClevrTexts } from '../models/matvlm/data/sort-of-clevr.ts';
+import { BYTES } from '../models/matvlm/tokenizer/bytes.ts';
 import { MAX_TEXT, Tokenizer } from '../models/matvlm/tokenizer.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../models/matvlm/word-tokenizer.ts';
 
@@ -94,13 +95,13 @@ faults('the sound one is taken', () => {
 });
 
 const kinds: [string, unknown, unknown, RegExp][] = [
-  ['not JSON', '{"model":', config, /tokenizer.json is not JSON/],
+  ['not JSON', '{"model":', config, /tokenizer.json: no valid JSON/],
   ['a list', [], config, /expected a JSON object/],
   ['no model', {}, config, /no model/],
   ['unknown model type', bpe({}, { type: 'Magic' }), config, /"Magic" is not one of BPE/],
-  ['unknown pre-tokenizer', bpe({ pre_tokenizer: { type: 'Magic' } }), config, /PreTokenizer type: Magic/],
-  ['unknown normalizer', bpe({ normalizer: { type: 'Magic' } }), config, /Normalizer type: Magic/],
-  ['unknown decoder', bpe({ decoder: { type: 'Magic' } }), config, /Decoder type: Magic/],
+  ['unknown pre-tokenizer', bpe({ pre_tokenizer: { type: 'Magic' } }), config, /pre_tokenizer type "Magic" is not supported; supported are Bert/],
+  ['unknown normalizer', bpe({ normalizer: { type: 'Magic' } }), config, /normalizer type "Magic" is not supported/],
+  ['unknown decoder', bpe({ decoder: { type: 'Magic' } }), config, /decoder type "Magic" is not supported/],
   ['decoder of a replacement without a pattern', bpe({ decoder: { type: 'Replace' } }), config, /tokenizer.json: /],
   ['merges missing', bpe({}, { merges: undefined }), config, /needs model.merges/],
   ['a merge of one part', bpe({}, { merges: ['ab'] }), config, /merges\[0\]/],
@@ -118,7 +119,7 @@ const kinds: [string, unknown, unknown, RegExp][] = [
   ['added token without content', bpe({ added_tokens: [{ id: 9 }] }), config, /added_tokens\[0\]/],
   ['eos missing', bpe(), {}, /no eos_token/],
   ['eos not in the vocabulary', bpe(), { eos_token: '<end>' }, /"<end>" is not in/],
-  ['eos a number', bpe(), { eos_token: 4 }, /eos_token must be/],
+  ['eos a number', bpe(), { eos_token: 4 }, /eos_token is 4; it must be/],
   ['word-level without unk', { model: { type: 'WordLevel', vocab: { a: 0 } } }, { eos_token: 'a' }, /unk_token/],
   ['Unigram with a bad piece', { model: { type: 'Unigram', vocab: [['a']] } }, { eos_token: 'a' }, /vocab\[0\]/],
 ];
@@ -131,6 +132,86 @@ for (const [kind, json, conf, message] of kinds) {
   });
 }
 
+faults('ids, tokens and fields of hostile files', () => {
+  const cases: [unknown, unknown, RegExp][] = [
+    [bpe({}, { vocab: { a: { toString: 1 } } }), config, /the token "a" has id \{"toString": 1\}; expected an integer/],
+    [bpe({ added_tokens: [{ id: { toString: 1 }, content: 'x' }] }), config, /added_tokens\[0\] has id \{/],
+    [bpe({}, { vocab: { ['x'.repeat(1e7)]: -1 } }), config, /the token "xxx/],
+    [bpe({ added_tokens: [{ id: 4, content: '<eos>' }, { id: 5, content: 'x'.repeat(1e7) }] }), config, /has 10000000 characters/],
+    [bpe({ pre_tokenizer: { type: 'FixedLength', length: 0 } }), config, /length is 0; expected a whole number from 1/],
+    [bpe({ normalizer: { type: 'Lowercase', locale: 'tr' } }), config, /Lowercase: unknown field "locale"/],
+    [bpe({ normalizer: { type: 'Precompiled', precompiled_charsmap: '' } }), config, /"Precompiled" is not supported \(it is/],
+    [bpe({}, { dropout: 0.1 }), config, /dropout is 0.1, which is not supported/],
+    [bpe({}, { continuing_subword_prefix: '##' }), config, /continuing_subword_prefix is "##"/],
+    [`{"model":${'{"a":'.repeat(200_000)}1${'}'.repeat(200_001)}`, config, /nested deeper than 100/],
+  ];
+  for (const [json, conf, says] of cases) {
+    assert.throws(
+      () => Tokenizer.fromJSON(json, conf),
+      (e: Error) => e instanceof TokenizerError && says.test(e.message) && e.message.length < 1000,
+      String(says),
+    );
+  }
+});
+
+/** A byte-level tokenizer without merges, with other parts. */
+function bytes(parts: object, ...added: readonly object[]): Tokenizer {
+  const vocab = Object.fromEntries(BYTES.map((char, byte) => [char, byte]));
+  const json = {
+    added_tokens: [{ id: 256, content: '</s>', special: true }, ...added],
+    pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
+    decoder: { type: 'ByteLevel' },
+    model: { type: 'BPE', vocab, merges: [] },
+    ...parts,
+  };
+  return Tokenizer.fromJSON(json, { eos_token: '</s>' });
+}
+
+const split = (pattern: string): object => ({
+  pre_tokenizer: {
+    type: 'Sequence',
+    pretokenizers: [
+      { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false },
+      { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
+    ],
+  },
+});
+
+faults('no file makes a text take without end', () => {
+  const isTooMuch = (e: Error) => e instanceof ArgumentError && /too many steps|characters of this text/.test(e.message);
+  const doubling = { type: 'Replace', pattern: { String: 'a' }, content: 'aa' };
+  const cases: [Tokenizer, string][] = [
+    [bytes(split('(a|a)*b')), 'a'.repeat(100)],
+    [bytes(split('a+b')), 'a'.repeat(MAX_TEXT)],
+    [bytes(split('(?:(?=(?:a|a)+c)a)+')), 'a'.repeat(100)],
+    [bytes({ normalizer: { type: 'Sequence', normalizers: Array(30).fill(doubling) } }), 'aaa'],
+    [bytes({ normalizer: { type: 'Replace', pattern: { String: 'a' }, content: 'b'.repeat(1e6) } }), 'aaa'],
+  ];
+  const took = cpuTime(() => {
+    for (const [tokenizer, text] of cases) assert.throws(() => tokenizer.encode(text), isTooMuch);
+    const decodes = bytes({ decoder: { type: 'Sequence', decoders: Array(30).fill(doubling) } });
+    assert.throws(() => decodes.decode(decodes.encode('a')), isTooMuch);
+  });
+  assert.ok(took < 10_000, `${took} ms`);
+});
+
+faults('patterns that cannot be matched here are refused by name', () => {
+  for (const pattern of ['(a)\\1', '\\Ga', '\\X', '(?:a*)*', '(?<=a+)b', 'a{2}{3}', 'a**', '(', ')', '[a', '*', '(?~a)', '('.repeat(500)]) {
+    assert.throws(() => bytes(split(pattern.replaceAll('\\\\', '\\'))), (e: Error) => e instanceof TokenizerError, pattern);
+  }
+});
+
+faults('99,000 newlines in a Unigram model', () => {
+  const json = {
+    added_tokens: [{ id: 3, content: '</s>', special: true }],
+    model: { type: 'Unigram', unk_id: 0, vocab: [['<unk>', 0], ['a', -1], ['aa', -1.5]] },
+  };
+  const unigram = Tokenizer.fromJSON(json, { eos_token: '</s>' });
+  const took = cpuTime(() => assert.equal(unigram.encode('\n'.repeat(99_000)), [0]));
+  assert.ok(took < 2000, `${took} ms`);
+  assert.equal(unigram.encode('aa\n\na'), [2, 0, 1]);
+});
+
 faults('a long word is done in 2 s, a longer text refused', () => {
   const tokenizer = Tokenizer.fromJSON(bpe(), config);
   const took = cpuTime(() => assert.is(tokenizer.encode('ab'.repeat(MAX_TEXT / 2)).length, MAX_TEXT / 4));
@@ -139,6 +220,97 @@ faults('a long word is done in 2 s, a longer text refused', () => {
 });
 
 faults.run();
+
+const settings = suite('tokenizer_config.json and its companions');
+
+const llama = (change: object = {}): object => ({
+  added_tokens: [{ id: 6, content: '</s>', special: true }],
+  pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false },
+  model: { type: 'BPE', vocab: { a: 0, '<': 1, '>': 2, Ġ: 3, 'Ġa': 4, i: 5 }, merges: ['Ġ a'] },
+  ...change,
+});
+const eos = { eos_token: '</s>' };
+
+settings('a token that stands only in added_tokens_decoder, in added_tokens.json or among the special ones', () => {
+  const image = { '7': { content: '<i>', special: true } };
+  assert.equal(Tokenizer.fromJSON(llama(), eos).encode('<i>a'), [1, 5, 2, 0]);
+  assert.equal(Tokenizer.fromJSON(llama(), { ...eos, added_tokens_decoder: image }).encode('<i>a'), [7, 0]);
+  const older = Tokenizer.fromJSON(llama(), eos, { addedTokens: { '<i>': 7 }, specialTokensMap: { pad_token: '<i>' } });
+  assert.equal([older.encode('<i>a'), older.padId, older.size], [[7, 0], 7, 8]);
+  for (const key of ['additional_special_tokens', 'extra_special_tokens']) {
+    for (const value of [['i'], [{ content: 'i' }], { image_token: 'i' }]) {
+      const special = Tokenizer.fromJSON(llama(), { ...eos, [key]: value });
+      assert.equal([special.specialTokens, special.decode([0, 5, 0])], [['</s>', 'i'], 'a a']);
+      assert.ok(special.controlIds.has(5));
+    }
+  }
+  assert.equal(Tokenizer.fromJSON(llama(), { ...eos, bos_token: 'i', add_bos_token: true }).encode('a', { addSpecial: true }), [5, 0]);
+  const rstrip = { '6': { content: '</s>', special: true, rstrip: true } };
+  assert.equal(Tokenizer.fromJSON(llama(), { ...eos, added_tokens_decoder: rstrip }).encode('</s> a'), [6, 0]);
+});
+
+settings('add_prefix_space and the switches of BERT change what the Python library changes', () => {
+  assert.equal(Tokenizer.fromJSON(llama(), eos).encode('a'), [0]);
+  assert.equal(Tokenizer.fromJSON(llama(), { ...eos, add_prefix_space: true }).encode('a'), [4]);
+  const cased = llama({ normalizer: { type: 'BertNormalizer', lowercase: false, clean_text: true, handle_chinese_chars: true } });
+  assert.equal(Tokenizer.fromJSON(cased, eos).encode('A'), []);
+  assert.equal(Tokenizer.fromJSON(cased, { ...eos, do_lower_case: true }).encode('A'), [0]);
+});
+
+settings('contradictions are errors that name both', () => {
+  const metaspace = { pre_tokenizer: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always' } };
+  const cases: [object, object, object, RegExp][] = [
+    [{}, { added_tokens_decoder: { '0': { content: '<i>' } } }, {}, /"a" and added token "<i>" both have id 0/],
+    [{}, { added_tokens_decoder: { '9': { content: '</s>' } } }, {}, /added token "<\/s>" has ids 6 and 9/],
+    [{}, { added_tokens_decoder: { x: { content: '<i>' } } }, {}, /added_tokens_decoder\["x"\] has id "x"/],
+    [{}, { additional_special_tokens: ['<i>'] }, {}, /additional_special_tokens "<i>" is not in tokenizer.json; add it/],
+    [{}, {}, { specialTokensMap: { eos_token: 'a' } }, /eos_token is "<\/s>", but in special_tokens_map.json it is "a"/],
+    [{}, {}, { addedTokens: { '</s>': 9 } }, /"<\/s>" has ids 6 and 9/],
+    [metaspace, { add_prefix_space: false }, {}, /add_prefix_space is false, but tokenizer.json puts a space/],
+    [{ pre_tokenizer: null }, { add_prefix_space: true }, {}, /add_prefix_space is true, but tokenizer.json does not put/],
+    [{}, { do_lower_case: true }, {}, /do_lower_case is true, but tokenizer.json's normalizer lacks Lowercase/],
+    [{}, { split_special_tokens: true }, {}, /split_special_tokens is true, which is not supported/],
+    [{}, { auto_map: { AutoTokenizer: ['x.X', null] } }, {}, /auto_map names a tokenizer with code of its own/],
+    [{ post_processor: { type: 'BertProcessing', sep: ['x', 99], cls: ['a', 0] } }, {}, {}, /post_processor puts id 99/],
+  ];
+  for (const [file, conf, older, says] of cases) {
+    assert.throws(
+      () => Tokenizer.fromJSON(llama(file), { ...eos, ...conf }, older),
+      (e: Error) => e instanceof TokenizerError && says.test(e.message),
+      String(says),
+    );
+  }
+});
+
+settings.run();
+
+const streams = suite('streaming');
+
+streams('a blank that decoding the whole keeps', () => {
+  const vocab = Object.fromEntries(['▁', '▁▁lead', '▁lead', '▁the', 'x'].map((t, i) => [t, i]));
+  const json = (decoder: object): object => ({
+    added_tokens: [{ id: 9, content: '</s>', special: true }],
+    decoder,
+    model: { type: 'BPE', vocab, merges: [] },
+  });
+  const strip = { type: 'Strip', content: ' ', start: 1, stop: 0 };
+  const spaces = { type: 'Replace', pattern: { String: '▁' }, content: ' ' };
+  const llamas = { type: 'Sequence', decoders: [spaces, { type: 'ByteFallback' }, { type: 'Fuse' }, strip] };
+  const cases: [object, number[], string][] = [
+    [{ type: 'Metaspace', replacement: '▁', prepend_scheme: 'always' }, [0, 2, 3], ' lead the'],
+    [{ type: 'Metaspace', replacement: '▁', prepend_scheme: 'never' }, [1, 9, 3], '  lead the'],
+    [llamas, [0, 2], ' lead'],
+    [llamas, [1, 3], ' lead the'],
+    [llamas, [4, 0, 0, 1], 'x    lead'],
+  ];
+  for (const [decoder, ids, want] of cases) {
+    const tokenizer = Tokenizer.fromJSON(json(decoder), { eos_token: '</s>' });
+    assert.is(tokenizer.decode(ids), want);
+    assert.is(streamed(tokenizer, ids).join(''), want);
+  }
+});
+
+streams.run();
 
 const phi = suite('Phi-2 tokenizer');
 const read = (name: string): string => readFileSync(join(phiFolder, name), 'utf8');

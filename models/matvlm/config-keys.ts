@@ -76,10 +76,13 @@ export function all(item: unknown): Rule {
  * @throws ConfigError naming file and key
  */
 export function checkFields(json: unknown, part: Part): void {
-  if (Array.isArray(json)) throw new ConfigError(`${part.file}: ${part.at || 'the whole file'} is a list, expected an object`);
+  if (Array.isArray(json)) {
+    throw new ConfigError(`${part.file}: ${part.at || 'the whole file'} is a list, expected an object`);
+  }
   const keys = Object.keys(json as object);
   if (keys.length > KEY_LIMIT) {
-    throw new ConfigError(`${part.file}: ${part.at}… has ${keys.length} keys, expected at most ${KEY_LIMIT}; this is not the file it should be`);
+    const found = `${part.at}… has ${keys.length} keys, expected at most ${KEY_LIMIT}`;
+    throw new ConfigError(`${part.file}: ${found}; this is not the file it should be`);
   }
   const object = json as Readonly<Record<string, unknown>>;
   for (const key of keys) {

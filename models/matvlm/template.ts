@@ -1,5 +1,6 @@
 /** Prompt templates: what stands around an image, a question and an answer, and which tokens carry a loss. */
 import { ArgumentError } from '../../engine/errors.ts';
+import { cut, quote } from '../../engine/excerpt.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
 /** Stands in `input_ids` where the image features go. */
@@ -75,13 +76,15 @@ export class PromptEncoder {
   constructor(tokenizer: Tokenizer, name: string) {
     if (!Object.hasOwn(TEMPLATES, name)) {
       const known = Object.keys(TEMPLATES).join(', ');
-      throw new ArgumentError(`conv_version ${JSON.stringify(name)} is no prompt template; known are ${known}.`);
+      throw new ArgumentError(`conv_version ${quote(name)} is no prompt template; known are ${known}.`);
     }
     this.name = name;
     this.tokenizer = tokenizer;
     this.template = TEMPLATES[name];
-    const before = tokenizer.encode(this.template.system + this.template.user, { addSpecial: true });
-    const ids = Int32Array.from([...before, IMAGE_ID]);
+    const { system, user, assistant } = this.template;
+    const own = tokenizer.encode(system + user);
+    checkIds([...own, ...tokenizer.encode(`\n${assistant}`)], `text of the template ${name}`, tokenizer);
+    const ids = Int32Array.from([...tokenizer.before, ...own, IMAGE_ID]);
     this.prefix = { ids, labels: new Int32Array(ids.length).fill(IGNORE_LABEL) };
   }
 
@@ -134,21 +137,37 @@ export class PromptEncoder {
   private encodeTurn(opening: string, turn: Turn, { addSpecial = false, blank = false } = {}): EncodedPrompt {
     checkPromptText(turn.question, 'question', this.tokenizer);
     const asked = opening + turn.question + this.template.assistant;
-    const prompt = this.tokenizer.encode(asked, { addSpecial });
+    const encode = (text: string, what: 'question' | 'answer'): number[] => {
+      const ids = this.tokenizer.encode(text);
+      checkIds(ids, what, this.tokenizer);
+      return addSpecial ? [...this.tokenizer.before, ...ids] : ids;
+    };
+    const prompt = encode(asked, 'question');
     if (turn.answer === undefined) {
       return { ids: Int32Array.from(prompt), labels: new Int32Array(prompt.length).fill(IGNORE_LABEL) };
     }
     if (!blank) checkPromptText(turn.answer, 'answer', this.tokenizer);
-    const whole = blank ? prompt : this.tokenizer.encode(`${asked} ${turn.answer}`, { addSpecial });
+    const whole = blank ? prompt : encode(`${asked} ${turn.answer}`, 'answer');
     if (!isPrefix(prompt, whole)) {
       throw new ArgumentError(
-        `The tokenizer merges ${JSON.stringify(this.template.assistant)} with the answer ` +
-          `${JSON.stringify(turn.answer.slice(0, 40))}: what is learnt could not be told from what is asked.`,
+        `The tokenizer merges ${quote(this.template.assistant)} with the answer ` +
+          `${quote(cut(turn.answer, 40))}: what is learnt could not be told from what is asked.`,
       );
     }
     const ids = Int32Array.from([...whole, this.tokenizer.eosId]);
     return { ids, labels: ids.map((id, i) => (i < prompt.length ? IGNORE_LABEL : id)) };
   }
+}
+
+/**
+ * Refuses (ArgumentError) ids that only a template may set, however they came about: a normaliser may make a special
+ * token of letters that look otherwise, and a token that ends texts need not be marked special.
+ */
+function checkIds(ids: readonly number[], what: string, tokenizer: Tokenizer): void {
+  const control = ids.find((id) => tokenizer.controlIds.has(id));
+  if (control === undefined) return;
+  const token = quote(tokenizer.tokenOf(control) ?? '');
+  throw new ArgumentError(`The ${what} becomes ${token} for the tokenizer, which only the prompt template may set; remove it.`);
 }
 
 /**
@@ -164,6 +183,6 @@ export function checkPromptText(text: string, what: 'question' | 'answer', token
   if (text.length > MAX_PROMPT) refuse(`has ${text.length} characters; at most ${MAX_PROMPT} are taken.`);
   if (text.includes('\0')) refuse('holds a NUL character; remove it.');
   for (const mark of [IMAGE_MARK, ...tokenizer.specialTokens]) {
-    if (text.includes(mark)) refuse(`holds ${mark}, which only the prompt template may set; remove it.`);
+    if (text.includes(mark)) refuse(`holds ${cut(mark, 60)}, which only the prompt template may set; remove it.`);
   }
 }

@@ -1,23 +1,60 @@
-import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers';
 import { ArgumentError, TokenizerError } from '../../engine/errors.ts';
-import { checkTokenizer, toObject } from './tokenizer-check.ts';
+import { excerpt } from '../../engine/excerpt.ts';
+import { parseJson } from '../../engine/json.ts';
+import { AddedTokens } from './tokenizer/added-tokens.ts';
+import { makeDecoder, type TextSink } from './tokenizer/decoders.ts';
+import { Effort } from './tokenizer/effort.ts';
+import { fail, isObject, type Json } from './tokenizer/fields.ts';
+import { makeModel, type Model, MODEL_TYPES } from './tokenizer/models.ts';
+import { makeNormalizer } from './tokenizer/normalizers.ts';
+import { type Around, makeAround } from './tokenizer/post-processors.ts';
+import { makePreTokenizer, type PreTokenizer } from './tokenizer/pre-tokenizers.ts';
+import { readSettings, withSettings } from './tokenizer/settings.ts';
+import { readVocabulary } from './tokenizer/vocabulary.ts';
 
 /** Longest text that `encode` takes, in UTF-16 units: some 30,000 tokens; one word of this length takes about 1 s. */
 export const MAX_TEXT = 2 ** 17;
 
-/** The content of a token that tokenizer_config.json gives as a string or as an object; undefined where it has none. */
-function tokenContent(config: Record<string, unknown>, key: string): string | undefined {
-  const value = config[key];
-  if (typeof value === 'string') return value;
-  if (typeof value === 'object' && value !== null) {
-    const { content } = value as { content?: unknown };
-    if (typeof content === 'string') return content;
-  }
-  if (value === undefined || value === null) return undefined;
-  throw new TokenizerError(`tokenizer_config.json: ${key} must be a string or an object with content.`);
+/** Parses a text, or takes an object as it is; `file` names it in errors. */
+function toObject(json: unknown, file: string): Json {
+  const value = typeof json === 'string' ? parseJson(json, file, TokenizerError) : json;
+  return isObject(value) ? value : fail(`${file}: expected a JSON object.`);
 }
 
-/** A tokenizer read from the two files that public checkpoints hold. */
+/** The parts of a tokenizer that a text goes through. */
+interface Pipeline {
+  readonly added: AddedTokens;
+  readonly preTokenize: PreTokenizer;
+  readonly model: Model;
+  readonly around: Around;
+  readonly makeSink: () => TextSink;
+}
+
+/** What is known of its ids. */
+interface Ids {
+  /** Every token, added ones included. */
+  readonly ids: ReadonlyMap<string, number>;
+  readonly eosId: number;
+  readonly bosId: number | null;
+  readonly padId: number;
+  readonly unkId: number | null;
+  readonly special: ReadonlySet<number>;
+  readonly control: ReadonlySet<number>;
+}
+
+/** Optional files beside the two that every tokenizer has, as text or parsed; null where they are not there. */
+export interface OlderFiles {
+  readonly specialTokensMap?: unknown;
+  readonly addedTokens?: unknown;
+}
+
+/**
+ * A tokenizer read from the files that public checkpoints hold. Ids and texts are those of the Rust library
+ * (`tokenizers` 0.23). Refused, because they are not computed here: the normalisers Precompiled and Nmt, the
+ * pre-tokeniser UnicodeScripts, the decoder CTC, BPE with dropout or a prefix of continuing pieces; in patterns back
+ * references, `\G`, `\K`, `\R`, `\X` and the repetition of what may be empty; fields that no component of that type has.
+ * `truncation` and `padding` are left to the caller, as in the Python library.
+ */
 export class Tokenizer {
   /** One more than the greatest id; an embedding may have more rows, never fewer. */
   readonly size: number;
@@ -26,98 +63,122 @@ export class Tokenizer {
   readonly bosId: number | null;
   /** The end-of-text id where the tokenizer has no padding token. */
   readonly padId: number;
-  /** What a word becomes that the vocabulary cannot spell; null where the tokenizer has no such id. */
+  /** The id of words that the vocabulary lacks; null where the tokenizer has none. */
   readonly unkId: number | null;
   /** Contents of the special tokens, such as `<|endoftext|>`. */
   readonly specialTokens: readonly string[];
-  private readonly hf: HfTokenizer;
+  /**
+   * Ids that only a template may set: bos, eos, padding, special tokens and `<image>`, whether marked special or not.
+   * The unknown token is none of them, unless it is one of the first two too: an unknown word may be typed.
+   */
+  readonly controlIds: ReadonlySet<number>;
+  /** What the file's post-processor puts before a text, such as bos. */
+  readonly before: readonly number[];
+  private readonly tokens: ReadonlyMap<number, string>;
 
   private constructor(
-    hf: HfTokenizer,
-    vocab: Map<string, number>,
-    config: Record<string, unknown>,
-    unkId: number | null,
+    private readonly pipeline: Pipeline,
+    private readonly known: Ids,
   ) {
-    this.hf = hf;
-    this.size = [...vocab.values()].reduce((a, b) => Math.max(a, b), -1) + 1;
-    const idOf = (key: string): number | null => {
-      const content = tokenContent(config, key);
-      if (content === undefined) return null;
-      const id = vocab.get(content);
-      if (id !== undefined) return id;
-      throw new TokenizerError(`tokenizer_config.json: ${key} ${JSON.stringify(content)} is not in tokenizer.json.`);
-    };
-    const eos = idOf('eos_token');
-    if (eos === null) throw new TokenizerError('tokenizer_config.json: no eos_token; decoding would never stop.');
-    this.eosId = eos;
-    this.bosId = idOf('bos_token');
-    this.padId = idOf('pad_token') ?? eos;
-    this.unkId = unkId;
-    this.specialTokens = [...hf.get_added_tokens_decoder().values()].filter((t) => t.special).map((t) => t.content);
+    this.tokens = new Map([...known.ids].map(([token, id]) => [id, token]));
+    this.size = [...this.tokens.keys()].reduce((a, b) => Math.max(a, b), -1) + 1;
+    this.eosId = known.eosId;
+    this.bosId = known.bosId;
+    this.padId = known.padId;
+    this.unkId = known.unkId;
+    this.specialTokens = [...known.special].map((id) => this.tokens.get(id)!);
+    this.controlIds = known.control;
+    this.before = pipeline.around.before;
   }
 
   /**
    * @param tokenizerJson tokenizer.json, as text or parsed; BPE, WordPiece, WordLevel or Unigram
    * @param tokenizerConfig tokenizer_config.json, as text or parsed
-   * @throws TokenizerError that names the entry: unknown type, bad merge, duplicate or huge id, missing eos_token
+   * @throws TokenizerError that names the entry: unknown type or field, bad merge, duplicate or huge id, missing eos_token
    */
-  static fromJSON(tokenizerJson: unknown, tokenizerConfig: unknown): Tokenizer {
-    const json = toObject(tokenizerJson, 'tokenizer.json');
-    const config = toObject(tokenizerConfig, 'tokenizer_config.json');
-    const vocab = checkTokenizer(json);
-    // The library takes a word-level model's unknown token from the configuration, the file format from the model.
-    const unk = (json.model as { unk_token?: unknown }).unk_token ?? tokenContent(config, 'unk_token');
-    const parts = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, added_tokens: [] };
+  static fromJSON(tokenizerJson: unknown, tokenizerConfig: unknown, older: OlderFiles = {}): Tokenizer {
+    const optional = (json: unknown, file: string) => (json === null || json === undefined ? null : toObject(json, file));
     try {
-      const hf = new HfTokenizer({ ...parts, ...json }, { ...config, unk_token: unk });
-      // The library meets some mistakes in the file only when it is put to work.
-      hf.decode(hf.encode('A b!').ids.concat(vocab.values().next().value!));
-      const { unk_id } = json.model as { unk_id?: unknown };
-      const unkId = typeof unk_id === 'number' ? unk_id : (vocab.get(String(unk)) ?? null);
-      return new Tokenizer(hf, vocab, config, unkId);
+      return Tokenizer.build(toObject(tokenizerJson, 'tokenizer.json'), {
+        config: toObject(tokenizerConfig, 'tokenizer_config.json'),
+        specialTokensMap: optional(older.specialTokensMap, 'special_tokens_map.json'),
+        addedTokens: optional(older.addedTokens, 'added_tokens.json'),
+      });
     } catch (error) {
       if (error instanceof TokenizerError) throw error;
       throw new TokenizerError(`tokenizer.json: ${(error as Error).message}`, { cause: error });
     }
   }
 
+  private static build(file: Json, files: Parameters<typeof readSettings>[2]): Tokenizer {
+    const json = withSettings(file, files.config);
+    const vocabulary = readVocabulary(json, MODEL_TYPES);
+    const settings = readSettings(json, vocabulary.ids, files);
+    const ids = new Map(vocabulary.ids);
+    for (const { content, id } of settings.added) ids.set(content, id);
+    const eosId = settings.named.eos_token;
+    if (eosId === undefined) fail('tokenizer_config.json: no eos_token; decoding would never stop.');
+    const bosId = settings.named.bos_token ?? null;
+    const padId = settings.named.pad_token ?? eosId;
+    const effort = new Effort();
+    const { model, unknown } = makeModel(vocabulary.type, withUnknown(vocabulary, settings.named.unk_token), vocabulary.ids);
+    const known = new Set(ids.values());
+    const around = makeAround(json.post_processor, (id) => known.has(id));
+    const special = new Set(settings.added.filter((token) => token.special).map((token) => token.id));
+    const control = new Set([...special, padId, ...Object.values(settings.named), ...settings.further]);
+    const image = ids.get('<image>');
+    if (image !== undefined) control.add(image);
+    for (const id of [unknown, settings.named.unk_token]) if (id !== undefined && id !== null) control.delete(id);
+    for (const id of [eosId, bosId]) if (id !== null) control.add(id);
+    const pipeline: Pipeline = {
+      added: new AddedTokens(settings.added, makeNormalizer(json.normalizer), effort),
+      preTokenize: makePreTokenizer(json.pre_tokenizer),
+      model,
+      around: withEnds(around, { ...settings, bosId, eosId }),
+      makeSink: makeDecoder(json.decoder),
+    };
+    return new Tokenizer(pipeline, { ids, eosId, bosId, padId, unkId: unknown, special, control });
+  }
+
   /**
-   * Text to ids. Special tokens written out in the text become their ids.
+   * Text to ids. Special tokens written out in the text become their ids; a lone surrogate is taken as U+FFFD.
    * @param options.addSpecial also what the file's post-processor puts around a text, such as a leading bos
-   * @throws ArgumentError for more than MAX_TEXT characters, or a word unknown to a tokenizer without unknown token
+   * @throws ArgumentError for more than MAX_TEXT characters, for a text on which the file's patterns take too many
+   *   steps, or for a word unknown to a tokenizer without unknown token
    */
   encode(text: string, options: { addSpecial?: boolean } = {}): number[] {
     if (text.length > MAX_TEXT) {
       throw new ArgumentError(`The text has ${text.length} characters; at most ${MAX_TEXT} can be tokenized.`);
     }
-    const { ids } = this.hf.encode(text, { add_special_tokens: options.addSpecial ?? false });
-    if (ids.some((id) => id === undefined)) {
-      throw new ArgumentError('The text holds a word that is unknown to a tokenizer without an unknown token.');
+    const { added, preTokenize, model, around } = this.pipeline;
+    const effort = new Effort();
+    const out: number[] = [];
+    for (const section of added.split(text.replace(/\p{Surrogate}/gu, '\ufffd'), effort)) {
+      if ('id' in section) out.push(section.id);
+      else for (const piece of preTokenize(section, effort)) for (const id of model(piece.text, effort)) out.push(id);
     }
-    return ids;
+    return options.addSpecial ? [...around.before, ...out, ...around.after] : out;
   }
 
   /**
    * Ids to text, with nothing tidied: decode(encode(x)) is x for byte-level tokenizers.
-   * Ids from `size` on stand for embedding rows without a token and give no text.
+   * Ids that no token has stand for embedding rows without one and give no text.
    * @param options.skipSpecial leave special tokens out (the default)
    * @throws ArgumentError for an id that is negative or not an integer
    */
   decode(ids: ArrayLike<number>, options: { skipSpecial?: boolean } = {}): string {
-    const list = Array.from(ids);
-    const bad = list.find((id) => !Number.isInteger(id) || id < 0);
-    if (bad !== undefined) throw new ArgumentError(`decode: ${bad} is not a token id.`);
-    const known = list.filter((id) => this.hf.id_to_token(id) !== undefined);
-    if (known.length === 0) return '';
-    return this.hf.decode(known, {
-      skip_special_tokens: options.skipSpecial ?? true,
-      clean_up_tokenization_spaces: false,
-    });
+    const stream = this.stream(options);
+    return Array.from(ids, (id) => stream.push(id)).join('') + stream.end();
   }
 
   /** The id of a token as the file spells it, undefined if there is none. */
   idOf(token: string): number | undefined {
-    return this.hf.token_to_id(token);
+    return this.known.ids.get(token);
+  }
+
+  /** The token of an id as the file spells it, undefined if there is none. */
+  tokenOf(id: number): string | undefined {
+    return this.tokens.get(id);
   }
 
   /** Words and marks of a text that this tokenizer has no token for, each once, as they are written. */
@@ -133,52 +194,63 @@ export class Tokenizer {
   }
 
   /** A decoder for tokens that arrive one by one. */
-  stream(): StreamDecoder {
-    return new StreamDecoder(this);
+  stream({ skipSpecial = true }: { skipSpecial?: boolean } = {}): StreamDecoder {
+    const { special } = this.known;
+    const shown = (id: number) => (skipSpecial && special.has(id) ? undefined : this.tokens.get(id));
+    return new StreamDecoder(shown, this.pipeline.makeSink);
   }
 }
 
-/** What an unfinished UTF-8 character decodes to: one or, with byte fallback, up to three replacement characters. */
-const UNFINISHED = /\ufffd{1,3}$/;
+/** Word-level and WordPiece models may leave their unknown token to the configuration. */
+function withUnknown({ type, model, ids }: ReturnType<typeof readVocabulary>, configured: number | undefined): Json {
+  if (type !== 'WordLevel' && type !== 'WordPiece') return model;
+  const named = [...ids].find(([, id]) => id === configured)?.[0];
+  const unk_token = model.unk_token ?? named;
+  if (typeof unk_token === 'string' && ids.has(unk_token)) return { ...model, unk_token };
+  return fail(`tokenizer.json: model.unk_token ${excerpt(unk_token)} is not in the vocabulary.`);
+}
+
+/** What stands around a text where the configuration says of bos and eos whether they do. */
+function withEnds(
+  { before, after }: Around,
+  ends: { addBos: boolean | undefined; addEos: boolean | undefined; bosId: number | null; eosId: number },
+): Around {
+  const having = (list: readonly number[], id: number | null, wanted: boolean | undefined, put: 'first' | 'last') => {
+    if (wanted === undefined || id === null || list.includes(id) === wanted) return list;
+    if (!wanted) return list.filter((other) => other !== id);
+    return put === 'first' ? [id, ...list] : [...list, id];
+  };
+  return {
+    before: having(before, ends.bosId, ends.addBos, 'first'),
+    after: having(after, ends.eosId, ends.addEos, 'last'),
+  };
+}
 
 /**
  * Decodes tokens as they come. The pieces joined are the text of all tokens, and no piece ends inside a character:
  * bytes of one that is not complete yet wait for the next token.
  */
 export class StreamDecoder {
-  private readonly tokenizer: Tokenizer;
-  /** The last token given out in full, as context (a word's leading space depends on it), and those not complete. */
-  private window: number[] = [];
-  /** Characters of the window's text that were given out. */
-  private given = 0;
+  private sink: TextSink;
 
-  constructor(tokenizer: Tokenizer) {
-    this.tokenizer = tokenizer;
+  constructor(
+    private readonly shown: (id: number) => string | undefined,
+    private readonly makeSink: () => TextSink,
+  ) {
+    this.sink = makeSink();
   }
 
   /** Adds one token and returns the text that became certain, often one word, sometimes ''. */
   push(id: number): string {
-    const text = this.tokenizer.decode([...this.window, id]);
-    this.window.push(id);
-    const certain = text.replace(UNFINISHED, '');
-    const piece = certain.slice(this.given);
-    this.given = Math.max(this.given, certain.length);
-    if (certain.length < text.length) return piece;
-    if (piece === '') {
-      // A special token, or one without text: it must not take the place of the word before it.
-      this.window.pop();
-    } else {
-      this.window = [id];
-      this.given = this.tokenizer.decode(this.window).length;
-    }
-    return piece;
+    if (!Number.isInteger(id) || id < 0) throw new ArgumentError(`decode: ${String(id)} is not a token id.`);
+    const token = this.shown(id);
+    return token === undefined ? '' : this.sink.push(token);
   }
 
   /** Returns what is left, an unfinished character as U+FFFD, and starts anew. */
   end(): string {
-    const rest = this.tokenizer.decode(this.window).slice(this.given);
-    this.window = [];
-    this.given = 0;
+    const rest = this.sink.end();
+    this.sink = this.makeSink();
     return rest;
   }
 }

@@ -174,15 +174,17 @@ function overlap(text: string, stop: string): number {
 
 /** The tokenizer of a checkpoint folder. @throws ConfigError when its files are missing */
 export async function readTokenizer(folder: FolderSource): Promise<Tokenizer> {
-  const [json, config] = await Promise.all([
+  const [json, config, specialTokensMap, addedTokens] = await Promise.all([
     readJson(folder, 'tokenizer.json', TOKENIZER_LIMIT),
     readJson(folder, 'tokenizer_config.json'),
+    readJson(folder, 'special_tokens_map.json'),
+    readJson(folder, 'added_tokens.json'),
   ]);
   if (json === null || config === null) {
     const missing = json === null ? 'tokenizer.json' : 'tokenizer_config.json';
     throw new ConfigError(`${folder.name}: no ${missing}; copy it from the model's public folder`);
   }
-  return Tokenizer.fromJSON(json, config);
+  return Tokenizer.fromJSON(json, config, { specialTokensMap, addedTokens });
 }
 
 /** A backend that a model has to itself: opened when all else is in order, closed with the model or when loading fails. */

@@ -2,6 +2,7 @@ import { basename, dirname } from 'node:path';
 import { emptyParameters } from '../../../engine/module.ts';
 import { diskFolder } from '../../../engine/node/index.ts';
 import { Random } from '../../../engine/random.ts';
+import { filesFolder } from '../../../engine/safetensors/index.ts';
 import { ConfigError } from '../../../engine/errors.ts';
 import { type MatvlmConfig, parseConfig } from '../config.ts';
 import type { VqaDataset } from '../data/dataset.ts';
@@ -12,10 +13,10 @@ import { readModel, tokenizerFiles } from '../node/model-folder.ts';
 import { tinyConfig } from '../presets.ts';
 import { outline } from '../sizes.ts';
 import { PromptEncoder } from '../template.ts';
-import { Tokenizer } from '../tokenizer.ts';
+import type { Tokenizer } from '../tokenizer.ts';
 import type { BatchLoader } from '../train/loader.ts';
 import { pretrainTask, type TrainSettings } from '../train/loop.ts';
-import { Vlm } from '../vlm.ts';
+import { readTokenizer, Vlm } from '../vlm.ts';
 import { readConfig, readJson } from '../weights.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
 import type { Context } from './command.ts';
@@ -92,7 +93,7 @@ interface Prepared {
 /** Opens files and data sets and checks that all fits. A resumed run has configuration and tokenizer of its own. */
 async function prepare({ settings, point }: Opened<Settings<TrainTable>>, signal: AbortSignal): Promise<Prepared> {
   const files = point ? await tokenizerFiles(point.checkpoint.path) : await tokenizerOf(settings.tokenizer);
-  const tokenizer = parseTokenizer(files);
+  const tokenizer = await readTokenizer(filesFolder("the tokenizer's folder", files));
   const stored = point && diskFolder(point.checkpoint.path);
   const config = stored ? await readConfig(stored) : await configOf(settings.model, tokenizer.size);
   checkSteps(settings.steps, point?.checkpoint.step ?? 0);
@@ -123,15 +124,6 @@ async function tokenizerOf(folder: string | null): Promise<Map<string, Uint8Arra
   if (folder !== null) return readModel(folder, tokenizerFiles, warn);
   const texts = Object.entries(tokenizerFileTexts(tinyTokenizer()));
   return new Map(texts.map(([name, text]) => [name, new TextEncoder().encode(text)]));
-}
-
-function parseTokenizer(files: ReadonlyMap<string, Uint8Array>): Tokenizer {
-  const text = (name: string) => {
-    const bytes = files.get(name);
-    if (bytes) return new TextDecoder().decode(bytes);
-    throw new ConfigError(`the tokenizer's folder has no ${name}; copy it from the model's public folder`);
-  };
-  return Tokenizer.fromJSON(text('tokenizer.json'), text('tokenizer_config.json'));
 }
 
 /** The configuration that `--model` names, checked. */

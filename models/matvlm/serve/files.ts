@@ -20,7 +20,7 @@ const TYPES: Readonly<Record<string, string>> = {
 
 /** What of a checkpoint folder is served: weights and their descriptions, no log and no training state. */
 const MODEL_FILE =
-  /^((?!optimizer)\w[\w.-]*\.safetensors|(model\.safetensors\.index|((mamba|generation|preprocessor)_)?config|tokenizer(_config)?)\.json)$/;
+  /^((?!optimizer)\w[\w.-]*\.safetensors|(model\.safetensors\.index|((mamba|generation|preprocessor)_)?config|tokenizer(_config)?|special_tokens_map|added_tokens)\.json)$/;
 
 /** Content that is held in memory. */
 export interface Asset {
