@@ -94,6 +94,9 @@ const ODD = [
   ...['ΣΑΣ', 'İx', '__proto__', 'constructor', '2'],
 ];
 
+// The reference library lowers letter by letter, so that no sigma is a final one.
+const lower = (text: string): string => text.replaceAll('Σ', 'σ').toLowerCase();
+
 build('give back every answer as it is, and know every word', () => {
   for (const lowercase of [false, true]) {
     const files = buildTextTokenizer({ questions: ['What is  it?'], answers: ODD, lowercase });
@@ -101,7 +104,7 @@ build('give back every answer as it is, and know every word', () => {
     for (const answer of ODD) {
       const ids = tokenizer.encode(`\nWhat is it? ASSISTANT: ${answer}`);
       assert.not.ok(ids.includes(tokenizer.unkId!), answer);
-      assert.is(tokenizer.decode(tokenizer.encode(` ${answer}`)).trim(), lowercase ? answer.toLowerCase() : answer);
+      assert.is(tokenizer.decode(tokenizer.encode(` ${answer}`)).trim(), lowercase ? lower(answer) : answer);
     }
     assert.ok(tokenizer.encode(' never').includes(tokenizer.unkId!));
   }

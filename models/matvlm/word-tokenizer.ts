@@ -2,6 +2,7 @@
 import { easyVqaTexts } from './data/easy-vqa.ts';
 import { sortOfClevrTexts } from './data/sort-of-clevr.ts';
 import { TEMPLATES } from './template.ts';
+import { lower } from './tokenizer/normalizers.ts';
 
 export const END_OF_TEXT = '<|endoftext|>';
 const UNKNOWN = '<unk>';
@@ -14,7 +15,7 @@ export interface TokenizerFiles {
 
 /** Words and punctuation marks of a text, as the tokenizer built below splits it. */
 export function splitWords(text: string): string[] {
-  return text.toLowerCase().match(/[\p{L}\p{N}]+|[^\s\p{L}\p{N}]/gu) ?? [];
+  return lower(text).match(/[\p{L}\p{N}]+|[^\s\p{L}\p{N}]/gu) ?? [];
 }
 
 /** A word-level tokenizer of these words: ids 0 and 1 are `<|endoftext|>` and `<unk>`, the words follow in order. */
@@ -83,7 +84,7 @@ export function buildTextTokenizer({ questions, answers, lowercase }: TokenizerT
   const pieces = new RegExp(`(${PIECE})`, 'u');
   const words = texts.flatMap((text) => {
     const plain = text.replace(/\p{White_Space}+/gu, ' ');
-    return (lowercase ? plain.toLowerCase() : plain).split(pieces).filter((piece) => piece !== '');
+    return (lowercase ? lower(plain) : plain).split(pieces).filter((piece) => piece !== '');
   });
   const blanks = { type: 'Replace', pattern: { Regex: '\\s+' }, content: ' ' };
   return wordLevel([' ', ...words], {

@@ -10,8 +10,8 @@ export type Normalizer = (text: string, effort: Effort) => string;
 /** Characters that a normalised text may have, in UTF-16 units. */
 const MOST = 2 ** 18;
 
-/** Character by character: whole texts have a final sigma of its own in JavaScript, not in Rust. */
-const lower = (text: string): string => text.replaceAll('Σ', 'σ').toLowerCase();
+/** In lower case as `Lowercase` makes it, character by character: only JavaScript has a sigma for the ends of words. */
+export const lower = (text: string): string => text.replaceAll('Σ', 'σ').toLowerCase();
 const withoutMarks = (text: string): string => text.normalize('NFD').replace(/\p{Mn}/gu, '');
 const CHINESE =
   /[\u{4e00}-\u{9fff}\u{3400}-\u{4dbf}\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{f900}-\u{faff}\u{2f800}-\u{2fa1f}]/gu;
