@@ -38,6 +38,11 @@ function tokens(shape: readonly number[], layout: HeadLayout): { length: number;
     : { length: shape[rank - 3], inner: shape[rank - 2] };
 }
 
+/** The size of the first dimension before heads and tokens; 1 where there is none. */
+function batchOf(shape: readonly number[], layout: HeadLayout): number {
+  return shape.length > (layout === 'bhld' ? 2 : 3) ? shape[0] : 1;
+}
+
 const WG = 256;
 
 /**
@@ -72,8 +77,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     return;
   }
   // A start below 0 may put tokens before position 0, where they turn the other way.
-  let ahead = (row / params.inner) % params.length + params.offset + u32(max(first(), 0));
-  let back = bitcast<u32>(-min(first(), 0));
+  let first = first_of(row);
+  let ahead = (row / params.inner) % params.length + params.offset + u32(max(first, 0));
+  let back = bitcast<u32>(-min(first, 0));
   let r = cos_sin(select(ahead - back, back - ahead, back > ahead), j);
   let s = select(params.sign, -params.sign, back > ahead) * r.y;
   let a = xs[at];
@@ -98,9 +104,11 @@ function ropeShader(rotaryDim: number, theta: number, dynamic: boolean): Shader 
   return shader(`rope.${rotaryDim}.${theta}.${dynamic}`, () => ({
     reads: { xs: 'f32', ...(dynamic && { starts: 'i32' }) },
     writes: { ys: 'f32' },
-    params: { rows: 'u32', dim: 'u32', length: 'u32', inner: 'u32', offset: 'u32', sign: 'f32' },
+    params: { rows: 'u32', dim: 'u32', length: 'u32', inner: 'u32', offset: 'u32', sign: 'f32', each: 'u32' },
     constants: { WG, HALF: rotaryDim / 2 },
-    code: `${frequencyTable(rotaryDim, theta)}fn first() -> i32 { return ${dynamic ? 'starts[0]' : '0'}; }\n${CODE}`,
+    code: `${frequencyTable(rotaryDim, theta)}fn first_of(row: u32) -> i32 { return ${
+      dynamic ? 'starts[row / params.each]' : '0'
+    }; }\n${CODE}`,
   }));
 }
 
@@ -124,7 +132,10 @@ const ropeOp: Op<RopeAttrs> = defineOp({
     expectFinite('rope', 'theta', theta, Number.MIN_VALUE);
     if (start) {
       expectDType('rope', 'start', start.dtype, 'i32');
-      if (start.shape.join() !== '1') throw new ShapeError(`rope: start has shape ${show(start.shape)}, expected [1]`);
+      if (start.shape.length !== 1 || (start.shape[0] !== 1 && start.shape[0] !== batchOf(x.shape, layout))) {
+        const want = `[1], or one for each of the batch of x ${show(x.shape)}`;
+        throw new ShapeError(`rope: start has shape ${show(start.shape)}, expected ${want}`);
+      }
     }
     return [spec(x.shape)];
   },
@@ -132,10 +143,11 @@ const ropeOp: Op<RopeAttrs> = defineOp({
     const { rotaryDim, theta, inverse } = attrs;
     const { length, inner } = tokens(x.shape, attrs.layout);
     const dim = x.shape[x.shape.length - 1];
-    const offset = attrs.offset + (start ? start.data[0] : 0);
     const half = rotaryDim / 2;
+    const each = x.size / dim / (start?.size ?? 1);
     for (let row = 0; row * dim < x.size; row++) {
-      const position = (Math.floor(row / inner) % length) + offset;
+      const first = attrs.offset + (start ? start.data[Math.floor(row / each)] : 0);
+      const position = (Math.floor(row / inner) % length) + first;
       for (let j = 0; j < half; j++) {
         const angle = position * theta ** ((-2 * j) / rotaryDim);
         const c = Math.cos(angle);
@@ -156,7 +168,7 @@ const ropeOp: Op<RopeAttrs> = defineOp({
       {
         shader: ropeShader(attrs.rotaryDim, attrs.theta, inputs.length > 1),
         args: [...inputs, y],
-        params: [rows, dim, length, inner, attrs.offset, attrs.inverse ? -1 : 1],
+        params: [rows, dim, length, inner, attrs.offset, attrs.inverse ? -1 : 1, rows / (inputs[1]?.size ?? 1)],
         grid: grid1d(rows * (dim - attrs.rotaryDim / 2), WG),
       },
     ];
@@ -164,9 +176,14 @@ const ropeOp: Op<RopeAttrs> = defineOp({
   wasm({ inputs: [x, start], outputs: [y], attrs: { rotaryDim, theta, offset, layout, inverse }, k, scratch }) {
     const { length, inner } = tokens(y.shape, layout);
     const dim = y.shape[y.shape.length - 1];
-    const sizes = [y.size / dim, dim, length, inner, rotaryDim] as const;
+    const starts = start?.size ?? 1;
+    const sizes = [y.size / dim / starts, dim, length, inner, rotaryDim] as const;
     const table = scratch(k.rope_scratch(length, rotaryDim));
-    k.rope(x.ptr, start?.ptr ?? 0, y.ptr, ...sizes, theta ** (-2 / rotaryDim), offset, Number(inverse), table);
+    const how = [theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
+    for (let b = 0; b < starts; b++) {
+      const at = (b * y.size * 4) / starts;
+      k.rope(x.ptr + at, start ? start.ptr + 4 * b : 0, y.ptr + at, ...sizes, ...how);
+    }
     return true;
   },
   saves: { inputs: [1] },
@@ -181,7 +198,8 @@ const ropeOp: Op<RopeAttrs> = defineOp({
  * Rotary position embedding (Su et al. 2021) in Phi's form: of the first `rotaryDim` dimensions of each head, i turns
  * with i + rotaryDim/2 by position · theta^(−2i/rotaryDim); the others pass. Exact at any position below 2³².
  * @param x f32 (…, H, L, Dh), or with layout 'blhd' (…, L, H, Dh); token l is at position offset + l
- * @param start i32 [1], added to the offset: a position that lives on the device
+ * @param start i32 [1], or [B] with one for each of x's first dimension, added to the offset: positions that live on
+ * the device
  */
 export function rope(x: Tensor, options: RopeOptions = {}, start?: Tensor): Tensor {
   const { rotaryDim = x.shape[x.shape.length - 1], theta = 10000, offset = 0, layout = 'bhld' } = options;

@@ -9,7 +9,7 @@ export { decodeImage } from './image/decode-browser.ts';
 export type { RgbImage } from './image/image.ts';
 export { preprocess, type PreprocessOptions } from './image/preprocess.ts';
 export * from './initialise.ts';
-export type { AttentionState, DecoderState, LayerState, MambaState } from './layers/state.ts';
+export type { AttentionState, DecoderState, LayerState, MambaState, RowLengths } from './layers/state.ts';
 export * from './load.ts';
 export * from './losses.ts';
 export { MaTVLM } from './model.ts';

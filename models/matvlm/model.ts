@@ -76,7 +76,8 @@ export class MaTVLM {
   /** Image features (B, T, vision width) and tokens → hidden states and state of the decoder. */
   forward(batch: TokenBatch, features: Tensor, options: PassOptions = {}): DecoderOutput & { spliced: Spliced } {
     const spliced = this.splice(batch, this.connector.forward(features));
-    const keyMask = fromData(this.backend, spliced.mask, [spliced.batch, spliced.length], 'i32');
+    const { mask, batch: b, length } = spliced;
+    const keyMask = mask.includes(0) ? fromData(this.backend, mask, [b, length], 'i32') : null;
     return { ...this.decoder.forward(spliced.embeds, { ...options, keyMask }), spliced };
   }
 }

@@ -3,6 +3,7 @@ import type { Tensor } from '../../../engine/tensor.ts';
 import { attention, cat, reshape, rope } from '../../../ops/index.ts';
 import { kvHeads, rotaryDim, type TextConfig } from '../config.ts';
 import { Linear } from './basic.ts';
+import type { Padding } from './padding.ts';
 import type { AttentionState } from './state.ts';
 
 /** Phi's causal self-attention: partial rotary, grouped queries, biases everywhere. */
@@ -33,20 +34,22 @@ export class PhiAttention {
   /**
    * @param h (B, L, D), positions `offset`…`offset+L−1`
    * @param past keys and values of the positions before
-   * @param keyMask (B, S) over all keys, 0 for padding; null when all count
+   * @param padding null when all keys count; else it says where each row begins
    */
-  forward(h: Tensor, offset: number, past: AttentionState | null, keyMask: Tensor | null): [Tensor, AttentionState] {
+  forward(h: Tensor, offset: number, past: AttentionState | null, padding: Padding | null): [Tensor, AttentionState] {
     const [b, l, d] = h.shape;
-    const rotary = { rotaryDim: rotaryDim(this.c), theta: this.c.rope_theta, offset, layout: 'blhd' as const };
+    const start = padding?.start;
+    const turn = { rotaryDim: rotaryDim(this.c), theta: this.c.rope_theta, layout: 'blhd' as const };
+    const rotary = { ...turn, offset: start ? 0 : offset };
     const split = (y: Tensor, heads: number) => reshape(y, [b, l, heads, this.headSize]);
-    const q = rope(split(this.q_proj.forward(h), this.heads), rotary);
-    let k = rope(split(this.k_proj.forward(h), this.kv), rotary);
+    const q = rope(split(this.q_proj.forward(h), this.heads), rotary, start);
+    let k = rope(split(this.k_proj.forward(h), this.kv), rotary, start);
     let v = split(this.v_proj.forward(h), this.kv);
     if (past) {
       k = cat([past.k, k], 1);
       v = cat([past.v, v], 1);
     }
-    const y = attention(q, k, v, { causal: true, layout: 'blhd' }, keyMask ?? undefined);
+    const y = attention(q, k, v, { causal: true, layout: 'blhd' }, padding?.mask);
     return [this.dense.forward(reshape(y, [b, l, d])), { kind: 'attention', k, v }];
   }
 }

@@ -8,6 +8,7 @@ import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
 import { PhiAttention } from './attention.ts';
 import { LayerNorm, Linear } from './basic.ts';
 import { Mamba2Mixer } from './mamba2.ts';
+import { mapPadding, type Padding, paddingOf, rowsAfter } from './padding.ts';
 import { type DecoderState, disposeState, type LayerState, layerTensors, mapLayer } from './state.ts';
 
 /** How a pass through decoder layers is run. */
@@ -16,12 +17,21 @@ export interface PassOptions {
   readonly past?: DecoderState | null;
   /** (B) i32: the row of `past` that each row goes on from; its own where absent. */
   readonly owner?: Tensor | null;
-  /** (B, S) over all keys, past ones included: 0 for padding. */
+  /**
+   * (B, S) i32 over all keys, past ones included: 0 for padding, which stands on the right of each pass. A state that
+   * comes of it remembers where its rows end; going on from there takes none, unless that pass is padded too.
+   */
   readonly keyMask?: Tensor | null;
   /** Residual dropout is on only where a generator is given (training). */
   readonly random?: Random | null;
   /** Recompute each layer in backward in place of keeping its activations. */
   readonly checkpointing?: boolean;
+}
+
+/** How a pass through one layer is run. */
+export interface LayerOptions extends Omit<PassOptions, 'past'> {
+  /** What follows from `keyMask` and the past, where that is known already. */
+  readonly padding?: Padding | null;
 }
 
 /** Phi's block: one norm, mixer and MLP side by side. `y = x + mixer(h) + mlp(h)`, `h = LN(x)`. */
@@ -46,13 +56,15 @@ export class PhiBlock {
    * x (B, L, D) → (B, L, D) and the layer's state after it. With checkpointing only what goes in is kept; but a frozen
    * layer on a constant needs no gradient: only mixers may be trained where the input is none's output.
    */
-  forward(x: Tensor, past: LayerState | null, options: PassOptions, offset: number): [Tensor, LayerState] {
+  forward(x: Tensor, past: LayerState | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
+    const { keyMask = null, padding = paddingOf(x, { length: offset, rows: null }, null, keyMask) } = options;
     const recompute = options.checkpointing && gradEnabled() && (x.requiresGrad || this.mixer.kind === 'mamba');
-    return recompute ? recomputed(this, x, past, options, offset) : this.compute(x, past, options, offset);
+    const how = { ...options, padding };
+    return recompute ? recomputed(this, x, past, how, offset) : this.compute(x, past, how, offset);
   }
 
-  /** `forward` without checkpointing. */
-  compute(x: Tensor, past: LayerState | null, options: PassOptions, offset: number): [Tensor, LayerState] {
+  /** `forward` without checkpointing, and with the padding known. */
+  compute(x: Tensor, past: LayerState | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
     return scope(() => {
       const { owner } = options;
       const before = past && owner ? mapLayer(past, (t) => indexSelect(t, 0, owner)) : past;
@@ -64,9 +76,10 @@ export class PhiBlock {
     });
   }
 
-  private mix(h: Tensor, past: LayerState | null, options: PassOptions, offset: number): [Tensor, LayerState] {
-    if (this.mixer.kind === 'mamba') return this.mixer.forward(h, past?.kind === 'mamba' ? past : null);
-    return this.mixer.forward(h, offset, past?.kind === 'attention' ? past : null, options.keyMask ?? null);
+  private mix(h: Tensor, past: LayerState | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
+    const { padding = null } = options;
+    if (this.mixer.kind === 'mamba') return this.mixer.forward(h, past?.kind === 'mamba' ? past : null, padding);
+    return this.mixer.forward(h, offset, past?.kind === 'attention' ? past : null, padding);
   }
 
   private drop(t: Tensor, random: Random | null): Tensor {
@@ -109,19 +122,32 @@ export class Decoder {
   /** Runs all layers on embeddings (B, L, D). */
   forward(embeds: Tensor, options: PassOptions = {}): DecoderOutput {
     const layers: LayerState[] = [];
-    const hidden = this.run(embeds, options, (state) => void layers.push(state));
-    return { hidden, state: { length: (options.past?.length ?? 0) + embeds.shape[1], layers } };
+    const padding = this.padding(embeds, options);
+    const hidden = this.run(embeds, options, padding, (state) => void layers.push(state));
+    const length = (options.past?.length ?? 0) + embeds.shape[1];
+    return { hidden, state: { length, layers, rows: padding && rowsAfter(padding) } };
   }
 
   /** `forward` where nothing goes on from here: the `hidden` states alone. */
   hiddenStates(embeds: Tensor, options: PassOptions = {}): Tensor[] {
-    return this.run(embeds, options, (state) => disposeState({ layers: [state] }));
+    const padding = this.padding(embeds, options);
+    return this.run(embeds, options, padding, (state) => disposeState({ layers: [state], rows: null }));
   }
 
-  private run(embeds: Tensor, options: PassOptions, take: (state: LayerState) => void): Tensor[] {
+  private padding(embeds: Tensor, { past, owner, keyMask }: PassOptions): Padding | null {
+    return paddingOf(embeds, past ?? { length: 0, rows: null }, owner ?? null, keyMask ?? null);
+  }
+
+  private run(
+    embeds: Tensor,
+    { past, owner, random, checkpointing }: PassOptions,
+    padding: Padding | null,
+    take: (state: LayerState) => void,
+  ): Tensor[] {
     const hidden = [embeds];
+    const options = { owner, random, checkpointing, padding };
     this.layers.forEach((layer, i) => {
-      const [y, state] = layer.forward(hidden[i], options.past?.layers[i] ?? null, options, options.past?.length ?? 0);
+      const [y, state] = layer.forward(hidden[i], past?.layers[i] ?? null, options, past?.length ?? 0);
       hidden.push(y);
       take(state);
     });
@@ -142,10 +168,10 @@ function recomputed(
   layer: PhiBlock,
   x: Tensor,
   past: LayerState | null,
-  options: PassOptions,
+  options: LayerOptions,
   offset: number,
 ): [Tensor, LayerState] {
-  const { owner = null, keyMask = null, random = null } = options;
+  const { owner = null, padding = null, random = null } = options;
   const drawn = random?.state();
   const body = (inputs: Tensor[]): Tensor[] => {
     const rest = inputs.values();
@@ -154,7 +180,7 @@ function recomputed(
     const [y, state] = layer.compute(
       own.x,
       own.past,
-      { ...options, owner: owner && take(), keyMask: keyMask && take() },
+      { ...options, owner: owner && take(), padding: padding && mapPadding(padding, take) },
       offset,
     );
     return [y, ...layerTensors(state)];
@@ -166,7 +192,8 @@ function recomputed(
     if (random && now) random.restore(now);
     return result;
   };
-  const given = [x, ...(past ? layerTensors(past) : []), owner, keyMask].filter((t) => t !== null);
+  const given = [x, ...(past ? layerTensors(past) : []), ...(owner ? [owner] : [])];
+  if (padding) mapPadding(padding, (t) => (given.push(t), t));
   const [y, a, b] = checkpoint(body, given, add, replay);
   const { kind } = layer.mixer;
   return [y, kind === 'mamba' ? { kind, conv: a, ssm: b } : { kind, k: a, v: b }];

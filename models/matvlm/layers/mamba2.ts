@@ -3,6 +3,7 @@ import type { Tensor } from '../../../engine/tensor.ts';
 import { cat, causalConv1d, repeatInterleave, reshape, rmsNormGated, slice, split, ssdScan, zeros } from '../../../ops/index.ts';
 import type { MambaConfig } from '../config.ts';
 import { Linear } from './basic.ts';
+import { ownLast, type Padding, still } from './padding.ts';
 import type { MambaState } from './state.ts';
 
 /** Width of the convolution. */
@@ -47,8 +48,8 @@ export class Mamba2Mixer {
     this.norm = p.at('norm').get('weight', [inner]);
   }
 
-  /** u (B, L, D) → (B, L, D) and the state after its last position. */
-  forward(u: Tensor, past: MambaState | null): [Tensor, MambaState] {
+  /** u (B, L, D) → (B, L, D) and the state after the last position of each row that is not padding. */
+  forward(u: Tensor, past: MambaState | null, padding: Padding | null = null): [Tensor, MambaState] {
     const [b, l] = u.shape;
     const { d_inner: inner, d_xb: xb } = this.c;
     // 1. [z | x | B | C | dt] = W_in u
@@ -59,21 +60,14 @@ export class Mamba2Mixer {
     const mixed = causalConv1d(xBC, weight, this.conv.bias, { activation: 'silu', layout: 'blc', initial: before });
     const [x, B, C] = split(mixed, [xb, xb, inner], -1);
     // 3.–4. x and B repeat from the KV heads to all heads; the state space scan
-    const [y, ssm] = ssdScan(
-      {
-        x: this.toHeads(x),
-        dt,
-        A_log: this.A_log,
-        B: this.toHeads(B),
-        C: this.toHeads(C),
-        D: this.D,
-        dt_bias: this.dt_bias,
-      },
-      { chunkSize: this.chunkSize, initialState: past?.ssm },
-    );
+    const { A_log, D, dt_bias } = this;
+    const inputs = { x: this.toHeads(x), dt, A_log, B: this.toHeads(B), C: this.toHeads(C), D, dt_bias };
+    const how = { chunkSize: this.chunkSize, initialState: past?.ssm };
+    const [y, last] = ssdScan(inputs, how);
+    const ssm = padding ? ssdScan({ ...inputs, dt: still(dt, padding) }, how)[1] : last;
     // 5. gate, norm by head, and out
     const gated = rmsNormGated(reshape(y, [b, l, inner]), z, this.norm, { groupSize: this.headSize, eps: NORM_EPS });
-    const conv = lastColumns(before, xBC);
+    const conv = padding ? ownLast(cat([before, xBC], 1), CONV_WIDTH - 1, padding) : lastColumns(before, xBC);
     return [this.out_proj.forward(gated), { kind: 'mamba', conv, ssm }];
   }
 

@@ -16,10 +16,18 @@ export interface MambaState {
 
 export type LayerState = AttentionState | MambaState;
 
+/** How rows of different lengths lie in a state: (B, S) i32, 0 for padding, and (B) i32, each row's own positions. */
+export interface RowLengths {
+  readonly mask: Tensor;
+  readonly lengths: Tensor;
+}
+
 /** What a decoder remembers of `length` positions: one state per layer. */
 export interface DecoderState {
   readonly length: number;
   readonly layers: readonly LayerState[];
+  /** Which of them are a row's own; null where all are. */
+  readonly rows: RowLengths | null;
 }
 
 /** A layer's state with each tensor replaced, in the order of `layerTensors`. */
@@ -34,12 +42,18 @@ export function layerTensors(s: LayerState): [Tensor, Tensor] {
   return s.kind === 'attention' ? [s.k, s.v] : [s.conv, s.ssm];
 }
 
+/** The lengths of rows with each tensor replaced. */
+export function mapRows(rows: RowLengths, map: (t: Tensor) => Tensor): RowLengths {
+  return { mask: map(rows.mask), lengths: map(rows.lengths) };
+}
+
 /** A state with each tensor replaced. */
-export function mapState(state: DecoderState, map: (t: Tensor) => Tensor): DecoderState {
-  return { length: state.length, layers: state.layers.map((s) => mapLayer(s, map)) };
+export function mapState({ length, layers, rows }: DecoderState, map: (t: Tensor) => Tensor): DecoderState {
+  return { length, layers: layers.map((s) => mapLayer(s, map)), rows: rows && mapRows(rows, map) };
 }
 
 /** Frees the tensors of a state. */
-export function disposeState(state: Pick<DecoderState, 'layers'>): void {
-  for (const t of state.layers.flatMap(layerTensors)) t.dispose();
+export function disposeState({ layers, rows }: Pick<DecoderState, 'layers' | 'rows'>): void {
+  for (const t of layers.flatMap(layerTensors)) t.dispose();
+  if (rows) mapRows(rows, (t) => (t.dispose(), t));
 }
