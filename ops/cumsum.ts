@@ -27,13 +27,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (line >= params.lines) { return; }
   let base = base_of(line);
   var sum = T(0);
-  var rest = T(0);
-  for (var k = 0u; k < params.len; k++) {
-    let more = x[index(base, k)] + rest;
-    let next = sum + more;
-    rest = more - (next - sum);
-    sum = next;
-    y[index(base, k)] = sum;
+  for (var k = 0u; k < params.len;) {
+    var part = T(0);
+    let end = min(params.len, k + 256u);
+    for (; k < end; k++) {
+      part += x[index(base, k)];
+      y[index(base, k)] = sum + part;
+    }
+    sum += part;
   }
 }
 `;

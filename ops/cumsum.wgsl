@@ -9,7 +9,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let base = base_of(line);
   let inside = line < params.lines;
   var carry = T(0);
-  var rest = T(0);  // what rounding took from the carry (Kahan)
+  var part = T(0);  // of the last few blocks: one sum of all would lose the digits of small blocks
   for (var start = 0u; start < params.len; start += 256u) {
     let k = start + local;
     let here = inside && k < params.len;
@@ -24,11 +24,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       sums[local] += before;
       workgroupBarrier();
     }
-    if (here) { y[index(base, k)] = carry + (rest + sums[local]); }
-    let more = sums[255] + rest;
-    let next = carry + more;
-    rest = more - (next - carry);
-    carry = next;
+    if (here) { y[index(base, k)] = carry + (part + sums[local]); }
+    part += sums[255];
+    if (start / 256u % 32u == 31u) {
+      carry += part;
+      part = T(0);
+    }
     workgroupBarrier();
   }
 }
