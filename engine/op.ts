@@ -10,6 +10,11 @@ export interface HostArg extends Spec {
   readonly data: HostArray;
 }
 
+/** Sums in f64 for outputs that reference loops add to many times; `data.set` them when all is added. */
+export function hostSums(outputs: readonly HostArg[]): { readonly data: Float64Array }[] {
+  return outputs.map(({ size }) => ({ data: new Float64Array(size) }));
+}
+
 export interface HostCall<A> {
   readonly inputs: readonly HostArg[];
   readonly outputs: readonly HostArg[];

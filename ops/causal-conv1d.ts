@@ -4,7 +4,7 @@ import type { Spec } from '../engine/backend.ts';
 import { FLAT_INDEX, grid1d, type Launch, shader, type Shader, type GpuArg } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, type HostArg, spec } from '../engine/op.ts';
+import { defineOp, type HostArg, hostSums, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import backwardCode from './causal-conv1d-backward.wgsl';
 import forwardCode from './causal-conv1d.wgsl';
@@ -200,8 +200,8 @@ const convBackward = defineOp<ConvBackwardAttrs>({
     const { bias, initial } = optional(inputs, attrs, 3);
     const s = sizes(x, w, attrs.layout);
     const { at, before, column } = accessors(s, attrs.layout, x, initial);
-    const [dx, dw, db, dinitial] = byWant(outputs, attrs.wants);
-    for (const d of outputs) d.data.fill(0);
+    const sums = hostSums(outputs);
+    const [dx, dw, db, dinitial] = byWant(sums, attrs.wants);
     for (let b = 0; b < s.batch; b++) {
       for (let c = 0; c < s.channels; c++) {
         for (let l = 0; l < s.length; l++) {
@@ -219,6 +219,7 @@ const convBackward = defineOp<ConvBackwardAttrs>({
         }
       }
     }
+    outputs.forEach((d, i) => d.data.set(sums[i].data));
   },
   webgpu({ inputs, outputs, attrs, scratch }) {
     const [x, w, dy, ...rest] = inputs;

@@ -2,7 +2,7 @@ import { apply1 } from '../engine/apply.ts';
 import { shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { defineOp, hostSums, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { coordinates, MAX_RANK, series, unravel } from './coordinates.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
@@ -117,12 +117,13 @@ const gatherBackward = /* @__PURE__ */ defineOp<GatherAttrs & { readonly shape: 
   reference({ inputs: [index, dy], outputs: [dx], attrs: { dim } }) {
     const beside = stridesBeside(dx.shape, dim);
     const step = strides(dx.shape)[dim];
-    dx.data.fill(0);
+    const [sums] = hostSums([dx]);
     for (let i = 0; i < dy.size; i++) {
       const base = coordinates(i, dy.shape).reduce((sum, c, d) => sum + c * beside[d], 0);
       const k = index.data[i];
-      if (k >= 0 && k < dx.shape[dim]) dx.data[base + k * step] += dy.data[i];
+      if (k >= 0 && k < dx.shape[dim]) sums.data[base + k * step] += dy.data[i];
     }
+    dx.data.set(sums.data);
   },
   webgpu({ inputs: [index, dy], outputs: [dx], attrs: { dim } }) {
     const rank = dx.shape.length;

@@ -1,7 +1,7 @@
 import { apply1 } from '../engine/apply.ts';
 import { FLAT_INDEX, grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { type DType, expectDType, fromBfloat, fromHalf, isFloat } from '../engine/dtype.ts';
-import { defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
+import { defineOp, type HostArg, hostSums, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { cast } from './cast.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
@@ -138,14 +138,15 @@ const lookupBackward = /* @__PURE__ */ defineOp<LookupBackwardAttrs>({
   shape: (_, { shape }) => [spec(shape)],
   reference({ inputs: [index, dy], outputs: [dx], attrs: { dim } }) {
     const { outer, length, inner } = around(dx.shape, dim);
-    dx.data.fill(0);
+    const [sums] = hostSums([dx]);
     let i = 0;
     for (let o = 0; o < outer; o++) {
       for (const k of index.data) {
         const known = k >= 0 && k < length;
-        for (let c = 0; c < inner; c++, i++) if (known) dx.data[(o * length + k) * inner + c] += dy.data[i];
+        for (let c = 0; c < inner; c++, i++) if (known) sums.data[(o * length + k) * inner + c] += dy.data[i];
       }
     }
+    dx.data.set(sums.data);
   },
   webgpu({ inputs: [index, dy], outputs: [dx], attrs: { dim }, scratch }) {
     const { outer, length, inner } = around(dx.shape, dim);

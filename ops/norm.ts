@@ -4,7 +4,7 @@ import type { Spec } from '../engine/backend.ts';
 import { type GpuArg, grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { type BackwardContext, defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
+import { type BackwardContext, defineOp, type HostArg, hostSums, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { normBackwardWgsl, normForwardWgsl, normWeightsWgsl, type NormKind } from './norm-kernels.ts';
 import { columnSum, lanesFor, ROW_WORKGROUP, rowGrid } from './rows.ts';
@@ -205,12 +205,12 @@ function weightsBackwardOp(kind: NormKind): Op<NormAttrs> {
   return defineOp<NormAttrs>({
     name: `${kind.name}_weight_backward`,
     shape: ([x]) => (kind.bias ? [spec(x.shape.slice(-1)), spec(x.shape.slice(-1))] : [spec(x.shape.slice(-1))]),
-    reference({ inputs, outputs: [dweight, dbias], attrs: { group } }) {
+    reference({ inputs, outputs, attrs: { group } }) {
       const { x, z, mean, rstd } = named(kind, inputs, dyAt + 1);
       const dy = inputs[dyAt].data;
-      dweight.data.fill(0);
-      dbias?.data.fill(0);
-      eachRow(x.size, group, dweight.size, (row, at, w) => {
+      const sums = hostSums(outputs);
+      const [dweight, dbias] = sums;
+      eachRow(x.size, group, outputs[0].size, (row, at, w) => {
         for (let c = 0; c < group; c++) {
           const i = at + c;
           const g = kind.gate === 'last' ? dy[i] * silu(z!.data[i]) : dy[i];
@@ -218,6 +218,7 @@ function weightsBackwardOp(kind: NormKind): Op<NormAttrs> {
           if (dbias) dbias.data[w + c] += g;
         }
       });
+      outputs.forEach((d, i) => d.data.set(sums[i].data));
     },
     webgpu({ inputs, outputs, attrs: { group }, scratch }) {
       const channels = outputs[0].size;

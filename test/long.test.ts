@@ -5,7 +5,20 @@ import type { GpuArg, GpuCall, Launch } from '../engine/backends/webgpu/launch.t
 import { definedOps } from '../engine/op.ts';
 import { scope } from '../engine/scope.ts';
 import type { Tensor } from '../engine/tensor.ts';
-import { cumsum, fill, linear, matmul, mean, mulScalar, slice, sum } from '../ops/index.ts';
+import {
+  add,
+  backward,
+  causalConv1d,
+  cumsum,
+  fill,
+  layerNorm,
+  linear,
+  matmul,
+  mean,
+  mulScalar,
+  slice,
+  sum,
+} from '../ops/index.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
@@ -15,7 +28,7 @@ test.after(() => backends.forEach(closeBackend));
 
 /** 0.1 as f32. */
 const TENTH = Math.fround(0.1);
-const LONG = 200_000;
+const LONG = 100_000;
 
 /** A sum of LONG tenths, and how far off it may be. */
 const SUMS: [name: string, body: (b: Backend) => Tensor, most: number][] = [
@@ -38,6 +51,32 @@ test('long sums are right to rounding', async () => {
     for (const [name, body, most] of SUMS) {
       for (const v of await scope(() => body(backend).detach()).data()) {
         assert.ok(Math.abs(v / (TENTH * LONG) - 1) <= most, `${backend.kind}, ${name}: ${v}`);
+      }
+    }
+  }
+});
+
+/** Gradients that are sums of LONG/2 tenths, as many as the parameter has elements. */
+const GRADIENTS: [name: string, parameter: number[], body: (b: Backend, p: Tensor) => Tensor][] = [
+  ['bias of layer norm', [3], (b, p) => layerNorm(fill(b, [LONG / 2, 3], 1), fill(b, [3], 1), p)],
+  ['bias of linear', [3], (b, p) => linear(fill(b, [LONG / 2, 2], 1), fill(b, [3, 2], 1), p)],
+  ['weight of linear', [3, 2], (b, p) => linear(fill(b, [LONG / 2, 2], 1), p)],
+  ['bias of a convolution', [3], (b, p) => causalConv1d(fill(b, [1, 3, LONG / 2], 1), fill(b, [3, 1], 1), p)],
+  ['weight of a convolution', [3, 1], (b, p) => causalConv1d(fill(b, [1, LONG / 2, 3], 1), p, null, { layout: 'blc' })],
+  ['stretched term', [1, 3], (b, p) => add(fill(b, [LONG / 2, 3], 1), p)],
+];
+
+test('gradients that are long sums are right to rounding', async () => {
+  for (const backend of backends) {
+    for (const [name, shape, body] of GRADIENTS) {
+      const p = fill(backend, shape, 1);
+      p.requiresGrad = true;
+      scope(() => {
+        const y = body(backend, p);
+        backward(y, fill(backend, y.shape, 0.1));
+      });
+      for (const v of await p.grad!.data()) {
+        assert.ok(Math.abs(v / (TENTH * (LONG / 2)) - 1) <= 5e-6, `${backend.kind}, ${name}: ${v}`);
       }
     }
   }

@@ -120,7 +120,7 @@ NOINLINE void channel_forward(const Conv *s, size_t c, float *y) {
 
 // Bytes of scratch for both directions.
 size_t EXPORT(causal_conv1d_scratch)(size_t C, size_t L, size_t K, int token_major) {
-  return 4 * (token_major ? (2 * K + L) * C : L + 4);
+  return 4 * (token_major ? (3 * K + 2 + L) * C : L + 4);
 }
 
 void EXPORT(causal_conv1d)(const float *x, const float *w, const float *bias, const float *initial, float *y, size_t B,
@@ -154,17 +154,24 @@ NOINLINE void tokens_column(const Conv *s, const float *g, size_t at, float *to)
   sum_taps(&t, 0, 0, 0, s->channels, to);
 }
 
-// dw[k] += g·(the row that tap k reads), db += g.
-NOINLINE void tokens_weights(const Conv *s, const float *g, float *dw, float *db) {
+// sums[k] += g·(the row that tap k reads), sums[K] += g: of dw and db, each if wanted. `part` takes the sums of a few
+// tokens first, so that a long sequence loses no digits.
+NOINLINE void tokens_weights(const Conv *s, const float *g, int dw, int db, float *part, float *sums) {
+  size_t size = (s->width + 1) * s->channels;
+  row_zero(part, size);
   for (size_t l = 0; l < s->length; l++, g += s->channels) {
-    if (db) row_axpy(g, db, s->channels, 1.0f);
+    if (db) row_axpy(g, part + s->width * s->channels, s->channels, 1.0f);
     for (size_t k = 0; dw && k < s->width; k++) {
       const float *row = tap_row(s, l, k);
       if (!row) continue;
-      float *to = dw + k * s->channels;
+      float *to = part + k * s->channels;
       size_t c = 0;
       for (; c + 4 <= s->channels; c += 4) st(to + c, fma4(ld(g + c), ld(row + c), ld(to + c)));
       for (; c < s->channels; c++) to[c] += g[c] * row[c];
+    }
+    if (l % 256 == 255 || l + 1 == s->length) {
+      row_axpy(part, sums, size, 1.0f);
+      row_zero(part, size);
     }
   }
 }
@@ -175,20 +182,21 @@ typedef struct {
 
 INLINE void tokens_backward(Conv s, const float *dy, Grads to, size_t B, float *scratch) {
   size_t C = s.channels, L = s.length, K = s.width;
-  float *dwt = scratch + K * C, *g = scratch + 2 * K * C;
+  float *sums = scratch + K * C, *part = sums + (K + 1) * C, *g = part + (K + 1) * C;
   const float *w = s.w;
   transpose_weights(w, scratch, C, K);
   s.w = scratch;
-  row_zero(dwt, K * C);
+  row_zero(sums, (K + 1) * C);
   for (size_t b = 0; b < B; b++, s.x += C * L, dy += C * L) {
     tokens_slopes(&s, dy, g);
     for (size_t l = 0; to.dx && l < L; l++) tokens_column(&s, g, l + K - 1, to.dx + (b * L + l) * C);
     for (size_t k = 0; to.dinitial && k < K - 1; k++) tokens_column(&s, g, k, to.dinitial + (b * (K - 1) + k) * C);
-    if (to.dw || to.db) tokens_weights(&s, g, to.dw ? dwt : 0, to.db);
+    if (to.dw || to.db) tokens_weights(&s, g, to.dw != 0, to.db != 0, part, sums);
     if (s.initial) s.initial += C * (K - 1);
   }
   for (size_t c = 0; to.dw && c < C; c++)
-    for (size_t k = 0; k < K; k++) to.dw[c * K + k] = dwt[k * C + c];
+    for (size_t k = 0; k < K; k++) to.dw[c * K + k] = sums[k * C + c];
+  if (to.db) row_copy(sums + K * C, to.db, C);
 }
 
 // One channel of one batch; g is scratch of L floats.
@@ -202,7 +210,7 @@ NOINLINE void channel_backward(const Conv *s, size_t c, const float *dy, Grads t
   if (to.db) to.db[c] += row_sum(g, L);
   for (size_t k = 0; to.dw && k < K; k++) {
     size_t skip = K - 1 - k < L ? K - 1 - k : L;  // tokens whose tap k lies before the sequence
-    float sum = row_dot(g + skip, x, L - skip);
+    double sum = row_dot(g + skip, x, L - skip);
     for (size_t l = 0; initial && l < skip; l++) sum += g[l] * initial[l + k];
     to.dw[c * K + k] += sum;
   }
