@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { latestCheckpoint, verifyCheckpoint, writeSafetensors } from '../engine/node/index.ts';
+import { acquireLock, latestCheckpoint, verifyCheckpoint, writeSafetensors } from '../engine/node/index.ts';
 import { Checkpoint, type SafeTensor } from '../engine/safetensors/index.ts';
 import { diskFolder } from '../engine/node/source.ts';
 import { encodePng } from '../models/matvlm/node/encode-png.ts';
@@ -396,8 +396,9 @@ system('a read-only folder, a folder that is a file', async () => {
 system('a run that another process writes', async () => {
   const args = ['train', '--model', 'micro.json', ...MICRO_FLAGS, '--steps', '2'];
   assert.is((await run([...args, '--name', 'locked'])).code, 0);
-  writeFileSync(path('runs', 'locked', 'run.lock'), `${process.pid}\n`);
+  const lock = await acquireLock(path('runs', 'locked'));
   await refused('train --resume runs/locked --steps 3', new RegExp(`process ${process.pid} is writing this run`));
+  await lock.release();
 });
 
 system('a port in use', async () => {
