@@ -1,5 +1,5 @@
 // What a run is resumed from is believed only where the optimiser can have left it; readers beside one look again.
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
@@ -11,6 +11,7 @@ import type { SafeTensor } from '../engine/safetensors/index.ts';
 import { keep, scope } from '../engine/scope.ts';
 import { loadTrainer, verifyTrainer } from '../models/matvlm/node/load-trainer.ts';
 import { readModel, tokenizerFiles } from '../models/matvlm/node/model-folder.ts';
+import { findResume, lockResumed } from '../models/matvlm/node/run-folder.ts';
 import { AdamW } from '../models/matvlm/train/optimiser.ts';
 import { zeros } from '../ops/index.ts';
 
@@ -135,6 +136,26 @@ beside('looks again where the newest checkpoint is deleted', async () => {
     return [config, new TextDecoder().decode(tokenizer.get('tokenizer.json'))];
   };
   assert.equal(await readModel(run, read), ['4', '4']);
+});
+
+beside('resumes no run that another process took further meanwhile', async () => {
+  const run = join(root, 'further');
+  const save = (step: number) =>
+    writeFolderAtomic(join(run, `checkpoint-${step}`), async (folder, files) => {
+      const state = { step, skipped: 0, skippedInARow: 0, tokens: 1 };
+      await writeFileAtomic(join(folder, 'trainer_state.json'), JSON.stringify({ state }), files);
+      await writeFileAtomic(join(folder, 'rng_state.json'), JSON.stringify({ seed: 3, step }), files);
+    });
+  const find = () => findResume(run, root, 'further', assert.unreachable);
+  await save(3);
+  const point = await find();
+  await save(4);
+  const error = await lockResumed(point).catch((e: unknown) => e);
+  assert.match((error as Error).message, 'resume it again');
+  assert.equal(readdirSync(run).sort(), ['checkpoint-3', 'checkpoint-4']);
+  const again = await find();
+  assert.is(again.checkpoint.step, 4);
+  await (await lockResumed(again)).release();
 });
 
 beside('passes an error on that has another cause', async () => {

@@ -10,7 +10,7 @@ import {
   findResume,
   forkRun,
   isRunName,
-  lockRun,
+  lockResumed,
   type ResumePoint,
   type RunFolder,
   writeSettings,
@@ -181,7 +181,7 @@ function openRun(
   if (!point) return createRun(runs, name);
   const { run, checkpoint, superseded } = point;
   detail(`resuming ${run} at step ${checkpoint.step}${superseded ? ', in a new folder' : ''}`);
-  return superseded ? forkRun(run) : lockRun(run);
+  return superseded ? forkRun(run) : lockResumed(point);
 }
 
 /** Opens the backend for `body` and closes it afterwards. */

@@ -1,6 +1,6 @@
 import { copyFile, mkdir, readdir, rmdir, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { ArgumentError, CheckpointError } from '../../../engine/errors.ts';
+import { ArgumentError, CheckpointError, SystemError } from '../../../engine/errors.ts';
 import {
   acquireLock,
   type CheckpointFolder,
@@ -52,7 +52,7 @@ export async function createRun(root: string, name: string): Promise<RunFolder> 
 }
 
 /** Takes an existing run. @throws SystemError when another process has it */
-export async function lockRun(path: string): Promise<RunFolder> {
+async function lockRun(path: string): Promise<RunFolder> {
   const lock: Lock = await acquireLock(path);
   return { path, release: () => lock.release() };
 }
@@ -77,6 +77,8 @@ export interface ResumePoint {
   readonly checkpoint: CheckpointFolder;
   /** Whether newer checkpoints follow in the same run. */
   readonly superseded: boolean;
+  /** Step of the newest checkpoint folder of the run, whole or not, when it was looked at. */
+  readonly newest: number;
 }
 
 /**
@@ -95,12 +97,28 @@ export async function findResume(
     await verifyCheckpoint(path);
     await verifyTrainer(path);
     const run = dirname(path);
-    const [newest] = await listCheckpoints(run);
-    return { run, checkpoint: { path, step: Number(step) }, superseded: newest.step > Number(step) };
+    const newest = await newestStep(run);
+    return { run, checkpoint: { path, step: Number(step) }, superseded: newest > Number(step), newest };
   }
+  const newest = await newestStep(path);
   const checkpoint = await latestCheckpoint(path, { warn, verify: verifyTrainer });
-  if (checkpoint) return { run: path, checkpoint, superseded: false };
+  if (checkpoint) return { run: path, checkpoint, superseded: false, newest };
   throw new CheckpointError(`${path}: no checkpoint to resume from; leave out --resume to begin a new run`);
+}
+
+async function newestStep(run: string): Promise<number> {
+  return (await listCheckpoints(run))[0]?.step ?? -1;
+}
+
+/**
+ * Takes the run to go on with.
+ * @throws SystemError when another process has it, or has taken it further since it was looked at
+ */
+export async function lockResumed({ run, newest }: ResumePoint): Promise<RunFolder> {
+  const folder = await lockRun(run);
+  if ((await newestStep(run)) === newest) return folder;
+  await folder.release();
+  throw new SystemError(`${run}: another process has written this run just now; resume it again`);
 }
 
 async function newestRun(root: string, name: string): Promise<string> {
