@@ -186,8 +186,8 @@ export type Accumulate = (a: Tensor, b: Tensor) => Tensor;
 /**
  * Walks the tape back from `roots`, whose gradients are `grads`, and leaves in each leaf's `.grad` the sum of what
  * reached it, of the leaf's shape and dtype and in a buffer of its own. Frees what was saved as it goes.
- * @throws ShapeError, DTypeError for a gradient that is not as its tensor is; ArgumentError for a root that depends on no
- * tensor that requires one
+ * @throws ShapeError, DTypeError for a gradient that is not as its tensor is; ArgumentError for a root that depends on
+ * no tensor that requires one
  */
 export function backwardFrom(roots: readonly Tensor[], grads: readonly Tensor[], accumulate: Accumulate): void {
   noGrad(() => scope(() => walk(roots, grads, accumulate)));
@@ -282,8 +282,8 @@ function reachable(roots: readonly Tensor[]): Node[] {
  * by (Chen et al. 2016). Leaves (parameters) that `body` closes over get their gradients too. Every other tensor it
  * needs must be among `inputs`: only those live on until backward, and a computed tensor that is closed over would have
  * its own graph walked from within, which ends in DisposedError ("backward ran through this graph before").
- * @returns what `body` returns, as tensors of their own: where it gives back an input, a leaf, or one tensor twice, they
- * share its elements
+ * @returns what `body` returns, as tensors of their own: where it gives back an input, a leaf, or one tensor twice,
+ * they share its elements
  * @param replay wraps the second run, for what must be as it was in the first (random state)
  */
 export function checkpoint(

@@ -80,7 +80,7 @@ export class Tensor implements Spec {
 
   set requiresGrad(wanted: boolean) {
     if (wanted && !isFloat(this.dtype)) {
-      throw new DTypeError(`requiresGrad: ${this} can have no gradient, only f32, f16 and bf16 can; convert it with cast()`);
+      throw new DTypeError(`requiresGrad: ${this} can have no gradient, f32, f16 and bf16 can; convert it with cast()`);
     }
     this.wanted = wanted;
   }

@@ -27,6 +27,7 @@ fn correction(t: f32, log_beta: f32) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
   let i = flat_index(group, groups, local, WG);
+  if (i == 0u) { next[0] = step[0] + stats[2]; }
   if (i >= params.n || stats[2] == 0.0) { return; }
   let t = step[0] + 1.0;
   let g = grads[i] * stats[1];
@@ -43,19 +44,21 @@ const logOf = (beta: number) => Math.max(Math.log(beta), -1000);
 
 const adamwOp = /* @__PURE__ */ defineOp<AdamWAttrs>({
   name: 'adamw',
-  mutates: [0, 2, 3, 4],
-  shape([param, grad, m, v, step, stats]) {
-    for (const [name, t] of Object.entries({ param, grad, m, v, step, stats })) {
+  mutates: [0, 2, 3, 5],
+  shape([param, grad, m, v, step, next, stats]) {
+    const like = { param, grad, m, v };
+    for (const [name, t] of Object.entries({ ...like, step, next, stats })) {
       expectDType('adamw', name, t.dtype, 'f32');
-      expectShape('adamw', name, t, name === 'step' ? [] : name === 'stats' ? [3] : param.shape);
+      expectShape('adamw', name, t, name in like ? param.shape : name === 'stats' ? [3] : []);
     }
     return [];
   },
-  reference({ inputs: [param, grad, m, v, step, stats], attrs: { lr, betas, eps, weightDecay } }) {
+  reference({ inputs: [param, grad, m, v, step, next, stats], attrs: { lr, betas, eps, weightDecay } }) {
     const [, clip, finite] = stats.data;
+    next.data[0] = step.data[0] + finite;
     if (finite === 0) return;
     const [beta1, beta2] = betas;
-    const t = ++step.data[0];
+    const t = next.data[0];
     const [correction1, correction2] = betas.map((beta) => -Math.expm1(t * Math.log(beta)));
     for (let i = 0; i < param.size; i++) {
       const g = grad.data[i] * clip;
@@ -65,10 +68,10 @@ const adamwOp = /* @__PURE__ */ defineOp<AdamWAttrs>({
       param.data[i] -= lr * (weightDecay * param.data[i] + change);
     }
   },
-  webgpu({ inputs: [param, grad, m, v, step, stats], attrs: { lr, betas: [beta1, beta2], eps, weightDecay } }) {
-    const update = shader('adamw', () => ({
+  webgpu({ inputs: [param, grad, m, v, step, next, stats], attrs: { lr, betas: [beta1, beta2], eps, weightDecay } }) {
+    const kernel = shader('adamw', () => ({
       reads: { grads: 'f32', step: 'f32', stats: 'f32' },
-      writes: { values: 'f32', ms: 'f32', vs: 'f32' },
+      writes: { values: 'f32', ms: 'f32', vs: 'f32', next: 'f32' },
       params: {
         ...{ n: 'u32', lr: 'f32', eps: 'f32', decay: 'f32' },
         ...{ beta1: 'f32', rest1: 'f32', log1: 'f32', beta2: 'f32', rest2: 'f32', log2: 'f32' },
@@ -76,24 +79,13 @@ const adamwOp = /* @__PURE__ */ defineOp<AdamWAttrs>({
       constants: { WG },
       code: UPDATE,
     }));
-    const count = shader('adamw.count', () => ({
-      reads: { stats: 'f32' },
-      writes: { step: 'f32' },
-      code: '@compute @workgroup_size(1)\nfn main() { if (stats[2] != 0.0) { step[0] += 1.0; } }',
-    }));
     const decays = [beta1, 1 - beta1, logOf(beta1), beta2, 1 - beta2, logOf(beta2)];
-    return [
-      {
-        shader: update,
-        args: [grad, step, stats, param, m, v],
-        params: [param.size, lr, eps, weightDecay, ...decays],
-        grid: grid1d(param.size, WG),
-      },
-      { shader: count, args: [stats, step], grid: [1, 1, 1] },
-    ];
+    const args = [grad, step, stats, param, m, v, next];
+    const params = [param.size, lr, eps, weightDecay, ...decays];
+    return [{ shader: kernel, args, params, grid: grid1d(param.size, WG) }];
   },
-  wasm({ inputs: [param, grad, m, v, step, stats], attrs: { lr, betas, eps, weightDecay }, k }) {
-    const tensors = [param.ptr, grad.ptr, m.ptr, v.ptr, step.ptr, stats.ptr] as const;
+  wasm({ inputs: [param, grad, m, v, step, next, stats], attrs: { lr, betas, eps, weightDecay }, k }) {
+    const tensors = [param.ptr, grad.ptr, m.ptr, v.ptr, step.ptr, next.ptr, stats.ptr] as const;
     k.adamw(...tensors, param.size, lr, ...betas, eps, weightDecay);
     return true;
   },
@@ -107,6 +99,8 @@ export interface AdamWStep {
   readonly v: Tensor;
   /** f32 []: the updates that the parameter has had, which the bias correction goes by. */
   readonly step: Tensor;
+  /** f32 []: becomes what `step` is to be in the next call. */
+  readonly next: Tensor;
   /** What `gradNorm` gave: the clip scale, and whether the step is to be taken at all. */
   readonly stats: Tensor;
   readonly lr: number;
@@ -117,9 +111,9 @@ export interface AdamWStep {
 }
 
 /**
- * One AdamW step in place, all tensors f32 (Loshchilov and Hutter 2019, as torch computes it). Where `stats` says that a
- * gradient or the loss is not finite nothing changes, neither parameter nor moments nor count.
+ * One AdamW step in place, all tensors f32 (Loshchilov and Hutter 2019, as torch computes it). Where `stats` says that
+ * a gradient or the loss is not finite nothing changes, neither parameter nor moments, and `next` is `step`.
  */
-export function adamwStep({ param, grad, m, v, step, stats, ...attrs }: AdamWStep): void {
-  apply(adamwOp, [param, grad, m, v, step, stats], attrs);
+export function adamwStep({ param, grad, m, v, step, next, stats, ...attrs }: AdamWStep): void {
+  apply(adamwOp, [param, grad, m, v, step, next, stats], attrs);
 }

@@ -41,7 +41,9 @@ test.after(() => backends.forEach(closeBackend));
 const HALVES = ['f16', 'bf16'] as const;
 const numbers = async (t: Tensor): Promise<number[]> => [...(await cast(t, 'f32').data())];
 
-function leaf(backend: Backend, data: readonly number[] | HostArray, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+type Data = readonly number[] | HostArray;
+
+function leaf(backend: Backend, data: Data, shape: readonly number[], dtype: DType = 'f32'): Tensor {
   const tensor = fromData(backend, data, shape, dtype);
   tensor.requiresGrad = true;
   return tensor;
@@ -184,7 +186,9 @@ test('every op that takes 16 bits gives gradients in their dtype, and writes bes
 const SHARING: Record<string, (a: Tensor, c: Tensor, given: Tensor) => void> = {
   'a sum of two leaves': (a, c, given) => backward(add(a, c), given),
   'a sum of leaves times a constant': (a, c, given) => backward(sum(mul(add(a, c), given))),
-  'clones and reshapes': (a, c, given) => backward(add(reshape(clone(a), [2, 1]), reshape(c, [2, 1])), reshape(given, [2, 1])),
+  'clones and reshapes': (a, c, given) => {
+    backward(add(reshape(clone(a), [2, 1]), reshape(c, [2, 1])), reshape(given, [2, 1]));
+  },
   'a leaf that is the root': (a, c, given) => backwardFrom([a, c], [given, given], add),
   'a checkpoint of a sum': (a, c, given) => backward(checkpoint(([x, y]) => [add(x, y)], [a, c], add)[0], given),
   'a checkpoint that gives back its inputs': (a, c, given) => {
@@ -259,7 +263,8 @@ test('integers and bool can require no gradient, and what is computed of them is
   for (const backend of backends) {
     for (const dtype of ['i32', 'u32', 'bool'] as const) {
       const x = fromData(backend, [1, 0], [2], dtype);
-      assert.throws(() => (x.requiresGrad = true), (e: Error) => e instanceof DTypeError && /f32, f16 and bf16/.test(e.message));
+      const refused = (e: Error) => e instanceof DTypeError && /f32, f16 and bf16/.test(e.message);
+      assert.throws(() => (x.requiresGrad = true), refused);
       assert.not.throws(() => (x.requiresGrad = false));
       const floats = leaf(backend, [1, 2], [2]);
       assert.not.ok(cast(floats, dtype).requiresGrad, dtype);
@@ -269,8 +274,12 @@ test('integers and bool can require no gradient, and what is computed of them is
 
 test('an op whose backward gives another dtype or shape is named', () => {
   for (const backend of backends) {
-    const broken = (gradient: (dy: Tensor) => Tensor): Op =>
-      ({ ...definedOps().find(({ name }) => name === 'clone')!, name: 'broken', backward: ({ grads }) => [gradient(grads[0]!)] }) as Op;
+    const own = definedOps().find(({ name }) => name === 'clone') as unknown as Op;
+    const broken = (gradient: (dy: Tensor) => Tensor): Op => ({
+      ...own,
+      name: 'broken',
+      backward: ({ grads }) => [gradient(grads[0]!)],
+    });
     const run = (op: Op) => scope(() => backward(sum(apply(op, [leaf(backend, [1, 2], [2])], {})[0])));
     assert.throws(
       () => run(broken((dy) => cast(dy, 'f16'))),
@@ -287,7 +296,8 @@ test('a gradient set by hand that is not as its leaf is refused', () => {
   for (const backend of backends) {
     const x = leaf(backend, [1, 2], [2], 'f16');
     x.grad = fromData(backend, [1, 2], [2]);
-    assert.throws(() => backward(sum(x)), (e: Error) => e instanceof DTypeError && /holds a gradient of dtype f32/.test(e.message));
+    const refused = (e: Error) => e instanceof DTypeError && /holds a gradient of dtype f32/.test(e.message);
+    assert.throws(() => backward(sum(x)), refused);
     x.dispose();
   }
 });
@@ -296,8 +306,8 @@ test('ops that write in place refuse another dtype and what does not fit', () =>
   const named = (name: string) => definedOps().find((op) => op.name === name) as unknown as Op<unknown>;
   for (const backend of backends) {
     const of = (shape: number[], dtype: DType = 'f32') => zeros(backend, shape, dtype);
-    const refused = (body: () => unknown) =>
-      assert.throws(body, (e: Error) => e instanceof DTypeError || e instanceof ShapeError || e instanceof ArgumentError);
+    const typed = [DTypeError, ShapeError, ArgumentError];
+    const refused = (body: () => unknown) => assert.throws(body, (e: Error) => typed.some((type) => e instanceof type));
     scope(() => {
       refused(() => copy_(of([4], 'f16'), of([4])));
       refused(() => copy_(of([4]), of([5])));

@@ -6,7 +6,7 @@ import { scope } from '../engine/scope.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
 import { AdamW, type AdamWOptions } from '../models/matvlm/train/optimiser.ts';
 import { pretrainTask, Trainer } from '../models/matvlm/train/loop.ts';
-import { adamwStep, backward, gradNorm, mul, sum, zeros } from '../ops/index.ts';
+import { adamwStep, backward, gradNorm, l2Distance, mul, norm, sum, zeros } from '../ops/index.ts';
 import { random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 import { smallTeacher } from './support/tiny-model.ts';
@@ -36,8 +36,11 @@ class Reference {
   }
 }
 
-/** A step with those gradients, null for none. */
-function step(optimiser: AdamW, lr: number, grads: readonly (readonly [Tensor, readonly number[] | null])[], loss = 1): Tensor {
+/** Parameters with their gradients, null for none. */
+type Given = readonly (readonly [Tensor, readonly number[] | null])[];
+
+/** A step with those gradients. */
+function step(optimiser: AdamW, lr: number, grads: Given, loss = 1): Tensor {
   return scope(() => {
     for (const [param, grad] of grads) if (grad) backward(sum(mul(param, fromData(param.backend, grad, param.shape))));
     return optimiser.step(lr, scalar(grads[0][0].backend, loss));
@@ -50,7 +53,7 @@ function parameter(backend: Backend, data: readonly number[], shape: readonly nu
   return param;
 }
 
-test('bias correction goes by the updates of each parameter: not by steps that were skipped or gave it no gradient', async () => {
+test('bias correction counts the updates of a parameter: no steps that were skipped or gave it no gradient', async () => {
   const options: AdamWOptions = { betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.1, clip: 0 };
   for (const backend of backends) {
     const { live } = backend.memory;
@@ -76,7 +79,9 @@ test('bias correction goes by the updates of each parameter: not by steps that w
       if (!finite) continue;
       [...(da ?? [null, null]), ...(db ?? [null])].forEach((g, i) => g !== null && want[i].step(0.1, g, options));
       const got = [...(await a.data()), ...(await b.data())];
-      got.forEach((v, i) => assert.ok(Math.abs(v - want[i].value) < 2e-6, `${backend.kind} [${i}]: ${v}, not ${want[i].value}`));
+      for (const [i, { value }] of want.entries()) {
+        assert.ok(Math.abs(got[i] - value) < 2e-6, `${backend.kind} [${i}]: ${got[i]}, not ${value}`);
+      }
     }
     const counts = [...optimiser.tensors()].filter(([name]) => name.endsWith('.step'));
     assert.equal(await Promise.all(counts.map(([, t]) => t.item())), [23, 3], backend.kind);
@@ -97,7 +102,8 @@ test('a first step moves by the rate, however near 1 the decay rates are, and la
         step(optimiser, 1, [[w, [g]]]).dispose();
         want.step(1, g, options);
         const got = await w.item();
-        assert.ok(Math.abs(got - want.value) < 3e-6, `${backend.kind} ${betas} step ${i + 1}: ${got}, not ${want.value}`);
+        const label = `${backend.kind} ${betas} step ${i + 1}`;
+        assert.ok(Math.abs(got - want.value) < 3e-6, `${label}: ${got}, not ${want.value}`);
       }
       optimiser.dispose();
       w.dispose();
@@ -112,8 +118,8 @@ test('the correction after many updates is that of f64', async () => {
         const made = scope(() => {
           const [param, m, v] = [zeros(backend, [1]), zeros(backend, [1]), zeros(backend, [1])];
           const given = { grad: fromData(backend, [1], [1]), stats: fromData(backend, [1, 1, 1], [3]) };
-          const count = scalar(backend, t - 1);
-          adamwStep({ ...given, param, m, v, step: count, lr: 1, betas: [beta, 0], eps: 0, weightDecay: 0 });
+          const [step, next] = [scalar(backend, t - 1), scalar(backend, 0)];
+          adamwStep({ ...given, param, m, v, step, next, lr: 1, betas: [beta, 0], eps: 0, weightDecay: 0 });
           return param;
         });
         const want = (1 - beta) / Math.expm1(t * Math.log(beta));
@@ -133,7 +139,18 @@ async function statsOf(backend: Backend, grads: readonly ArrayLike<number>[], ma
   return data;
 }
 
-test('the norm of gradients is right at every size of theirs, and clips', async () => {
+/** `norm` of x, and `l2Distance` of x to 0. */
+async function normsOf(backend: Backend, x: readonly number[]): Promise<number[]> {
+  const made = scope(() => {
+    const t = fromData(backend, x, [x.length]);
+    return [norm(t), l2Distance(t, zeros(backend, t.shape))];
+  });
+  const values = await Promise.all(made.map((t) => t.item()));
+  for (const t of made) t.dispose();
+  return values;
+}
+
+test('norms, those of gradients too, are right at every size of the numbers, and clip', async () => {
   const many = random(9000, 1);
   const sized = (scale: number) => many.map((v) => v * scale);
   const cases: ArrayLike<number>[][] = [
@@ -158,12 +175,15 @@ test('the norm of gradients is right at every size of theirs, and clips', async 
     for (const grads of cases) {
       const all = grads.flatMap((g) => Array.from(Float32Array.from(g)));
       const want = Math.sqrt(all.reduce((total, v) => total + v * v, 0));
-      const [norm, scale, finite] = await statsOf(backend, grads, 0.5);
+      const [total, scale, finite] = await statsOf(backend, grads, 0.5);
       const label = `${backend.kind} ${grads.map((g) => `[${Array.from(g).slice(0, 3)}]`)}`;
-      assert.ok(Math.abs(norm - want) <= 1e-5 * want, `${label}: ${norm}, not ${want}`);
+      assert.ok(Math.abs(total - want) <= 1e-5 * want, `${label}: ${total}, not ${want}`);
       const clip = Math.min(1, 0.5 / (want + 1e-6));
       assert.ok(Math.abs(scale - clip) <= 1e-5 * clip, `${label}: scale ${scale}, not ${clip}`);
       assert.is(finite, 1, label);
+      const [one, two] = await normsOf(backend, all);
+      assert.ok(Math.abs(one - want) <= 1e-5 * want, `${label}: norm ${one}, not ${want}`);
+      assert.ok(Math.abs(two - want) <= 1e-5 * want, `${label}: l2Distance ${two}, not ${want}`);
     }
     for (const bad of [NaN, Infinity, -Infinity]) {
       for (const grads of [[[bad]], [[1e-30, bad]], [[1, 2], [3e38, bad]], [Array.from(many).concat(bad), [1]]]) {
@@ -195,9 +215,11 @@ test('a checkpoint that does not count updates by parameter is refused by name',
   const teacher = smallTeacher(backend);
   const trainer = new Trainer(pretrainTask(teacher), { batch: () => Promise.reject(new Error('unused')) }, {
     optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
-    ...{ lr: 1e-3, schedule: { warmup: 0, stable: 5, decay: 0 }, accumulate: 1, checkpointing: false, maxSkipped: 3, seed: 5 },
+    ...{ lr: 1e-3, schedule: { warmup: 0, stable: 5, decay: 0 }, accumulate: 1 },
+    ...{ checkpointing: false, maxSkipped: 3, seed: 5 },
   });
-  const old = new Map([...trainer.optimiserTensors()].flatMap(([name, t]) => (name.endsWith('.step') ? [] : [[name, new Float32Array(t.size)] as const])));
+  const moments = [...trainer.optimiserTensors()].filter(([name]) => !name.endsWith('.step'));
+  const old = new Map(moments.map(([name, t]) => [name, new Float32Array(t.size)]));
   assert.throws(
     () => trainer.restore(trainer.snapshot(), old),
     (e: Error) => e instanceof CheckpointError && /optimizer.safetensors: ".*\.step" is missing/.test(e.message),

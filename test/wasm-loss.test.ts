@@ -83,14 +83,16 @@ test('adamw: three steps as torch has them, and none where a gradient is not fin
     for (const n of [1, 6, 9]) {
       const start = random(n, n);
       const [p, taken, left] = [m.inout(start), m.put([9, clip, 1]), m.put([NaN, NaN, 0])];
-      const [first, second, count] = [new Float32Array(n), new Float32Array(n), [0]].map((zeros) => m.inout(zeros));
+      const [first, second] = [m.inout(new Float32Array(n)), m.inout(new Float32Array(n))];
+      let [count, next, skipped] = [m.inout([0]), m.out(1), m.out(1)];
       const want = Array.from(start, (v) => ({ p: v, m: 0, v: 0 }));
       for (let step = 1; step <= 3; step++) {
         const g = random(n, step + 10);
         const [c1, c2] = [1 - beta1 ** step, 1 - beta2 ** step];
-        for (const stats of [left, taken]) {
-          m.kernels.exports.adamw(p, m.put(g), first, second, count, stats, n, lr, beta1, beta2, eps, decay);
-        }
+        const rates = [n, lr, beta1, beta2, eps, decay] as const;
+        m.kernels.exports.adamw(p, m.put(g), first, second, count, skipped, left, ...rates);
+        m.kernels.exports.adamw(p, m.put(g), first, second, skipped, next, taken, ...rates);
+        [count, next] = [next, count];
         want.forEach((w, i) => {
           const grad = g[i] * clip;
           w.m = beta1 * w.m + (1 - beta1) * grad;

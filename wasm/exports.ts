@@ -382,7 +382,7 @@ export interface KernelExports extends ElementwiseExports {
   ): void;
   /**
    * AdamW as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^t where t is step + 1,
-   * which step becomes. stats: f32 [norm, factor on the gradient, 0 to leave everything as it is].
+   * which goes to next. stats: f32 [norm, factor on the gradient, 0 to leave everything as it is].
    */
   adamw(
     p: number,
@@ -390,6 +390,7 @@ export interface KernelExports extends ElementwiseExports {
     m: number,
     v: number,
     step: number,
+    next: number,
     stats: number,
     n: number,
     lr: number,

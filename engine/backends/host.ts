@@ -51,7 +51,8 @@ export function expectAll(buffer: Extent, data: HostArray): void {
 /** @throws ArgumentError unless a read, or a copy, is of all that a buffer holds */
 export function expectSame(what: 'read' | 'copy', buffer: Extent, { size, dtype }: Extent): void {
   if (buffer.size === size && buffer.dtype === dtype) return;
-  throw new ArgumentError(`${what}: ${size} ${dtype} of a buffer of ${buffer.size} ${buffer.dtype}, expected all of it`);
+  const held = `${buffer.size} ${buffer.dtype}`;
+  throw new ArgumentError(`${what}: ${size} ${dtype} of a buffer of ${held}, expected all of it`);
 }
 
 /** NaN as f16 and as bf16; two of them are NaN as f32. */

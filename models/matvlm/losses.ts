@@ -70,8 +70,8 @@ export function answerWeights(labels: Int32Array, batch: number, length: number)
 }
 
 /**
- * What one of a step's batches makes up of the whole step's means, so that the shares of all add up to what one batch of
- * all would give.
+ * What one of a step's batches makes up of the whole step's means, so that the shares of all add up to what one batch
+ * of all would give.
  */
 export interface Share {
   /** Of a mean over answer tokens. */

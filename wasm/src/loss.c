@@ -112,14 +112,14 @@ INLINE double whole_power(double x, size_t n) {
 }
 
 // AdamW (Loshchilov & Hutter 2019) as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^t, for
-// the parameter's t-th update; step counts them. stats: the gradient's norm, the factor that clips it, and 0 where it is
+// the parameter's t-th update; next is t, and step was before it. stats: the gradient's norm, the factor that clips it, and 0 where it is
 // not finite: then nothing changes.
-void EXPORT(adamw)(float *p, const float *g, float *m, float *v, float *step, const float *stats, size_t n, float lr,
-                   double beta1, double beta2, float eps, float decay) {
+void EXPORT(adamw)(float *p, const float *g, float *m, float *v, const float *step, float *next, const float *stats,
+                   size_t n, float lr, double beta1, double beta2, float eps, float decay) {
+  *next = *step + stats[2];
   if (stats[2] == 0.0f) return;
-  *step += 1.0f;
   // 1 − βᵗ in f64, where 1 − β of a β near 1 keeps its digits.
-  double c1 = 1.0 - whole_power(beta1, *step), c2 = 1.0 - whole_power(beta2, *step);
+  double c1 = 1.0 - whole_power(beta1, *next), c2 = 1.0 - whole_power(beta2, *next);
   f4 factor = splat(stats[1]), b1 = splat((float)beta1), b2 = splat((float)beta2), keep = splat(1.0f - lr * decay);
   f4 rest1 = splat((float)(1.0 - beta1)), rest2 = splat((float)(1.0 - beta2));
   f4 rate = splat((float)(lr / c1)), root = splat((float)(1.0 / __builtin_sqrt(c2))), epsilon = splat(eps);

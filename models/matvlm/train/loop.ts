@@ -171,17 +171,17 @@ export class Trainer {
     if (snapshot.seed !== seed) {
       throw new CheckpointError(`rng_state.json: seed is ${snapshot.seed}, that of the run's settings ${seed}`);
     }
-    Object.assign(this.state, snapshot.state);
     for (const [name, tensor] of this.optimiser.tensors()) {
       const data = tensors.get(name);
       if (!data) {
         throw new CheckpointError(
-          `optimizer.safetensors: "${name}" is missing: the checkpoint is of another run, or of a version that did not ` +
-            'count updates by parameter; begin a new run from its weights',
+          `optimizer.safetensors: "${name}" is missing: the checkpoint is of another run, or of a version that did ` +
+            'not count updates by parameter; begin a new run from its weights',
         );
       }
       tensor.backend.write(tensor.buffer, data);
     }
+    Object.assign(this.state, snapshot.state);
   }
 
   dispose(): void {
@@ -222,7 +222,8 @@ export class Trainer {
   /** One batch's share of the loss, with its gradients added to the parameters. */
   private gradients(batch: VqaBatch, random: Random, share: Share): LossParts {
     return scope(() => {
-      const { total, kl, layer, ce } = this.task.loss(batch, { random, checkpointing: this.settings.checkpointing }, share);
+      const { checkpointing } = this.settings;
+      const { total, kl, layer, ce } = this.task.loss(batch, { random, checkpointing }, share);
       backward(total);
       const detached = (t: Tensor | null) => t?.detach() ?? null;
       return { total: total.detach(), kl: detached(kl), layer: detached(layer), ce: detached(ce) };

@@ -16,13 +16,19 @@ interface Slot {
   readonly param: Tensor;
   readonly m: Tensor;
   readonly v: Tensor;
-  readonly step: Tensor;
+  /** How often the parameter was updated, and where a step puts it: they change places. */
+  step: Tensor;
+  next: Tensor;
 }
 
 /** The state of a parameter that was not updated yet. */
 function fresh(param: Tensor): Omit<Slot, 'param'> {
-  return { m: zerosLike(param), v: zerosLike(param), step: scalar(param.backend, 0) };
+  const [step, next] = [scalar(param.backend, 0), scalar(param.backend, 0)];
+  return { m: zerosLike(param), v: zerosLike(param), step, next };
 }
+
+/** What the optimiser owns of a slot. */
+const stateOf = ({ m, v, step, next }: Slot): Tensor[] => [m, v, step, next];
 
 /**
  * AdamW over named parameters. Moments, and how often each parameter was updated, live on the device with the
@@ -36,15 +42,17 @@ export class AdamW {
     private readonly options: AdamWOptions,
   ) {
     // Should there be no room for one, those before it are freed.
-    const slots = scope(() => [...parameters].map(([name, param]) => ({ name, param, ...fresh(param) })));
-    for (const { name, param, m, v, step } of slots) {
-      this.slots.set(name, { param, m: keep(m), v: keep(v), step: keep(step) });
+    const slots = scope(() => [...parameters].map(([name, param]) => [name, { param, ...fresh(param) }] as const));
+    for (const [name, slot] of slots) {
+      for (const tensor of stateOf(slot)) keep(tensor);
+      this.slots.set(name, slot);
     }
   }
 
   /**
    * Takes one step with the gradients that backward left, and frees them. A parameter without a gradient stays, and
-   * its bias correction does not count the step. Nothing changes when a gradient, or the loss they are of, is not finite.
+   * its bias correction does not count the step. Nothing changes when a gradient, or the loss they are of, is not
+   * finite.
    * @param loss f32 of one element
    * @param beside more tensors of one element, to be read back with the result
    * @returns f32 [gradient norm before clipping, clip scale, 1 if the step was taken, …beside]
@@ -57,9 +65,10 @@ export class AdamW {
         const stats = gradNorm(slots.map((s) => s.param.grad!), this.options.clip, loss);
         const result = cat([stats, ...beside.map((t) => reshape(t, [1]))], 0);
         const { betas, eps } = this.options;
-        for (const { param, m, v, step } of slots) {
-          const weightDecay = param.shape.length >= 2 ? this.options.weightDecay : 0;
-          adamwStep({ param, grad: param.grad!, m, v, step, stats, lr, betas, eps, weightDecay });
+        for (const slot of slots) {
+          const weightDecay = slot.param.shape.length >= 2 ? this.options.weightDecay : 0;
+          adamwStep({ ...slot, grad: slot.param.grad!, stats, lr, betas, eps, weightDecay });
+          [slot.step, slot.next] = [slot.next, slot.step];
         }
         this.zeroGrad();
         return result;
@@ -87,6 +96,6 @@ export class AdamW {
   }
 
   dispose(): void {
-    for (const { m, v, step } of this.slots.values()) for (const tensor of [m, v, step]) tensor.dispose();
+    for (const slot of this.slots.values()) for (const tensor of stateOf(slot)) tensor.dispose();
   }
 }
