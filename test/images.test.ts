@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert';
 import { ArgumentError, ImageError } from '../engine/errors.ts';
 import { bytesSource, SafetensorsFile } from '../engine/safetensors/index.ts';
 import { readImageHeader } from '../models/matvlm/image/header.ts';
+import { ImageCache } from '../models/matvlm/image/cache.ts';
 import type { RgbImage } from '../models/matvlm/image/image.ts';
 import { normalize, padToSquare, preprocess } from '../models/matvlm/image/preprocess.ts';
 import { resizeBicubic } from '../models/matvlm/image/resize.ts';
@@ -267,6 +268,66 @@ formats('truncated anywhere: an ImageError, never a picture', async () => {
   }
 });
 
+/** A JPEG whose frame header tells another size than its data has. */
+function claiming(jpeg: Uint8Array, width: number, height: number): Uint8Array {
+  const copy = Buffer.from(jpeg);
+  let at = 2;
+  while (![0xc0, 0xc2].includes(copy[at + 1])) at += 2 + copy.readUInt16BE(at + 2);
+  copy.writeUInt16BE(height, at + 5);
+  copy.writeUInt16BE(width, at + 7);
+  return copy;
+}
+
+/** Noise of 40 × 30 as JPEGs of each kind. */
+const noisy = sharp(Uint8Array.from({ length: 3600 }, (_, i) => (i * 7919) % 256), {
+  raw: { width: 40, height: 30, channels: 3 },
+});
+const jpegs = async () => ({
+  baseline: await noisy.clone().jpeg().toBuffer(),
+  progressive: await noisy.clone().jpeg({ progressive: true }).toBuffer(),
+  grey: await noisy.clone().toColourspace('b-w').jpeg().toBuffer(),
+});
+
+formats('JPEG data that ends before the size it claims is refused, where the bytes tell before it is decoded', async () => {
+  for (const [kind, jpeg] of Object.entries(await jpegs())) {
+    const whole = await decodeImage(jpeg);
+    assert.equal([whole.width, whole.height], [40, 30]);
+    const before = process.memoryUsage().rss;
+    for (const [width, height] of [[10_000, 10_000], [1000, 1000], [16_384, 300]]) {
+      await refused(claiming(jpeg, width, height), /says it is \d+×\d+ pixels, which \d+ bytes cannot hold/, kind);
+    }
+    assert.ok(process.memoryUsage().rss - before < 50e6, kind);
+    for (const [width, height] of [[80, 90], [40, 120], [200, 100]]) {
+      await refused(claiming(jpeg, width, height), /truncated or damaged/, `${kind} as ${width}×${height}`);
+    }
+    const ended = Buffer.concat([jpeg.subarray(0, Math.floor(jpeg.length * 0.8)), Buffer.from([0xff, 0xd9])]);
+    await refused(ended, /truncated or damaged/, `${kind}, ended early`);
+    const claims = claiming(jpeg, 80, 90);
+    const all = await Promise.allSettled(Array.from({ length: 12 }, (_, i) => decodeImage(i % 3 ? jpeg : claims)));
+    const taken = all.map(({ status }) => status === 'fulfilled');
+    assert.equal(taken, Array.from({ length: 12 }, (_, i) => i % 3 > 0), `${kind}, many at a time`);
+  }
+});
+
+formats('what other viewers pass over is passed over', async () => {
+  const { baseline, progressive } = await jpegs();
+  const zeros = [baseline.subarray(0, -2), Buffer.alloc(9), baseline.subarray(-2)];
+  for (const odd of [[baseline, Buffer.from('and more')], zeros, [claiming(progressive, 20, 15)]]) {
+    assert.ok((await decodeImage(Buffer.concat(odd))).width > 0);
+  }
+  const blank = await sharp({ create: { width: 4000, height: 3000, channels: 3, background: 'white' } })
+    .jpeg({ quality: 1, mozjpeg: true })
+    .toBuffer();
+  assert.is((await decodeImage(blank)).width, 4000);
+});
+
+formats('devices, pipes and files of /proc that have no end are refused unread', async () => {
+  for (const path of ['/dev/zero', '/dev/null', '/proc/kmsg', '/proc/self/environ'].filter(existsSync)) {
+    const error = await readImage(path).catch((e: Error) => e);
+    assert.ok(error instanceof ImageError && error.message.includes(path), String(error));
+  }
+});
+
 formats('files: the path is named', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'matvlm-images-'));
   try {
@@ -279,6 +340,19 @@ formats('files: the path is named', async () => {
   } finally {
     rmSync(dir, { recursive: true });
   }
+});
+
+formats('a cache of images keeps those used last, within its bytes', () => {
+  const cache = new ImageCache<number>(10 * 3);
+  const image = (pixels: number) => solid(pixels, 1, 0);
+  for (let key = 0; key < 3; key++) cache.add(key, image(3));
+  cache.get(0);
+  cache.add(3, image(4));
+  assert.equal([0, 1, 2, 3].map((key) => cache.get(key)?.width), [3, undefined, 3, 4]);
+  cache.add(4, image(11));
+  assert.equal([0, 1, 2, 3, 4].map((key) => cache.get(key)), Array(5).fill(undefined));
+  cache.add(5, image(10));
+  assert.is(cache.get(5)!.width, 10);
 });
 formats.run();
 
@@ -299,9 +373,10 @@ if (existsSync(chromium)) {
       near(await decode(await avif(letterImage).toBuffer()), letterImage, 8, 'AVIF');
       near(await decode(await avif(letterImage).ensureAlpha(0.25).toBuffer()), letterImage, 8, 'AVIF with alpha');
       const png = await encoder(letterImage).png().toBuffer();
-      for (const bytes of [png.subarray(0, 60), Buffer.from('<svg/>')]) {
+      const claims = claiming((await jpegs()).baseline, 10_000, 10_000);
+      for (const bytes of [png.subarray(0, 60), Buffer.from('<svg/>'), claims]) {
         const error = await decode(bytes).catch((e: Error) => e);
-        assert.match(String(error), /cannot be decoded|no PNG/);
+        assert.match(String(error), /cannot be decoded|no PNG|cannot hold/);
       }
     });
   });

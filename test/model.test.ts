@@ -106,6 +106,27 @@ async function lossAndGradients(m: MaTVLM, loss: () => Tensor) {
   return { value, grads: await gradients(m) };
 }
 
+model('the loader keeps images up to its bytes, and gives the same batches however few', async () => {
+  const run = async (cacheBytes?: number) => {
+    let drawn = 0;
+    const data = new SortOfClevr('train', { length: 8 });
+    const counted = {
+      ...{ name: data.name, split: data.split, length: data.length },
+      get: (i: number) => ({ ...data.get(i), image: () => (drawn++, data.get(i).image()) }),
+    };
+    const options = { imagesPerBatch: 2, seed: 1, imageSize: 16, aspect: 'square', padId: tokenizer.padId, cacheBytes } as const;
+    const batches = new BatchLoader([counted], encoder, options);
+    const pixels: Float32Array[] = [];
+    for (let k = 0; k < 12; k++) pixels.push((await batches.batch(k)).pixels);
+    return { pixels, drawn };
+  };
+  const [all, few, none] = [await run(), await run(2 * 16 * 16 * 3), await run(0)];
+  assert.equal(few.pixels, all.pixels);
+  assert.equal(none.pixels, all.pixels);
+  assert.equal([all.drawn, none.drawn], [8, 24]);
+  assert.ok(few.drawn > 8 && few.drawn <= 24, `${few.drawn}`);
+});
+
 model('a shared prefix gives the loss and gradients of the plain batch', async () => {
   const teacher = smallTeacher(double);
   setTrainable(teacher, () => true);

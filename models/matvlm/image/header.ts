@@ -17,7 +17,8 @@ export interface ImageHeader {
 export const MAX_SIDE = 16_384;
 export const MAX_PIXELS = 100_000_000;
 
-type Size = Omit<ImageHeader, 'format'>;
+/** With the bytes that a file of such an image has at least, where that can be told. */
+type Size = Omit<ImageHeader, 'format'> & { readonly leastBytes?: number };
 
 const ascii = (bytes: Uint8Array, at: number, text: string): boolean =>
   text.split('').every((c, i) => bytes[at + i] === c.charCodeAt(0));
@@ -48,10 +49,16 @@ function readJpeg(bytes: Uint8Array): Size {
     if (view.getUint8(at) !== 0xff) throw new ImageError(`The JPEG image is broken: no marker at byte ${at}.`);
     const marker = view.getUint8(at + 1);
     const isFrame = marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker);
-    if (isFrame) return { width: view.getUint16(at + 7), height: view.getUint16(at + 5), alpha: false };
+    if (isFrame) return jpegSize(view.getUint16(at + 7), view.getUint16(at + 5), marker);
     if (marker === 0xda || marker === 0xd9) throw new ImageError('The JPEG image has no frame header.');
     at += 2 + view.getUint16(at + 2);
   }
+}
+
+/** Huffman coding, of SOF0 to SOF2, spends a bit at least on each block of 8 × 8 pixels. */
+function jpegSize(width: number, height: number, marker: number): Size {
+  const blocks = Math.ceil(width / 8) * Math.ceil(height / 8);
+  return { width, height, alpha: false, leastBytes: marker <= 0xc2 ? Math.ceil(blocks / 8) : 0 };
 }
 
 function readGif(bytes: Uint8Array): Size {
@@ -93,7 +100,7 @@ function sniff(bytes: Uint8Array): ImageFormat | undefined {
 /**
  * Format and size of a PNG, JPEG, GIF, WebP or AVIF image, from its own bytes; a file's name counts for nothing.
  * @throws ImageError for any other content (SVG is not taken: it is a program, not pixels), a truncated header,
- *   a side of 0 or above MAX_SIDE, or more than MAX_PIXELS
+ *   a side of 0 or above MAX_SIDE, more than MAX_PIXELS, or more than the bytes can hold
  */
 export function readImageHeader(bytes: Uint8Array): ImageHeader {
   const format = sniff(bytes);
@@ -108,7 +115,7 @@ export function readImageHeader(bytes: Uint8Array): ImageHeader {
     if (error instanceof RangeError) truncated(format.toUpperCase());
     throw error;
   }
-  const { width, height } = size;
+  const { width, height, alpha, leastBytes = 0 } = size;
   if (width === 0 || height === 0) throw new ImageError(`The image is ${width}×${height} pixels: it has none.`);
   if (width > MAX_SIDE || height > MAX_SIDE || width * height > MAX_PIXELS) {
     throw new ImageError(
@@ -116,5 +123,10 @@ export function readImageHeader(bytes: Uint8Array): ImageHeader {
         'decoded. Scale it down first.',
     );
   }
-  return { format, ...size };
+  if (bytes.length < leastBytes) {
+    throw new ImageError(
+      `The image says it is ${width}×${height} pixels, which ${bytes.length} bytes cannot hold; the file is damaged.`,
+    );
+  }
+  return { format, width, height, alpha };
 }

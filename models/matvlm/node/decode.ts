@@ -1,7 +1,6 @@
-import { readFile, stat } from 'node:fs/promises';
 import sharp from 'sharp';
 import { ImageError } from '../../../engine/errors.ts';
-import { systemError } from '../../../engine/node/index.ts';
+import { fileSource } from '../../../engine/node/index.ts';
 import { MAX_PIXELS, readImageHeader } from '../image/header.ts';
 import type { RgbImage } from '../image/image.ts';
 
@@ -16,6 +15,12 @@ function greyToRgb(grey: Uint8Array): Uint8Array {
 }
 
 /**
+ * What libjpeg says of missing data, which it fills with grey; all else that it warns of, other viewers pass over too. It
+ * is asked before each strip of rows, so that only what is missing in the last one is not told.
+ */
+const MISSING = /premature end/i;
+
+/**
  * Decodes a PNG, JPEG, GIF, WebP or AVIF image as PIL's `convert('RGB')` does: the EXIF orientation is applied, alpha is
  * dropped and not blended, grey becomes RGB, 16 bits become 8, CMYK goes through its profile, of an animation the
  * first frame is taken. Colour profiles of RGB images are not applied.
@@ -24,13 +29,12 @@ function greyToRgb(grey: Uint8Array): Uint8Array {
 export async function decodeImage(bytes: Uint8Array): Promise<RgbImage> {
   readImageHeader(bytes);
   try {
-    const { space } = await sharp(bytes, { limitInputPixels: MAX_PIXELS }).metadata();
-    const options = { limitInputPixels: MAX_PIXELS, failOn: 'error', ignoreIcc: space !== 'cmyk' } as const;
-    const pipeline = sharp(bytes, options).autoOrient().removeAlpha().toColourspace('srgb');
-    const { data, info } = await pipeline.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
-    const pixels = new Uint8Array(data.buffer, data.byteOffset, data.length);
-    const rgb = info.channels === 1 ? greyToRgb(pixels) : pixels;
-    return { width: info.width, height: info.height, data: rgb };
+    return await alone(() =>
+      decode(bytes, 'warning').catch((error: Error) => {
+        if (MISSING.test(error.message)) throw error;
+        return decode(bytes, 'error');
+      }),
+    );
   } catch (error) {
     throw new ImageError('The image cannot be decoded: it is truncated or damaged; save or copy it anew.', {
       cause: error,
@@ -38,28 +42,42 @@ export async function decodeImage(bytes: Uint8Array): Promise<RgbImage> {
   }
 }
 
-/** The kind is looked at first: a device or a pipe would be read without end. */
+let last: Promise<unknown> = Promise.resolve();
+
+/** One image at a time: libvips has one buffer for the messages of all threads, and who ends first clears it. */
+function alone<T>(work: () => Promise<T>): Promise<T> {
+  const result = last.then(work);
+  last = result.catch(() => {});
+  return result;
+}
+
+async function decode(bytes: Uint8Array, failOn: 'warning' | 'error'): Promise<RgbImage> {
+  const { space } = await sharp(bytes, { limitInputPixels: MAX_PIXELS }).metadata();
+  const options = { limitInputPixels: MAX_PIXELS, failOn, ignoreIcc: space !== 'cmyk' };
+  const pipeline = sharp(bytes, options).autoOrient().removeAlpha().toColourspace('srgb');
+  const { data, info } = await pipeline.raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true });
+  const pixels = new Uint8Array(data.buffer, data.byteOffset, data.length);
+  return { width: info.width, height: info.height, data: info.channels === 1 ? greyToRgb(pixels) : pixels };
+}
+
+/** All of a regular file, as long as it says it is: others, of /proc too, would be read without end. */
 async function readImageFile(path: string): Promise<Uint8Array> {
+  const source = await fileSource(path);
   try {
-    const found = await stat(path);
-    if (!found.isFile()) {
-      const kind = found.isDirectory() ? 'folder' : 'device or pipe';
-      throw new ImageError(`cannot read ${path}: it is a ${kind}, expected an image file`);
-    }
-    if (found.size > MAX_FILE) {
-      const [size, most] = [found.size, MAX_FILE].map((bytes) => Math.round(bytes / 1e6));
-      throw new ImageError(`${path}: ${size} MB, expected an image file of at most ${most} MB; scale it down`);
-    }
-    return await readFile(path);
-  } catch (error) {
-    const told = systemError('read', path, error);
-    throw told instanceof ImageError ? told : new ImageError(told.message, { cause: error });
+    const size = await source.size();
+    if (size <= MAX_FILE) return await source.read(0, size);
+    const [found, most] = [size, MAX_FILE].map((bytes) => Math.round(bytes / 1e6));
+    throw new ImageError(`${path}: ${found} MB, expected an image file of at most ${most} MB; scale it down`);
+  } finally {
+    await source.close();
   }
 }
 
 /** Reads and decodes a file; ImageError names the path. */
 export async function readImage(path: string): Promise<RgbImage> {
-  const bytes = await readImageFile(path);
+  const bytes = await readImageFile(path).catch((error: Error) => {
+    throw error instanceof ImageError ? error : new ImageError(error.message, { cause: error });
+  });
   try {
     return await decodeImage(bytes);
   } catch (error) {

@@ -1,6 +1,7 @@
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
 import { Random } from '../../../engine/random.ts';
 import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
+import { ImageCache } from '../image/cache.ts';
 import type { RgbImage } from '../image/image.ts';
 import { normalize, padToSquare } from '../image/preprocess.ts';
 import { resizeBicubic } from '../image/resize.ts';
@@ -18,25 +19,33 @@ export interface LoaderOptions {
   readonly aspect: 'square' | 'pad';
   /** What fills short questions up. */
   readonly padId: number;
+  /** Bytes of resized images to keep, those used last; 256 MiB unless given. */
+  readonly cacheBytes?: number;
 }
 
 /** Question lengths are rounded up to this, so that few shapes occur. */
 const LENGTH_STEP = 2;
 
+/** Bytes of resized images that are kept: 600 of 384 pixels a side, and 20,000 of 64. */
+const CACHE_BYTES = 256 * 2 ** 20;
+
 /** Images resized, and kept as bytes where they come back. */
 class Pixels {
-  private readonly images = new Map<string, RgbImage>();
+  private readonly images: ImageCache<string>;
 
   constructor(
     private readonly size: number,
     private readonly aspect: 'square' | 'pad',
-  ) {}
+    cacheBytes: number,
+  ) {
+    this.images = new ImageCache(cacheBytes);
+  }
 
   /** Normalised pixels (3, size, size) of a sample's image, written at `offset`. */
   async write({ sample, fresh }: Drawn, out: Float32Array, offset: number): Promise<void> {
     const kept = this.images.get(sample.id);
     const image = kept ?? this.resize(await sample.image());
-    if (!kept && !fresh) this.images.set(sample.id, image);
+    if (!kept && !fresh) this.images.add(sample.id, image);
     normalize(image, out, offset);
   }
 
@@ -74,7 +83,7 @@ export class BatchLoader {
     if (this.batchesPerEpoch < 1) {
       throw new DataError(`the data has ${this.images} images, a batch takes ${options.imagesPerBatch}; lower the batch size`);
     }
-    this.pixels = new Pixels(options.imageSize, options.aspect);
+    this.pixels = new Pixels(options.imageSize, options.aspect, options.cacheBytes ?? CACHE_BYTES);
   }
 
   /** Batch number k, counted over all epochs. @throws DataError when nothing is asked about any of its images */
