@@ -188,7 +188,7 @@ for (const [name, losses, checkpointing] of [
       return { ...result, allocations: failure.made() };
     };
     const { allocations, ...want } = await run(null);
-    const places = new Set(Array.from({ length: 8 }, (_, i) => 1 + Math.floor((i * allocations) / 8)));
+    const places = new Set(Array.from({ length: 5 }, (_, i) => 1 + Math.floor((i * allocations) / 5)));
     for (let n = allocations - 2; n <= allocations; n++) places.add(n);
     for (const place of places) {
       const { allocations: _, ...got } = await run(place);
