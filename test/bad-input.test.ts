@@ -276,7 +276,7 @@ prompts('images that are none', async () => {
     await refused([...ask('good'), '--image', name], says);
   }
   await refused([...ask('good'), '--image', 'nowhere.png'], /cannot read nowhere.png: there is no such file: check the path/);
-  await refused([...ask('good'), '--image', 'good'], /cannot read good: it is a folder, expected an image file/);
+  await refused([...ask('good'), '--image', 'good'], /cannot read good: it is a folder, expected a file/);
   await refused([...ask('good'), '--image', '/dev/zero'], /cannot read \/dev\/zero: it is a device or pipe/);
   writeFileSync(path('huge.png'), png);
   truncateSync(path('huge.png'), 3e8);
