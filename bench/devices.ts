@@ -1,7 +1,8 @@
 import type { Backend, BackendKind } from '../engine/backend.ts';
 import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
 import { DeviceError } from '../engine/errors.ts';
-import { closeBackend, openBackend } from '../models/matvlm/node/backend.ts';
+import { openBackend } from '../models/matvlm/node/backend.ts';
+import { probeWebGpu } from '../models/matvlm/node/probe.ts';
 import type { Budget } from './measure.ts';
 
 /** What a device's maker states. */
@@ -70,12 +71,9 @@ const LIMITS: readonly (readonly [RegExp, Limits])[] = [[/H200/i, { gflops: 67_0
 
 /** The device of that kind; null where WebGPU has no adapter, or one in software while `software` is false. */
 export async function openDevice(kind: BackendKind, quick: boolean, software: boolean): Promise<Device | null> {
+  if (kind === 'webgpu' && !software && (await probeWebGpu())[0]?.software) return null;
   const backend = await openIfPresent(kind);
   if (!backend) return null;
-  if (!software && classOf(backend) === 'software') {
-    closeBackend(backend);
-    return null;
-  }
   const own = CLASSES[classOf(backend)];
   const limits = LIMITS.find(([name]) => name.test(backend.description))?.[1] ?? null;
   return { backend, class: quick ? { ...own, budget: QUICK, most: QUICK_SHARE * own.most } : own, limits };

@@ -8,14 +8,18 @@ export interface DawnOptions {
   readonly backend?: string;
 }
 
+const TOGGLES = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia', 'use_vulkan_memory_model'];
+/** What Dawn is created with: toggles that give NVIDIA cards f16, and timestamps that are not rounded to 65 µs. */
+export const DAWN_FLAGS: readonly string[] = [
+  `enable-dawn-features=${TOGGLES.join(',')}`,
+  'disable-dawn-features=timestamp_quantization',
+];
+
 /**
  * The WebGPU entry point of Dawn through npm `webgpu`, or undefined where the package cannot load on this platform.
- * Asks for the toggles that give NVIDIA cards f16, and for timestamps that are not rounded to 65 µs.
  */
 export async function dawnGpu(options: DawnOptions = {}): Promise<GPU | undefined> {
-  const toggles = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia', 'use_vulkan_memory_model'];
-  const flags = [`enable-dawn-features=${toggles.join(',')}`, 'disable-dawn-features=timestamp_quantization'];
-  if (options.backend) flags.push(`backend=${options.backend}`);
+  const flags = options.backend ? [...DAWN_FLAGS, `backend=${options.backend}`] : [...DAWN_FLAGS];
   try {
     const { create, globals } = (await import('webgpu')) as typeof import('webgpu');
     Object.assign(globalThis, globals);

@@ -1,5 +1,7 @@
 #!/usr/bin/env node
 import { type Command, CommanderError } from 'commander';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { join } from 'node:path';
 import { attach, CliCommand, type CommandSpec } from './command.ts';
 import { describeError, EXIT, exitCode, oneLine } from './errors.ts';
@@ -40,7 +42,7 @@ output has gone; 1 error, also results that a full disk took; 2 wrong usage; 130
 NO_COLOR is honoured. "matvlm <command> --help" shows flags and examples.`;
 
 async function program(argv: readonly string[]): Promise<Command> {
-  const { packageRoot, packageVersion } = await import('../node/package-root.ts');
+  const { packageVersion } = await import('../node/package-root.ts');
   const root = new CliCommand('matvlm')
     .description('Train and run hybrid Mamba–Transformer vision-language models on WebGPU, WASM or plain JavaScript.')
     .version(packageVersion())
@@ -50,9 +52,7 @@ async function program(argv: readonly string[]): Promise<Command> {
     const command = root.command(name).description(about);
     if (argv.includes(name)) attach(command, (await load()).default);
   }
-  // A program of its own, which imports what the command line does not.
-  const executableFile = join(packageRoot(), 'dist', 'bench', 'bench.js');
-  root.command('bench', 'time ops and steps on the backends of this machine', { executableFile });
+  root.command('bench').description('time ops and steps on the backends of this machine');
   root.on('command:*', ([name]: string[]) => {
     root.error(`unknown command "${name}"${didYouMean(name, root.commands.map((c) => c.name()))} (matvlm --help lists them)`);
   });
@@ -65,8 +65,18 @@ async function program(argv: readonly string[]): Promise<Command> {
   return root;
 }
 
+/** Runs the benchmarks, a program of their own that imports what the command line does not; gives its exit code. */
+async function bench(args: readonly string[]): Promise<number> {
+  const { packageRoot } = await import('../node/package-root.ts');
+  const program = join(packageRoot(), 'dist', 'bench', 'bench.js');
+  const child = spawn(process.execPath, [program, ...args], { stdio: 'inherit' });
+  const [code] = (await once(child, 'close')) as [number | null];
+  return code ?? EXIT.error;
+}
+
 /** Runs a command line and gives its exit code. */
 async function main(argv: readonly string[]): Promise<number> {
+  if (argv[0] === 'bench') return bench(argv.slice(1));
   const debug = argv.includes('--debug');
   try {
     const root = await program(argv);

@@ -1,28 +1,12 @@
 import { supportsVariant } from '../../../engine/backends/wasm/wasm.ts';
-import { isSoftwareAdapter } from '../../../engine/backends/webgpu/webgpu.ts';
-import { dawnGpu, dawnVersion, releaseDawn } from '../../../engine/node/dawn.ts';
+import { dawnVersion } from '../../../engine/node/dawn.ts';
 import { allowRelaxedSimd } from '../../../engine/node/relaxed-simd.ts';
-import { probeWebGpu } from '../node/probe.ts';
+import { type ProbedAdapter, probeWebGpu } from '../node/probe.ts';
 import { bytes, print, printJson } from './output.ts';
-
-interface AdapterInfo {
-  readonly name: string;
-  readonly software: boolean;
-  readonly features: readonly string[];
-  readonly limits: Readonly<Record<string, number>>;
-}
-
-const LIMITS = [
-  'maxBufferSize',
-  'maxStorageBufferBindingSize',
-  'maxComputeWorkgroupStorageSize',
-  'maxComputeInvocationsPerWorkgroup',
-  'maxStorageBuffersPerShaderStage',
-] as const;
 
 /** `matvlm devices` */
 export async function devices(json: boolean): Promise<void> {
-  const webgpu = await adapters();
+  const webgpu = await probeWebGpu();
   allowRelaxedSimd();
   const wasm = supportsVariant('relaxed') ? 'relaxed' : 'simd';
   const hardware = webgpu.some(({ software }) => !software);
@@ -39,7 +23,7 @@ export async function devices(json: boolean): Promise<void> {
   print(`default    ${chosen}`);
 }
 
-function describe({ name, software, features, limits }: AdapterInfo): string[] {
+function describe({ name, software, features, limits }: ProbedAdapter): string[] {
   const size = (key: string, limit: number) => (/Size$/.test(key) ? bytes(limit) : String(limit));
   return [
     `  ${name}${software ? ' (software)' : ''}`,
@@ -48,22 +32,4 @@ function describe({ name, software, features, limits }: AdapterInfo): string[] {
       .map(([key, limit]) => `${key} ${size(key, limit)}`)
       .join(', ')}`,
   ];
-}
-
-/** The adapters that Dawn gives for each preference, without repetition. */
-async function adapters(): Promise<AdapterInfo[]> {
-  if (!(await probeWebGpu())) return [];
-  const gpu = await dawnGpu();
-  const found = new Map<string, AdapterInfo>();
-  for (const powerPreference of ['high-performance', 'low-power'] as const) {
-    const adapter = await gpu?.requestAdapter({ powerPreference });
-    if (!adapter) continue;
-    const { vendor, architecture, device, description } = adapter.info;
-    const name = [vendor, architecture, device, description].filter(Boolean).join(' ');
-    const limits = Object.fromEntries(LIMITS.map((key) => [key, adapter.limits[key]]));
-    const software = isSoftwareAdapter(name);
-    found.set(name, { name, software, features: [...adapter.features].map(String).sort(), limits });
-  }
-  releaseDawn();
-  return [...found.values()];
 }

@@ -42,7 +42,7 @@ function openWasm(): Promise<WasmBackend> {
 }
 
 async function openWebGpu(): Promise<Backend> {
-  if (!(await probeWebGpu())) {
+  if ((await probeWebGpu()).length === 0) {
     throw new DeviceError('no WebGPU adapter was found; install a Vulkan driver, or use --backend wasm');
   }
   try {
@@ -54,7 +54,7 @@ async function openWebGpu(): Promise<Backend> {
 }
 
 async function openBest(say: (line: string) => void): Promise<Backend> {
-  const found = await probeWebGpu();
+  const [found] = await probeWebGpu();
   if (found && !found.software) {
     const backend = await openWebGpu();
     say(`backend webgpu: ${backend.description}`);
