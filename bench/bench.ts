@@ -36,6 +36,8 @@ const command = new Command('matvlm bench')
   .option('--compare <file>', 'how many times as fast as in an earlier JSON')
   .option('--peers', 'only compare matrix products with onnxruntime-web, which is installed in bench/ first');
 
+command.exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : 2));
+
 async function main(flags: Flags): Promise<void> {
   if (flags.peers) return runPeers();
   const before = flags.compare === undefined ? null : await readReport(flags.compare);

@@ -16,13 +16,13 @@ const checkout = join(folder, 'checkout');
 /** A project into which the package is installed, with the dependencies that it declares and no others. */
 const consumer = join(folder, 'consumer');
 const installed = join(consumer, 'node_modules', 'matvlm');
-const SOURCES = ['engine', 'ops', 'models', 'wasm', 'bench', 'test', 'docs', 'build.mjs', 'matvlm.mjs', 'assets.d.ts'];
-const METADATA = ['package.json', 'package-lock.json', 'tsconfig.json', 'tsconfig.types.json', 'README.md', 'LICENSE', 'NOTICE.md'];
+/** What a clone does not hold. */
+const MADE = ['.git', 'dist', 'node_modules', 'runs', 'bench/node_modules'].map((name) => join(root, name));
 
 const packaging = suite('package');
 
 packaging.before(() => {
-  for (const name of [...SOURCES, ...METADATA]) cpSync(join(root, name), join(checkout, name), { recursive: true, filter: (path) => !path.includes('node_modules') });
+  cpSync(root, checkout, { recursive: true, filter: (path) => !MADE.includes(path) });
   symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
 });
 packaging.after(() => rmSync(folder, { recursive: true, force: true }));
