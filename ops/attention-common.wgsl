@@ -56,3 +56,12 @@ fn tile_seen(first: u32, count: u32) -> u32 {
   if (first / params.length != last / params.length) { return seen_by(params.length - 1u); }
   return seen_by(last % params.length);
 }
+
+/**
+ * Whether some of `count` rows from `first` on do not see all keys up to `end`. What they do not see has the weight 0,
+ * but must not be multiplied with it: it may be infinite or NaN.
+ */
+fn tile_ragged(first: u32, count: u32, end: u32) -> bool {
+  let last = min(first + count, rows_of_problem()) - 1u;
+  return end > seen_by(select(first % params.length, 0u, first / params.length != last / params.length));
+}

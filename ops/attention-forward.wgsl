@@ -88,10 +88,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (lane == 0u) { row_scale[soft_row] = shrink; }
     workgroupBarrier();
     for (var i = 0u; i < TO; i++) { out[i] *= row_scale[min(out_row + i * OUT_ROWS, ROWS - 1u)]; }
+    let ragged = tile_ragged(first, ROWS, k0 + KEYS);
     for (var key = 0u; key < KEYS; key++) {
       let value = kv_tile[key * STRIDE + out_column];
       for (var i = 0u; i < TO; i++) {
-        out[i] += scores[min(out_row + i * OUT_ROWS, ROWS - 1u) * PITCH + key] * value;
+        let r = min(out_row + i * OUT_ROWS, ROWS - 1u);
+        if (ragged && k0 + key >= row_keys[r]) { continue; }
+        out[i] += scores[r * PITCH + key] * value;
       }
     }
     workgroupBarrier();

@@ -206,6 +206,26 @@ test('a token that is not finite reaches no causal token before it, nor its grad
   }
 });
 
+test('values and gradients of many causal tokens, one of them not finite, are those of the reference', async () => {
+  const [length, dim, odd] = [20, 4, 15];
+  for (const poisoned of [0, 1, 2]) {
+    const data = [1, 2, 3].map((seed) => Array.from(random(length * dim, seed)));
+    data[poisoned][odd * dim + 1] = poisoned === 1 ? Infinity : NaN;
+    const of = (backend: Backend) => single(backend, data[0], data[1], data[2], dim, { causal: true });
+    const want = await of(reference);
+    assert.ok(want.o.slice(0, odd * dim).every(Number.isFinite) && want.dq.slice(0, odd * dim).every(Number.isFinite));
+    for (const backend of [gpu, wasm]) {
+      for (const [name, values] of Object.entries(await of(backend))) {
+        values.forEach((v, i) => {
+          const w = want[name as keyof typeof want][i];
+          const near = Number.isNaN(w) ? Number.isNaN(v) : Math.abs(v - w) < 1e-5;
+          assert.ok(near, `${backend.kind}, ${'qkv'[poisoned]}: ${name}[${i}] is ${v}, expected ${w}`);
+        });
+      }
+    }
+  }
+});
+
 test('decoding with a count of keys on the device is attention over those keys', async () => {
   const [heads, kv, room, dim] = [4, 2, 70, 8];
   for (const backend of [reference, gpu]) {
