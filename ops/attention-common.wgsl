@@ -2,8 +2,15 @@
 // heads that kv serves, one head after the other: row r is head kv · group + r / length, token r % length.
 // Tiles hold rows of DV vec4, STRIDE apart: odd, so that neighbouring rows lie in different banks.
 
-/** e^(x − top), 0 for a key that is not seen. */
-fn weight(x: f32, top: f32) -> f32 { return select(exp(x - top), 0.0, is_nothing(x)); }
+// Scores are dot products before the scale, turned over where it is negative, and the scale comes after the largest is
+// taken off: a compiler may fuse a product and a sum, in one kernel and not in another, and would then round scores of
+// some size differently in each.
+
+/** |scale|; above 0, so that −∞ stays what it is. */
+fn steepness() -> f32 { return max(abs(params.scale), 1.17549435e-38); }
+
+/** e^(|scale| · (x − top)), 0 for a key that is not seen. */
+fn weight(x: f32, top: f32) -> f32 { return select(exp((x - top) * steepness()), 0.0, is_nothing(x)); }
 
 /** 1 / sum; 0 where no key was seen. A NaN is a sum: it is told by its bits. */
 fn inverse(sum: f32) -> f32 { return select(1.0 / sum, 0.0, bitcast<u32>(sum) == 0u); }
@@ -14,10 +21,10 @@ fn stats_of(top: f32, sum: f32) -> vec2<f32> {
 }
 
 /** The score of a key from its dot product; −∞ for one that the mask hides. */
-fn score(s: f32, open: bool) -> f32 { return select(nothing(), s * params.scale, open); }
+fn score(s: f32, open: bool) -> f32 { return select(nothing(), s * sign(params.scale), open); }
 
 /** The weight of a key by the statistics of its row: of one that is hidden 0, or NaN where all of the row is. */
-fn known_weight(score: f32, stat: vec4<f32>) -> f32 { return exp((score - stat.x) - stat.y); }
+fn known_weight(score: f32, stat: vec4<f32>) -> f32 { return exp((score - stat.x) * steepness() - stat.y); }
 
 fn rows_of_problem() -> u32 { return params.group * params.length; }
 

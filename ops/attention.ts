@@ -64,7 +64,7 @@ function wasmSizes(s: AttentionSizes, { scale, causal }: AttentionAttrs) {
   return [...sizes, s.qHead, s.qToken, s.kHead, s.kToken, scale, Number(causal)] as const;
 }
 
-/** Beside o, for the backward, each query's largest score m (WASM: before the scale) and log Σ exp(score − m). */
+/** Beside o, for the backward, each query's largest score m (WASM, WebGPU: before the scale) and log Σ exp(score − m). */
 const attentionOp: Op<AttentionAttrs> = defineOp({
   name: 'attention',
   shape(inputs, attrs) {

@@ -150,6 +150,8 @@ async function normsOf(backend: Backend, x: readonly number[]): Promise<number[]
   return values;
 }
 
+const SMALLEST_NORMAL = 2 ** -126;
+
 test('norms, those of gradients too, are right at every size of the numbers, and clip', async () => {
   const many = random(9000, 1);
   const sized = (scale: number) => many.map((v) => v * scale);
@@ -179,7 +181,9 @@ test('norms, those of gradients too, are right at every size of the numbers, and
       const label = `${backend.kind} ${grads.map((g) => `[${Array.from(g).slice(0, 3)}]`)}`;
       assert.ok(Math.abs(total - want) <= 1e-5 * want, `${label}: ${total}, not ${want}`);
       const clip = Math.min(1, 0.5 / (want + 1e-6));
-      assert.ok(Math.abs(scale - clip) <= 1e-5 * clip, `${label}: scale ${scale}, not ${clip}`);
+      // A GPU may take a subnormal number for 0.
+      const flushed = backend.kind === 'webgpu' && clip < SMALLEST_NORMAL && scale === 0;
+      assert.ok(flushed || Math.abs(scale - clip) <= 1e-5 * clip, `${label}: scale ${scale}, not ${clip}`);
       assert.is(finite, 1, label);
       const [one, two] = await normsOf(backend, all);
       assert.ok(Math.abs(one - want) <= 1e-5 * want, `${label}: norm ${one}, not ${want}`);
