@@ -185,20 +185,50 @@ faults('no file makes a text take without end', () => {
     [bytes(split('a+b')), 'a'.repeat(MAX_TEXT)],
     [bytes(split('(?:(?=(?:a|a)+c)a)+')), 'a'.repeat(100)],
     [bytes({ normalizer: { type: 'Sequence', normalizers: Array(30).fill(doubling) } }), 'aaa'],
-    [bytes({ normalizer: { type: 'Replace', pattern: { String: 'a' }, content: 'b'.repeat(1e6) } }), 'aaa'],
+    [bytes({ normalizer: { type: 'Replace', pattern: { String: 'a' }, content: 'b'.repeat(5e5) } }), 'aaa'],
+    [bytes({ normalizer: { type: 'Sequence', normalizers: Array(20_000).fill({ type: 'NFKC' }) } }), 'a'.repeat(MAX_TEXT)],
+    [bytes({ pre_tokenizer: { type: 'Sequence', pretokenizers: Array(30).fill({ type: 'ByteLevel', use_regex: false }) } }), 'é'],
   ];
   const took = cpuTime(() => {
     for (const [tokenizer, text] of cases) assert.throws(() => tokenizer.encode(text), isTooMuch);
     const decodes = bytes({ decoder: { type: 'Sequence', decoders: Array(30).fill(doubling) } });
     assert.throws(() => decodes.decode(decodes.encode('a')), isTooMuch);
+    const slow = { type: 'Replace', pattern: { Regex: '(?:a|a){17}b' }, content: '' };
+    const replaces = bytes({ decoder: { type: 'Sequence', decoders: Array(5000).fill(slow) } }, { id: 257, content: 'a'.repeat(20) });
+    assert.throws(() => replaces.decode([257]), isTooMuch);
   });
   assert.ok(took < 10_000, `${took} ms`);
 });
 
 faults('patterns that cannot be matched here are refused by name', () => {
-  for (const pattern of ['(a)\\1', '\\Ga', '\\X', '(?:a*)*', '(?<=a+)b', 'a{2}{3}', 'a**', '(', ')', '[a', '*', '(?~a)', '('.repeat(500)]) {
+  for (const pattern of ['(a)\\1', '\\Ga', '\\X', '(?:a*)*', '(?<=a+)b', 'a{2}{3}', 'a**', '(', ')', '[a', '*', '(?~a)', '('.repeat(500), '(?i:ß)']) {
     assert.throws(() => bytes(split(pattern.replaceAll('\\\\', '\\'))), (e: Error) => e instanceof TokenizerError, pattern);
   }
+});
+
+faults('no file takes without end to be made', () => {
+  const patterns = ['((?:){999999999}){999999999}', '(?=a{9000}){9000}', '(?>(?>a{100}){100}){100}', 'a{0,1000000000}'];
+  const took = cpuTime(() => {
+    for (const pattern of patterns) {
+      assert.throws(
+        () => bytes(split(pattern)),
+        (e: Error) => e instanceof TokenizerError && /the pattern repeats too much/.test(e.message),
+        pattern,
+      );
+    }
+    const many = { type: 'Sequence', normalizers: Array(100_000).fill({ type: 'NFC' }) };
+    assert.throws(
+      () => bytes({ normalizer: many }),
+      (e: Error) => e instanceof TokenizerError && /normalizer has \d+ characters, expected at most/.test(e.message),
+    );
+  });
+  assert.ok(took < 5000, `${took} ms`);
+});
+
+faults('an unknown character where the unknown token is not in the vocabulary', () => {
+  const tokenizer = Tokenizer.fromJSON(bpe({}, { unk_token: '<unk>' }), config);
+  assert.equal(tokenizer.encode('ab'), [2]);
+  assert.throws(() => tokenizer.encode('ax'), (e: Error) => e instanceof ArgumentError && /unknown/.test(e.message));
 });
 
 faults('99,000 newlines in a Unigram model', () => {

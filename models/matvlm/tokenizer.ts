@@ -10,7 +10,7 @@ import { makeNormalizer } from './tokenizer/normalizers.ts';
 import { type Around, makeAround } from './tokenizer/post-processors.ts';
 import { makePreTokenizer, type PreTokenizer } from './tokenizer/pre-tokenizers.ts';
 import { readSettings, withSettings } from './tokenizer/settings.ts';
-import { readVocabulary } from './tokenizer/vocabulary.ts';
+import { readVocabulary, type Vocabulary } from './tokenizer/vocabulary.ts';
 
 /** Longest text that `encode` takes, in UTF-16 units: some 30,000 tokens; one word of this length takes about 1 s. */
 export const MAX_TEXT = 2 ** 17;
@@ -111,6 +111,7 @@ export class Tokenizer {
   }
 
   private static build(file: Json, files: Parameters<typeof readSettings>[2]): Tokenizer {
+    checkParts(file);
     const json = withSettings(file, files.config);
     const vocabulary = readVocabulary(json, MODEL_TYPES);
     const settings = readSettings(json, vocabulary.ids, files);
@@ -121,7 +122,7 @@ export class Tokenizer {
     const bosId = settings.named.bos_token ?? null;
     const padId = settings.named.pad_token ?? eosId;
     const effort = new Effort();
-    const { model, unknown } = makeModel(vocabulary.type, withUnknown(vocabulary, settings.named.unk_token), vocabulary.ids);
+    const { model, unknown } = makeModel(withUnknown(vocabulary, settings.named.unk_token));
     const known = new Set(ids.values());
     const around = makeAround(json.post_processor, (id) => known.has(id));
     const special = new Set(settings.added.filter((token) => token.special).map((token) => token.id));
@@ -201,12 +202,24 @@ export class Tokenizer {
   }
 }
 
+/** Longest description of a normaliser and the like: SentencePiece's tables take 300,000 characters, all else few. */
+const MOST_PART = 2 ** 19;
+
+/** Refuses parts that would take long to make. */
+function checkParts(file: Json): void {
+  for (const part of ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder']) {
+    const size = JSON.stringify(file[part])?.length ?? 0;
+    if (size > MOST_PART) fail(`tokenizer.json: ${part} has ${size} characters, expected at most ${MOST_PART}.`);
+  }
+}
+
 /** Word-level and WordPiece models may leave their unknown token to the configuration. */
-function withUnknown({ type, model, ids }: ReturnType<typeof readVocabulary>, configured: number | undefined): Json {
-  if (type !== 'WordLevel' && type !== 'WordPiece') return model;
+function withUnknown(vocabulary: Vocabulary, configured: number | undefined): Vocabulary {
+  const { type, model, ids } = vocabulary;
+  if (type !== 'WordLevel' && type !== 'WordPiece') return vocabulary;
   const named = [...ids].find(([, id]) => id === configured)?.[0];
   const unk_token = model.unk_token ?? named;
-  if (typeof unk_token === 'string' && ids.has(unk_token)) return { ...model, unk_token };
+  if (typeof unk_token === 'string' && ids.has(unk_token)) return { ...vocabulary, model: { ...model, unk_token } };
   return fail(`tokenizer.json: model.unk_token ${excerpt(unk_token)} is not in the vocabulary.`);
 }
 

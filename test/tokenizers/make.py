@@ -110,7 +110,9 @@ ADDED = [special(18, "<s>"), special(19, "</s>", rstrip=True), special(20, "<img
          special(23, "<s><s>"), special(24, "ab▁", special=False)]
 TOKENIZERS = [
     tokenizer(model=BPE), tokenizer(model={**BPE, "fuse_unk": True}), tokenizer(model={**BPE, "byte_fallback": True}),
-    tokenizer(model={**BPE, "unk_token": None}), tokenizer(model={**BPE, "ignore_merges": True, "merges": ["a b"]}),
+    tokenizer(model={**BPE, "byte_fallback": True, "fuse_unk": True, "vocab": {**BPE["vocab"], "<unk>a": 18, "<0xC3><0xA9>": 19},
+                     "merges": [*BPE["merges"], "<unk> a", "<0xC3> <0xA9>"]}),
+    tokenizer(model={**BPE, "unk_token": None, "end_of_word_suffix": "</w>"}), tokenizer(model={**BPE, "unk_token": None}), tokenizer(model={**BPE, "ignore_merges": True, "merges": ["a b"]}),
     tokenizer(model={**BPE, "end_of_word_suffix": "</w>", "vocab": {**BPE["vocab"], "c</w>": 20, "bc</w>": 21, "a</w>": 22}, "merges": ["b c</w>"]},
               pre_tokenizer={"type": "WhitespaceSplit"}, decoder={"type": "BPEDecoder", "suffix": "</w>"}),
     tokenizer(model=BPE, added_tokens=ADDED), tokenizer(model=BPE, added_tokens=ADDED, normalizer={"type": "Lowercase"}),
@@ -136,7 +138,7 @@ TOKENIZERS = [
 ]
 QUESTIONS = ["", "abc ab a", "  abc\n", "<s>abc</s>  b <img>c", "abc  <img>  ab", "new newer renew new.", "Café CAFÉ café", "<s><s><s>", "hello world",
              "hello of the world ll", "goings unwanteds GO, hello", "zzz é 中 xyz", "x", "aé\ue000\ue001b", "abcabcab", "ab ▁ab▁", "héllo  hello", "中中a",
-             "NEW new", "<S>ab", "aaaaaaaaaaaaaaaa"]
+             "NEW new", "<S>ab", "aaaaaaaaaaaaaaaa", "z\nzz\n\nza", "xa xxa è\u00e9a"]
 
 
 def main(count):

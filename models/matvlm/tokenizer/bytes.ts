@@ -10,3 +10,12 @@ export const BYTES: readonly string[] = (() => {
 
 /** The byte of each of these characters. */
 export const BYTE_OF: ReadonlyMap<string, number> = new Map(BYTES.map((char, byte) => [char, byte]));
+
+const utf8 = new TextEncoder();
+
+/** The bytes of a text as these characters. */
+export function inBytes(text: string): string {
+  let out = '';
+  for (const byte of utf8.encode(text)) out += BYTES[byte];
+  return out;
+}

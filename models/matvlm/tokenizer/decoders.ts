@@ -14,24 +14,24 @@ interface Step {
   end(): readonly string[];
 }
 
-/** Makes the step anew for each text. */
-type Decoder = () => Step;
+/** Makes the step anew for each text. @param effort of the token at hand */
+type Decoder = (effort: Effort) => Step;
 
 /** Characters that one token may become. */
 const MOST = 2 ** 18;
 
 /** A step that sees each token alone, with its place in the text. */
 const each =
-  (change: (token: string, index: number) => string): Decoder =>
-  () => {
+  (change: (token: string, index: number, effort: Effort) => string): Decoder =>
+  (effort) => {
     let index = 0;
-    return { push: (token) => [change(token, index++)], end: () => [] };
+    return { push: (token) => [change(token, index++, effort)], end: () => [] };
   };
 
 /** Steps one after the other. */
 function chain(all: readonly Decoder[]): Decoder {
-  return () => {
-    const steps = all.map((make) => make());
+  return (effort) => {
+    const steps = all.map((make) => make(effort));
     const from = (first: number, tokens: readonly string[]): readonly string[] =>
       steps.slice(first).reduce((out, step) => out.flatMap((token) => step.push(token)), tokens);
     return {
@@ -44,7 +44,7 @@ function chain(all: readonly Decoder[]): Decoder {
 /** A step that holds all back until the end, and changes it then as one token. */
 const whole =
   (change: Decoder): Decoder =>
-  () => {
+  (effort) => {
     const held: string[] = [];
     return {
       push: (token) => {
@@ -52,7 +52,7 @@ const whole =
         return [];
       },
       end: () => {
-        const step = change();
+        const step = change(effort);
         return [...step.push(held.join('')), ...step.end()];
       },
     };
@@ -148,7 +148,7 @@ function metaspace(fields: Fields): Decoder {
 function replacing(fields: Fields): Decoder {
   const pattern = patternOf(fields);
   const content = fields.text('content');
-  return each((token) => replaceAll(token, pattern, content, MOST, new Effort()));
+  return each((token, _, effort) => replaceAll(token, pattern, content, MOST, effort));
 }
 
 function strip(fields: Fields): Decoder {
@@ -232,7 +232,12 @@ export interface TextSink {
 export function makeDecoder(json: unknown): () => TextSink {
   const decoder = json === null || json === undefined ? each((token, i) => (i > 0 ? ` ${token}` : token)) : make(json);
   return () => {
-    const step = decoder();
-    return { push: (token) => step.push(token).join(''), end: () => step.end().join('') };
+    const effort = new Effort();
+    const step = decoder(effort);
+    const text = (part: () => readonly string[]): string => {
+      effort.renew();
+      return part().join('');
+    };
+    return { push: (token) => text(() => step.push(token)), end: () => text(() => step.end()) };
   };
 }

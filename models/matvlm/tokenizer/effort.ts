@@ -10,6 +10,11 @@ const MOST_STEPS = 2e7;
 export class Effort {
   private left = MOST_STEPS;
 
+  /** Begins anew, for another text. */
+  renew(): void {
+    this.left = MOST_STEPS;
+  }
+
   /** @throws ArgumentError when all is spent */
   spend(steps: number): void {
     this.left -= steps;

@@ -1,17 +1,18 @@
 /** Models of tokenizer.json: from a piece of text to ids. */
-import { BPE } from '@huggingface/tokenizers';
 import { ArgumentError } from '../../../engine/errors.ts';
+import { excerpt } from '../../../engine/excerpt.ts';
+import { Merges } from './bpe.ts';
 import type { Effort } from './effort.ts';
-import { fail, Fields, type Json } from './fields.ts';
+import { fail, Fields } from './fields.ts';
 import { Prefixes } from './prefixes.ts';
+import type { Vocabulary } from './vocabulary.ts';
 
 /** Ids of one piece of text. */
-export type Model = (text: string, effort: Effort) => number[];
+export type Model = (text: string, effort: Effort) => readonly number[];
 
 /** What all models need. */
-interface Vocabulary {
+interface Parts extends Vocabulary {
   readonly fields: Fields;
-  readonly ids: ReadonlyMap<string, number>;
   /** The id for what is unknown; null where the model has none. */
   readonly unknown: number | null;
 }
@@ -28,38 +29,65 @@ function byteIds(text: string, ids: ReadonlyMap<string, number>): number[] | nul
   return bytes.every((id) => id !== undefined) ? (bytes as number[]) : null;
 }
 
-/** Byte pair encoding, the library's; unknown characters without an unknown token give nothing. */
-function bpe({ fields, ids, unknown }: Vocabulary, json: Json): Model {
+/** Words whose ids are kept, and how long they may be: nearly all words of a text are among its few most frequent. */
+const KEPT_WORDS = 2 ** 14;
+const KEPT_LENGTH = 64;
+
+/** Byte pair encoding; unknown characters give nothing where the file names no unknown token. */
+function bpe({ fields, ids, merges, unknown }: Parts): Model {
   fields.must('dropout', 0);
   fields.must('continuing_subword_prefix', '');
   const fuse = fields.flag('fuse_unk', false);
   const bytes = fields.flag('byte_fallback', false);
+  const whole = fields.flag('ignore_merges', false);
   const suffix = fields.text('end_of_word_suffix', '');
-  if (unknown === null && suffix !== '') fail(`${fields.where}: end_of_word_suffix without unk_token is not supported.`);
-  const model = new BPE({
-    type: 'BPE',
-    vocab: json.vocab as Record<string, number>,
-    merges: json.merges as [string, string][],
-    unk_token: unknown === null ? undefined : fields.text('unk_token'),
-    end_of_word_suffix: suffix,
-    byte_fallback: bytes,
-    ignore_merges: fields.flag('ignore_merges', false),
-  });
-  // Without an unknown token what is unknown is left out before anything is merged.
-  const isKnown = (char: string) => ids.has(char) || (bytes && byteIds(char, ids) !== null);
+  const isNamed = fields.any('unk_token') !== undefined;
+  const joining = new Merges(merges);
+  const encode = (text: string): readonly number[] => {
+    const id = whole ? ids.get(text) : undefined;
+    if (id !== undefined) return [id];
+    const characters = Array.from(text);
+    const word: number[] = [];
+    // Unknown characters wait for a known one, bytes pass them by: so does the Rust library.
+    let waiting = false;
+    const flush = (): void => {
+      if (waiting) word.push(known(unknown));
+      waiting = false;
+    };
+    characters.forEach((character, i) => {
+      const symbol = i === characters.length - 1 ? character + suffix : character;
+      const id = ids.get(symbol);
+      const fallback = id === undefined && bytes ? byteIds(symbol, ids) : null;
+      if (id !== undefined) {
+        flush();
+        word.push(id);
+      } else if (fallback) word.push(...fallback);
+      else if (isNamed && !(fuse && waiting)) {
+        flush();
+        waiting = true;
+      }
+    });
+    flush();
+    return joining.apply(word);
+  };
+  const kept = new Map<string, readonly number[]>();
   return (text) => {
-    const seen = unknown === null ? Array.from(text).filter(isKnown).join('') : text;
-    const out = model.encode([seen]).map((token) => ids.get(token)!);
-    return fuse ? out.filter((id, i) => id !== unknown || out[i - 1] !== unknown) : out;
+    let found = kept.get(text);
+    if (found === undefined) {
+      found = encode(text);
+      if (kept.size >= KEPT_WORDS) kept.clear();
+      if (text.length <= KEPT_LENGTH) kept.set(text, found);
+    }
+    return found;
   };
 }
 
-function wordLevel({ ids, unknown }: Vocabulary): Model {
+function wordLevel({ ids, unknown }: Parts): Model {
   return (text) => [ids.get(text) ?? known(unknown)];
 }
 
 /** The longest piece that fits, again and again; one that fits nowhere makes the whole word unknown. */
-function wordPiece({ fields, ids, unknown }: Vocabulary): Model {
+function wordPiece({ fields, ids, unknown }: Parts): Model {
   const prefix = fields.text('continuing_subword_prefix', '##');
   const most = fields.whole('max_input_chars_per_word', 1, 100);
   const begins = new Prefixes(ids.keys());
@@ -81,8 +109,8 @@ function wordPiece({ fields, ids, unknown }: Vocabulary): Model {
 const UNKNOWN_PENALTY = 10;
 
 /** The pieces of the greatest sum of scores; neighbouring unknown characters are one. */
-function unigram({ fields, ids, unknown }: Vocabulary, json: Json): Model {
-  const vocab = json.vocab as [string, number][];
+function unigram({ fields, model, ids, unknown }: Parts): Model {
+  const vocab = model.vocab as [string, number][];
   const bytes = fields.flag('byte_fallback', false);
   const scores = vocab.map(([, score]) => score);
   const penalty = scores.reduce((a, b) => Math.min(a, b), Infinity) - UNKNOWN_PENALTY;
@@ -127,7 +155,7 @@ function unigram({ fields, ids, unknown }: Vocabulary, json: Json): Model {
   };
 }
 
-const MODELS: Readonly<Record<string, (vocabulary: Vocabulary, json: Json) => Model>> = {
+const MODELS: Readonly<Record<string, (parts: Parts) => Model>> = {
   BPE: bpe,
   Unigram: unigram,
   WordLevel: wordLevel,
@@ -138,27 +166,23 @@ export const MODEL_TYPES = Object.keys(MODELS);
 
 /**
  * The model of a file.
- * @param ids its vocabulary, checked, without added tokens
  * @throws TokenizerError for a field that changes the ids and is not computed here
  */
-export function makeModel(
-  type: string,
-  json: Json,
-  ids: ReadonlyMap<string, number>,
-): { model: Model; unknown: number | null } {
-  const fields = new Fields(json, `tokenizer.json: model ${type}`);
+export function makeModel(vocabulary: Vocabulary): { model: Model; unknown: number | null } {
+  const { type, model, ids } = vocabulary;
+  const fields = new Fields(model, `tokenizer.json: model ${type}`);
   fields.ignore('type', 'vocab', 'merges', 'unk_token', 'unk_id');
   const unknown = type === 'Unigram' ? unknownIndex(fields, ids) : (ids.get(fields.text('unk_token', '')) ?? null);
-  const model = MODELS[type]({ fields, ids, unknown }, json);
+  const made = MODELS[type]({ ...vocabulary, fields, unknown });
   fields.end();
-  return { model, unknown };
+  return { model: made, unknown };
 }
 
 function unknownIndex(fields: Fields, ids: ReadonlyMap<string, number>): number | null {
   const id = fields.any('unk_id');
   if (id === undefined) return null;
   if (!Number.isInteger(id) || (id as number) < 0 || (id as number) >= ids.size) {
-    fail(`${fields.where}: unk_id ${String(id)} is no place in the vocabulary of ${ids.size}.`);
+    fail(`${fields.where}: unk_id is ${excerpt(id)}; expected a place in the vocabulary of ${ids.size}.`);
   }
   return id as number;
 }

@@ -2,7 +2,7 @@
 import type { Effort } from './effort.ts';
 import { component, type Fields, type Makers } from './fields.ts';
 import { checkLength, patternOf, replaceAll } from './pattern.ts';
-import { BYTES } from './bytes.ts';
+import { inBytes } from './bytes.ts';
 
 /** Changes a text before it is split. */
 export type Normalizer = (text: string, effort: Effort) => string;
@@ -64,7 +64,7 @@ const MAKERS: Makers<Normalizer> = {
     const prepend = fields.text('prepend');
     return (text) => (text === '' ? '' : prepend + text);
   },
-  ByteLevel: () => (text) => Array.from(new TextEncoder().encode(text), (byte) => BYTES[byte]).join(''),
+  ByteLevel: () => inBytes,
   Sequence: (fields) => {
     const all = fields.list('normalizers').map(make);
     return (text, effort) => all.reduce((out, normalize) => normalize(out, effort), text);
@@ -79,6 +79,7 @@ const REFUSED = {
 function make(json: unknown): Normalizer {
   const normalize = component(json, 'normalizer', MAKERS, REFUSED);
   return (text, effort) => {
+    effort.spend(text.length);
     const out = normalize(text, effort);
     checkLength(out.length, MOST);
     return out;

@@ -14,9 +14,9 @@ export type Span = readonly [number, number];
 /** Finds all matches in a text from left to right; none overlap. */
 export type Pattern = (text: string, effort: Effort) => Span[];
 
-/** Longest pattern, in characters, and most instructions that one compiles to. */
+/** Longest pattern, in characters, and most parts that it is made of once repetitions are written out. */
 const MOST_SOURCE = 10_000;
-const MOST_CODE = 20_000;
+const MOST_PARTS = 50_000;
 const MOST_DEPTH = 100;
 
 /** The `pattern` field of a component: `{ "String": … }` or `{ "Regex": … }`. */
@@ -72,15 +72,19 @@ export function regex(source: string, where: string): Pattern {
 
 const widthAt = (text: string, at: number): number => ((text.codePointAt(at) ?? 0) > 0xffff ? 2 : 1);
 
+/** Code points below this are looked up in an array: alphabets of most of the world's texts. */
+const NEAR = 0x600;
+
 /** Code points of one character class, asked of JavaScript's own engine once each. */
 class CharSet {
-  private readonly near = new Int8Array(0x600);
+  private near: Int8Array | null = null;
   private readonly far = new Map<number, boolean>();
 
   constructor(private readonly test: RegExp) {}
 
   has(point: number): boolean {
-    if (point < this.near.length) {
+    if (point < NEAR) {
+      this.near ??= new Int8Array(NEAR);
       this.near[point] ||= this.ask(point) ? 1 : -1;
       return this.near[point] > 0;
     }
@@ -238,6 +242,8 @@ class Parser {
   }
 
   private set(source: string): Node {
+    // Oniguruma lets it match two letters, and they it.
+    if (this.ignoreCase && source.toUpperCase().length > source.length) this.refuse('"ß" or the like without case');
     const key = `${this.ignoreCase}${source}`;
     let set = this.sets.get(key);
     if (!set) this.sets.set(key, (set = new CharSet(this.translate(source))));
@@ -322,6 +328,8 @@ class Compiler {
   constructor(
     node: Node,
     private readonly where: string,
+    /** Counts the parts of the whole pattern. */
+    private readonly budget = { left: MOST_PARTS },
   ) {
     this.emit(node);
     this.push({ op: 'end' });
@@ -329,15 +337,15 @@ class Compiler {
 
   private push<T extends Instruction>(instruction: T): T {
     this.code.push(instruction);
-    if (this.code.length > MOST_CODE) fail(`${this.where}: the pattern repeats too much.`);
     return instruction;
   }
 
   private inner(node: Node): readonly Instruction[] {
-    return new Compiler(node, this.where).code;
+    return new Compiler(node, this.where, this.budget).code;
   }
 
   private emit(node: Node): void {
+    if (--this.budget.left < 0) fail(`${this.where}: the pattern repeats too much.`);
     switch (node.kind) {
       case 'set':
         this.push({ op: 'set', set: node.set });

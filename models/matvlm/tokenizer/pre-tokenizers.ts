@@ -1,5 +1,5 @@
 /** Pre-tokenisers of tokenizer.json, as the Rust library computes them: they split a text into what the model sees. */
-import { BYTES } from './bytes.ts';
+import { inBytes } from './bytes.ts';
 import type { Effort } from './effort.ts';
 import { component, type Fields, type Makers } from './fields.ts';
 import { literal, native, type Pattern, patternOf } from './pattern.ts';
@@ -80,14 +80,12 @@ const GPT2 = native(
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu,
 );
 
-const toBytes = mapText((text) => Array.from(new TextEncoder().encode(text), (byte) => BYTES[byte]).join(''));
-
 function byteLevel(fields: Fields): PreTokenizer {
   const prefix = fields.flag('add_prefix_space', true);
   const useRegex = fields.flag('use_regex', true);
   fields.ignore('trim_offsets');
   const prefixed = mapText((text) => (prefix && !text.startsWith(' ') ? ` ${text}` : text));
-  return chain([prefixed, ...(useRegex ? [splitting(GPT2, 'Isolated')] : []), toBytes]);
+  return chain([prefixed, ...(useRegex ? [splitting(GPT2, 'Isolated')] : []), mapText(inBytes)]);
 }
 
 function metaspace(fields: Fields): PreTokenizer {
@@ -134,7 +132,16 @@ const MAKERS: Makers<PreTokenizer> = {
 
 const REFUSED = { UnicodeScripts: 'save the tokenizer with a Split by a pattern of scripts' };
 
-const make = (json: unknown): PreTokenizer => component(json, 'pre_tokenizer', MAKERS, REFUSED);
+/** What a piece costs however short it is, in steps. */
+const PIECE_STEPS = 30;
+
+function make(json: unknown): PreTokenizer {
+  const split = component(json, 'pre_tokenizer', MAKERS, REFUSED);
+  return (piece, effort) => {
+    effort.spend(piece.text.length + PIECE_STEPS);
+    return split(piece, effort);
+  };
+}
 
 /** The pre-tokeniser of a file, or one that leaves the text whole. @throws TokenizerError for one not computed here */
 export function makePreTokenizer(json: unknown): PreTokenizer {

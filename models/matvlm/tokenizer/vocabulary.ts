@@ -1,5 +1,6 @@
 /** The vocabulary of tokenizer.json, checked: a broken one would encode nonsense. */
 import { excerpt } from '../../../engine/excerpt.ts';
+import type { Merge } from './bpe.ts';
 import { fail, isObject, type Json } from './fields.ts';
 
 /** Far above any real vocabulary. */
@@ -35,18 +36,19 @@ function readIds(model: Json, type: string): Map<string, number> {
   return new Map(Object.entries(vocab as Record<string, number>));
 }
 
-function checkMerges(model: Json, ids: ReadonlyMap<string, number>): void {
+/** The merges of a BPE model as ids. */
+function readMerges(model: Json, ids: ReadonlyMap<string, number>): Merge[] {
   const merges = Array.isArray(model.merges) ? model.merges : fail('tokenizer.json: a BPE model needs model.merges.');
   const paired = Array.isArray(merges[0]);
-  merges.forEach((merge: unknown, i) => {
+  return merges.map((merge: unknown, i): Merge => {
     const pair = paired ? merge : typeof merge === 'string' && merge.split(' ');
     if (!Array.isArray(pair) || pair.length !== 2 || !pair.every((p) => typeof p === 'string' && p !== '')) {
       fail(`tokenizer.json: model.merges[${i}] is ${excerpt(merge)}; expected two tokens.`);
     }
     const [left, right] = pair as [string, string];
-    for (const token of [left, right, left + right]) {
-      if (!ids.has(token)) fail(`tokenizer.json: model.merges[${i}] needs ${excerpt(token)}, which model.vocab lacks.`);
-    }
+    const idOf = (token: string): number =>
+      ids.get(token) ?? fail(`tokenizer.json: model.merges[${i}] needs ${excerpt(token)}, which model.vocab lacks.`);
+    return [idOf(left), idOf(right), idOf(left + right)];
   });
 }
 
@@ -56,6 +58,8 @@ export interface Vocabulary {
   readonly model: Json;
   /** Without added tokens. */
   readonly ids: Map<string, number>;
+  /** None but for BPE. */
+  readonly merges: readonly Merge[];
 }
 
 /**
@@ -71,6 +75,5 @@ export function readVocabulary(json: Json, types: readonly string[]): Vocabulary
   }
   const ids = readIds(model, type);
   if (ids.size === 0) fail('tokenizer.json: model.vocab is empty.');
-  if (type === 'BPE') checkMerges(model, ids);
-  return { type, model, ids };
+  return { type, model, ids, merges: type === 'BPE' ? readMerges(model, ids) : [] };
 }
