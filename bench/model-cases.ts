@@ -48,7 +48,7 @@ const SETTINGS: Omit<TrainSettings, 'maxSkipped'> = {
 };
 
 function tinyTeacher(backend: Backend): MaTVLM {
-  const model = new MaTVLM(parseConfig(tinyConfig(tokenizer.size)), backend, emptyParameters(backend));
+  const model = new MaTVLM(parseConfig(tinyConfig(tokenizer)), backend, emptyParameters(backend));
   initialise(model, new Random(1));
   return model;
 }

@@ -8,7 +8,7 @@ import { tinyConfig } from '../models/matvlm/presets.ts';
 import { readConfig } from '../models/matvlm/weights.ts';
 
 type Fields = Record<string, unknown>;
-const base = tinyConfig(70) as Fields & { text_config: Fields; vision_config: Fields };
+const base = tinyConfig({ size: 70, bosId: 0, eosId: 0 }) as Fields & { text_config: Fields; vision_config: Fields };
 const withText = (fields: Fields): Fields => ({ ...base, text_config: { ...base.text_config, ...fields } });
 const withVision = (fields: Fields): Fields => ({ ...base, vision_config: { ...base.vision_config, ...fields } });
 
@@ -64,7 +64,8 @@ rotary('other conflicts name both, scaled positions are refused by name', () => 
     refused(withText({ rope_parameters: { rope_type: type, factor: 4 } }), new RegExp(`rope_type is "${type}": only rotary`));
     refused(withText({ rope_scaling: { type, factor: 4 } }), new RegExp(`rope_scaling.type is "${type}": only rotary`));
   }
-  refused(withText({ rope_scaling: { factor: 2 } }), /rope_scaling.factor/);
+  refused(withText({ rope_scaling: { factor: 2 } }), /rope_scaling.factor is 2: only rotary/);
+  refused(withText({ rope_scaling: { ['x'.repeat(1e6)]: 2 } }), /^config.json: text_config.rope_scaling.x{170,180}… is 2: .{9,300}$/);
   refused(withText({ rope_parameters: { full_attention: inner } }), /rope_parameters.full_attention/);
   refused({ ...base, rope_theta: 5 }, /rope_theta is 5/);
 });
@@ -77,6 +78,8 @@ keys('those that change the computation are refused by name, with what to do', (
   const cases: [unknown, RegExp][] = [
     [{ ...base, quantization_config: { bits: 4 } }, /config.json: quantization_config is \{"bits": 4\}, which is not computed/],
     [withText({ quantization_config: { bits: 4 } }), /text_config.quantization_config/],
+    [{ ...base, quantization: { bits: 4 } }, /config.json: quantization is \{"bits": 4\}/],
+    [{ ...base, compression_config: { format: 'int8' } }, /config.json: compression_config is/],
     [withText({ sliding_window: 4096 }), /text_config.sliding_window is 4096/],
     [withText({ use_sliding_window: true, sliding_window: 4096 }), /sliding_window/],
     [withText({ layer_types: ['full_attention', 'sliding_attention'] }), /layer_types/],
@@ -107,6 +110,7 @@ keys('those without effect, or that say what is computed anyway, are taken', () 
     withText({ layer_types: Array(8).fill('full_attention'), _name_or_path: 'x', torch_dtype: 'float16', pad_token_id: 3 }),
     withText({ quantization_config: null, attn_logit_softcapping: null, pruned_heads: {}, temperature: 1, top_k: 50 }),
     withVision({ model_name_or_path: 'x', model_name_or_path2: '', vision_use_head: false, attention_dropout: 0 }),
+    withVision({ tie_word_embeddings: true, num_beams: 1, repetition_penalty: 1, top_k: 50, max_length: 20, bad_words_ids: null }),
   ];
   for (const model of taken) assert.ok(parseConfig(model));
 });

@@ -3,8 +3,11 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError } from '../engine/errors.ts';
+import { parseConfig } from '../models/matvlm/config.ts';
+import { tinyConfig } from '../models/matvlm/presets.ts';
 import { IMAGE_ID, MAX_PROMPT, PromptEncoder, TEMPLATES } from '../models/matvlm/template.ts';
 import { Tokenizer } from '../models/matvlm/tokenizer.ts';
+import { promptEncoder } from '../models/matvlm/vlm.ts';
 import { tinyTokenizer } from '../models/matvlm/word-tokenizer.ts';
 
 const { tokenizer: json, config } = tinyTokenizer();
@@ -106,11 +109,11 @@ test('what a user may not type is refused', () => {
 });
 
 /** A word-level tokenizer whose normaliser and special tokens are given. */
-function words(normalizers: readonly object[], settings: object, specials: readonly string[]): PromptEncoder {
+function words(normalizers: readonly object[], settings: object, specials: readonly string[]): Tokenizer {
   const list = ['<unk>', 'user', ':', 'assistant', 'what', 'sep', '[', ']', '.', ...specials];
   const flags = { normalized: false, single_word: false, lstrip: false, rstrip: false };
   const marked = specials.filter((s) => s !== 'end').map((content) => ({ id: list.indexOf(content), content, special: true, ...flags, normalized: true }));
-  const tokenizer = Tokenizer.fromJSON(
+  return Tokenizer.fromJSON(
     {
       added_tokens: marked,
       normalizer: { type: 'Sequence', normalizers },
@@ -119,12 +122,11 @@ function words(normalizers: readonly object[], settings: object, specials: reado
     },
     settings,
   );
-  return new PromptEncoder(tokenizer, 'short');
 }
 
 test('control tokens are told by their ids, however they are spelt', () => {
   const kc = [{ type: 'NFKC' }, { type: 'Lowercase' }, { type: 'NFD' }, { type: 'StripAccents' }];
-  const typed: [PromptEncoder, readonly string[]][] = [
+  const typed: [Tokenizer, readonly string[]][] = [
     [
       words(kc, { eos_token: '<|endoftext|>', sep_token: '[SEP]', pad_token: '</s>' }, ['<|endoftext|>', '[SEP]', '</s>']),
       ['＜|endoftext|＞', '<|ENDOFTEXT|>', 'what ＜/s>', '[ŚEP] what', '<|endoftext|>', '[sep]'],
@@ -133,7 +135,8 @@ test('control tokens are told by their ids, however they are spelt', () => {
     [words(kc, { eos_token: 'end' }, ['end']), ['END', 'what énd', 'end']],
     [words(kc, { eos_token: 'end', additional_special_tokens: ['what'] }, ['end']), ['What .', 'WHAT']],
   ];
-  for (const [encoder, texts] of typed) {
+  for (const [tokenizer, texts] of typed) {
+    const encoder = new PromptEncoder(tokenizer, 'short');
     for (const text of texts) {
       const refused = (e: Error): boolean => e instanceof ArgumentError && /only the prompt template may set/.test(e.message);
       assert.throws(() => encoder.questionIds(text), refused, text);
@@ -143,12 +146,22 @@ test('control tokens are told by their ids, however they are spelt', () => {
     }
     assert.ok(encoder.questionIds('an unknown sep .').ids.includes(0), 'unknown words may be asked');
   }
-  const image = words(kc, { eos_token: 'end' }, ['end', '<image>']);
+  const image = new PromptEncoder(words(kc, { eos_token: 'end' }, ['end', '<image>']), 'short');
   assert.throws(() => image.questionIds('＜IMAGE＞'), /becomes "<image>"/);
 });
 
+test('ids at which a configuration ends answers are control tokens, unless the template has them', () => {
+  const tokenizer = words([{ type: 'Lowercase' }], { eos_token: 'end' }, ['end']);
+  const json = { ...tinyConfig(tokenizer), eos_token_id: [tokenizer.idOf('what')!, tokenizer.idOf(':')!] };
+  const encoder = promptEncoder(parseConfig(json), tokenizer);
+  assert.throws(() => encoder.questionIds('WHAT'), /becomes "what"/);
+  assert.throws(() => encoder.questionIds('sep', 'what'), /becomes "what"/);
+  assert.ok(encoder.questionIds('sep: .').ids.length > 0);
+});
+
 test('a template whose own text ends texts is refused', () => {
-  assert.throws(() => words([{ type: 'Lowercase' }], { eos_token: 'user' }, []), /text of the template short becomes "user"/);
+  const user = words([{ type: 'Lowercase' }], { eos_token: 'user' }, []);
+  assert.throws(() => new PromptEncoder(user, 'short'), /text of the template short becomes "user"/);
 });
 
 test('turns without an answer in the middle, no turn, unknown template', () => {

@@ -150,6 +150,11 @@ export const DECODING_RULES: Rules = {
   guidance_scale: exactly(1),
 };
 
+/** How the weights of a checkpoint are stored, by the names that several tools give it. */
+export const QUANTIZED: Rules = Object.fromEntries(
+  ['quantization_config', 'compression_config', 'quantization'].map((key) => [key, only()]),
+);
+
 const inert = (...lists: readonly (readonly string[])[]) => new Set(lists.flat());
 
 /** Keys without effect in each part of `config.json` and `mamba_config.json`, and in `generation_config.json`. */
@@ -162,7 +167,9 @@ export const INERT = {
       tune_type_llm tune_type_connector tune_type_vision_tower tune_vision_tower_from_layer`),
   ),
   text: inert(COMMON, SAMPLING, ['max_window_layers', 'pretraining_tp']),
-  vision: inert(COMMON, SAMPLING, ['model_name_or_path', 'vision_use_head', 'projection_dim']),
+  // Older files have all that any model of transformers could have, for the tower too.
+  vision: inert(COMMON, SAMPLING, Object.keys(DECODING_RULES), words(`
+      model_name_or_path vision_use_head projection_dim tie_word_embeddings`)),
   mamba: inert(COMMON, ['pad_vocab_size_multiple', 'fused_add_norm', 'residual_in_fp32']),
   generation: inert(SAMPLING),
   ssm: inert(

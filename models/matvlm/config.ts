@@ -1,7 +1,7 @@
 import * as v from 'valibot';
 import { ConfigError } from '../../engine/errors.ts';
 import { cut, excerpt } from '../../engine/excerpt.ts';
-import { checkFields, DECODER_RULES, DECODING_RULES, exactly, INERT, only, type Rules, same } from './config-keys.ts';
+import { checkFields, DECODER_RULES, DECODING_RULES, exactly, INERT, only, QUANTIZED, type Rules, same } from './config-keys.ts';
 
 const count = (most: number) => v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(most));
 const tokenId = v.pipe(v.number(), v.integer(), v.minValue(0));
@@ -112,8 +112,10 @@ function parse<T>(schema: v.GenericSchema<unknown, T>, json: unknown, file: stri
   const result = v.safeParse(schema, json);
   if (result.success) return result.output;
   const issue = result.issues[0];
-  const path = v.getDotPath(issue) ?? '(the whole file)';
-  throw new ConfigError(`${file}: ${path} is ${excerpt(issue.input)}: ${cut(issue.message, 200)}`);
+  const path = cut(v.getDotPath(issue) ?? '(the whole file)', 200);
+  // Of an unknown key the issue's own input is its name.
+  const found = issue.path ? issue.path.at(-1)?.value : issue.input;
+  throw new ConfigError(`${file}: ${path} is ${excerpt(found)}: ${cut(issue.message, 200)}`);
 }
 
 /**
@@ -180,7 +182,7 @@ function checkModelFields(config: ModelConfig, given: v.InferInput<typeof Config
   const { text_config: text, vision_config: vision } = config;
   const rules: Rules = {
     ...DECODER_RULES,
-    quantization_config: only(),
+    ...QUANTIZED,
     tie_word_embeddings: only(),
     hidden_size: same(text.hidden_size, 'text_config.hidden_size'),
     vocab_size: same(text.vocab_size, 'text_config.vocab_size'),
@@ -208,7 +210,7 @@ function checkModelFields(config: ModelConfig, given: v.InferInput<typeof Config
     read: fieldsOf(TextSchema),
     rules: {
       ...DECODER_RULES,
-      quantization_config: only(),
+      ...QUANTIZED,
       head_dim: same(text.hidden_size / text.num_attention_heads, 'hidden_size / num_attention_heads'),
       rotary_dim: same(rotaryDim(text), 'partial_rotary_factor'),
       // Without use_sliding_window, as Qwen2's configurations have it, the number means nothing.
@@ -221,7 +223,7 @@ function checkModelFields(config: ModelConfig, given: v.InferInput<typeof Config
     file,
     at: 'vision_config.',
     read: fieldsOf(VisionSchema),
-    rules: { quantization_config: only() },
+    rules: QUANTIZED,
     inert: INERT.vision,
     closed: true,
   });

@@ -1,10 +1,12 @@
 /** `config.json` of models to be trained from nothing. */
+import type { Tokenizer } from './tokenizer.ts';
 
 /**
  * A teacher of some 2.5 million parameters in TinyLLaVA's architecture: 64 × 64 images in patches of 8, four vision
  * layers, eight decoder layers, all of width 128.
+ * @param tokenizer gives the size of the vocabulary and the ids at which texts begin and end
  */
-export function tinyConfig(vocabulary: number): Record<string, unknown> {
+export function tinyConfig({ size, bosId, eosId }: Pick<Tokenizer, 'size' | 'bosId' | 'eosId'>): Record<string, unknown> {
   return {
     model_type: 'tinyllava',
     connector_type: 'mlp2x_gelu',
@@ -24,15 +26,15 @@ export function tinyConfig(vocabulary: number): Record<string, unknown> {
     },
     text_config: {
       model_type: 'phi',
-      vocab_size: vocabulary,
+      vocab_size: size,
       hidden_size: 128,
       num_hidden_layers: 8,
       num_attention_heads: 4,
       intermediate_size: 512,
       partial_rotary_factor: 0.5,
       max_position_embeddings: 512,
-      bos_token_id: 0,
-      eos_token_id: 0,
+      bos_token_id: bosId,
+      eos_token_id: eosId,
     },
   };
 }

@@ -70,10 +70,16 @@ export class PromptEncoder {
   private readonly tokenizer: Tokenizer;
   private readonly template: Template;
   private readonly prefix: EncodedPrompt;
+  /** Ids that only the template may set. */
+  private readonly control: ReadonlySet<number>;
   private readonly cache = new Map<string, EncodedPrompt>();
 
-  /** @param name a key of TEMPLATES; ArgumentError for any other */
-  constructor(tokenizer: Tokenizer, name: string) {
+  /**
+   * @param name a key of TEMPLATES; ArgumentError for any other
+   * @param ends further ids that end an answer, such as those of config.json: none may be asked or answered, but for
+   *   ids that the template's own text has
+   */
+  constructor(tokenizer: Tokenizer, name: string, ends: readonly number[] = []) {
     if (!Object.hasOwn(TEMPLATES, name)) {
       const known = Object.keys(TEMPLATES).join(', ');
       throw new ArgumentError(`conv_version ${quote(name)} is no prompt template; known are ${known}.`);
@@ -83,7 +89,9 @@ export class PromptEncoder {
     this.template = TEMPLATES[name];
     const { system, user, assistant } = this.template;
     const own = tokenizer.encode(system + user);
-    checkIds([...own, ...tokenizer.encode(`\n${assistant}`)], `text of the template ${name}`, tokenizer);
+    const all = [...own, ...tokenizer.encode(`\n${assistant}`)];
+    checkIds(all, `text of the template ${name}`, tokenizer, tokenizer.controlIds);
+    this.control = new Set([...tokenizer.controlIds, ...ends.filter((id) => !all.includes(id))]);
     const ids = Int32Array.from([...tokenizer.before, ...own, IMAGE_ID]);
     this.prefix = { ids, labels: new Int32Array(ids.length).fill(IGNORE_LABEL) };
   }
@@ -139,7 +147,7 @@ export class PromptEncoder {
     const asked = opening + turn.question + this.template.assistant;
     const encode = (text: string, what: 'question' | 'answer'): number[] => {
       const ids = this.tokenizer.encode(text);
-      checkIds(ids, what, this.tokenizer);
+      checkIds(ids, what, this.tokenizer, this.control);
       return addSpecial ? [...this.tokenizer.before, ...ids] : ids;
     };
     const prompt = encode(asked, 'question');
@@ -163,10 +171,10 @@ export class PromptEncoder {
  * Refuses (ArgumentError) ids that only a template may set, however they came about: a normaliser may make a special
  * token of letters that look otherwise, and a token that ends texts need not be marked special.
  */
-function checkIds(ids: readonly number[], what: string, tokenizer: Tokenizer): void {
-  const control = ids.find((id) => tokenizer.controlIds.has(id));
-  if (control === undefined) return;
-  const token = quote(tokenizer.tokenOf(control) ?? '');
+function checkIds(ids: readonly number[], what: string, tokenizer: Tokenizer, control: ReadonlySet<number>): void {
+  const found = ids.find((id) => control.has(id));
+  if (found === undefined) return;
+  const token = quote(tokenizer.tokenOf(found) ?? '');
   throw new ArgumentError(`The ${what} becomes ${token} for the tokenizer, which only the prompt template may set; remove it.`);
 }
 

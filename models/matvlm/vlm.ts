@@ -110,7 +110,7 @@ export function promptEncoder({ model }: MatvlmConfig, tokenizer: Tokenizer): Pr
   if (tokenizer.size > vocab_size) {
     throw new ConfigError(`the tokenizer has ${tokenizer.size} ids, the model's vocabulary ${vocab_size} rows`);
   }
-  return new PromptEncoder(tokenizer, model.conv_version);
+  return new PromptEncoder(tokenizer, model.conv_version, endIds(model));
 }
 
 class Clock {

@@ -11,7 +11,7 @@ import { tokenizer } from './tiny-model.ts';
 
 /** The small preset's shape with fewer layers, to load and answer in a moment. */
 function presetConfig(): MatvlmConfig {
-  const json = tinyConfig(tokenizer.size) as { text_config: object; vision_config: object };
+  const json = tinyConfig(tokenizer) as { text_config: object; vision_config: object };
   return parseConfig({
     ...json,
     vision_config: { ...json.vision_config, num_hidden_layers: 1 },

@@ -15,8 +15,7 @@ import { countByPart, outline } from '../sizes.ts';
 import { createStudent, evenLayers, studentConfig } from '../student.ts';
 import { divergences } from '../train/divergence.ts';
 import { distillTask } from '../train/loop.ts';
-import { loadVlm, readTokenizer, Vlm } from '../vlm.ts';
-import { PromptEncoder } from '../template.ts';
+import { loadVlm, promptEncoder, readTokenizer, Vlm } from '../vlm.ts';
 import { disposeModel, finished, loadWeights, readConfig, sharedParameters } from '../weights.ts';
 import type { Context } from './command.ts';
 import { sayDryRun } from './dry-run.ts';
@@ -105,7 +104,7 @@ export async function planDistillation(
   const config = from ? await readConfig(diskFolder(from)) : studentConfig(teacherConfig, layers, settings.bias);
   if (!config.mamba) throw new UsageError(`--student ${from}: it has no mamba_config.json, so it is no student`);
   const sets = await openDatasets(settings.data, 'train', settings.images, signal);
-  const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
+  const encoder = promptEncoder(config, tokenizer);
   const tests = await openDatasets(settings.data, 'test', null, signal);
   const advice = `the tokenizer is the teacher's: ${buildAdvice(settings.data)}`;
   expectSpoken([...sets, ...tests], { encoder, tokenizer }, advice);

@@ -12,11 +12,11 @@ import { openDatasets } from '../node/datasets.ts';
 import { readModel, tokenizerFiles } from '../node/model-folder.ts';
 import { tinyConfig } from '../presets.ts';
 import { outline } from '../sizes.ts';
-import { PromptEncoder } from '../template.ts';
+import type { PromptEncoder } from '../template.ts';
 import type { Tokenizer } from '../tokenizer.ts';
 import type { BatchLoader } from '../train/loader.ts';
 import { pretrainTask, type TrainSettings } from '../train/loop.ts';
-import { readTokenizer, Vlm } from '../vlm.ts';
+import { promptEncoder, readTokenizer, Vlm } from '../vlm.ts';
 import { readConfig, readJson } from '../weights.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
 import type { Context } from './command.ts';
@@ -95,10 +95,10 @@ async function prepare({ settings, point }: Opened<Settings<TrainTable>>, signal
   const files = point ? await tokenizerFiles(point.checkpoint.path) : await tokenizerOf(settings.tokenizer);
   const tokenizer = await readTokenizer(filesFolder("the tokenizer's folder", files));
   const stored = point && diskFolder(point.checkpoint.path);
-  const config = stored ? await readConfig(stored) : await configOf(settings.model, tokenizer.size);
+  const config = stored ? await readConfig(stored) : await configOf(settings.model, tokenizer);
   checkSteps(settings.steps, point?.checkpoint.step ?? 0);
   const training = trainSettings(settings, settings.steps);
-  const encoder = new PromptEncoder(tokenizer, config.model.conv_version);
+  const encoder = promptEncoder(config, tokenizer);
   const sets = await openDatasets(settings.data, 'train', settings.images, signal);
   const tests = await openDatasets(settings.data, 'test', null, signal);
   expectSpoken([...sets, ...tests], { encoder, tokenizer }, buildAdvice(settings.data));
@@ -127,8 +127,8 @@ async function tokenizerOf(folder: string | null): Promise<Map<string, Uint8Arra
 }
 
 /** The configuration that `--model` names, checked. */
-async function configOf(model: string, vocabulary: number): Promise<MatvlmConfig> {
-  if (model === 'tiny') return parseConfig(tinyConfig(vocabulary));
+async function configOf(model: string, tokenizer: Tokenizer): Promise<MatvlmConfig> {
+  if (model === 'tiny') return parseConfig(tinyConfig(tokenizer));
   const json = await readJson(diskFolder(dirname(model)), basename(model));
   if (json === null) throw new ConfigError(`${model}: there is no such file; give "tiny" or a config.json`);
   detail(`configuration ${model}`);
