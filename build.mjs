@@ -91,10 +91,20 @@ const fetchBinaries = {
     onResolve({ filter: /\/binaries\.ts$/ }, () => ({ path }));
   },
 };
+/** Shaders travel as text: a page's come without comments and indentation. */
+const shrinkShaders = {
+  name: 'shrink-shaders',
+  setup: ({ onLoad }) => {
+    onLoad({ filter: /\.wgsl$/ }, ({ path }) => {
+      const code = readFileSync(path, 'utf8').replace(/\/\/.*|\/\*[^]*?\*\//g, '').replace(/^\s+|\s+$/gm, '');
+      return { contents: code, loader: 'text' };
+    });
+  },
+};
 add({
   ...common,
   platform: 'browser',
-  plugins: [fetchBinaries, notices('notices.txt')],
+  plugins: [fetchBinaries, shrinkShaders, notices('notices.txt')],
   minify: true,
   entryPoints: present(['models/matvlm/web/page.ts', 'models/matvlm/web/worker.ts']),
   outdir: 'dist/web',
