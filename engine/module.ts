@@ -1,5 +1,6 @@
 import type { Backend } from './backend.ts';
 import { ConfigError } from './errors.ts';
+import { quote } from './excerpt.ts';
 import { empty, type Tensor } from './tensor.ts';
 
 /** Gives the tensor of a parameter when a module asks for it by its full name. */
@@ -40,6 +41,6 @@ export function emptyParameters(backend: Backend): ParameterSource {
 
 /** The first names of a list, for messages. */
 export function listNames(names: readonly string[], most = 8): string {
-  const shown = names.slice(0, most).map((n) => `"${n}"`);
+  const shown = names.slice(0, most).map(quote);
   return names.length > most ? `${shown.join(', ')} and ${names.length - most} more` : shown.join(', ');
 }

@@ -71,6 +71,10 @@ const damage: Record<string, readonly [change: (saved: Saved) => unknown, says: 
     ({ tensors }) => tensors.set('x.exp_avg', { dtype: F32, shape: [4], data: new Float32Array(4) }),
     /"x.exp_avg" is F32 \[4\], expected no such tensor/,
   ],
+  'a very long name': [
+    ({ tensors }) => tensors.set('x'.repeat(1e6), { dtype: F32, shape: [4], data: new Float32Array(4) }),
+    /"x{119}…" is F32 \[4\], expected no such tensor/,
+  ],
   'a moment that is NaN': [({ tensors }) => (tensors.get('w.exp_avg')!.data[9] = NaN), /"w.exp_avg" holds NaN at element 9/],
   'a moment that is infinite': [
     ({ tensors }) => (tensors.get('b.exp_avg_sq')!.data[1] = Infinity),
@@ -86,6 +90,7 @@ const damage: Record<string, readonly [change: (saved: Saved) => unknown, says: 
 const disagreement: Record<string, readonly [change: (saved: Saved) => unknown, says: RegExp]> = {
   'folder and state': [(saved) => Object.assign(saved, { folder: 'checkpoint-8' }), /state.step is 7, the folder's 8/],
   'state and random state': [({ random }) => (random.step = 6), /rng_state.json: step is 6, that of trainer_state.json 7/],
+  'a very long text as a number': [({ state }) => Object.assign(state, { step: 'x'.repeat(1e5) }), /state.step is "x{118}…, expected/],
   'more skipped than steps': [({ state }) => (state.skipped = 8), /state.skipped is 8, more than the 7 steps/],
   'more skipped in a row than at all': [({ state }) => (state.skippedInARow = 3), /state.skippedInARow is 3/],
 };

@@ -169,6 +169,8 @@ const BAD: readonly (readonly [what: string, text: string, says: RegExp])[] = [
   ['depth', `lr: ${'['.repeat(50_000)}`, /:1: expected a value or a list of values/],
   ['not a number', 'lr: .nan\n', /:1: lr: expected a number above 0, got NaN/],
   ['nothing', 'lr:\n', /:1: lr: expected a number above 0, got null/],
+  ['a very long key', `${'x'.repeat(1000)}: 1\n`, /:1: unknown key "x{119}…"$/],
+  ['a very long value', `loss: ${'x'.repeat(1e5)}\n`, /:1: loss: expected \S+, .{1,60}, got "x{198}…$/],
   ['12,000 keys', Array.from({ length: 12_000 }, (_, i) => `k${i}: 1`).join('\n'), /:1: unknown key "k0"/],
 ];
 for (const [what, text, says] of BAD) files(`refuse ${what}`, () => refused(distill, `-c ${yaml('bad', text)}`, says));

@@ -32,8 +32,10 @@ const BEGINNING = 4;
 
 function compared(word: string, name: string): { distance: number; allowed: number } {
   const allowed = Math.ceil(Math.max(name.length, word.length) / 3);
-  const cut = word.length >= BEGINNING && name.startsWith(word);
-  return { distance: cut ? Math.min(1, name.length - word.length) : editDistance(word, name), allowed };
+  if (word.length >= BEGINNING && name.startsWith(word)) return { distance: Math.min(1, name.length - word.length), allowed };
+  // So far apart at least; a word from a file may be very long.
+  const longer = Math.abs(name.length - word.length);
+  return { distance: longer > allowed ? longer : editDistance(word, name), allowed };
 }
 
 /** Levenshtein's distance. */

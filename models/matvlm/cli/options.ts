@@ -1,5 +1,6 @@
 import { Option as Flag, type Command } from 'commander';
 import * as v from 'valibot';
+import { cut } from '../../../engine/excerpt.ts';
 import { UsageError } from './errors.ts';
 import { didYouMean } from '../suggest.ts';
 
@@ -195,7 +196,7 @@ function check(option: Option<unknown>, layer: Layer, key: string): unknown {
   const value = layer.values.get(key);
   const result = v.safeParse(option.schema, value);
   if (result.success) return result.output;
-  throw new UsageError(`${layer.where(key)}: ${result.issues[0].message}, got ${spelled(value)}`);
+  throw new UsageError(`${layer.where(key)}: ${result.issues[0].message}, got ${cut(spelled(value), 200)}`);
 }
 
 /** A value as JSON, with the numbers that JSON does not have. */

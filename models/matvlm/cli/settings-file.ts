@@ -10,6 +10,7 @@ import {
   stringify,
   type YAMLParseError,
 } from 'yaml';
+import { excerpt, quote } from '../../../engine/excerpt.ts';
 import { readFileWithin } from '../../../engine/node/index.ts';
 import { ALIASES } from './aliases.ts';
 import { UsageError } from './errors.ts';
@@ -48,8 +49,8 @@ export async function yamlLayer(path: string, table: OptionTable): Promise<Layer
     const name = isScalar(key) && typeof key.value === 'string' ? key.value : null;
     if (name === null) throw new UsageError(`${place}: expected the name of a setting before the colon`);
     const found = known.get(name.replaceAll('_', '-'));
-    if (found === undefined) throw new UsageError(`${place}: unknown key "${name}"${hint(name, known.keys())}`);
-    if (values.has(found)) throw new UsageError(`${place}: "${name}" is given twice`);
+    if (found === undefined) throw new UsageError(`${place}: unknown key ${quote(name)}${hint(name, known.keys())}`);
+    if (values.has(found)) throw new UsageError(`${place}: ${quote(name)} is given twice`);
     where.set(found, `${place}: ${name}`);
     values.set(found, value && plain(value, document, where.get(found)!));
   }
@@ -68,7 +69,7 @@ function needsOf(
   const place = where.get(NEEDS)!;
   const keys = (Array.isArray(names) ? names : [names]).map((name: unknown) => {
     const key = known.get(String(name));
-    if (key === undefined || key === NEEDS) throw new UsageError(`${place}: "${name}" is no setting of this command`);
+    if (key === undefined || key === NEEDS) throw new UsageError(`${place}: ${excerpt(name)} is no setting of this command`);
     return key;
   });
   return { needs: { keys, where: place } };

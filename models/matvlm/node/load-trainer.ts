@@ -2,6 +2,7 @@ import { basename, join, resolve } from 'node:path';
 import * as v from 'valibot';
 import { CheckpointError } from '../../../engine/errors.ts';
 import { diskFolder, readFileWithin } from '../../../engine/node/index.ts';
+import { cut, quote } from '../../../engine/excerpt.ts';
 import { parseJson } from '../../../engine/json.ts';
 import { Checkpoint } from '../../../engine/safetensors/index.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
@@ -64,7 +65,7 @@ function checkSpecs(checkpoint: Checkpoint, expected: ReadonlyMap<string, Tensor
     const what = tensor ? `F32 ${show(tensor.shape)}` : 'no such tensor';
     if (tensor && dtype === 'F32' && sameShape(shape, tensor.shape)) continue;
     throw new CheckpointError(
-      `${checkpoint.name}/optimizer.safetensors: "${name}" is ${dtype} ${show(shape)}, expected ${what}; ${OTHER}`,
+      `${checkpoint.name}/optimizer.safetensors: ${quote(name)} is ${dtype} ${show(shape)}, expected ${what}; ${OTHER}`,
     );
   }
 }
@@ -105,6 +106,6 @@ async function readState<T>(path: string, schema: v.GenericSchema<unknown, T>): 
   const [issue] = result.issues;
   const field = v.getDotPath(issue) ?? 'the whole file';
   throw new CheckpointError(
-    `${path}: ${field} is ${issue.received}, expected ${issue.expected ?? 'a whole number'}; ${OTHER}`,
+    `${path}: ${field} is ${cut(issue.received, 120)}, expected ${issue.expected ?? 'a whole number'}; ${OTHER}`,
   );
 }
