@@ -52,7 +52,8 @@ export interface OlderFiles {
  * A tokenizer read from the files that public checkpoints hold. Ids and texts are those of the Rust library
  * (`tokenizers` 0.23). Refused, because they are not computed here: the normalisers Precompiled and Nmt, the
  * pre-tokeniser UnicodeScripts, the decoder CTC, BPE with dropout or a prefix of continuing pieces; in patterns back
- * references, `\G`, `\K`, `\R`, `\X` and the repetition of what may be empty; fields that no component of that type has.
+ * references, `\G`, `\K`, `\R`, `\X`, flags but `i`, letters such as ß without case and the repetition of what may be
+ * empty; fields that no component of that type has.
  * `truncation` and `padding` are left to the caller, as in the Python library.
  */
 export class Tokenizer {
