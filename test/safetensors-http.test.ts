@@ -327,7 +327,7 @@ http('an aborted signal ends a read at once', () =>
       const source = (await httpSource(url, { ...FAST, signal: stop.signal }))!;
       const begun = Date.now();
       setTimeout(() => stop.abort(), 30);
-      const error = await source.read(0, 100).then(
+      const error = await source.read(BLOCK, 100).then(
         () => assert.unreachable(),
         (e: unknown) => e as Error,
       );
