@@ -34,10 +34,10 @@ export function write(stream: NodeJS.WriteStream, text: string | Styled): void {
 /** Ends a line. */
 export const NEWLINE = new Styled('\n');
 
-/** Waits until all that was written has reached its reader, or is lost. */
+/** Waits until all that was written has reached its reader, or is lost. A full disk does not take even nothing. */
 export async function flush(): Promise<void> {
   for (const stream of [process.stdout, process.stderr]) {
-    if (!lost.has(stream)) await new Promise((done) => stream.write('', done));
+    if (stream.writableLength > 0 && !lost.has(stream)) await new Promise((done) => stream.write('', done));
   }
 }
 
