@@ -337,6 +337,8 @@ plain('says what the models know when asked of anything else', async () => {
     const scene = await encodePng((await new SortOfClevr('test').get(9).image()) as RgbImage);
     await upload('scene.jpg', await sharp(scene).jpeg().toBuffer());
     assert.match((await outside(page))!, /nothing else\. Whether yours is such a picture was not looked at/);
+    await page.selectOption('#student select', '1');
+    assert.match((await outside(page))!, /^The teacher has seen drawings/, 'nobody knows what the other student has seen');
     await page.click('#examples button');
     await page.waitForSelector('#outside', { state: 'hidden' });
   });

@@ -25,12 +25,19 @@ export function aboutWords(
 }
 
 /**
- * What to say of a picture of one's own; '' for an example, and where it is not known what the models have seen.
+ * What to say of a picture of one's own; '' for an example, and where it is not known what any model has seen.
  * Colours alone tell a photograph from a drawing: what is drawn is not looked at.
+ * @param seen by model
  */
-export function aboutPicture({ example, looked }: Picture, seen: readonly string[]): string {
-  if (example || seen.length === 0) return '';
-  const know = `The models have seen ${seen.join(' and ')}, nothing else.`;
+export function aboutPicture(
+  { example, looked }: Picture,
+  seen: readonly { readonly role: string; readonly pictures: readonly string[] | null }[],
+): string {
+  const told = seen.filter(({ pictures }) => pictures !== null);
+  if (example || told.length === 0) return '';
+  const who = told.length > 1 ? 'The models have' : `The ${told[0].role} has`;
+  const pictures = new Set(told.flatMap((model) => model.pictures));
+  const know = `${who} seen ${[...pictures].join(' and ')}, nothing else.`;
   if (looked.flatness >= DRAWING) return `${know} Whether yours is such a picture was not looked at, beyond its flat colours.`;
   const share = Math.round(looked.flatness * 100);
   return `${know} Yours is none (its twelve commonest colours make up ${share} % of it, of a drawing nearly all): answers are guesses.`;

@@ -170,11 +170,11 @@ class Page {
 
   /** Says where picture or question lie outside of what the models know. */
   private tellOutside(answers: ReadonlyMap<Card, Answer> = new Map()): void {
-    const pictures = new Set(this.cards.flatMap((card) => card.model?.pictures ?? []));
+    const seen = this.cards.map(({ role, model }) => ({ role, pictures: model?.pictures ?? null }));
     const unknown = [...answers].map(([{ role }, { unknownWords }]) => ({ role, words: unknownWords }));
     const instance = byId('suggestions').firstElementChild?.textContent ?? GENERAL_QUESTIONS[0];
     const { picture } = this.picker;
-    const told = [picture && aboutPicture(picture, [...pictures]), aboutWords(unknown, instance)];
+    const told = [picture && aboutPicture(picture, seen), aboutWords(unknown, instance)];
     say(byId('outside'), told.filter(Boolean).join('\n'));
   }
 
