@@ -11,7 +11,9 @@ import { fetchEasyVqa, type FetchOptions, isPublicEasyVqa } from './easy-vqa-fet
 /** Bytes of decoded images that are kept. */
 const CACHE_BYTES = 64 * 2 ** 20;
 
-const HINT = 'leave the folder out to have the public set fetched from its home';
+const HINT =
+  'expected answers.txt and, in train and in test, questions.json and images/N.png; without =FOLDER the public set is ' +
+  'fetched from its home';
 
 function readText(folder: string, name: string): string {
   const path = join(folder, name);
