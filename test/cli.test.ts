@@ -157,7 +157,7 @@ train('an override without a step made under it leaves no trace', async () => {
   rmSync(path('runs', 'undone', 'checkpoint-7'), { recursive: true });
   await ok('train --resume runs/undone');
   assert.equal(log('undone'), log('train'));
-  assert.match(readFileSync(path('runs', 'undone', 'config.yaml'), 'utf8'), /^# matvlm train -c config.yaml does the same/);
+  assert.match(readFileSync(path('runs', 'undone', 'config.yaml'), 'utf8'), /^# npx matvlm train -c config.yaml does the same/);
 });
 
 train('the settings of a resumed run name the run itself', async () => {

@@ -4,7 +4,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
 import { type CardFacts, modelCard } from '../models/matvlm/node/model-card.ts';
-import { commandLine } from '../models/matvlm/node/shell.ts';
+import { commandLine, ownCommand } from '../models/matvlm/node/shell.ts';
 import { smallConfig } from './support/tiny-model.ts';
 
 /** Texts that YAML 1.1 or 1.2, Markdown or a shell take for something else. */
@@ -16,7 +16,7 @@ const ODD = [
 ];
 const facts = (text: string): CardFacts => ({
   title: 'A model',
-  command: ['matvlm', 'init', text],
+  command: ['init', text],
   datasets: ['sort-of-clevr', text],
   teacher: text,
   accuracy: new Map([[text, 0.5]]),
@@ -40,6 +40,6 @@ card('a command is what a shell takes apart into the same words', () => {
   const words = ODD.filter((text) => !text.includes('\0'));
   const given = execFileSync('sh', ['-c', `printf '%s\\0' ${commandLine(words)}`], { encoding: 'utf8' });
   assert.equal(given.split('\0').slice(0, -1), words);
-  assert.is(commandLine(['npx', 'matvlm', 'train', '--data', 'easy-vqa=../a,b']), 'npx matvlm train --data easy-vqa=../a,b');
+  assert.is(ownCommand('train', '--data', 'easy-vqa=../a,b'), 'npx matvlm train --data easy-vqa=../a,b');
 });
 card.run();

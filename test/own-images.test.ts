@@ -65,7 +65,7 @@ own('words that the tokenizer lacks are an error that names them and the way out
 own('a tokenizer is built of them, and a model trained with it answers', async () => {
   const built = await run('tokenizer build words --data easy-vqa=pets');
   assert.is(built.code, 0, built.stderr);
-  assert.match(built.stderr, /wrote words: \d+ tokens\ntrain with it: matvlm train --tokenizer words --data easy-vqa=pets/);
+  assert.match(built.stderr, /wrote words: \d+ tokens\ntrain with it: npx matvlm train --tokenizer words --data easy-vqa=pets/);
   const again = await run('tokenizer build words --data easy-vqa=pets');
   assert.match(again.stderr, /error: words exists already/);
   const flags = '--model micro.json --batch 8 --steps 80 --lr 5e-3 --backend wasm --name pets';

@@ -125,5 +125,5 @@ export async function configLayer(name: string, table: OptionTable): Promise<Lay
   const { recipesPath } = await import('../node/package-root.ts');
   const recipe = join(recipesPath(), `${name}.yaml`);
   if (/^[\w-]+$/.test(name) && existsSync(recipe)) return yamlLayer(recipe, table);
-  throw new UsageError(`--config: there is no file ${name}, nor a recipe of that name; "matvlm recipes ls" lists them`);
+  throw new UsageError(`--config: there is no file ${name}, nor a recipe of that name; "npx matvlm recipes ls" lists them`);
 }

@@ -201,7 +201,7 @@ export async function distillInto(d: Distillation): Promise<Outcome> {
     ...sessionSettings(settings),
     card: {
       title: 'A MaTVLM student distilled by matvlm',
-      command: ['matvlm', 'distill', '-c', 'config.yaml'],
+      command: ['distill', '-c', 'config.yaml'],
       datasets: tests.map(({ name }) => name),
       teacher: settings.teacher,
     },

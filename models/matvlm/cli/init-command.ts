@@ -40,7 +40,7 @@ async function initFrom(
     const student = await initialised(own, layers, checkpoint, settings);
     const flags = ['--layers', layers.join(','), '--init', settings.init, '--seed', String(settings.seed)];
     const switches = [settings.identityConv && '--identity-conv', settings.bias && '--bias'].filter((s) => s !== false);
-    const command = ['matvlm', 'init', spec, target, ...flags, ...switches];
+    const command = ['init', spec, target, ...flags, ...switches];
     const title = `MaTVLM student, layers ${layers.join(', ')} initialised from ${settings.init}`;
     await saveModel(target, {
       config: own,

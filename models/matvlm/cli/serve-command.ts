@@ -18,7 +18,7 @@ import type { serveTable } from './serve.ts';
 export async function serve(settings: Settings<typeof serveTable>, specs: readonly string[]): Promise<void> {
   const names = specs.length > 0 ? specs : SHIPPED.filter((name) => existsSync(assetPath(name)));
   if (names.length === 0)
-    throw new SystemError('there is no model to serve; give the folder of one: matvlm serve FOLDER');
+    throw new SystemError('there is no model to serve; give the folder of one: npx matvlm serve FOLDER');
   const models: ServedModel[] = [];
   for (const name of names) {
     const folder = await readModel(name, expectModel, warn);

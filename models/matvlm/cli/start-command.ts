@@ -7,7 +7,7 @@ import { openDatasets } from '../node/datasets.ts';
 import { isTrainable } from '../distill.ts';
 import { assetPath } from '../node/package-root.ts';
 import type { RunFolder } from '../node/run-folder.ts';
-import { commandLine } from '../node/shell.ts';
+import { ownCommand } from '../node/shell.ts';
 import { wilson } from '../report/interval.ts';
 import type { Headline } from '../report/report.ts';
 import { outline } from '../sizes.ts';
@@ -152,7 +152,7 @@ class Job {
       summary:
         `Layers ${layers} of the decoder became Mamba-2 mixers, initialised from attention and distilled in ` +
         `${outcome.step} steps; ${duration((performance.now() - this.started) / 1000)} in all${finished || '.'}`,
-      command: ['npm start', this.flags()].filter(Boolean).join(' -- '),
+      command: ownCommand('start', ...this.flags()),
       headlines: headlines(measured),
       measured,
       curves: new Map([['from attention', this.folder.path], ...(random ? [['from random', random] as const] : [])]),
@@ -163,22 +163,23 @@ class Job {
     });
   }
 
-  private flags(): string {
-    const { full, recipe, data, steps, testImages, compare } = this.given;
-    const parts = [
-      full && '--full',
-      recipe && `--recipe ${recipe}`,
-      data && `--data ${data.join(',')}`,
-      steps && `--steps ${steps}`,
-      testImages && `--test-images ${testImages}`,
-      !compare && '--no-compare',
+  /** What was given that bears on the result. */
+  private flags(): string[] {
+    const { full, recipe, teacher, data, steps, testImages, compare } = this.given;
+    return [
+      ...(full ? ['--full'] : []),
+      ...(recipe ? ['--recipe', recipe] : []),
+      ...(teacher ? ['--teacher', teacher] : []),
+      ...(data ? ['--data', data.join(',')] : []),
+      ...(steps ? ['--steps', String(steps)] : []),
+      ...(testImages ? ['--test-images', String(testImages)] : []),
+      ...(compare ? [] : ['--no-compare']),
     ];
-    return parts.filter(Boolean).join(' ');
   }
 
   private sayStopped({ step, checkpoint }: Outcome): void {
     say(`stopped at step ${step} of ${this.plan.steps}, saved in ${checkpoint}`);
-    say(`go on with: ${commandLine(['npx', 'matvlm', 'distill', '--resume', this.folder.path])}`);
+    say(`go on with: ${ownCommand('distill', '--resume', this.folder.path)}`);
   }
 }
 

@@ -4,7 +4,7 @@ import { SystemError } from '../../../engine/errors.ts';
 import { writeFileAtomic, writeFolderAtomic } from '../../../engine/node/index.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { openDatasets } from '../node/datasets.ts';
-import { commandLine } from '../node/shell.ts';
+import { ownCommand } from '../node/shell.ts';
 import { PromptEncoder, TEMPLATES } from '../template.ts';
 import { Tokenizer } from '../tokenizer.ts';
 import { buildTextTokenizer, tokenizerFileTexts } from '../word-tokenizer.ts';
@@ -40,7 +40,7 @@ export async function tokenizer(
     }
   });
   say(`wrote ${folder}: ${built.size} tokens${lowercase ? ', in lower case' : ''}`);
-  say(`train with it: ${commandLine(['matvlm', 'train', '--tokenizer', folder, '--data', data.join(',')])}`);
+  say(`train with it: ${ownCommand('train', '--tokenizer', folder, '--data', data.join(','))}`);
 }
 
 function textsOf(sets: readonly VqaDataset[]): { questions: Set<string>; answers: Set<string> } {

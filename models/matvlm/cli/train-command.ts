@@ -65,7 +65,7 @@ export async function train(context: Context<TrainTable>): Promise<void> {
         ...sessionSettings(settings),
         card: {
           title: 'A teacher',
-          command: ['matvlm', 'train', '-c', 'config.yaml'],
+          command: ['train', '-c', 'config.yaml'],
           datasets: tests.map(({ name }) => name),
         },
       });

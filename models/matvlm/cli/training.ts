@@ -15,7 +15,7 @@ import {
   type RunFolder,
   writeSettings,
 } from '../node/run-folder.ts';
-import { commandLine } from '../node/shell.ts';
+import { ownCommand } from '../node/shell.ts';
 import { BatchLoader } from '../train/loader.ts';
 import type { TrainSettings } from '../train/loop.ts';
 import { planSchedule } from '../train/schedule.ts';
@@ -155,7 +155,8 @@ export async function withRun(
 function workOf({ batch, accumulate, backend }: TrainingSettings, steps: number, first: number): string {
   if (first >= steps) return `its ${thousands(steps)} steps are made, the end is not`;
   const counted = (n: number, what: string) => `${thousands(n)} ${what}${n === 1 ? '' : 's'}`;
-  const which = first > 0 ? `steps ${thousands(first + 1)} to ${thousands(steps)}` : counted(steps, 'step');
+  const range = first + 1 === steps ? `step ${thousands(steps)}` : `steps ${thousands(first + 1)} to ${thousands(steps)}`;
+  const which = first > 0 ? range : counted(steps, 'step');
   return `${which} of ${counted(batch * accumulate, 'image')} on ${backend}`;
 }
 
@@ -165,7 +166,7 @@ async function titleOf(run: RunFolder, command: string): Promise<string> {
   const former = lines.flatMap(({ step, override = {} }) =>
     Object.entries(override).map(([key, { from }]) => `${key} ${JSON.stringify(from)} up to step ${step}`),
   );
-  if (former.length === 0) return `matvlm ${command} -c config.yaml does the same again`;
+  if (former.length === 0) return `${ownCommand(command, '-c', 'config.yaml')} does the same again`;
   return `matvlm ${command}; made with other settings before: ${former.join(', ')}`;
 }
 
@@ -225,7 +226,7 @@ export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
     run: run.path,
     title: finished ? title : `${title} for ${step} of ${steps} steps`,
     summary: finished ? undefined : stopped(outcome, steps),
-    command: `npx matvlm ${command} -c config.yaml`,
+    command: ownCommand(command, '-c', 'config.yaml'),
     measured: measured ? [{ name, source, evaluation: measured }] : [],
     // Whoever stopped the run waits for its end.
     others: teacher && !signal.aborted ? [{ name: 'teacher', vlm: teacher }] : [],
@@ -235,7 +236,7 @@ export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
   if (finished) say(`saved in ${checkpoint}`);
   else {
     say(`stopped at step ${step} of ${steps}, saved in ${checkpoint}`);
-    say(`go on with: ${commandLine(['matvlm', command, '--resume', run.path])}`);
+    say(`go on with: ${ownCommand(command, '--resume', run.path)}`);
   }
   say(`report ${report}`);
 }

@@ -1,7 +1,7 @@
 import { DataError } from '../../../engine/errors.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { coverage } from '../data/vocabulary.ts';
-import { commandLine } from '../node/shell.ts';
+import { ownCommand } from '../node/shell.ts';
 import type { Vlm } from '../vlm.ts';
 import { percent, warn } from './output.ts';
 
@@ -10,7 +10,7 @@ const NAMED = 8;
 
 /** How to come to a model whose tokenizer knows the words of data sets. */
 export function buildAdvice(data: readonly string[]): string {
-  const build = commandLine(['npx', 'matvlm', 'tokenizer', 'build', 'my-tokenizer', '--data', data.join(',')]);
+  const build = ownCommand('tokenizer', 'build', 'my-tokenizer', '--data', data.join(','));
   return `build one that does with "${build}", and train a teacher with --tokenizer my-tokenizer`;
 }
 

@@ -2,12 +2,12 @@ import { stringify } from 'yaml';
 import { type MatvlmConfig, ssmLayers } from '../config.ts';
 import { printable, printableLine } from '../printable.ts';
 import { outline } from '../sizes.ts';
-import { commandLine } from './shell.ts';
+import { ownCommand } from './shell.ts';
 
 /** What a card tells beside what the configuration says. */
 export interface CardFacts {
   readonly title: string;
-  /** The words of the command that made the model. */
+  /** The words of the command that made the model, after the program's name. */
   readonly command: readonly string[];
   /** Names of the data sets that it was trained on. */
   readonly datasets?: readonly string[];
@@ -55,7 +55,7 @@ export function modelCard(config: MatvlmConfig, facts: CardFacts): string {
     '',
     'Made by:',
     '```sh',
-    printableLine(commandLine(facts.command)),
+    printableLine(ownCommand(...facts.command)),
     '```',
     '',
     'Ask it something:',
