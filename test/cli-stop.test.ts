@@ -149,7 +149,7 @@ import { existsSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 const { mkdir } = fs;
 fs.mkdir = function (path, ...rest) {
-  const full = /checkpoint-/.test(path) && existsSync(${JSON.stringify(beside('start-2', 'run.lock'))});
+  const full = /checkpoint-/.test(path) && existsSync(${JSON.stringify(beside('start-2', 'metrics.jsonl'))});
   return full ? Promise.reject(Object.assign(new Error('full'), { code: 'ENOSPC' })) : mkdir.call(this, path, ...rest);
 };
 syncBuiltinESMExports();`;
