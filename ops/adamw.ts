@@ -13,6 +13,8 @@ interface AdamWAttrs {
 }
 
 const WG = 256;
+/** Elements of a thread, which share the bias corrections. */
+const EACH = 4;
 
 const UPDATE = /* wgsl */ `${FLAT_INDEX}
 // 1 − βᵗ = −expm1(t·ln β), by its series where 1 − e^x would lose its digits.
@@ -26,17 +28,22 @@ fn correction(t: f32, log_beta: f32) -> f32 {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, WG);
-  if (i == 0u) { next[0] = step[0] + stats[2]; }
-  if (i >= params.n || stats[2] == 0.0) { return; }
-  let t = step[0] + 1.0;
-  let g = grads[i] * stats[1];
-  let m = params.beta1 * ms[i] + params.rest1 * g;
-  let v = params.beta2 * vs[i] + params.rest2 * g * g;
-  ms[i] = m;
-  vs[i] = v;
-  let change = m / correction(t, params.log1) / (sqrt(v / correction(t, params.log2)) + params.eps);
-  values[i] -= params.lr * (params.decay * values[i] + change);
+  let first = flat_index(group, groups, local, WG * EACH);
+  if (first == 0u) { next[0] = step[0] + stats[2]; }
+  if (stats[2] == 0.0) { return; }
+  let correction1 = correction(step[0] + 1.0, params.log1);
+  let correction2 = correction(step[0] + 1.0, params.log2);
+  for (var j = 0u; j < EACH; j++) {
+    let i = first + j * WG;
+    if (i >= params.n) { return; }
+    let g = grads[i] * stats[1];
+    let m = params.beta1 * ms[i] + params.rest1 * g;
+    let v = params.beta2 * vs[i] + params.rest2 * g * g;
+    ms[i] = m;
+    vs[i] = v;
+    let change = m / correction1 / (sqrt(v / correction2) + params.eps);
+    values[i] -= params.lr * (params.decay * values[i] + change);
+  }
 }`;
 
 /** ln β where β may be 0. */
@@ -76,13 +83,13 @@ const adamwOp = /* @__PURE__ */ defineOp<AdamWAttrs>({
         ...{ n: 'u32', lr: 'f32', eps: 'f32', decay: 'f32' },
         ...{ beta1: 'f32', rest1: 'f32', log1: 'f32', beta2: 'f32', rest2: 'f32', log2: 'f32' },
       },
-      constants: { WG },
+      constants: { WG, EACH },
       code: UPDATE,
     }));
     const decays = [beta1, 1 - beta1, logOf(beta1), beta2, 1 - beta2, logOf(beta2)];
     const args = [grad, step, stats, param, m, v, next];
     const params = [param.size, lr, eps, weightDecay, ...decays];
-    return [{ shader: kernel, args, params, grid: grid1d(param.size, WG) }];
+    return [{ shader: kernel, args, params, grid: grid1d(param.size, WG * EACH) }];
   },
   wasm({ inputs: [param, grad, m, v, step, next, stats], attrs: { lr, betas, eps, weightDecay }, k }) {
     const tensors = [param.ptr, grad.ptr, m.ptr, v.ptr, step.ptr, next.ptr, stats.ptr] as const;

@@ -65,10 +65,10 @@ fn tile_seen(first: u32, count: u32) -> u32 {
 }
 
 /**
- * Whether some of `count` rows from `first` on do not see all keys up to `end`. What they do not see has the weight 0,
- * but must not be multiplied with it: it may be infinite or NaN.
+ * Keys that each of `count` rows from `first` on sees. What only some see has the weight 0 for the others, but must not
+ * be multiplied with it: it may be infinite or NaN. The test for it in every product would cost a fifth of the time.
  */
-fn tile_ragged(first: u32, count: u32, end: u32) -> bool {
+fn tile_whole(first: u32, count: u32) -> u32 {
   let last = min(first + count, rows_of_problem()) - 1u;
-  return end > seen_by(select(first % params.length, 0u, first / params.length != last / params.length));
+  return seen_by(select(first % params.length, 0u, first / params.length != last / params.length));
 }

@@ -38,7 +38,7 @@ const lanesOf = (g: Layout): number => (g.K >= 256 ? 32 : 8);
  * Few rows (M ≤ 8) times [N,K] weights: `lanes` threads read one row of B together, four elements a thread, and keep
  * one sum for each row of A; a thread per four results adds up the lanes. Bound by reading B.
  */
-function dotKernel(g: Layout): Kernel {
+function dotKernel(g: Layout, flat: boolean): Kernel {
   const [rows, lanes, columns] = [rowsOf(g.M), lanesOf(g), skinnyColumns(g)];
   const bindings = outputBindings(g, 'a', 'b');
   const types = { a: elementType(g.a.dtype, g.a.vec4), b: elementType(g.b.dtype, g.b.vec4), ...outputTypes(g) };
@@ -57,7 +57,7 @@ function dotKernel(g: Layout): Kernel {
   const code =
     declare(bindings, types) + `var<workgroup> sums: array<array<f32, ${THREADS}>, ${rows}>;\n` +
     loader('a', true, g.a.vec4) + loader('b', true, g.b.vec4) + storer(g) + head() +
-    `${tileOf(`(params.N + ${columns - 1}u) / ${columns}u`, '1u')}  let z = group.z;\n${bases('a', 'b', 'c')}` +
+    `${tileOf(flat, `(params.N + ${columns - 1}u) / ${columns}u`, '1u')}  let z = group.z;\n${bases('a', 'b', 'c')}` +
     `  let lane = t % ${lanes}u;\n  let n = group.x * ${columns}u + t / ${lanes}u;\n` +
     sumOverK(rows, levels, 'lane * 4u', step, loads.join('') + products.join('')) +
     `  let slot = lane * ${columns}u + t / ${lanes}u;\n` +
@@ -66,7 +66,7 @@ function dotKernel(g: Layout): Kernel {
     `    let row = t / ${columns / 4}u;\n    let first = t % ${columns / 4}u * 4u;\n    var v = vec4<f32>();\n` +
     `    for (var i = 0u; i < ${lanes}u; i++) { v += vec4<f32>(${parts.join(', ')}); }\n` +
     `    store_c(c_base, row, group.x * ${columns}u + first, v);\n  }\n}\n`;
-  const key = ['gemm', `dot${rows}x${lanes}.${levels}`, types.a, `${types.b}T`, storerKey(g)].join('|');
+  const key = ['gemm', `dot${rows}x${lanes}.${levels}${flat ? '.flat' : ''}`, types.a, `${types.b}T`, storerKey(g)].join('|');
   return { key, code, bindings };
 }
 
@@ -74,7 +74,7 @@ function dotKernel(g: Layout): Kernel {
  * Few rows (M ≤ 8) times [K,N]: 8 threads cover 32 columns, 32 groups of them (16 for eight rows, whose sums would not
  * fit otherwise) take every 32nd k; then a thread per row and four columns adds up the groups.
  */
-function axpyKernel(g: Layout): Kernel {
+function axpyKernel(g: Layout, flat: boolean): Kernel {
   const [rows, quads] = [rowsOf(g.M), 8];
   const slices = rows > 4 ? 16 : 32;
   const threads = slices * quads;
@@ -88,18 +88,18 @@ function axpyKernel(g: Layout): Kernel {
   const code =
     declare(bindings, types) + `var<workgroup> sums: array<array<vec4<f32>, ${threads}>, ${rows}>;\n` +
     loader('b', false, g.b.vec4) + storer(g) + head(threads) +
-    `${tileOf(`(params.N + ${quads * 4 - 1}u) / ${quads * 4}u`, '1u')}  let z = group.z;\n${bases('a', 'b', 'c')}` +
+    `${tileOf(flat, `(params.N + ${quads * 4 - 1}u) / ${quads * 4}u`, '1u')}  let z = group.z;\n${bases('a', 'b', 'c')}` +
     `  let n = group.x * ${quads * 4}u + t % ${quads}u * 4u;\n` +
     sumOverK(rows, levels, `t / ${quads}u`, slices, step) +
     range(rows).map((m) => `  sums[${m}][t] = sum${m};\n`).join('') +
     `  workgroupBarrier();\n  if (t < ${rows * quads}u) {\n    let row = t / ${quads}u;\n    var v = vec4<f32>();\n` +
     `    for (var i = 0u; i < ${slices}u; i++) { v += sums[row][i * ${quads}u + t % ${quads}u]; }\n` +
     '    store_c(c_base, row, n, v);\n  }\n}\n';
-  return { key: ['gemm', `axpy${rows}.${levels}`, types.a, types.b, storerKey(g)].join('|'), code, bindings };
+  return { key: ['gemm', `axpy${rows}.${levels}${flat ? '.flat' : ''}`, types.a, types.b, storerKey(g)].join('|'), code, bindings };
 }
 
 /** The kernel for M ≤ 8 and A stored [M,K]. */
-export const skinnyKernel = (g: Layout): Kernel => (g.transB ? dotKernel(g) : axpyKernel(g));
+export const skinnyKernel = (g: Layout, flat: boolean): Kernel => (g.transB ? dotKernel(g, flat) : axpyKernel(g, flat));
 
 /** Threads that share the sum of one result when the partial sums of a split K are added. */
 export const reduceSlices = (splits: number): number => (splits >= 32 ? 16 : 4);

@@ -187,7 +187,7 @@ export interface Kernel {
  * The register-tiled kernel. A workgroup makes one tile of batch z mod `batches`; with `split` it covers k_chunk of K,
  * number z / `batches`, and leaves raw partial sums in scratch for `reduceKernel`.
  */
-export function tileKernel(g: Layout, t: Tile, split: boolean): Kernel {
+export function tileKernel(g: Layout, t: Tile, split: boolean, flat: boolean): Kernel {
   const threads = tileThreads(t);
   const a = moverOf('a', t.bm, t.bk, !g.transA);
   const b = moverOf('b', t.bn, t.bk, g.transB);
@@ -210,7 +210,7 @@ export function tileKernel(g: Layout, t: Tile, split: boolean): Kernel {
     (split ? partialStorer(partialVec) : storer(g)) +
     `@compute @workgroup_size(${threads})\nfn main(@builtin(workgroup_id) id: vec3<u32>, ` +
     '@builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) t: u32) {\n' +
-    tileOf(`(params.N + ${t.bn - 1}u) / ${t.bn}u`, `(params.M + ${t.bm - 1}u) / ${t.bm}u`) +
+    tileOf(flat, `(params.N + ${t.bn - 1}u) / ${t.bn}u`, `(params.M + ${t.bm - 1}u) / ${t.bm}u`) +
     `  let z = group.z % params.batches;\n  let split = group.z / params.batches;\n` +
     bases('a', 'b', ...(split ? [] : ['c' as const])) +
     `  let a_first = group.y * ${t.bm}u;\n  let b_first = group.x * ${t.bn}u;\n` +
@@ -219,5 +219,5 @@ export function tileKernel(g: Layout, t: Tile, split: boolean): Kernel {
     (split ? '  let part = group.z * params.M * params.N;\n' : '') + storeSums(t, split) + '}\n';
   const operands = [types.a + (g.transA ? 'T' : ''), types.b + (g.transB ? 'T' : '')];
   const output = split ? `partial${partialVec ? 'v' : ''}` : storerKey(g);
-  return { key: ['gemm', t.name, ...operands, output].join('|'), code, bindings };
+  return { key: ['gemm', t.name + (flat ? '.flat' : ''), ...operands, output].join('|'), code, bindings };
 }

@@ -1,4 +1,4 @@
-import { grid1d } from '../engine/backends/webgpu/launch.ts';
+import { grid1d, MAX_GRID } from '../engine/backends/webgpu/launch.ts';
 import { ArgumentError, DeviceError, ShapeError } from '../engine/errors.ts';
 import { DIRECT_TILE, directKernel } from './gemm-direct-wgsl.ts';
 import { layoutOf, paramsOf } from './gemm-parts.ts';
@@ -44,8 +44,10 @@ export function packParams(params: readonly GemmParam[]): ArrayBuffer {
   return bytes;
 }
 
-function launch(kernel: Kernel, workgroups: number, params: GemmParam[]): GemmLaunch {
-  return { ...kernel, grid: grid1d(workgroups, 1), params };
+/** The launch of a kernel over so many tiles across and down and so many products. */
+function overTiles(make: (flat: boolean) => Kernel, tiles: [number, number, number], params: GemmParam[]): GemmLaunch {
+  const flat = tiles.some((n) => n > MAX_GRID);
+  return { ...make(flat), grid: flat ? grid1d(tiles[0] * tiles[1] * tiles[2], 1) : tiles, params };
 }
 
 /** The kernels that make a result in one dispatch. */
@@ -53,18 +55,20 @@ function whole(g: Layout, kind: 'direct' | 'skinny'): { launches: GemmLaunch[]; 
   const skinny = kind === 'skinny';
   const columns = Math.ceil(g.N / (skinny ? skinnyColumns(g) : DIRECT_TILE));
   const rows = skinny ? 1 : Math.ceil(g.M / DIRECT_TILE);
-  const kernel = skinny ? skinnyKernel(g) : directKernel(g);
-  return { launches: [launch(kernel, columns * rows * g.batch[0] * g.batch[1], paramsOf(g, g.K, 1))], scratch: 0 };
+  const kernel = (flat: boolean) => (skinny ? skinnyKernel : directKernel)(g, flat);
+  const tiles: [number, number, number] = [columns, rows, g.batch[0] * g.batch[1]];
+  return { launches: [overTiles(kernel, tiles, paramsOf(g, g.K, 1))], scratch: 0 };
 }
 
 function tiled(g: Layout, { tile, splits, kChunk }: Choice & { kind: 'tile' }) {
   const batches = g.batch[0] * g.batch[1];
   const params = paramsOf(g, kChunk, splits);
-  const tiles = Math.ceil(g.N / tile.bn) * Math.ceil(g.M / tile.bm);
-  const first = launch(tileKernel(g, tile, splits > 1), tiles * batches * splits, params);
+  const tiles: [number, number, number] = [Math.ceil(g.N / tile.bn), Math.ceil(g.M / tile.bm), batches * splits];
+  const first = overTiles((flat) => tileKernel(g, tile, splits > 1, flat), tiles, params);
   if (splits === 1) return { launches: [first], scratch: 0 };
   const results = batches * g.M * g.N;
-  const second = launch(reduceKernel(g, splits), Math.ceil(results / reduceWidth(splits, g.N)), params);
+  const grid = grid1d(results, reduceWidth(splits, g.N));
+  const second = { ...reduceKernel(g, splits), grid, params };
   return { launches: [first, second], scratch: splits * results };
 }
 
