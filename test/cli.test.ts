@@ -135,6 +135,37 @@ train('what a resumed run cannot change is refused, what would change it needs -
   assert.match(readFileSync(path('runs', 'changed', 'report.html'), 'utf8'), '0.002; 0.001 up to step 6');
 });
 
+/** Changes a setting in a run's folder by hand. */
+function edit(name: string, from: string | RegExp, to: string): void {
+  const file = path('runs', name, 'config.yaml');
+  const text = readFileSync(file, 'utf8');
+  assert.match(text, from);
+  writeFileSync(file, text.replace(from, to));
+}
+
+train("what is edited in a run's config.yaml is compared as a flag is", async () => {
+  killedAfter('train', 'edited', 6);
+  edit('edited', '\nlr: 0.001\n', '\nlr: 0.003\n');
+  const resume = 'train --resume runs/edited';
+  const told = /edited\/config.yaml:\d+: lr: the run .*edited has 0.001, got 0.003; put it back.*step 6 with --override/;
+  await refusedResume('edited', `${resume} --dry-run`, told);
+  edit('edited', '\nseed: 0\n', '\nseed: 5\n');
+  await refusedResume('edited', `${resume} --lr 1e-3 --override`, /config.yaml:\d+: seed: .* has 0, got 5, and this cannot/);
+  edit('edited', '\nseed: 5\n', '\n');
+  edit('edited', /\nbatch: 2\n/, '\n');
+  edit('edited', '\nsteps: 7\n', '\nsteps: 8\n');
+  await ok(`${resume} --override`);
+  const lines = log('edited');
+  assert.equal(lines.find((line) => 'override' in line), {
+    ...{ step: 6, override: { lr: { from: 0.001, to: 0.003 } }, tokens_per_second: 0 },
+  });
+  assert.is(lines.at(-1)!.step, 8, 'steps may change, in the file too');
+  assert.match(readFileSync(path('runs', 'edited', 'config.yaml'), 'utf8'), /\nbatch: 2\n/);
+  // What was overridden stands in the folder's settings, and is no edit where an older checkpoint is resumed.
+  await ok('train --resume runs/edited/checkpoint-6 --steps 7');
+  assert.equal(log('edited-2'), log('train'));
+});
+
 /** Every file of a run by its path, with its bytes. */
 function contents(run: string): Map<string, string> {
   const files = readdirSync(path('runs', run), { recursive: true, withFileTypes: true }).filter((f) => f.isFile());

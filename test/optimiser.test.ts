@@ -6,6 +6,7 @@ import { scope } from '../engine/scope.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
 import { AdamW, type AdamWOptions } from '../models/matvlm/train/optimiser.ts';
 import { pretrainTask, Trainer } from '../models/matvlm/train/loop.ts';
+import { disposeModel } from '../models/matvlm/weights.ts';
 import { adamwStep, backward, gradNorm, l2Distance, mul, norm, sum, zeros } from '../ops/index.ts';
 import { random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
@@ -214,21 +215,38 @@ test('a step clipped from huge gradients moves as far as one of gradients that n
   }
 });
 
-test('a checkpoint that does not count updates by parameter is refused by name', () => {
-  const [backend] = backends;
-  const teacher = smallTeacher(backend);
+/** A trainer of seed 5 that is not run. */
+function idleTrainer(): { trainer: Trainer; end: () => void } {
+  const teacher = smallTeacher(backends[0]);
   const trainer = new Trainer(pretrainTask(teacher), { batch: () => Promise.reject(new Error('unused')) }, {
     optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
     ...{ lr: 1e-3, schedule: { warmup: 0, stable: 5, decay: 0 }, accumulate: 1 },
     ...{ checkpointing: false, maxSkipped: 3, seed: 5 },
   });
+  return { trainer, end: () => (trainer.dispose(), disposeModel(teacher)) };
+}
+
+test('a checkpoint that does not count updates by parameter is refused by name', () => {
+  const { trainer, end } = idleTrainer();
   const moments = [...trainer.optimiserTensors()].filter(([name]) => !name.endsWith('.step'));
   const old = new Map(moments.map(([name, t]) => [name, new Float32Array(t.size)]));
   assert.throws(
     () => trainer.restore(trainer.snapshot(), old),
     (e: Error) => e instanceof CheckpointError && /optimizer.safetensors: ".*\.step" is missing/.test(e.message),
   );
-  trainer.dispose();
+  end();
+});
+
+test('a checkpoint of a run with another seed is refused, before anything is taken from it', () => {
+  const { trainer, end } = idleTrainer();
+  const tensors = new Map([...trainer.optimiserTensors()].map(([name, t]) => [name, new Float32Array(t.size).fill(1)]));
+  const { state, seed } = trainer.snapshot();
+  assert.throws(
+    () => trainer.restore({ state: { ...state, step: 3 }, seed: seed + 1 }, tensors),
+    (e: Error) => e instanceof CheckpointError && /rng_state.json: seed is 6, that of the run's settings 5/.test(e.message),
+  );
+  assert.is(trainer.state.step, 0);
+  end();
 });
 
 test.run();

@@ -9,7 +9,7 @@ import { CheckpointError } from '../engine/errors.ts';
 import { pruneCheckpoints, writeFileAtomic, writeFolderAtomic, writeSafetensors } from '../engine/node/index.ts';
 import type { SafeTensor } from '../engine/safetensors/index.ts';
 import { keep, scope } from '../engine/scope.ts';
-import { loadTrainer, verifyTrainer } from '../models/matvlm/node/load-trainer.ts';
+import { loadTrainer, trainerSettings, verifyTrainer } from '../models/matvlm/node/load-trainer.ts';
 import { readModel, tokenizerFiles } from '../models/matvlm/node/model-folder.ts';
 import { findResume, lockResumed } from '../models/matvlm/node/run-folder.ts';
 import { AdamW } from '../models/matvlm/train/optimiser.ts';
@@ -27,6 +27,7 @@ interface Saved {
   readonly tensors: Map<string, { dtype: SafeTensor['dtype']; shape: readonly number[]; data: Float32Array }>;
   readonly state: Record<string, number>;
   readonly random: Record<string, number>;
+  readonly settings: Record<string, unknown>;
 }
 
 /** The trainer's part of a checkpoint after 7 steps, of which 2 were skipped. */
@@ -38,17 +39,17 @@ function sound(): Saved {
     tensors.set(name, { dtype: 'F32', shape, data });
   }
   const state = { step: 7, skipped: 2, skippedInARow: 1, tokens: 70 };
-  return { folder: 'checkpoint-7', tensors, state, random: { seed: 3, step: 7 } };
+  return { folder: 'checkpoint-7', tensors, state, random: { seed: 3, step: 7 }, settings: { lr: 0.5 } };
 }
 
 let count = 0;
 
-async function write({ folder, tensors, state, random }: Saved): Promise<string> {
+async function write({ folder, tensors, state, random, settings }: Saved): Promise<string> {
   const path = join(root, String(++count), folder);
   mkdirSync(path, { recursive: true });
   const list = [...tensors].map(([name, { data, ...spec }]) => ({ name, ...spec, data: () => data }));
   await writeSafetensors(join(path, 'optimizer.safetensors'), list);
-  writeFileSync(join(path, 'trainer_state.json'), JSON.stringify({ state }));
+  writeFileSync(join(path, 'trainer_state.json'), JSON.stringify({ state, settings }));
   writeFileSync(join(path, 'rng_state.json'), JSON.stringify(random));
   return path;
 }
@@ -92,6 +93,7 @@ const disagreement: Record<string, readonly [change: (saved: Saved) => unknown, 
   'state and random state': [({ random }) => (random.step = 6), /rng_state.json: step is 6, that of trainer_state.json 7/],
   'a very long text as a number': [({ state }) => Object.assign(state, { step: 'x'.repeat(1e5) }), /state.step is "x{118}…, expected/],
   'more skipped than steps': [({ state }) => (state.skipped = 8), /state.skipped is 8, more than the 7 steps/],
+  'no settings': [(saved) => Object.assign(saved, { settings: undefined }), /trainer_state.json: settings is undefined/],
   'more skipped in a row than at all': [({ state }) => (state.skippedInARow = 3), /state.skippedInARow is 3/],
 };
 
@@ -102,6 +104,7 @@ resume('is read as it was written', async () => {
   const { snapshot, tensors } = await loadTrainer(await write(saved), optimiser.tensors());
   assert.equal(snapshot, { state: saved.state, seed: 3 });
   for (const [name, { data }] of saved.tensors) assert.equal(tensors.get(name), data);
+  assert.equal(await trainerSettings(await write(saved)), saved.settings);
 });
 
 for (const [kind, [change, says]] of Object.entries({ ...damage, ...disagreement })) {
@@ -148,7 +151,7 @@ beside('resumes no run that another process took further meanwhile', async () =>
   const save = (step: number) =>
     writeFolderAtomic(join(run, `checkpoint-${step}`), async (folder, files) => {
       const state = { step, skipped: 0, skippedInARow: 0, tokens: 1 };
-      await writeFileAtomic(join(folder, 'trainer_state.json'), JSON.stringify({ state }), files);
+      await writeFileAtomic(join(folder, 'trainer_state.json'), JSON.stringify({ state, settings: {} }), files);
       await writeFileAtomic(join(folder, 'rng_state.json'), JSON.stringify({ seed: 3, step }), files);
     });
   const find = () => findResume(run, root, 'further', assert.unreachable);

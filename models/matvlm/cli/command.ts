@@ -15,10 +15,10 @@ export interface Context<T extends OptionTable> {
   readonly flags: Readonly<Record<string, unknown>>;
   /**
    * The settings: what `-c` and, over it, the flags say.
-   * @param base what both go over: the settings of a run that is resumed
+   * @param base what both go over, the later over the earlier: the settings of a run that is resumed
    * @throws UsageError for a value out of its range, one that is missing, or a flag without effect
    */
-  settings(base?: Layer): Settings<T>;
+  settings(...base: readonly Layer[]): Settings<T>;
   /** Some of the settings, before it is known what they go over. */
   some<K extends keyof T>(...keys: readonly K[]): Pick<Settings<T>, K>;
 }
@@ -79,8 +79,8 @@ export function attach(command: Command, spec: CommandSpec): void {
     const own = flagLayer(spec.table, flags);
     if (flags.verbose === true) tellDetails();
     const files = typeof flags.config === 'string' ? [await configLayer(flags.config, spec.table)] : [];
-    const settings = (base?: Layer) => {
-      const resolved = resolve(spec.table, [...(base ? [base] : []), ...files, own]);
+    const settings = (...base: readonly Layer[]) => {
+      const resolved = resolve(spec.table, [...base, ...files, own]);
       refuseIdle(spec, resolved, own);
       return resolved;
     };

@@ -57,9 +57,9 @@ export async function distill(context: Context<DistillTable>): Promise<void> {
     const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
     const student = await studentOf(teacher.model, plan, settings, backend);
     const exact = { ...settings, teacher: teacherFolder, backend: backend.kind };
-    await withRun({ settings: exact, point, overrides }, { command: 'distill', steps: plan.steps }, async (run) => {
+    await withRun({ settings: exact, point, overrides }, { command: 'distill', steps: plan.steps }, async (run, made) => {
       const resume = point?.checkpoint.path ?? null;
-      const outcome = await distillInto({ ...plan, teacher, student, run, settings, resume, signal });
+      const outcome = await distillInto({ ...plan, teacher, student, run, made, settings, resume, signal });
       const models = [modelSize('teacher', teacher.model), modelSize('student', student, isTrainable)];
       await finishRun(outcome, {
         ...{ command: 'distill', run, steps: plan.steps, settings, tests: plan.tests },
@@ -175,6 +175,7 @@ export interface Distillation extends Pick<DistillPlan, 'loader' | 'steps'> {
   readonly student: MaTVLM;
   readonly run: Parameters<typeof runSession>[0]['run'];
   readonly settings: DistillSettings;
+  readonly made: Parameters<typeof runSession>[0]['made'];
   readonly resume: string | null;
   /** Steps that the schedule is made for, where the run ends earlier. */
   readonly planned?: number;
@@ -185,13 +186,13 @@ export interface Distillation extends Pick<DistillPlan, 'loader' | 'steps'> {
 
 /** Runs the training of a distillation. */
 export async function distillInto(d: Distillation): Promise<Outcome> {
-  const { teacher, student, settings, steps, loader, tests, run, resume, signal } = d;
+  const { teacher, student, settings, made, steps, loader, tests, run, resume, signal } = d;
   const read = async (folder: string) => ({ folder, tokenizer: await tokenizerFiles(folder) });
   const { folder, tokenizer } = await readModel(settings.teacher, read, warn);
   detail(`teacher ${folder}`);
   const vlm = new Vlm(student, teacher.tokenizer);
   return runSession({
-    ...{ run, resume, loader, tests, steps, signal },
+    ...{ run, made, resume, loader, tests, steps, signal },
     vlm,
     divergence: (limit) => divergences(teacher.model, vlm, tests, limit, signal),
     tokenizer,

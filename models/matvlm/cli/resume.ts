@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { MetricLine, Overrides } from '../node/metrics.ts';
 import { modelFolder } from '../node/model-folder.ts';
 import { UsageError } from './errors.ts';
-import { dashed } from './options.ts';
+import { dashed, type Layer } from './options.ts';
 import { warn } from './output.ts';
 
 type Values = Readonly<Record<string, unknown>>;
@@ -24,32 +24,40 @@ export interface Resumed {
   readonly run: string;
   /** The step at which it goes on. */
   readonly step: number;
-  /** The settings that it was made with, up to that step. */
+  /** The settings that its checkpoint was made with. */
   readonly stored: Values;
+  /** Those in its folder, which may have been edited since. */
+  readonly file: Layer;
+}
+
+/** The settings that a checkpoint keeps: all but those that may change and those that say where the run lies. */
+export function madeWith(settings: Values): Values {
+  return Object.fromEntries(Object.entries(settings).filter(([key]) => ![...FREE, ...PLACE].includes(key)));
 }
 
 /**
- * Compares the settings given to a resumed run with its own: `FREE` ones may differ, `FIXED` ones may not, and all
- * others only with `--override`.
+ * Compares the settings given to a resumed run, by flags or by an edited file in its folder, with those that its
+ * checkpoint was made with: `FIXED` ones may not differ, and others only with `--override`.
  * @returns what is overridden, to be logged
- * @throws UsageError for what may not differ, naming flag, stored and given value
+ * @throws UsageError for what may not differ, naming flag or line, stored and given value
  */
 export async function reviewResume(
-  { run, step, stored }: Resumed,
+  { run, step, stored, file }: Resumed,
   given: Values,
   override: boolean,
 ): Promise<Overrides> {
   const changed: Record<string, Overrides[string]> = {};
-  for (const [key, from] of Object.entries(stored)) {
-    const to = given[key];
-    if (FREE.includes(key) || PLACE.includes(key) || (await isSame(key, from, to))) continue;
-    const differs = `--${dashed(key)}: the run ${run} has ${show(from)}, got ${show(to)}`;
-    const another = 'leave it out, or begin a new run without --resume';
+  for (const [key, to] of Object.entries(madeWith(given))) {
+    const from = stored[key];
+    if (from === undefined || (await isSame(key, from, to))) continue;
+    const edited = isDeepStrictEqual(file.values.get(key), to);
+    const differs = `${edited ? file.where(key) : `--${dashed(key)}`}: the run ${run} has ${show(from)}, got ${show(to)}`;
+    const another = `${edited ? 'put it back' : 'leave it out'}, or begin a new run without --resume`;
     if (FIXED.includes(key)) throw new UsageError(`${differs}, and this cannot change; ${another}`);
     if (!override) {
       throw new UsageError(`${differs}; ${another}, or change it after step ${step} with --override, which is logged`);
     }
-    changed[dashed(key)] = { from, to };
+    changed[dashed(key)] = { from, to: withAbsolutePaths({ [key]: to })[key] };
   }
   return changed;
 }
@@ -73,18 +81,14 @@ export function checkSteps(steps: number, step: number): void {
 }
 
 /**
- * The settings with which a run had been made up to a step: those that stand in its folder, without what was
- * overridden at that step or later.
- * @param lines its log
+ * The settings in a run's folder, without what was overridden at a step or later: a checkpoint of that step knows
+ * nothing of it.
+ * @param lines the run's log
  */
-export function settingsAt<T extends Values>(settings: T, lines: readonly MetricLine[], step: number): T {
-  const undone: Record<string, unknown> = { ...settings };
-  const keys = new Map(Object.keys(settings).map((key) => [dashed(key), key]));
-  for (const { override, step: at } of [...lines].reverse()) {
-    if (!override || at < step) continue;
-    for (const [name, { from }] of Object.entries(override)) undone[keys.get(name) ?? name] = from;
-  }
-  return undone as T;
+export function withoutLater({ values, where }: Layer, lines: readonly MetricLine[], step: number): Layer {
+  const later = Object.assign({}, ...lines.filter((line) => line.step >= step).map((line) => line.override)) as Overrides;
+  const isLater = (key: string, value: unknown) => isDeepStrictEqual(later[dashed(key)]?.to, value);
+  return { values: new Map([...values].filter(([key, value]) => !isLater(key, value))), where };
 }
 
 /** The same settings with paths that hold in any working directory; names of what comes with the package stay. */

@@ -29,6 +29,8 @@ export interface Session {
   readonly loader: BatchLoader;
   readonly tests: readonly VqaDataset[];
   readonly training: TrainSettings;
+  /** The settings that the run is made with, for its checkpoints: what it is resumed from must be given the same. */
+  readonly made: Readonly<Record<string, unknown>>;
   readonly steps: number;
   readonly saveEvery: number;
   readonly saveTotalLimit: number;
@@ -197,9 +199,9 @@ class Runner {
   /** Saves what was learned since the last checkpoint, if anything. */
   private async save(): Promise<void> {
     if (this.checkpoint === this.folder() || (this.step > this.first && this.untouched)) return;
-    const { run, vlm, tokenizer, card, saveTotalLimit } = this.session;
+    const { run, vlm, tokenizer, card, made, saveTotalLimit } = this.session;
     const { config, parameters } = vlm.model;
-    const trainer = { snapshot: this.trainer.snapshot(), tensors: this.trainer.optimiserTensors() };
+    const trainer = { snapshot: this.trainer.snapshot(), tensors: this.trainer.optimiserTensors(), settings: made };
     const options = { config, tensors: finiteTensors(parameters), tokenizer, card: { ...card, step: this.step } };
     await saveModel(this.folder(), options, trainer);
     this.checkpoint = this.folder();

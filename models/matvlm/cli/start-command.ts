@@ -17,7 +17,14 @@ import { disposeModel } from '../weights.ts';
 import { configLayer } from './command.ts';
 import { compareWithRandom } from './comparison.ts';
 import { distillTable } from './distill.ts';
-import { distillInto, type DistillPlan, type DistillSettings, planDistillation, studentOf } from './distill-command.ts';
+import {
+  type Distillation,
+  distillInto,
+  type DistillPlan,
+  type DistillSettings,
+  planDistillation,
+  studentOf,
+} from './distill-command.ts';
 import { accuracyTable, comparable, evaluateAll } from './evaluation.ts';
 import { interrupted } from './interrupt.ts';
 import { type Layer, resolve } from './options.ts';
@@ -41,8 +48,8 @@ export async function start(given: StartSettings): Promise<void> {
     const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
     const exact = { ...settings, backend: backend.kind };
     const opened = { settings: exact, point: null, overrides: {} };
-    await withRun(opened, { command: 'distill', steps: plan.steps }, async (run) => {
-      student = await new Job(given, settings, plan, run, signal, backend.description).run(teacher);
+    await withRun(opened, { command: 'distill', steps: plan.steps }, async (run, made) => {
+      student = await new Job(given, settings, plan, run, made, signal, backend.description).run(teacher);
     });
     teacher.dispose();
   });
@@ -72,6 +79,7 @@ class Job {
     private readonly settings: DistillSettings,
     private readonly plan: DistillPlan,
     private readonly folder: RunFolder,
+    private readonly made: Distillation['made'],
     private readonly signal: AbortSignal,
     private readonly backend: string,
   ) {}
@@ -125,11 +133,11 @@ class Job {
   }
 
   private async distil(teacher: Vlm, tests: readonly VqaDataset[]): Promise<Outcome> {
-    const { settings, folder: run, signal } = this;
+    const { settings, folder: run, made, signal } = this;
     const { loader, steps } = this.plan;
     const student = await studentOf(teacher.model, this.plan, settings, teacher.model.backend);
     try {
-      const common = { teacher, student, run, settings, loader, steps, tests, evalFirst: true };
+      const common = { teacher, student, run, made, settings, loader, steps, tests, evalFirst: true };
       return await distillInto({ ...common, planned: steps, resume: null, signal });
     } finally {
       disposeModel(student, teacher.model);

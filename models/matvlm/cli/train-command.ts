@@ -56,9 +56,9 @@ export async function train(context: Context<TrainTable>): Promise<void> {
     const vlm = new Vlm(model, tokenizer);
     if (!opened.point) initialise(model, new Random(settings.seed));
     const exact = { ...settings, backend: backend.kind };
-    await withRun({ ...opened, settings: exact }, { command: 'train', steps: settings.steps }, async (run) => {
+    await withRun({ ...opened, settings: exact }, { command: 'train', steps: settings.steps }, async (run, made) => {
       const outcome = await runSession({
-        ...{ run, vlm, tests, signal, loader: prepared.loader, tokenizer: prepared.files, training: prepared.training },
+        ...{ run, made, vlm, tests, signal, loader: prepared.loader, tokenizer: prepared.files, training: prepared.training },
         resume: opened.point?.checkpoint.path ?? null,
         task: pretrainTask(model),
         steps: settings.steps,

@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve as absolute } from 'node:path';
 import type { Backend } from '../../../engine/backend.ts';
 import type { VqaDataset } from '../data/dataset.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
+import { trainerSettings } from '../node/load-trainer.ts';
 import { logOverrides, type Overrides, readMetrics } from '../node/metrics.ts';
 import {
   createRun,
@@ -23,10 +24,10 @@ import type { Vlm } from '../vlm.ts';
 import type { Context } from './command.ts';
 import { UsageError } from './errors.ts';
 import { accuracyTable } from './evaluation.ts';
-import { dashed, resolve, type Settings } from './options.ts';
+import type { Settings } from './options.ts';
 import { detail, print, say, saySettings, thousands, warn } from './output.ts';
 import { type ReportInput, writeReport } from './report.ts';
-import { checkPlace, reviewResume, settingsAt, withAbsolutePaths } from './resume.ts';
+import { checkPlace, madeWith, reviewResume, withAbsolutePaths, withoutLater } from './resume.ts';
 import { NOTHING_SAVED, type Outcome } from './session.ts';
 import { toYaml, yamlLayer } from './settings-file.ts';
 import type { trainingOptions } from './training-options.ts';
@@ -105,13 +106,16 @@ export async function openSettings<T extends ReturnType<typeof trainingOptions>>
   if (resume === '') throw new UsageError('--resume: expected the folder of a run or checkpoint, got ""');
   const point = await findResume(resume === true ? 'latest' : String(resume), runs, name, warn);
   if (resume !== true && resume !== 'latest') checkPlace(point.run, context.flags);
-  const { step } = point.checkpoint;
-  const file = join(point.run, 'config.yaml');
+  const { step, path } = point.checkpoint;
   const lines = await readMetrics(join(point.run, 'metrics.jsonl'));
-  const stored = settingsAt(resolve(table, [await yamlLayer(file, table)]), lines, step);
-  const base = { values: new Map(Object.entries(stored)), where: (key: string) => `${file}: ${dashed(key)}` };
-  const settings = context.settings(base) as Settings<T> & TrainingSettings;
-  const overrides = await reviewResume({ run: point.run, step, stored }, settings, override === true);
+  const stored = await trainerSettings(path);
+  const made = {
+    values: new Map(Object.entries(stored)),
+    where: (key: string) => `${join(path, 'trainer_state.json')}: settings.${key}`,
+  };
+  const file = withoutLater(await yamlLayer(join(point.run, 'config.yaml'), table), lines, step);
+  const settings = context.settings(made, file) as Settings<T> & TrainingSettings;
+  const overrides = await reviewResume({ run: point.run, step, stored, file }, settings, override === true);
   return { settings, point, overrides };
 }
 
@@ -130,12 +134,12 @@ export async function isFinished({ point }: Pick<Opened<unknown>, 'point'>, step
 
 /**
  * Runs `body` in the run's folder, which is held meanwhile: the one to go on with, or a new one. A run that went
- * further than `--resume` is left alone.
+ * further than `--resume` is left alone. `body` is also given the settings that checkpoints keep.
  */
 export async function withRun(
   { settings, point, overrides }: Opened<TrainingSettings>,
   { command, steps }: { readonly command: string; readonly steps: number },
-  body: (run: RunFolder) => Promise<void>,
+  body: (run: RunFolder, made: Readonly<Record<string, unknown>>) => Promise<void>,
 ): Promise<void> {
   const run = await openRun(settings, point);
   try {
@@ -144,7 +148,7 @@ export async function withRun(
     const stored = withAbsolutePaths(point ? { ...settings, ...placeOf(run) } : settings);
     await writeSettings(run, toYaml(stored, await titleOf(run, command)));
     say(`run ${run.path}: ${workOf(settings, steps, point?.checkpoint.step ?? 0)}; settings in config.yaml`);
-    await body(run);
+    await body(run, madeWith(stored));
   } finally {
     if (!point) await discardUnused(run);
     await run.release();

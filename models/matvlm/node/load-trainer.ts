@@ -18,6 +18,7 @@ const OTHER = 'resume another checkpoint';
 const whole = v.pipe(v.number(), v.integer(), v.minValue(0));
 const StateSchema = v.object({
   state: v.object({ step: whole, skipped: whole, skippedInARow: whole, tokens: whole }),
+  settings: v.record(v.string(), v.unknown()),
 });
 const RandomSchema = v.object({ seed: whole, step: whole });
 
@@ -40,7 +41,7 @@ export async function loadTrainer(
   folder: string,
   expected: ReadonlyMap<string, Tensor>,
 ): Promise<{ snapshot: TrainerSnapshot; tensors: Map<string, Float32Array> }> {
-  const snapshot = await readSnapshot(folder);
+  const { snapshot } = await readFiles(folder);
   const checkpoint = await Checkpoint.open(diskFolder(folder), 'optimizer');
   try {
     checkSpecs(checkpoint, expected);
@@ -78,12 +79,22 @@ function checkRange(where: string, name: string, data: Float32Array, taken: numb
 
 /** Checks the small files that a trainer is restored from. @throws CheckpointError naming file and field */
 export async function verifyTrainer(folder: string): Promise<void> {
-  await readSnapshot(folder);
+  await readFiles(folder);
+}
+
+/** The settings with which the state of a checkpoint was made. @throws CheckpointError naming file and field */
+export async function trainerSettings(folder: string): Promise<TrainerFiles['settings']> {
+  return (await readFiles(folder)).settings;
+}
+
+interface TrainerFiles {
+  readonly snapshot: TrainerSnapshot;
+  readonly settings: Readonly<Record<string, unknown>>;
 }
 
 /** Reads the small files, which must agree with each other and with the folder's name. */
-async function readSnapshot(folder: string): Promise<TrainerSnapshot> {
-  const { state } = await readState(join(folder, 'trainer_state.json'), StateSchema);
+async function readFiles(folder: string): Promise<TrainerFiles> {
+  const { state, settings } = await readState(join(folder, 'trainer_state.json'), StateSchema);
   const random = await readState(join(folder, 'rng_state.json'), RandomSchema);
   const [, named] = /^checkpoint-(\d+)$/.exec(basename(resolve(folder))) ?? [];
   const { step, skipped, skippedInARow } = state;
@@ -95,7 +106,7 @@ async function readSnapshot(folder: string): Promise<TrainerSnapshot> {
   ];
   const wrong = rows.find(([fits]) => !fits);
   if (wrong) throw new CheckpointError(`${join(folder, wrong[1])}: ${wrong[2]}; ${OTHER}`);
-  return { state, seed: random.seed };
+  return { snapshot: { state, seed: random.seed }, settings };
 }
 
 async function readState<T>(path: string, schema: v.GenericSchema<unknown, T>): Promise<T> {

@@ -27,6 +27,8 @@ export interface SaveOptions {
 export interface TrainerPart {
   readonly snapshot: TrainerSnapshot;
   readonly tensors: ReadonlyMap<string, Tensor>;
+  /** The settings that the state was made with; plain JSON. */
+  readonly settings: Readonly<Record<string, unknown>>;
 }
 
 /**
@@ -49,13 +51,13 @@ export function saveModel(path: string, options: SaveOptions, trainer: TrainerPa
 
 async function writeTrainer(
   folder: string,
-  { snapshot, tensors }: TrainerPart,
+  { snapshot, tensors, settings }: TrainerPart,
   write: (name: string, data: string) => Promise<void>,
   files: FileSystem,
 ): Promise<void> {
   await writeSafetensors(join(folder, 'optimizer.safetensors'), finiteTensors(tensors), { files });
   const { seed, ...state } = snapshot;
-  await write('trainer_state.json', json(state));
+  await write('trainer_state.json', json({ ...state, settings }));
   // All that is drawn in step k follows from the seed and k: the seed is the whole random state.
   await write('rng_state.json', json({ seed, step: snapshot.state.step }));
 }
