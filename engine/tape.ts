@@ -214,7 +214,7 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate
     if (!root.requiresGrad) {
       throw new ArgumentError(`backward: ${root} does not depend on a tensor that requires a gradient`);
     }
-    expectAlike(`backward: ${root} was given`, rootGrads[i], root);
+    expectAlike(() => `backward: ${root} was given`, rootGrads[i], root);
     const edge = edgeOf(root);
     if (edge) deliver(edge, rootGrads[i].detach());
   });
@@ -232,7 +232,7 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate
     node.edges.forEach((edge, i) => {
       const grad = results[i];
       if (!grad) return;
-      expectAlike(`${node.name}: backward gave input ${i}`, grad, node.inputSpecs[i]);
+      expectAlike(() => `${node.name}: backward gave input ${i}`, grad, node.inputSpecs[i]);
       if (edge) deliver(edge, grad);
       else grad.dispose();
     });
@@ -240,17 +240,17 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate
 }
 
 /** @throws ShapeError, DTypeError unless a gradient is as the tensor that it is of */
-function expectAlike(what: string, grad: Spec, of: Spec): void {
+function expectAlike(what: () => string, grad: Spec, of: Spec): void {
   if (of.shape.length !== grad.shape.length || of.shape.some((d, i) => d !== grad.shape[i])) {
-    throw new ShapeError(`${what} a gradient of shape [${grad.shape.join(', ')}], expected [${of.shape.join(', ')}]`);
+    throw new ShapeError(`${what()} a gradient of shape [${grad.shape.join(', ')}], expected [${of.shape.join(', ')}]`);
   }
-  if (of.dtype !== grad.dtype) throw new DTypeError(`${what} a gradient of dtype ${grad.dtype}, expected ${of.dtype}`);
+  if (of.dtype !== grad.dtype) throw new DTypeError(`${what()} a gradient of dtype ${grad.dtype}, expected ${of.dtype}`);
 }
 
 function addToLeaf(leaf: Tensor, grad: Tensor, accumulate: Accumulate): void {
   if (leaf.disposed) throw new DisposedError(`backward: ${leaf} was freed before its gradient was computed`);
   const before = leaf.grad;
-  if (before) expectAlike(`backward: ${leaf} holds`, before, leaf);
+  if (before) expectAlike(() => `backward: ${leaf} holds`, before, leaf);
   leaf.grad = keep(before ? accumulate(before, grad) : unshared(grad));
   before?.dispose();
   grad.dispose();
