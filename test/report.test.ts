@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { ArgumentError } from '../engine/errors.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { pngDataUri } from '../models/matvlm/node/encode-png.ts';
-import { label, renderChart } from '../models/matvlm/report/chart.ts';
+import { label, renderChart, tick } from '../models/matvlm/report/chart.ts';
 import { askedAtEachPoint, testCurves, trainingCurves } from '../models/matvlm/report/curves.ts';
 import { escapeHtml, html, raw } from '../models/matvlm/report/html.ts';
 import { aroundMean, wilson } from '../models/matvlm/report/interval.ts';
@@ -144,7 +144,7 @@ charts('draw each series from its first to its last point', () => {
   const text = renderChart({ title: 'c', xLabel: 'step', yLabel: 'loss', series: [{ name: 's', points }] }).text;
   const path = /<path d="([^"]+)" stroke-dasharray/.exec(text)![1];
   assert.is(path, 'M68 10L207 104L346 198');
-  assert.match(text, 's goes from 10 to 0');
+  assert.match(text, 's goes from 10.0 to 0.00');
 });
 
 charts('leave out what is not finite, and say so where nothing is left', () => {
@@ -161,7 +161,7 @@ charts('stay small however long a run was, and keep its mean', () => {
   const points = Array.from({ length: 50_000 }, (_, i) => [i, i % 2] as const);
   const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series: [{ name: 's', points }] }).text;
   assert.ok(text.length < 20_000, `${text.length}`);
-  assert.match(text, 's goes from 0.5 to 0.5');
+  assert.match(text, 's goes from 0.500 to 0.502');
 });
 
 charts('tell series apart without colour', () => {
@@ -183,15 +183,28 @@ charts('scales have round ticks around their values', () => {
     const { ticks } = logScale(value, value * 1.01, 0, 1);
     assert.ok(ticks.length >= 2 && ticks[0] <= value && ticks.at(-1)! >= value * 1.01, `${value}: ${ticks}`);
   }
-  assert.is(label(0.123456), '0.123');
-  assert.is(label(0.9567, true), '95.7 %');
-  assert.is(label(2e-4), '2e-4');
+});
+
+charts('show measured values with as many digits each, and round ones beside the axes', () => {
+  const measured = [0.123456, 0.5, 1, 12, 99.96, 1234, 123456, 2e-4, -3.14159, 0].map((value) => label(value));
+  assert.equal(measured, ['0.123', '0.500', '1.00', '12.0', '100', '1230', '123000', '2.0e-4', '-3.14', '0.00']);
+  assert.equal([0.9567, 0.81, 1, 0].map((share) => label(share, true)), ['95.7 %', '81.0 %', '100.0 %', '0.0 %']);
+  assert.equal([0.5, 1, 10, 1.25, 100, 5000, 2e-4, 2e6, 0].map((v) => tick(v)), ['0.5', '1', '10', '1.25', '100', '5000', '2e-4', '2e6', '0']);
+  assert.equal([0.2, 0.025, 1, 0].map((share) => tick(share, true)), ['20 %', '2.5 %', '100 %', '0 %']);
+  const series = [
+    { name: 'a', points: [[0, 0.484], [1200, 0.81]] as const },
+    { name: 'b', points: [[0, 0.1], [1200, 0.95]] as const },
+  ];
+  const { text } = renderChart({ title: 'c', xLabel: 'step', yLabel: 'right', percent: true, series });
+  for (const part of ['48.4 % → 81.0 %', '10.0 % → 95.0 %', 'from 48.4 % to 81.0 %', 'step 1,200: 81.0 %', '>80 %<']) {
+    assert.match(text, part);
+  }
 });
 
 charts('draw how far a value may be off, within the scale', () => {
   const series = [{ name: 's', points: [[0, 0.5], [1, 0.01]] as const, spread: new Map([[1, [-1, 2] as const]]) }];
   const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', log: true, series }).text;
-  assert.match(text, 'x 1: 0.01 (-1 to 2)');
+  assert.match(text, 'x 1: 0.0100 (-1.00 to 2.00)');
   // From the bottom of the scale, as there is no logarithm of what is below, to its top.
   assert.match(text, '<path class="spread" d="M343 198h6m-3 0V10m-3 0h6"/>');
 });

@@ -96,20 +96,27 @@ const mean = (list: readonly number[]) => list.reduce((a, b) => a + b, 0) / list
 
 const cut = (i: number, length: number) => Math.floor((i * length) / MOST_POINTS);
 
-/** A number with three significant digits, or a percentage. */
+/** A measured number: three significant digits, or a percentage with one digit after the point. */
 export function label(value: number, percent = false): string {
-  if (percent) return `${Number((value * 100).toFixed(1))} %`;
+  if (percent) return `${(value * 100).toFixed(1)} %`;
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(1).replace('e+', 'e').replace('.0e', 'e');
-  return String(Number(value.toPrecision(3)));
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(1).replace('e+', 'e');
+  return size < 100 ? value.toPrecision(3) : String(Number(value.toPrecision(3)));
 }
+
+/** A round number beside an axis: a label without the zeros after the point. */
+export function tick(value: number, percent = false): string {
+  return label(value, percent).replace(/\.0+(?=$| |e)|(\.\d*[1-9])0+(?=$| |e)/, '$1');
+}
+
+/** A place on the horizontal axis: a step. */
+const xNumber = (x: number) => x.toLocaleString('en-US', { maximumFractionDigits: 2 });
 
 function axes(chart: Chart, { x, y }: Scales): Html {
   const bottom = HEIGHT - BOTTOM;
-  const xNumber = (v: number) => v.toLocaleString('en-US', { maximumFractionDigits: 2 });
   const grid = y.ticks.map((t) => html`<path d="M${LEFT} ${px(y.at(t))}H${WIDTH - RIGHT}"/>`);
   const values = y.ticks.map((t) => {
-    return html`<text x="${LEFT - 8}" y="${px(y.at(t) + 4)}" text-anchor="end">${label(t, chart.percent)}</text>`;
+    return html`<text x="${LEFT - 8}" y="${px(y.at(t) + 4)}" text-anchor="end">${tick(t, chart.percent)}</text>`;
   });
   return html`<g class="grid">${grid}</g>
 <g class="ticks">
@@ -140,7 +147,7 @@ ${tips.map(tip)}</g>`;
 
 function told({ xLabel, percent }: Chart, name: string, x: number, y: number, spread?: Interval): string {
   const range = spread ? ` (${spread.map((end) => label(end, percent)).join(' to ')})` : '';
-  return `${name}, ${xLabel} ${label(x)}: ${label(y, percent)}${range}`;
+  return `${name}, ${xLabel} ${xNumber(x)}: ${label(y, percent)}${range}`;
 }
 
 /** A disc, a square, a triangle, a diamond: which series it is, without colour. */
