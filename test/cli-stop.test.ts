@@ -128,6 +128,23 @@ stop('start, stopped by a terminal, takes the comparison along', async () => {
   assert.ok(hasCheckpoint(beside('start')));
 });
 
+stop('what was stopped goes on with the comparison, to the same step', async () => {
+  const stepOf = (folder: string) => {
+    const lines = readFileSync(join(folder, 'metrics.jsonl'), 'utf8').trim().split('\n');
+    return (JSON.parse(lines.at(-1)!) as { step: number }).step;
+  };
+  const steps = Math.max(stepOf(path('runs', 'start')), stepOf(beside('start'))) + 2;
+  const ended = await run(`distill --resume runs/start --steps ${steps} --no-final-eval --lr 0.002 --override`);
+  assert.is(ended.code, 0, ended.stderr);
+  assert.not.match(ended.stderr, /warning/);
+  for (const folder of [path('runs', 'start'), beside('start')]) {
+    assert.is(stepOf(folder), steps);
+    assert.match(readFileSync(join(folder, 'config.yaml'), 'utf8'), '\nlr: 0.002\n');
+  }
+  const report = readFileSync(path('runs', 'start', 'report.html'), 'utf8');
+  for (const part of ['from attention', 'from random']) assert.match(report, part);
+});
+
 stop('start, killed, ends the comparison too, which saves', async () => {
   const folder = path('killed', 'start', 'random-init');
   const steps = () => statSync(join(folder, 'metrics.jsonl'), { throwIfNoEntry: false })?.size ?? 0;

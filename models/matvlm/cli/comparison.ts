@@ -1,21 +1,72 @@
 import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { listCheckpoints } from '../../../engine/node/index.ts';
 import { warn } from './output.ts';
+import type { Outcome } from './session.ts';
 
-/** Name of the comparison's folder inside the run that it is compared with. */
+/** The comparison's folder inside the run that it is compared with. */
 const NAME = 'random-init';
 
+/** Whether a run was compared with random initialisation as far as it came. */
+export function isCompared(run: string): boolean {
+  return existsSync(join(run, NAME));
+}
+
+/** The runs whose curves a report draws together. @param random the folder of the comparison, if there is one */
+export function curvesOf(name: string, run: string, random: string | null): Map<string, string> {
+  return new Map(random === null ? [[name, run]] : [['from attention', run], ['from random', random]]);
+}
+
+/** A run and what it is compared in. */
+export interface Compared {
+  readonly run: string;
+  readonly steps: number;
+  /** Whether there is a comparison at all. */
+  readonly wanted: boolean;
+  /** Stops both. */
+  readonly signal: AbortSignal;
+}
+
 /**
- * Distils from random initialisation, with the settings, seed and steps of `run` in all else: what the report holds
- * against initialisation from attention. In a process of its own beside the run, because a backend on the CPU computes
- * on one core.
- * @param signal stops it, in an orderly way: the promise is settled when the process has ended
- * @returns the folder of that run, as far as it came; null where it failed, which is warned of
+ * Distils by `distil` and, where wanted, beside it from random initialisation, with the settings, seed and steps of
+ * `run` in all else: what the report holds against initialisation from attention. It ends with the run, whatever ends
+ * that.
+ * @returns also the folder of the comparison, as far as it came; null where it failed, which is warned of
  */
-export function compareWithRandom(run: string, steps: number, signal: AbortSignal): Promise<string | null> {
-  const config = join(run, 'config.yaml');
-  const flags = ['--init', 'random', '--steps', String(steps), '--runs', run, '--name', NAME];
-  const args = ['distill', '-c', config, ...flags, '--no-final-eval', '--save-total-limit', '1'];
+export async function besideRandom(
+  { run, steps, wanted, signal }: Compared,
+  distil: () => Promise<Outcome>,
+): Promise<{ outcome: Outcome; random: string | null }> {
+  if (!wanted) return { outcome: await distil(), random: null };
+  const over = new AbortController();
+  const comparison = compare(run, steps, AbortSignal.any([signal, over.signal]));
+  try {
+    const outcome = await distil();
+    return { outcome, random: outcome.checkpoint && (await comparison) };
+  } finally {
+    over.abort();
+    await comparison;
+  }
+}
+
+/**
+ * Runs the comparison, or goes on with it, in a process of its own, because a backend on the CPU computes on one core.
+ * @param signal stops it, in an orderly way: the promise is settled when the process has ended
+ */
+async function compare(run: string, steps: number, signal: AbortSignal): Promise<string | null> {
+  const folder = join(run, NAME);
+  const begun = (await listCheckpoints(folder)).length > 0;
+  // Killed before it saved anything: its curves are there, but nothing to go on with.
+  if (!begun && isCompared(run)) return folder;
+  // What was overridden in the run is in the comparison, too.
+  const place = begun ? ['--resume', folder, '--override'] : ['--runs', run, '--name', NAME];
+  const flags = ['--init', 'random', '--steps', String(steps), '--no-final-eval', '--save-total-limit', '1'];
+  return (await runChild(['distill', '-c', join(run, 'config.yaml'), ...place, ...flags], signal)) ? folder : null;
+}
+
+/** Runs a command of ours without output; false where it failed, which is warned of. */
+function runChild(args: readonly string[], signal: AbortSignal): Promise<boolean> {
   // In a process group of its own: a terminal's Ctrl-C goes to the whole group, and a second one quits without saving.
   const child = spawn(process.execPath, [process.argv[1], ...args], {
     // It stops too when the channel closes, which it does where this process is killed.
@@ -34,14 +85,14 @@ export function compareWithRandom(run: string, steps: number, signal: AbortSigna
   return new Promise((resolve) => {
     child.on('error', (error) => {
       warn(`the comparison with random initialisation did not start: ${error.message}`);
-      resolve(null);
+      resolve(false);
     });
     child.on('close', (code, by) => {
       signal.removeEventListener('abort', stop);
       process.removeListener('exit', kill);
       const cause = errors.trim().split('\n').at(-1) || `ended by ${by}`;
       if (code !== 0 && !signal.aborted) warn(`the comparison with random initialisation failed: ${cause}`);
-      resolve(code === 0 ? join(run, NAME) : null);
+      resolve(code === 0);
     });
   });
 }

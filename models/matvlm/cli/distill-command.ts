@@ -18,6 +18,7 @@ import { distillTask } from '../train/loop.ts';
 import { loadVlm, promptEncoder, readTokenizer, Vlm } from '../vlm.ts';
 import { disposeModel, finished, loadWeights, readConfig, sharedParameters } from '../weights.ts';
 import type { Context } from './command.ts';
+import { besideRandom, isCompared } from './comparison.ts';
 import { sayDryRun } from './dry-run.ts';
 import { distillTable } from './distill.ts';
 import { UsageError } from './errors.ts';
@@ -59,11 +60,14 @@ export async function distill(context: Context<DistillTable>): Promise<void> {
     const exact = { ...settings, teacher: teacherFolder, backend: backend.kind };
     await withRun({ settings: exact, point, overrides }, { command: 'distill', steps: plan.steps }, async (run, made) => {
       const resume = point?.checkpoint.path ?? null;
-      const outcome = await distillInto({ ...plan, teacher, student, run, made, settings, resume, signal });
+      const compared = { run: run.path, steps: plan.steps, wanted: isCompared(run.path), signal };
+      const { outcome, random } = await besideRandom(compared, () =>
+        distillInto({ ...plan, teacher, student, run, made, settings, resume, signal }),
+      );
       const models = [modelSize('teacher', teacher.model), modelSize('student', student, isTrainable)];
       await finishRun(outcome, {
         ...{ command: 'distill', run, steps: plan.steps, settings, tests: plan.tests },
-        ...{ backend, models, teacher, signal },
+        ...{ backend, models, teacher, random, signal },
       });
     });
     disposeModel(student, teacher.model);

@@ -15,7 +15,7 @@ import { accuracy, type Evaluation } from '../train/evaluate.ts';
 import { loadVlm, type Vlm } from '../vlm.ts';
 import { disposeModel } from '../weights.ts';
 import { configLayer } from './command.ts';
-import { compareWithRandom } from './comparison.ts';
+import { besideRandom, curvesOf } from './comparison.ts';
 import { distillTable } from './distill.ts';
 import {
   type Distillation,
@@ -88,7 +88,8 @@ class Job {
   async run(teacher: Vlm): Promise<string | null> {
     const tests = await openDatasets(this.settings.data, 'test', this.given.testImages, this.signal);
     const target = await evaluateAll(teacher, tests, { signal: this.signal, label: 'teacher' });
-    const { outcome, random } = await this.distilBoth(teacher, tests);
+    const compared = { run: this.folder.path, steps: this.plan.steps, wanted: this.given.compare, signal: this.signal };
+    const { outcome, random } = await besideRandom(compared, () => this.distil(teacher, tests));
     if (!outcome.checkpoint) {
       say(NOTHING_SAVED);
       return null;
@@ -112,24 +113,6 @@ class Job {
       all.push({ name: `student, step ${latest.step}`, source: 'student', evaluation: latest.evaluation });
     }
     return comparable(all);
-  }
-
-  /** Distils, and beside it from random initialisation, which ends with this run whatever ends it. */
-  private async distilBoth(
-    teacher: Vlm,
-    tests: readonly VqaDataset[],
-  ): Promise<{ outcome: Outcome; random: string | null }> {
-    const over = new AbortController();
-    const comparison = this.given.compare
-      ? compareWithRandom(this.folder.path, this.plan.steps, AbortSignal.any([this.signal, over.signal]))
-      : Promise.resolve(null);
-    try {
-      const outcome = await this.distil(teacher, tests);
-      return { outcome, random: outcome.checkpoint && (await comparison) };
-    } finally {
-      over.abort();
-      await comparison;
-    }
   }
 
   private async distil(teacher: Vlm, tests: readonly VqaDataset[]): Promise<Outcome> {
@@ -163,7 +146,7 @@ class Job {
       command: ownCommand('start', ...this.flags()),
       headlines: headlines(measured),
       measured,
-      curves: new Map([['from attention', this.folder.path], ...(random ? [['from random', random] as const] : [])]),
+      curves: curvesOf('from attention', this.folder.path, random),
       tests,
       models: [modelSize('teacher', teacher.model), modelSize('student', outline(config), isTrainable)],
       settings: this.settings,

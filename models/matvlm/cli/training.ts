@@ -22,6 +22,7 @@ import type { TrainSettings } from '../train/loop.ts';
 import { planSchedule } from '../train/schedule.ts';
 import type { Vlm } from '../vlm.ts';
 import type { Context } from './command.ts';
+import { curvesOf } from './comparison.ts';
 import { UsageError } from './errors.ts';
 import { accuracyTable } from './evaluation.ts';
 import type { Settings } from './options.ts';
@@ -213,13 +214,15 @@ export interface Ended {
   readonly models: ReportInput['models'];
   /** A teacher, whose answers stand beside. */
   readonly teacher?: Vlm;
+  /** The folder of the comparison with random initialisation, where there is one. */
+  readonly random?: string | null;
   readonly signal: AbortSignal;
 }
 
 /** What the user is told at the end, and the report, of a run that was stopped as far as it came. */
 export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
   const { step, finished, checkpoint, evaluation } = outcome;
-  const { command, run, steps, settings, tests, backend, teacher, models, signal } = ended;
+  const { command, run, steps, settings, tests, backend, teacher, models, random = null, signal } = ended;
   if (!checkpoint) return say(NOTHING_SAVED);
   const name = basename(run.path);
   if (finished && evaluation) print(accuracyTable(new Map([[name, evaluation]])));
@@ -234,7 +237,7 @@ export async function finishRun(outcome: Outcome, ended: Ended): Promise<void> {
     measured: measured ? [{ name, source, evaluation: measured }] : [],
     // Whoever stopped the run waits for its end.
     others: teacher && !signal.aborted ? [{ name: 'teacher', vlm: teacher }] : [],
-    curves: new Map([[name, run.path]]),
+    curves: curvesOf(name, run.path, random),
     ...{ tests, settings, models, backend: backend.description },
   });
   if (finished) say(`saved in ${checkpoint}`);
