@@ -123,6 +123,34 @@ keys('misspelt', () => {
   );
   const { vision_feature_layer, ...rest } = base;
   refused({ ...rest, vision_feature_layre: vision_feature_layer }, /unknown key "vision_feature_layre"; did you mean "vision_feature_layer"/);
+  // Keys that another part has, or that must say what is computed anyway, would be passed over too.
+  const outside = {
+    ...{ num_atention_heads: 4, hiden_size: 64, vocab_sise: 5, imge_size: 3, quantisation_config: { bits: 4 } },
+    ...{ mm_projecter_type: 'linear', repetition_penality: 2, rope_teta: 5, sliding_windw: 3, imag_token_id: 7 },
+  };
+  for (const [key, value] of Object.entries(outside)) {
+    refused({ ...base, [key]: value }, new RegExp(`config.json: unknown key "${key}"; did you mean "[a-z_]+"\\?$`));
+  }
+  refused(withText({ num_atention_heads: 4 }), /"text_config.num_atention_heads"; did you mean "num_attention_heads"|may change/);
+});
+
+keys('beside a part can only repeat it', () => {
+  const { text_config: text, vision_config: vision } = base;
+  const { model_type, ...own } = { ...vision, ...text };
+  assert.ok(parseConfig({ ...base, ...own, num_key_value_heads: null }));
+  refused({ ...base, num_attention_heads: 2 }, /config.json: num_attention_heads is 2, .*expected 4 as text_config.num_attention_heads gives/);
+  refused({ ...base, image_size: 384 }, /image_size is 384, .*expected 64 as vision_config.image_size gives/);
+  refused({ ...base, num_key_value_heads: 1 }, /num_key_value_heads is 1/);
+  refused({ ...base, intermediate_size: 1 }, /intermediate_size is 1/);
+});
+
+keys('of public files that none of ours is meant by are taken', () => {
+  const found = `mm_hidden_size mm_vision_tower mm_patch_merge_type mm_projector_lr mm_resampler_type mm_tunable_parts
+    mm_spatial_pool_mode tune_mm_mlp_adapter freeze_mm_mlp_adapter use_mm_proj image_crop_resolution vision_tower
+    image_split_resolution unfreeze_mm_vision_tower text_hidden_act video_token_id audio_token_id num_image_tokens
+    hidden_dim num_heads num_layers in_channels kv_channels rotary_pct rotary_emb head_size max_seq_len seq_length
+    attn_config vision_tower_path tokenizer_path weight_decay learning_rate num_experts router_aux_loss_coef`;
+  assert.ok(parseConfig({ ...base, ...Object.fromEntries(found.trim().split(/\s+/).map((key) => [key, 7])) }));
 });
 
 keys('mamba_config.json', () => {

@@ -31,7 +31,7 @@ export interface Part {
 
 /** Keys that one object may hold: far above any real one. */
 const KEY_LIMIT = 1000;
-/** Misspellings are looked for up to this distance, in words long enough that no other word is so near. */
+/** Misspellings are looked for up to this distance and one letter in five, in words so long that few are so near. */
 const NEAR = 2;
 const LONG = 8;
 
@@ -96,7 +96,7 @@ export function checkFields(json: unknown, part: Part): void {
       );
     }
     // Where both spellings are there the other is a key of its own.
-    const meant = misspelt(key, part.read);
+    const meant = misspelt(key, [...part.read, ...Object.keys(part.rules)]);
     if (meant !== undefined && !Object.hasOwn(object, meant)) {
       throw new ConfigError(`${part.file}: unknown key ${quote(part.at + key)}; did you mean "${meant}"?`);
     }
@@ -109,11 +109,12 @@ export function checkFields(json: unknown, part: Part): void {
   }
 }
 
-/** The key of ours that another one misspells; what it sets would else silently be the default. */
+/** The known key that another one misspells; what it sets would else silently be passed over. */
 function misspelt(key: string, known: readonly string[]): string | undefined {
   if (key.length < LONG) return undefined;
-  const near = (name: string) => name.length >= LONG && Math.abs(name.length - key.length) <= NEAR;
-  return known.find((name) => near(name) && editDistance(key, name) <= NEAR);
+  const most = Math.min(NEAR, Math.floor(key.length / 5));
+  const near = (name: string) => name.length >= LONG && Math.abs(name.length - key.length) <= most;
+  return known.find((name) => near(name) && editDistance(key, name) <= most);
 }
 
 const words = (text: string) => text.trim().split(/\s+/);

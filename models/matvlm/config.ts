@@ -177,18 +177,22 @@ export function withGeneration(config: MatvlmConfig, json: unknown, file: string
   return { ...config, model };
 }
 
+/** Keys of a part beside the part itself, where older files have some of them: they can only repeat it. */
+function repeated(part: TextConfig | VisionConfig, schema: typeof TextSchema | typeof VisionSchema, at: string): Rules {
+  const values = part as Readonly<Record<string, unknown>>;
+  return Object.fromEntries(fieldsOf(schema).map((key) => [key, same(values[key], `${at}.${key}`)]));
+}
+
 /** Every key of `config.json` beside those of the schemas. */
 function checkModelFields(config: ModelConfig, given: v.InferInput<typeof ConfigSchema>, file: string): void {
   const { text_config: text, vision_config: vision } = config;
   const rules: Rules = {
     ...DECODER_RULES,
     ...QUANTIZED,
-    tie_word_embeddings: only(),
-    hidden_size: same(text.hidden_size, 'text_config.hidden_size'),
-    vocab_size: same(text.vocab_size, 'text_config.vocab_size'),
+    ...repeated(vision, VisionSchema, 'vision_config'),
+    ...repeated(text, TextSchema, 'text_config'),
     vision_hidden_size: same(vision.hidden_size, 'vision_config.hidden_size'),
-    rope_theta: same(text.rope_theta, 'text_config'),
-    partial_rotary_factor: same(text.partial_rotary_factor, 'text_config'),
+    num_key_value_heads: same(kvHeads(text), 'text_config.num_key_value_heads'),
     rope_parameters: only(),
     rope_scaling: only(),
     sliding_window: only(),
