@@ -37,6 +37,7 @@ const good = kernel('good', 'if (id.x < arrayLength(&x)) { y[id.x] = x[id.x]; }'
 const broken = opWith('broken', (args) => ({ shader: kernel('broken', 'y[0] = nothing;'), args, grid }));
 const empty = opWith('empty', (args) => ({ shader: kernel('empty', 'var no: array<f32, 0>;'), args, grid }));
 const huge = opWith('huge', (args) => ({ shader: good, args, grid: [70_000, 1, 1] }));
+const few = opWith('few', ([x]) => ({ shader: good, args: [x], grid }));
 const twice = opWith('twice', ([x]) => ({ shader: good, args: [x, x], grid }));
 
 const input = () => fromData(backend, [1, 2, 3, 4], [4]);
@@ -54,6 +55,7 @@ if (backend instanceof WebGpuBackend) {
     const refused = (op: Op, text: RegExp) =>
       assert.throws(() => apply1(op, [x], {}), (e: Error) => e instanceof KernelError && text.test(e.message));
     refused(huge, /^huge: needs 70000 × 1 × 1 workgroups/);
+    refused(few, /^few: was given 1 tensors for the 2 of its kernel/);
     refused(twice, /^twice: would write to the memory of another of its tensors/);
     assert.equal(await list(x), [1, 2, 3, 4]);
   });
@@ -77,6 +79,20 @@ if (backend instanceof WebGpuBackend) {
       assert.is(backend.memory.live, live, 'nothing is left of the attempt');
     });
   }
+
+  test('a shader that an op shares with a broken one stays good', async () => {
+    const shared = kernel('shared', 'if (id.x < arrayLength(&x)) { y[id.x] = 2.0 * x[id.x]; }');
+    const bad = kernel('beside', 'y[0] = nothing;');
+    const op = (name: string, first: typeof shared): Op =>
+      defineOp({
+        name,
+        shape: ([x]) => [spec(x.shape)],
+        reference: () => {},
+        webgpu: ({ inputs: [x], outputs: [y] }) => [first, shared].map((shader) => ({ shader, args: [x, y], grid })),
+      });
+    assert.match((await failure(apply1(op('two', bad), [input()], {}).data())).message, /^two: [^]*test.beside/);
+    assert.equal(await list(apply1(op('sound', good), [input()], {})), [2, 4, 6, 8]);
+  });
 
   test('an error that nobody waited for is told by the next wait, once', async () => {
     const name = 'forgotten';

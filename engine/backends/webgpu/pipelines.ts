@@ -118,12 +118,14 @@ export class Pipelines {
   }
 }
 
-/** Adds the numbered source to a driver's message that names one of the shaders. */
-export function explain(message: string, shaders: Iterable<Shader>): string {
-  for (const shader of shaders) {
-    if (!message.includes(`"${shader.key}"`)) continue;
-    const numbered = shader.source().split('\n').map((line, i) => `${String(i + 1).padStart(4)} ${line}`);
-    return `${message}\n${numbered.join('\n')}`;
-  }
-  return message;
+/** Whether a driver's message is about the shader. */
+export function names(message: string, shader: Shader): boolean {
+  return message.includes(`"${shader.key}"`);
+}
+
+/** Adds to a driver's message the numbered source of the first of the shaders that it names. */
+export function explain(message: string, [shader]: readonly Shader[]): string {
+  if (!shader) return message;
+  const numbered = shader.source().split('\n').map((line, i) => `${String(i + 1).padStart(4)} ${line}`);
+  return `${message}\n${numbered.join('\n')}`;
 }

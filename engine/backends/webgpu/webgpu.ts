@@ -6,7 +6,7 @@ import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { expectAll, expectSame, hostArrayFor, POISON } from '../host.ts';
 import { BufferPool, type GpuBuffer, GPUBufferUsageFlags } from './buffers.ts';
 import { type GpuArg, type GpuCaps, type Launch, MAX_GRID, type Shader } from './launch.ts';
-import { type Compiled, explain, Pipelines } from './pipelines.ts';
+import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
 import { Timestamps } from './timestamps.ts';
 
 /** Bytes of one dispatch's params; the least uniform offset alignment WebGPU guarantees. */
@@ -272,8 +272,10 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     const shaders = new Set(launches.map(({ shader }) => shader));
     const judge = (error: GPUError | null) => {
       if (!error) return this.pipelines.judge(shaders, 'good');
-      const refused = new KernelError(`${op.name}: the GPU refused its kernel: ${explain(error.message, shaders)}`);
-      this.pipelines.judge(shaders, refused);
+      const named = [...shaders].filter((shader) => names(error.message, shader));
+      const refused = new KernelError(`${op.name}: the GPU refused its kernel: ${explain(error.message, named)}`);
+      // The others, which further ops may share, are left to be judged without it.
+      this.pipelines.judge(named, refused);
       for (const [i, buffer] of written.entries()) if (buffer.takes === takes[i]) buffer.failure = refused;
       this.unheard ??= refused;
     };
@@ -368,6 +370,9 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 function expectLaunchable(name: string, { shader, args, grid }: Launch): void {
   if (grid[0] > MAX_GRID || grid[1] > MAX_GRID || grid[2] > MAX_GRID) {
     throw new KernelError(`${name}: needs ${grid.join(' × ')} workgroups, a GPU takes ${MAX_GRID}; cut its tensors up`);
+  }
+  if (args.length !== shader.bindings.length) {
+    throw new KernelError(`${name}: was given ${args.length} tensors for the ${shader.bindings.length} of its kernel`);
   }
   for (let i = shader.bindings.indexOf('w'); i < args.length; i++) {
     for (let j = 0; j < i; j++) {
