@@ -34,8 +34,13 @@ function stats(kind: NormKind): Record<string, string> {
   return kind.center ? { means: 'f32', rstds: 'f32' } : { rstds: 'f32' };
 }
 
-/** WGSL: what rows of any f32 are multiplied by before they are squared, and their 1/√(variance + eps) from that. */
+/**
+ * WGSL: what rows of any f32 are multiplied by before they are summed, what before they are squared, and their
+ * 1/√(variance + eps) from that.
+ */
 const RSTD = /* wgsl */ `
+// A power of two that n numbers can be multiplied by and then not overflow in their sum.
+fn share_of(n: u32) -> f32 { return bitcast<f32>((127u - firstLeadingBit(2u * n - 1u)) << 23u); }
 // A power of two near 1/size; 1 where squares neither vanish nor overflow without.
 fn scale_for(size: f32) -> f32 {
   let exponent = clamp((bitcast<u32>(size) >> 23u) & 0xffu, 1u, 253u);
@@ -63,23 +68,25 @@ ${ROW_MAIN} {
   let lane = local % LANES;
   let base = min(row, params.rows - 1u) * params.columns;
   let w = (row % params.groups) * params.columns;
+  let share = share_of(params.columns);
   var sums = vec2<f32>();
   for (var c = lane; c < params.columns; c += LANES) {
-    let v = value(base + c);
+    let v = value(base + c) * share;
     sums += vec2<f32>(v, abs(v));
   }
-  let averages = row_sum2(sums, local) / f32(params.columns);
+  let averages = row_sum2(sums, local) / (f32(params.columns) * share);
   let mean = ${kind.center ? 'averages.x' : '0.0'};
   let scale = scale_for(averages.y);
   var squares = 0.0;
   for (var c = lane; c < params.columns; c += LANES) {
-    let d = (value(base + c) - mean) * scale;
+    let d = value(base + c) * scale - mean * scale;
     squares += d * d;
   }
   let rstd = rstd_of(row_sum(squares, local) / f32(params.columns), scale, params.eps);
   if (row >= params.rows) { return; }
   for (var c = lane; c < params.columns; c += LANES) {
-    let scaled = (value(base + c) - mean) * rstd * weight[w + c]${kind.bias ? ' + bias[w + c]' : ''};
+    let hat = (value(base + c) * scale - mean * scale) * (rstd / scale);
+    let scaled = hat * weight[w + c]${kind.bias ? ' + bias[w + c]' : ''};
     ys[base + c] = scaled${gate};
   }
   if (lane == 0u) { ${kind.center ? 'means[row] = mean; ' : ''}rstds[row] = rstd; }

@@ -64,8 +64,8 @@ test('the gradient of the weights has the same bits twice', async () => {
   assert.equal(await evaluate(gpu, inputs, body), await evaluate(gpu, inputs, body));
 });
 
-/** Rows that f32 holds and whose squares it does not. */
-const SIZES = [1e20, 1e30, 1e-20, 1e-25, 1e-30];
+/** Rows that f32 holds and whose squares, or whose sum, it does not. */
+const SIZES = [1e20, 1e30, 3e37, 1e-20, 1e-25, 1e-30];
 
 test('rows of any size, and their gradients', async () => {
   const norms: [name: string, width: number, body: (t: Tensor[], eps: number) => Tensor][] = [
