@@ -68,3 +68,21 @@ fn normal_cdf(x: f32) -> f32 {
   return select(select(upper, 1.0 - upper, z > 0.0), 0.5 + 0.5 * erf_near(z), abs(z) < 0.5);
 }
 `;
+
+/**
+ * WGSL's log has an absolute error near 1, where the result is small: there 2·artanh(d/(2 + d)) by its series keeps the
+ * digits of ln(1 + d), for d from −⅓ to 1. Subnormal arguments, which it may take for 0, are scaled up first.
+ */
+export const logWgsl = /* wgsl */ `
+fn log_of_one_plus(d: f32) -> f32 {
+  let s = d / (2.0 + d);
+  let z = s * s;
+  let p = 1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * (1.0 / 11.0 + z * (1.0 / 13.0 + z / 15.0)))));
+  return 2.0 * (s + s * z * p);
+}
+fn log_(x: f32) -> f32 {
+  if (x > 0.7 && x < 1.5) { return log_of_one_plus(x - 1.0); }
+  if (x < 1.17549435e-38) { return log(x * 16777216.0) - 16.635532; }
+  return log(x);
+}
+`;

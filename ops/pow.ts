@@ -1,4 +1,4 @@
-import { nanWgsl } from './math.ts';
+import { logWgsl, nanWgsl } from './math.ts';
 
 /** aᵇ as C and torch have it: unlike JavaScript's, 1 for a base of 1 and any exponent, and for −1 to the ±∞. */
 export function power(a: number, b: number): number {
@@ -9,7 +9,7 @@ export function power(a: number, b: number): number {
  * WGSL's pow is undefined for negative bases, where torch's is not if the exponent is whole; drivers differ at zeros
  * and infinities. The special values of C (F.10.4.4) come first, then |a|ᵇ with the sign that an odd exponent keeps.
  */
-export const powWgsl = /* wgsl */ `${nanWgsl}
+export const powWgsl = /* wgsl */ `${nanWgsl}${logWgsl}
 fn pow_(a: f32, b: f32) -> f32 {
   var infinity = 0x7f800000u;
   var nan = 0x7fc00000u;
@@ -31,7 +31,8 @@ fn pow_(a: f32, b: f32) -> f32 {
   if (negative && !whole) { return bitcast<f32>(nan); }
   if (b == 1.0) { return a; }
   if (b == 2.0) { return a * a; }
-  let r = pow(abs(a), b);
+  var r = pow(abs(a), b);
+  if (size < 0x00800000u) { r = pow(abs(a) * 16777216.0, b) * exp2(-24.0 * b); }
   return select(r, -r, flips);
 }
 fn pow_da(a: f32, b: f32, dy: f32) -> f32 {
@@ -40,6 +41,6 @@ fn pow_da(a: f32, b: f32, dy: f32) -> f32 {
 }
 fn pow_db(a: f32, b: f32, dy: f32) -> f32 {
   if (a == 0.0 && b >= 0.0) { return 0.0; }
-  return dy * pow_(a, b) * log(a);
+  return dy * pow_(a, b) * log_(a);
 }
 `;

@@ -56,7 +56,7 @@ fn sine(x: f32, ahead: i32) -> f32 {
   let c = 1.0 - 0.5 * z + z * z * (0.041666645683 + z * (-0.0013887316255 + z * 2.4433157118e-5));
   let q = at.quarters + ahead;
   let v = select(s, c, (q & 1) == 1);
-  return select(v, -v, (q & 2) == 2);
+  return select(select(v, -v, (q & 2) == 2), x, size == 0u && ahead == 0);
 }
 fn sin_(x: f32) -> f32 { return sine(x, 0); }
 fn cos_(x: f32) -> f32 { return sine(x, 1); }

@@ -1,10 +1,11 @@
 import { apply1 } from '../engine/apply.ts';
+import { expectOneOf } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
-import { erf as erfOf, erfWgsl, nanWgsl, normalCdf } from './math.ts';
+import { erf as erfOf, erfWgsl, logWgsl, nanWgsl, normalCdf } from './math.ts';
 import { trigWgsl } from './trig.ts';
 
 /**
@@ -42,22 +43,6 @@ const SIGMOID = /* wgsl */ `
 fn sigmoid_(x: f32) -> f32 { let e = exp(-abs(x)); return select(e, 1.0, x >= 0.0) / (1.0 + e); }
 `;
 /**
- * WGSL's log has an absolute error near 1, where the result is small: there 2·artanh(d/(2 + d)) by its series keeps the
- * digits of ln(1 + d), for d from −⅓ to 1.
- */
-const LOG = /* wgsl */ `
-fn log_of_one_plus(d: f32) -> f32 {
-  let s = d / (2.0 + d);
-  let z = s * s;
-  let p = 1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * (1.0 / 11.0 + z * (1.0 / 13.0 + z / 15.0)))));
-  return 2.0 * (s + s * z * p);
-}
-fn log_(x: f32) -> f32 {
-  if (x > 0.7 && x < 1.5) { return log_of_one_plus(x - 1.0); }
-  return log(x);
-}
-`;
-/**
  * ½(1 + tanh u) is σ(2u), which keeps the bits of the lower tail. Beyond ±20 the derivative is 0 or 1, and x² must not
  * overflow.
  */
@@ -78,7 +63,7 @@ const ROWS = {
   exp: { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' },
   sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: trigWgsl },
   cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos_(x)', dwgsl: '-sin_(x)', helpers: trigWgsl },
-  log: { f: Math.log, df: (x) => 1 / x, wgsl: 'log_(x)', dwgsl: '1.0 / x', helpers: LOG },
+  log: { f: Math.log, df: (x) => 1 / x, wgsl: 'log_(x)', dwgsl: '1.0 / x', helpers: logWgsl },
   sqrt: { f: Math.sqrt, df: (_, y) => 0.5 / y, wgsl: 'sqrt(x)', dwgsl: '0.5 / y' },
   rsqrt: {
     f: (x) => 1 / Math.sqrt(x),
@@ -115,7 +100,7 @@ const ROWS = {
     df: sigmoidOf,
     wgsl: 'softplus_(x)',
     dwgsl: 'sigmoid_(x)',
-    helpers: `${SIGMOID}${LOG}
+    helpers: `${SIGMOID}${logWgsl}
 fn softplus_(x: f32) -> f32 { return max(x, 0.0) + log_of_one_plus(exp(-abs(x))); }
 `,
   },
@@ -221,6 +206,7 @@ export const unaryOps = /* @__PURE__ */ table(forwardOp);
 
 /** Applies the elementwise function of that name: floats of any shape → the same shape and dtype. */
 export function unary(name: UnaryName, x: Tensor): Tensor {
+  expectOneOf('unary', 'name', name, ...unaryNames);
   return inFloat32([x], (inputs) => apply1(unaryOps[name], inputs, {}));
 }
 

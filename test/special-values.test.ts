@@ -79,6 +79,41 @@ test('sin and cos of any angle', async () => {
   }
 });
 
+test('what is odd keeps the sign of −0', async () => {
+  for (const name of ['sin', 'tanh', 'erf', 'sqrt', 'silu', 'gelu'] as const) {
+    for (const beside of [1, 1e6]) {
+      for (const backend of [reference, ...others]) {
+        const y = await unary(name, fromData(backend, [-0, 0, beside], [3])).data();
+        assert.ok(Object.is(y[0], -0) && Object.is(y[1], 0), `${backend.kind} ${name}: ${y[0]}, ${y[1]} beside ${beside}`);
+      }
+    }
+  }
+});
+
+test('logarithms and powers of subnormal numbers', async () => {
+  const tiny = [1e-40, 1e-45, 3e-39, 2 ** -126].map(Math.fround);
+  for (const backend of [reference, ...others]) {
+    const x = fromData(backend, tiny, [tiny.length]);
+    const log = await unary('log', x).data();
+    tiny.forEach((v, i) => assert.ok(near(log[i], Math.log(v), 1e-5), `${backend.kind} log(${v}) is ${log[i]}`));
+    for (const b of [0.5, 0.1, -0.5, -0.9, 3, -3]) {
+      const y = await binary('pow', x, fromData(backend, [b], [1])).data();
+      tiny.forEach((v, i) => {
+        const want = Math.fround(v ** b);
+        assert.ok(near(y[i], want, 1e-4), `${backend.kind} pow(${v}, ${b}) is ${y[i]}, expected ${want}`);
+      });
+    }
+  }
+});
+
+test('the gradient of a power in its exponent, near a base of 1', async () => {
+  const bases = [1.0001, 0.9999, 1.00001, 1.2, 0.8].map(Math.fround);
+  for (const backend of [reference, ...others]) {
+    const [, , db] = await run(backend, [bases, bases.map(() => 2)], ([a, b]) => binary('pow', a, b));
+    bases.forEach((a, i) => assert.ok(near(db[i], a * a * Math.log(a), 1e-5), `${backend.kind} at ${a}: ${db[i]}`));
+  }
+});
+
 const PAIRS = [NaN, 0, Infinity, -Infinity, 1, -2, 3];
 
 for (const name of ['maximum', 'minimum'] as const) {

@@ -89,7 +89,7 @@ INLINE f4 tanh4(f4 x) {
   f4 near = fma4(mul4(p, z), x, x);
   f4 e = exp_neg4(mul4(a, c4(-2.0f)));
   f4 far = div4(sub4(c4(1.0f), e), add4(c4(1.0f), e));
-  return select4(near, copysign4(far, x), wasm_f32x4_lt(a, c4(0.625f)));
+  return copysign4(select4(near, far, wasm_f32x4_lt(a, c4(0.625f))), x);
 }
 
 // 1/(1 + e^−x), from e^−|x| so that neither end loses its digits.
@@ -216,6 +216,7 @@ NOINLINE f4 sine_far4(f4 x, int turn) {
   st(lanes, x);
   for (int i = 0; i < 4; i++) {
     double s, c;
+    if (lanes[i] == 0 && turn == 0) continue;  // −0 too
     if (lanes[i] - lanes[i] != 0) {  // infinities and NaN
       lanes[i] = __builtin_nanf("");
       continue;
@@ -238,7 +239,7 @@ INLINE f4 sine4(f4 x, int turn) {
   f4 z = mul4(r, r), s = c4(-1.9515295891e-4f), c = c4(2.443315711809948e-5f);
   s = fma4(s, z, c4(8.3321608736e-3f));
   s = fma4(s, z, c4(-1.6666654611e-1f));
-  s = fma4(mul4(s, z), r, r);
+  s = copysign4(fma4(mul4(s, z), r, r), r);  // of −0 too
   c = fma4(c, z, c4(-1.388731625493765e-3f));
   c = fma4(c, z, c4(4.166664568298827e-2f));
   c = fma4(mul4(c, z), z, fma4(z, c4(-0.5f), c4(1.0f)));
