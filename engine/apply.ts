@@ -1,4 +1,5 @@
 import type { Backend } from './backend.ts';
+import { shown } from './arguments.ts';
 import { ArgumentError } from './errors.ts';
 import { noteOp } from './leaks.ts';
 import type { Op } from './op.ts';
@@ -12,6 +13,9 @@ import { empty, Tensor } from './tensor.ts';
 export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend?: Backend): Tensor[] {
   const device = backend ?? inputs[0].backend;
   for (const input of inputs) {
+    if (!(input instanceof Tensor)) {
+      throw new ArgumentError(`${op.name}: ${shown(input)} was given, expected a tensor; make one with fromData()`);
+    }
     void input.buffer;
     if (input.backend !== device) {
       throw new ArgumentError(`${op.name}: ${input} is on ${input.backend.kind}, the others on ${device.kind}`);

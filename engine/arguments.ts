@@ -4,7 +4,7 @@ import { ArgumentError } from './errors.ts';
 const MOST = 2 ** 31 - 1;
 
 /** A value as messages show it: strings in quotes, so that '1' is not taken for 1. */
-function shown(value: unknown): string {
+export function shown(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : String(value);
 }
 

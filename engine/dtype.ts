@@ -16,6 +16,11 @@ export function bytesOf(dtype: DType): number {
   return BYTES[dtype];
 }
 
+/** Whether a value, perhaps of a caller without types, names a dtype. */
+export function isDType(value: unknown): value is DType {
+  return typeof value === 'string' && Object.hasOwn(BYTES, value);
+}
+
 export function isFloat(dtype: DType): boolean {
   return dtype === 'f32' || dtype === 'f16' || dtype === 'bf16';
 }

@@ -2,7 +2,7 @@
 import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
 import { hostArrayFor, hostArrayType } from './backends/host.ts';
-import { bytesOf, decoder, type DType, encoder, expectStorable, type HostArray, isFloat } from './dtype.ts';
+import { decoder, type DType, encoder, expectStorable, type HostArray, isDType, isFloat } from './dtype.ts';
 import { DisposedError, DTypeError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import type { Scope } from './scope.ts';
@@ -148,7 +148,7 @@ function expectSpec(shape: readonly number[], dtype: DType): void {
       throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
     }
   }
-  if (bytesOf(dtype) === undefined) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
+  if (!isDType(dtype)) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
 }
 
 /**

@@ -1,4 +1,5 @@
 import { apply } from '../engine/apply.ts';
+import { expectFinite } from '../engine/arguments.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp } from '../engine/op.ts';
@@ -52,7 +53,9 @@ const logOf = (beta: number) => Math.max(Math.log(beta), -1000);
 const adamwOp = /* @__PURE__ */ defineOp<AdamWAttrs>({
   name: 'adamw',
   mutates: [0, 2, 3, 5],
-  shape([param, grad, m, v, step, next, stats]) {
+  shape([param, grad, m, v, step, next, stats], { lr, betas, eps, weightDecay }) {
+    for (const beta of betas) expectFinite('adamw', 'a beta', beta, 0, 1 - Number.EPSILON);
+    for (const [name, value] of Object.entries({ lr, eps, weightDecay })) expectFinite('adamw', name, value, 0);
     const like = { param, grad, m, v };
     for (const [name, t] of Object.entries({ ...like, step, next, stats })) {
       expectDType('adamw', name, t.dtype, 'f32');

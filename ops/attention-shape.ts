@@ -48,6 +48,7 @@ const MAX_DIM = 256;
 export function checkAttention(inputs: readonly Spec[], attrs: AttentionAttrs): AttentionSizes {
   const [q, k, v] = inputs;
   const names = ['q', 'k', 'v'];
+  expectOneOf('attention', 'causal', attrs.causal, true, false);
   expectFinite('attention', 'scale', attrs.scale);
   expectOneOf('attention', 'layout', attrs.layout, 'bhld', 'blhd');
   for (let i = 0; i < 3; i++) {

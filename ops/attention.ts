@@ -194,7 +194,7 @@ const attentionBackward: Op<BackwardAttrs> = defineOp({
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}, mask?: Tensor): Tensor {
   const { causal = false, scale = 1 / Math.sqrt(q.shape[q.shape.length - 1] || 1), layout = 'bhld', keyCount } = options;
-  const inputs = [q, k, v, ...(mask ? [mask] : []), ...(keyCount ? [keyCount] : [])];
-  const attrs = { causal, scale, layout, masked: mask !== undefined, counted: keyCount !== undefined };
+  const inputs = [q, k, v, mask, keyCount].filter((tensor) => tensor != null);
+  const attrs = { causal, scale, layout, masked: mask != null, counted: keyCount != null };
   return apply(attentionOp, inputs, attrs)[0];
 }

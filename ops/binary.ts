@@ -1,4 +1,5 @@
 import { apply, apply1 } from '../engine/apply.ts';
+import { expectOneOf } from '../engine/arguments.ts';
 import type { WasmArg, WasmCall } from '../engine/backends/wasm/call.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../engine/op.ts';
@@ -192,6 +193,7 @@ export const binaryOps = /* @__PURE__ */ table(forwardOp);
 
 /** Applies the elementwise function of that name to two float tensors that broadcast as torch has it. */
 export function binary(name: BinaryName, a: Tensor, b: Tensor): Tensor {
+  expectOneOf('binary', 'name', name, ...binaryNames);
   return inFloat32([a, b], (inputs) => apply1(binaryOps[name], inputs, {}));
 }
 

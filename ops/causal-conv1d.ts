@@ -367,11 +367,7 @@ export function causalConv1d(x: Tensor, w: Tensor, bias: Tensor | null, options:
   const { activation = null, layout = 'bcl', initial = null } = options;
   expectOneOf('causal_conv1d', 'activation', activation, null, 'silu');
   expectOneOf('causal_conv1d', 'layout', layout, 'bcl', 'blc');
-  const inputs = [x, w, ...(bias ? [bias] : []), ...(initial ? [initial] : [])];
-  return apply1(conv, inputs, {
-    silu: activation === 'silu',
-    layout,
-    bias: bias !== null,
-    initial: initial !== null,
-  });
+  const inputs = [x, w, bias, initial].filter((tensor) => tensor != null);
+  const attrs = { silu: activation === 'silu', layout, bias: bias != null, initial: initial != null };
+  return apply1(conv, inputs, attrs);
 }

@@ -1,6 +1,6 @@
 import { apply, apply1 } from '../engine/apply.ts';
+import { expectFinite, expectOneOf } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, type HostArg, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { distillBackward, distillForward, type DistillKind, STATS } from './distill-kernels.ts';
@@ -105,7 +105,10 @@ function inverse({ kind, temperature }: DistillOptions): number {
 /** The op behind `distillLoss`: also gives d loss/d (weighted row loss), and the statistics of each row. */
 export const distillLossOp = /* @__PURE__ */ defineOp<DistillOptions>({
   name: 'distill_loss',
-  shape([student, teacher, weights]) {
+  shape([student, teacher, weights], { kind, temperature, reduction }) {
+    expectOneOf('distill_loss', 'kind', kind, 'kl', 'reverse', 'jsd', 'ce', 'l2');
+    expectOneOf('distill_loss', 'reduction', reduction, 'batchmean', 'mean', 'sum');
+    expectFinite('distill_loss', 'temperature', temperature, Number.MIN_VALUE);
     expectDType('distill_loss', 'student', student.dtype, 'f32');
     expectDType('distill_loss', 'teacher', teacher.dtype, 'f32');
     expectShape('distill_loss', 'teacher', teacher, student.shape);
@@ -196,11 +199,9 @@ const distillLossBackward = /* @__PURE__ */ defineOp<DistillOptions>({
  * @param teacher f32, of the same shape
  * @param weights f32 (…), factors for the rows' losses: which tokens count
  * @returns f32 []
+ * @throws ArgumentError for a kind or reduction that is none of these, and a temperature that is not above 0
  */
 export function distillLoss(student: Tensor, teacher: Tensor, options: DistillOptions, weights?: Tensor): Tensor {
-  if (!(options.temperature > 0)) {
-    throw new ArgumentError(`distill_loss: temperature is ${options.temperature}, expected a number above 0`);
-  }
   const inputs = weights ? [student, teacher, weights] : [student, teacher];
   const [loss, factor, stats] = apply(distillLossOp, inputs, options);
   factor.dispose();

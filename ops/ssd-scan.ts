@@ -124,7 +124,7 @@ const scanBackward: Op<BackwardAttrs> = defineOp({
 export function ssdScan(inputs: SsdInputTensors, options: SsdOptions = {}): [y: Tensor, finalState: Tensor] {
   const { chunkSize = 256, initialState = null } = options;
   const { x, dt, A_log, B, C, D, dt_bias } = inputs;
-  const tensors = [x, dt, A_log, B, C, D, dt_bias, ...(initialState ? [initialState] : [])];
+  const tensors = [x, dt, A_log, B, C, D, dt_bias, ...(initialState === null ? [] : [initialState])];
   const [y, final] = apply(scan, tensors, { chunkSize, initial: initialState !== null });
   return [y, final];
 }

@@ -6,18 +6,22 @@ import { ArgumentError, DTypeError, MatvlmError, ShapeError } from '../engine/er
 import { backwardFrom } from '../engine/tape.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
 import {
+  adamwStep,
   add,
   addScalar,
   arange,
   argmax,
   attention,
   backward,
+  binary,
+  cast,
   cat,
   causalConv1d,
   clamp,
   conv2d,
   crossEntropy,
   cumsum,
+  distillLoss,
   dropout,
   expand,
   fill,
@@ -49,6 +53,7 @@ import {
   sum,
   topk,
   tril,
+  unary,
   zeros,
 } from '../ops/index.ts';
 import { assertNear, evaluate, random } from './support/agree.ts';
@@ -143,6 +148,9 @@ const CASES: Case[] = [
   ['oneHot without classes', (b) => oneHot(fill(b, [2], 0, 'i32'), -1), ArgumentError, /one_hot: classes is -1/],
   ['fromData of a negative shape', (b) => fromData(b, [1, 2], [-1, -2]), ShapeError, /-1, -2/],
   ['a dtype that is none', (b) => zeros(b, [1], 'f64' as DType), DTypeError, /f64/],
+  ['a dtype that objects have', (b) => cast(vector(b), 'toString' as DType), DTypeError, /toString/],
+  ['a number for a tensor', (b) => add(vector(b), 2 as never), ArgumentError, /add: 2 was given, expected a tensor/],
+  ['a number of keys', (b) => attention(heads(b), heads(b), heads(b), { keyCount: -1 as never }), ArgumentError, /attention: -1 was/],
   ['arange of integers by halves', (b) => arange(b, 2, { step: 0.5 }), ArgumentError, /arange: .*0\.5/],
   ['arange past the end of i32', (b) => arange(b, 2 ** 31 + 1, { start: 2 ** 31 - 2 }), ArgumentError, /arange: .*2147483648/],
   ['zeros of half an element', (b) => zeros(b, [1.5]), ShapeError, /1\.5/],
@@ -242,6 +250,12 @@ const FINITE: [name: string, use: Use, least: number, most: number][] = [
   ['dropout p', (b, p) => dropout(vector(b), p, 1), 0, 1],
   ['rope theta', (b, theta) => rope(heads(b), { theta }), 1e-300, Infinity],
   ['gradNorm maxNorm', (b, most) => gradNorm([vector(b)], most), 0, Infinity],
+  ['adamwStep lr', (b, lr) => adamw(b, { lr }), 0, Infinity],
+  ['adamwStep eps', (b, eps) => adamw(b, { eps }), 0, Infinity],
+  ['adamwStep weightDecay', (b, weightDecay) => adamw(b, { weightDecay }), 0, Infinity],
+  ['adamwStep first beta', (b, beta) => adamw(b, { betas: [beta, 0.9] }), 0, 1 - Number.EPSILON],
+  ['adamwStep second beta', (b, beta) => adamw(b, { betas: [0.9, beta] }), 0, 1 - Number.EPSILON],
+  ['distillLoss temperature', (b, temperature) => divergence(b, { temperature }), 1e-300, Infinity],
   ['arange end', (b, end) => arange(b, end, { dtype: 'f32' }), -Infinity, Infinity],
   ['arange start', (b, start) => arange(b, 1, { start, dtype: 'f32' }), -Infinity, Infinity],
 ];
@@ -270,18 +284,43 @@ for (const [name, use] of NUMBERS) {
   });
 }
 
+/** One step of AdamW from ones, with something else among its numbers. */
+const adamw = (b: Backend, other: object): void => {
+  const [param, grad, m, v] = [1, 1, 0, 0].map((value) => fill(b, [2], value));
+  const [step, next] = [0, 0].map((value) => fill(b, [], value));
+  const rates = { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0 } as const;
+  adamwStep({ param, grad, m, v, step, next, stats: gradNorm([grad], 0), ...rates, ...other });
+};
+const divergence = (b: Backend, other: object): Tensor =>
+  distillLoss(matrix(b), matrix(b), { kind: 'kl', temperature: 2, reduction: 'mean', ...other });
+
 const WORDS: [name: string, use: Use][] = [
   ['causalConv1d layout', (b, layout) => causalConv1d(floats(b, 1, 2, 2), floats(b, 2, 2), null, { layout })],
   ['causalConv1d activation', (b, activation) => causalConv1d(floats(b, 1, 2, 2), floats(b, 2, 2), null, { activation })],
+  ['distillLoss kind', (b, kind) => divergence(b, { kind })],
+  ['distillLoss reduction', (b, reduction) => divergence(b, { reduction })],
+  ['attention causal', (b, causal) => attention(heads(b), heads(b), heads(b), { causal })],
+  ['the name of a function', (b, name) => unary(name, vector(b))],
+  ['the name of a function of two', (b, name) => binary(name, vector(b), vector(b))],
   ['rope layout', (b, layout) => rope(heads(b), { layout })],
   ['attention layout', (b, layout) => attention(heads(b), heads(b), heads(b), { layout })],
 ];
 
 for (const [name, use] of WORDS) {
   test(`${name} is one of its words`, () => {
-    for (const b of backends) for (const value of ['relu', 'lbhd', 1]) refused(use, value)(b);
+    for (const b of backends) for (const value of ['relu6', 'lbhd', 'toString', 1]) refused(use, value)(b);
   });
 }
+
+test('what may be left out may be null', async () => {
+  const none = null as never;
+  for (const b of backends) {
+    const [q, x, w] = [heads(b), floats(b, 1, 2, 2), floats(b, 2, 2)];
+    assert.equal(await list(attention(q, q, q, { keyCount: none }, none)), await list(attention(q, q, q)), b.kind);
+    const conv = (missing: never) => list(causalConv1d(x, w, missing, { initial: missing }));
+    assert.equal(await conv(undefined as never), await conv(none), b.kind);
+  }
+});
 
 test('keyCount below 0 is none, above the room is all', async () => {
   for (const b of backends) {
