@@ -37,10 +37,6 @@ export const nanWgsl = /* wgsl */ `
 fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 fn max_(a: f32, b: f32) -> f32 { return select(select(max(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn min_(a: f32, b: f32) -> f32 { return select(select(min(a, b), b, is_nan(b)), a, is_nan(a)); }
-fn order_(a: f32, b: f32) -> f32 {
-  if (is_nan(a) || is_nan(b)) { return a + b; }
-  return select(0.0, 1.0, a > b) - select(0.0, 1.0, a < b);
-}
 `;
 
 /**

@@ -59,7 +59,14 @@ fn dgelu_tanh(x: f32) -> f32 {
 
 const ROWS = {
   neg: { f: (x) => -x, df: () => -1, wgsl: '-x', dwgsl: '-1.0' },
-  abs: { f: Math.abs, df: (x) => Math.sign(x), wgsl: 'abs(x)', dwgsl: 'order_(x, 0.0)', helpers: nanWgsl },
+  // At NaN torch has 0.
+  abs: {
+    f: Math.abs,
+    df: (x) => Math.sign(x) || 0,
+    wgsl: 'abs(x)',
+    dwgsl: 'select(sign(x), 0.0, is_nan(x))',
+    helpers: nanWgsl,
+  },
   exp: { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' },
   sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: trigWgsl },
   cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos_(x)', dwgsl: '-sin_(x)', helpers: trigWgsl },

@@ -202,6 +202,7 @@ test('gradients at NaN are those of torch', async () => {
   for (const backend of [reference, ...others]) {
     const slope = async (body: (x: Tensor) => Tensor) => (await run(backend, [[NaN]], ([x]) => body(x)))[1][0];
     assert.is(await slope((x) => unary('relu', x)), 1, `${backend.kind} relu`);
+    assert.is(await slope((x) => unary('abs', x)), 0, `${backend.kind} abs`);
     assert.is(await slope((x) => clamp(x, { min: 0, max: 1 })), 0, `${backend.kind} clamp`);
   }
 });

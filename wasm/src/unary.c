@@ -3,9 +3,9 @@
 
 #define SQRT_2_OVER_PI 0.79788456080286535588f
 
-INLINE f4 sign4(f4 x) {  // 0 at 0, as torch has it, and NaN of NaN
-  f4 one = wasm_v128_or(wasm_v128_and(x, wasm_i32x4_const_splat((int32_t)0x80000000)), c4(1.0f));
-  return wasm_v128_or(wasm_v128_and(one, wasm_f32x4_ne(x, zero4())), wasm_f32x4_ne(x, x));
+INLINE f4 sign4(f4 x) {  // 0 at 0 and of NaN, as torch has it
+  f4 one = c4(1.0f);
+  return sub4(wasm_v128_and(one, wasm_f32x4_gt(x, zero4())), wasm_v128_and(one, wasm_f32x4_lt(x, zero4())));
 }
 
 // tanh-GELU is x·σ(2u), u = √(2/π)·(x + 0.044715·x³). Beyond ±100 the sigmoid is 0 or 1, and x³ must not overflow.
