@@ -98,10 +98,12 @@ const clipScaleOp = /* @__PURE__ */ defineOp<Clip>({
   reference({ inputs: [norms, loss], outputs: [stats], attrs: { maxNorm } }) {
     let sum = 0;
     for (let i = 0; i < norms.size; i++) sum += norms.data[i] * norms.data[i];
-    const norm = Math.sqrt(sum);
+    // As it is stored: a norm may be beyond what f32 holds.
+    stats.data[0] = Math.sqrt(sum);
+    const [norm] = stats.data;
     const scale = maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1;
     const finite = Number.isFinite(norm) && (!loss || Number.isFinite(loss.data[0]));
-    stats.data.set([norm, scale, finite ? 1 : 0]);
+    stats.data.set([scale, finite ? 1 : 0], 1);
   },
   webgpu({ inputs: [norms, ...loss], outputs: [stats], attrs: { maxNorm } }) {
     const judged = loss.length > 0;
@@ -131,8 +133,9 @@ fn main(@builtin(local_invocation_index) local: u32) {
 
 /**
  * Global norm of all gradients and what follows from it, left on the device: f32 [norm, min(1, maxNorm/(norm + 1e-6)),
- * 1 if every gradient, and the loss, is finite else 0]. Gradients of any size, in f32's range and not subnormal, give their
- * norm: squares neither overflow nor vanish. Two stages in a fixed order, so the same gradients give the same bits.
+ * 1 if the norm, and the loss, is finite else 0]. Squares neither overflow nor vanish: of finite gradients that are not
+ * subnormal the norm is infinite only where it is itself beyond f32's range (3.4e38). Two stages in a fixed order, so the
+ * same gradients give the same bits.
  * @param maxNorm 0 does not clip
  * @param loss f32 of one element, which must be finite too
  */
