@@ -24,8 +24,8 @@ export interface LossOptions {
    */
   readonly layerKind: 'l2' | 'kl' | 'sl';
   /**
-   * `sum` over all positions, by the number of questions, as published; or the mean over answer tokens (l2: its root),
-   * those of all the batches of a step.
+   * `sum` over all positions, by the number of questions, as published; or the mean over answer tokens, those of all
+   * the batches of a step (l2: the root of each batch's mean, weighted by its tokens).
    */
   readonly reduction: 'sum' | 'mean';
 }
