@@ -3,6 +3,7 @@ import { FLAT_MAIN } from './flat.ts';
 import { ORDER } from './order.ts';
 import { LOG_SUMS } from './row-losses.ts';
 import { ROW_MAIN, ROW_WORKGROUP, ROWS } from './rows.ts';
+import { squaresWgsl } from './squares.ts';
 
 /**
  * Statistics of a row: the student's maximum and log Σ exp((x − maximum)/T), the teacher's, and what else the gradient
@@ -78,30 +79,28 @@ const ARGMAX = /* wgsl */ `
   let aux = f32(place);
   let loss = logs.y - (ss[base + place] - logs.x);`;
 
-const SQUARES = /* wgsl */ `
-  var squares = 0.0;
-  for (var c = lane; c < params.columns; c += LANES) {
-    let d = ss[base + c] - ts[base + c];
-    squares += d * d;
-  }
-  let loss = row_sum(squares, local);
+/** The norm, not its square: that is beyond f32 for differences that are not. */
+const NORM = /* wgsl */ `
+  var sums = vec3<f32>();
+  for (var c = lane; c < params.columns; c += LANES) { sums += squares(ss[base + c] - ts[base + c]); }
+  let loss = norm_of(vec3<f32>(row_sum2(sums.xy, local), row_sum(sums.z, local)));
   let logs = vec4<f32>();
   let aux = 0.0;`;
 
-/** Losses of rows and, in `stats`, what the backward needs: see STATS. */
+/** Losses of rows (`l2`: their roots) and, in `stats`, what the backward needs: see STATS. */
 export function distillForward(kind: DistillKind, lanes: number) {
   return shader(`distill_loss.${kind}.${lanes}`, () => ({
     reads: { ss: 'f32', ts: 'f32' },
     writes: { losses: 'f32', stats: 'f32' },
     params: { rows: 'u32', columns: 'u32', k: 'f32' },
     constants: { WG: ROW_WORKGROUP, LANES: lanes, STATS },
-    code: /* wgsl */ `${ROWS}${LOG_SUMS}${ORDER}${SCALED}${LOG_COSH}
+    code: /* wgsl */ `${ROWS}${LOG_SUMS}${ORDER}${SCALED}${LOG_COSH}${squaresWgsl}
 var<workgroup> places: array<vec2<u32>, WG>;
 ${ROW_MAIN} {
   let row = row_of(group, groups, local);
   let lane = local % LANES;
   let base = min(row, params.rows - 1u) * params.columns;
-  ${kind === 'ce' ? ARGMAX : kind === 'l2' ? SQUARES : DIVERGENCE(kind)}
+  ${kind === 'ce' ? ARGMAX : kind === 'l2' ? NORM : DIVERGENCE(kind)}
   if (row >= params.rows || lane > 0u) { return; }
   losses[row] = loss;
   stats[row * STATS] = logs.x;

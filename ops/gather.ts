@@ -13,6 +13,8 @@ interface GatherAttrs {
 }
 
 const NAN_BITS = 0x7fc00000;
+/** Elements of a sum that are added up before they go to the whole. */
+const BLOCK = 512;
 
 /** Strides of `shape` with `dim` taken out: where the other coordinates lead. */
 function stridesBeside(shape: readonly number[], dim: number): number[] {
@@ -62,9 +64,14 @@ ${FLAT_MAIN} {
   let k = i32((i / params.own) % params.length);
   var sum = 0.0;
   if (${dims.map((d) => `c${d} < params.bound${d}`).join(' && ')}) {
-    for (var j = 0u; j < params.count; j += 1u) {
-      let at = base + j * params.stride;
-      if (index[at] == k) { sum += dys[at]; }
+    // ${BLOCK} at a time, so that long sums lose no digits.
+    for (var first = 0u; first < params.count; first += ${BLOCK}u) {
+      var part = 0.0;
+      for (var j = first; j < min(first + ${BLOCK}u, params.count); j += 1u) {
+        let at = base + j * params.stride;
+        if (index[at] == k) { part += dys[at]; }
+      }
+      sum += part;
     }
   }
   dxs[i] = sum;

@@ -3,6 +3,7 @@ import { type GpuArg, type Launch, shader } from '../engine/backends/webgpu/laun
 import { ShapeError } from '../engine/errors.ts';
 import { EXP_SUM } from './exp-sum.ts';
 import { show } from './shapes.ts';
+import { squaresWgsl } from './squares.ts';
 
 /** @throws ShapeError unless x is (…, V) with V ≥ 1: no distribution is over nothing */
 export function expectClasses(op: string, name: string, { shape }: Spec): void {
@@ -25,58 +26,76 @@ export function finishOnHost(total: number, weight: number, { factor, byWeight, 
   return [loss, loss === 0 ? 0 : f / (2 * loss)];
 }
 
-const FINISH = (weighted: boolean) => /* wgsl */ `
-var<workgroup> tree: array<vec2<f32>, 256>;
-fn term(r: u32) -> vec2<f32> {
+/** WGSL: a sum over rows and where their weights are in it, what a row adds, the loss of all and the factor. */
+interface Sums {
+  readonly type: string;
+  readonly weight: string;
+  readonly term: string;
+  readonly total: string;
+  readonly slope: string;
+  readonly helpers?: string;
+}
+
+const PLAIN: Sums = { type: 'vec2<f32>', weight: 'y', term: 'vec2<f32>(w * loss, w)', total: 'sum.x * f', slope: 'f' };
+const ROOT: Sums = {
+  type: 'vec4<f32>',
+  weight: 'w',
+  term: 'vec4<f32>(squares(sqrt(w) * loss), w)',
+  total: 'norm_of(sum.xyz) * sqrt(f)',
+  slope: 'select(0.5 * f / loss, 0.0, loss == 0.0)',
+  helpers: squaresWgsl,
+};
+
+const FINISH = (weighted: boolean, { type, weight, term, total, slope, helpers = '' }: Sums) => /* wgsl */ `${helpers}
+var<workgroup> tree: array<${type}, 256>;
+fn term(r: u32) -> ${type} {
   let at = min(r, params.rows - 1u);
   let loss = losses[at];
   let w = ${weighted ? 'weights[at]' : '1.0'};
-  return select(vec2<f32>(w * loss, w), vec2<f32>(), r >= params.rows || w == 0.0);
+  return select(${term}, ${type}(), r >= params.rows || w == 0.0);
 }
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) local: u32) {
-  // Four chains, so that loads overlap.
-  var a = vec2<f32>();
-  var b = vec2<f32>();
-  var c = vec2<f32>();
-  var d = vec2<f32>();
-  for (var r = local; r < params.rows; r += 1024u) {
-    a += term(r);
-    b += term(r + 256u);
-    c += term(r + 512u);
-    d += term(r + 768u);
+  // 64 at a time, so that long sums lose no digits, and of these four, so that loads overlap.
+  var own = ${type}();
+  for (var first = local; first < params.rows; first += 16384u) {
+    var part = ${type}();
+    for (var r = first; r < min(first + 16384u, params.rows); r += 1024u) {
+      part += (term(r) + term(r + 256u)) + (term(r + 512u) + term(r + 768u));
+    }
+    own += part;
   }
-  tree[local] = (a + b) + (c + d);
+  tree[local] = own;
   workgroupBarrier();
   for (var step = 128u; step > 0u; step /= 2u) {
     if (local < step) { tree[local] += tree[local + step]; }
     workgroupBarrier();
   }
   if (local > 0u) { return; }
+  let sum = tree[0];
+  let weight = sum.${weight};
   var f = params.factor;
-  if (params.by_weight == 1u) { f = select(f / tree[0].y, 0.0, tree[0].y == 0.0); }
-  let loss = tree[0].x * f;
-  if (params.root == 0u) {
-    loss_out[0] = loss;
-    factor_out[0] = f;
-  } else {
-    loss_out[0] = sqrt(loss);
-    factor_out[0] = select(0.5 * f / sqrt(loss), 0.0, loss == 0.0);
-  }
+  if (params.by_weight == 1u) { f = select(f / weight, 0.0, weight == 0.0); }
+  let loss = ${total};
+  loss_out[0] = loss;
+  factor_out[0] = ${slope};
 }`;
 
-/** The last stage of a loss: (rows) losses and perhaps weights → loss [] and factor [], in a fixed order. */
+/**
+ * The last stage of a loss: (rows) losses, or their roots where the whole has one, and perhaps weights → loss [] and
+ * factor [], in a fixed order.
+ */
 export function finishLaunch(losses: GpuArg, weights: GpuArg | null, loss: GpuArg, factor: GpuArg, f: Finish): Launch {
   const weighted = weights !== null;
   return {
-    shader: shader(`row_losses.${weighted}`, () => ({
+    shader: shader(`row_losses.${weighted}.${f.root}`, () => ({
       reads: { losses: 'f32', ...(weighted ? { weights: 'f32' } : {}) },
       writes: { loss_out: 'f32', factor_out: 'f32' },
-      params: { rows: 'u32', factor: 'f32', by_weight: 'u32', root: 'u32' },
-      code: FINISH(weighted),
+      params: { rows: 'u32', factor: 'f32', by_weight: 'u32' },
+      code: FINISH(weighted, f.root ? ROOT : PLAIN),
     })),
     args: weighted ? [losses, weights, loss, factor] : [losses, loss, factor],
-    params: [losses.size, f.factor, Number(f.byWeight), Number(f.root)],
+    params: [losses.size, f.factor, Number(f.byWeight)],
     grid: [1, 1, 1],
   };
 }

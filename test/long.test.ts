@@ -4,13 +4,15 @@ import { type Backend, elements } from '../engine/backend.ts';
 import type { GpuArg, GpuCall, Launch } from '../engine/backends/webgpu/launch.ts';
 import { definedOps } from '../engine/op.ts';
 import { scope } from '../engine/scope.ts';
-import type { Tensor } from '../engine/tensor.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
 import {
   add,
   backward,
   causalConv1d,
   cumsum,
+  distillLoss,
   fill,
+  gather,
   layerNorm,
   linear,
   matmul,
@@ -63,6 +65,7 @@ const GRADIENTS: [name: string, parameter: number[], body: (b: Backend, p: Tenso
   ['weight of linear', [3, 2], (b, p) => linear(fill(b, [LONG / 2, 2], 1), p)],
   ['bias of a convolution', [3], (b, p) => causalConv1d(fill(b, [1, 3, LONG / 2], 1), fill(b, [3, 1], 1), p)],
   ['weight of a convolution', [3, 1], (b, p) => causalConv1d(fill(b, [1, LONG / 2, 3], 1), p, null, { layout: 'blc' })],
+  ['input of gather', [1, 3], (b, p) => gather(p, 0, fill(b, [LONG / 2, 3], 0, 'i32'))],
   ['stretched term', [1, 3], (b, p) => add(fill(b, [LONG / 2, 3], 1), p)],
 ];
 
@@ -79,6 +82,29 @@ test('gradients that are long sums are right to rounding', async () => {
         assert.ok(Math.abs(v / (TENTH * (LONG / 2)) - 1) <= 5e-6, `${backend.kind}, ${name}: ${v}`);
       }
     }
+  }
+});
+
+test('KL over many rows, and over wide ones, is right to rounding', async () => {
+  const many = 3 * LONG;
+  const pairs = (n: number, b: number) => new Float32Array(2 * n).map((_, i) => (i % 2) * b);
+  const kl = { kind: 'kl', temperature: 1, reduction: 'mean' } as const;
+  for (const backend of backends) {
+    const value = (body: () => Tensor) => scope(() => body().detach()).item();
+    // Of (¼, ¾) from (½, ½).
+    const rows = await value(() => {
+      const teacher = fromData(backend, pairs(many, Math.log(3)), [many, 2]);
+      return distillLoss(fill(backend, [many, 2], 0), teacher, kl, fill(backend, [many], 0.1));
+    });
+    const some = Math.LN2 + 0.25 * Math.log(0.25) + 0.75 * Math.log(0.75);
+    assert.ok(Math.abs(rows / some - 1) < 2e-6, `${backend.kind}: ${rows}, expected ${some}`);
+    // Of the flat distribution from one whose logits are 0 and 1 by turns.
+    const wide = await value(() => {
+      const student = fromData(backend, pairs(LONG, 1), [1, 2 * LONG]);
+      return distillLoss(student, fill(backend, [1, 2 * LONG], 0), kl);
+    });
+    const one = Math.log((1 + Math.E) / 2) - 0.5;
+    assert.ok(Math.abs(wide / one - 1) < 6e-6, `${backend.kind}: ${wide}, expected ${one}`);
   }
 });
 

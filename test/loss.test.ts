@@ -112,6 +112,24 @@ test('KL where the teacher is sure is ln 2, at every magnitude', async () => {
   }
 });
 
+test('l2 is right where squares are beyond f32', async () => {
+  for (const backend of backends) {
+    for (const s of [1e-30, 1e-3, 1e25, 1e37].map(Math.fround)) {
+      for (const [weights, root] of [[[1, 1], Math.SQRT2], [[1, 0.25], Math.sqrt(1.25)], [[0, 1], 1]] as const) {
+        const inputs = [{ shape: [2, 3], data: Float32Array.of(s, 0, 0, 0, -s, 0) }];
+        const [loss, grad] = await evaluate(backend, inputs, ([x]) => {
+          const [zero, w] = [fromData(backend, new Float32Array(6), [2, 3]), fromData(backend, weights, [2])];
+          return [distillLoss(x, zero, { kind: 'l2', temperature: 1, reduction: 'sum' }, w)];
+        });
+        const dy = random(1, 101)[0] / root;
+        assertNear([loss.map((v: number) => v / s)], [[root]].map((v) => Float32Array.from(v)), `${backend.kind} ${s}`, 1e-6);
+        const slopes = Float32Array.of(weights[0] * dy, 0, 0, 0, -weights[1] * dy, 0);
+        assertNear([grad], [slopes], `${backend.kind} ${s} [${weights}]`, 1e-6);
+      }
+    }
+  }
+});
+
 test('losses of infinite and NaN logits are those of torch', async () => {
   const logits = [[-Infinity, -Infinity], [Infinity, 0], [0, Infinity], [NaN, 0], [-Infinity, 0], [3e38, -3e38]];
   const want = [[NaN, NaN, NaN], [NaN, NaN, NaN], [NaN, NaN, NaN], [NaN, NaN, NaN], [Infinity, -1, 1], [0, 0, 0]];

@@ -52,12 +52,16 @@ INLINE f4 log_softmax4(f4 x, f4 k, const float *stats) {
   return sub4(mul4(sub4(x, splat(stats[0])), k), splat(stats[1]));
 }
 
-INLINE float row_kl(const float *s, const float *t, size_t n, float k, const float *stats) {
-  f4 sum = zero4(), kv = splat(k);
+INLINE double row_kl(const float *s, const float *t, size_t n, float k, const float *stats) {
+  f4 kv = splat(k);
+  double total = 0;
   size_t i = 0;
-  for (; i + 4 <= n; i += 4)
-    sum = add4(sum, kl_terms(log_softmax4(ld(s + i), kv, stats), log_softmax4(ld(t + i), kv, stats + 2)));
-  float total = sum4(sum);
+  while (i + 4 <= n) {
+    f4 sum = zero4();
+    for (size_t end = least(n, i + BLOCK); i + 4 <= end; i += 4)
+      sum = add4(sum, kl_terms(log_softmax4(ld(s + i), kv, stats), log_softmax4(ld(t + i), kv, stats + 2)));
+    total += sum4(sum);
+  }
   for (; i < n; i++) {
     f4 log_s = log_softmax4(splat(s[i]), kv, stats), log_t = log_softmax4(splat(t[i]), kv, stats + 2);
     total += wasm_f32x4_extract_lane(kl_terms(log_s, log_t), 0);
@@ -76,7 +80,7 @@ void EXPORT(kl_div)(const float *student, const float *teacher, const float *wei
     row_stats(student, n, k, stats);
     row_stats(teacher, n, k, stats + 2);
     stats[4] = 0.0f;
-    if (w != 0.0f) total += (double)w * row_kl(student, teacher, n, k, stats);
+    if (w != 0.0f) total += w * row_kl(student, teacher, n, k, stats);
     weight += w;
   }
   double f = !by_weight ? scale : weight == 0 ? 0 : scale / weight;
