@@ -1,8 +1,9 @@
 // Sums rows of dys into the rows of dxs that the index names. A workgroup owns ROWS rows and COLUMNS columns of one
 // slice's sums, keeps them in workgroup memory and walks over the slice's part of the index in order. Each step marks,
 // of CHUNK entries, those that name a row of its own (an or of bits, whose order does not matter), then adds these in
-// order, four loads at a time.
+// order, four loads at a time. What a few chunks sum to goes to dxs, so that a row that comes often loses no digits.
 const CHUNK = COLUMNS * 4u;
+const BLOCK = CHUNK * 4u;
 const NONE: u32 = 0xffffffffu;
 var<workgroup> sums: array<f32, ROWS * COLUMNS>;
 var<workgroup> rows: array<u32, CHUNK>;
@@ -23,6 +24,17 @@ fn sum_up(h: Hit, local: u32) {
   if (h.row != NONE) { sums[h.row * COLUMNS + local] += h.value; }
 }
 
+// Adds the sums to their rows of dxs, from `at` on, or begins these with them, and starts them anew.
+fn hand_over(at: u32, rows_left: u32, begins: bool, local: u32) {
+  for (var r = 0u; r < min(ROWS, rows_left); r += 1u) {
+    let i = at + r * params.inner;
+    var sum = sums[r * COLUMNS + local];
+    if (!begins) { sum += dxs[i]; }
+    dxs[i] = sum;
+    sums[r * COLUMNS + local] = 0.0;
+  }
+}
+
 @compute @workgroup_size(COLUMNS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
@@ -31,8 +43,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let first = tile / across * ROWS;
   let c = tile % across * COLUMNS + local;
   for (var r = 0u; r < ROWS; r += 1u) { sums[r * COLUMNS + local] = 0.0; }
-  let end = min(params.count, (group.z + 1u) * params.slice);
-  for (var start = group.z * params.slice; start < end; start += CHUNK) {
+  let begin = group.z * params.slice;
+  let end = min(params.count, begin + params.slice);
+  let rows_left = select(params.length - first, 0u, c >= params.inner);
+  let at = (group.z * params.length + first) * params.inner + c;
+  for (var start = begin; start < end; start += CHUNK) {
+    if (start > begin && (start - begin) % BLOCK == 0u) { hand_over(at, rows_left, start == begin + BLOCK, local); }
     if (local < CHUNK / 32u) { atomicStore(&marks[local], 0u); }
     workgroupBarrier();
     for (var j = local; j < CHUNK; j += COLUMNS) {
@@ -64,8 +80,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     workgroupBarrier();
   }
-  if (c >= params.inner) { return; }
-  for (var r = 0u; r < ROWS && first + r < params.length; r += 1u) {
-    dxs[(group.z * params.length + first + r) * params.inner + c] = sums[r * COLUMNS + local];
-  }
+  hand_over(at, rows_left, end <= begin + BLOCK, local);
 }

@@ -3,8 +3,9 @@ import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
 import { fromBfloat, fromHalf, toBfloat, toHalf } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
+import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { embedding, gather, indexSelect, oneHot } from '../ops/index.ts';
+import { backward, embedding, fill, gather, indexSelect, oneHot } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
@@ -35,6 +36,24 @@ test('the gradient of an embedding has the same bits twice', async () => {
   const inputs = [{ shape: [40, 64] }, indices([5000], 40)];
   const body = ([w, i]: Tensor[]) => [embedding(w, i)];
   assert.equal(await evaluate(gpu, inputs, body), await evaluate(gpu, inputs, body));
+});
+
+test('the gradient of rows that come often', async () => {
+  // So often that each slice of the index is summed in several blocks.
+  const count = 140_000;
+  const ids = Int32Array.from({ length: count }, (_, i) => (i % 7 === 0 ? 2 : 1));
+  const w = fill(gpu, [3, 20], 1);
+  w.requiresGrad = true;
+  scope(() => {
+    const y = embedding(w, fromData(gpu, ids, [count], 'i32'));
+    backward(y, fill(gpu, y.shape, 0.1));
+  });
+  const times = [0, count - count / 7, count / 7];
+  const sums = await w.grad!.data();
+  sums.forEach((v: number, i: number) => {
+    const want = times[Math.floor(i / 20)] * Math.fround(0.1);
+    assert.ok(Math.abs(v - want) <= 2e-5 * want, `${v} at ${i}, expected ${want}`);
+  });
 });
 
 test('embedding reads tables stored in 16 bits', async () => {
