@@ -9,11 +9,15 @@ import { CheckpointError } from '../engine/errors.ts';
 import { pruneCheckpoints, writeFileAtomic, writeFolderAtomic, writeSafetensors } from '../engine/node/index.ts';
 import type { SafeTensor } from '../engine/safetensors/index.ts';
 import { keep, scope } from '../engine/scope.ts';
+import { runSession, type Session } from '../models/matvlm/cli/session.ts';
 import { loadTrainer, trainerSettings, verifyTrainer } from '../models/matvlm/node/load-trainer.ts';
 import { readModel, tokenizerFiles } from '../models/matvlm/node/model-folder.ts';
 import { findResume, lockResumed } from '../models/matvlm/node/run-folder.ts';
+import { pretrainTask } from '../models/matvlm/train/loop.ts';
 import { AdamW } from '../models/matvlm/train/optimiser.ts';
+import { Vlm } from '../models/matvlm/vlm.ts';
 import { zeros } from '../ops/index.ts';
+import { smallTeacher, tokenizer } from './support/tiny-model.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'matvlm-resume-'));
 process.on('exit', () => rmSync(root, { recursive: true, force: true }));
@@ -122,6 +126,20 @@ for (const [kind, [change, says]] of Object.entries({ ...damage, ...disagreement
     else assert.is(early, undefined);
   });
 }
+
+resume('that cannot be read leaves nothing of the optimiser in memory', async () => {
+  const vlm = new Vlm(smallTeacher(backend), tokenizer);
+  const task = pretrainTask(vlm.model);
+  const before = backend.memory.buffers;
+  const training = { optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 0 } };
+  for (const folder of [join(root, 'nowhere'), await write(sound())]) {
+    const session = { task, vlm, training, resume: folder, run: { path: root } } as unknown as Session;
+    const error = await runSession(session).catch((e: unknown) => e);
+    assert.instance(error, CheckpointError);
+    assert.is(backend.memory.buffers, before);
+  }
+  vlm.dispose();
+});
 
 const beside = suite('reading from a run that is written meanwhile');
 
