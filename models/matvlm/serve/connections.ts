@@ -38,12 +38,14 @@ export function limitConnections(server: Server, { max, floor = FLOOR }: Connect
     last = now;
   };
 
-  const makeRoom = () => {
+  const makeRoomFor = (newcomer: Socket) => {
     look();
     const counts = new Map<string, number>();
     for (const { address } of clients.values()) counts.set(address, (counts.get(address) ?? 0) + 1);
     const most = Math.max(...counts.values());
-    const candidates = [...clients].filter(([, { address }]) => counts.get(address) === most);
+    // Who has only just come had no time to move anything.
+    const others = [...clients].filter(([socket]) => socket !== newcomer);
+    const candidates = others.filter(([, { address }]) => counts.get(address) === most);
     const [socket] = candidates.reduce((a, b) => (b[1].since < a[1].since ? b : a));
     clients.delete(socket);
     socket.destroy();
@@ -57,7 +59,7 @@ export function limitConnections(server: Server, { max, floor = FLOOR }: Connect
       since: performance.now(),
     });
     socket.once('close', () => clients.delete(socket));
-    if (clients.size > max) makeRoom();
+    if (clients.size > max) makeRoomFor(socket);
   });
   const timer = setInterval(look, Math.min(1000, floor.ms / 4)).unref();
   server.once('close', () => clearInterval(timer));
