@@ -1,4 +1,4 @@
-import { linkSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, linkSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { connect, createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
 import { hostname, networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -66,7 +66,7 @@ cards('names the pictures of data sets that are known, and nothing where it is s
   mkdirSync(folder);
   const told = async (card: string | Uint8Array) => {
     writeFileSync(join(folder, 'README.md'), card);
-    return (await catalogue([{ name: 'm', folder }], [])).models[0].pictures;
+    return (await catalogue([{ name: 'm', folder, files: new Map() }], [])).models[0].pictures;
   };
   assert.equal(await told('---\ndatasets: [sort-of-clevr, easy-vqa]\n---\n# T'), both);
   assert.equal(await told('---\nlicense: x\ndatasets:\n- easy-vqa\n---\n'), [both[1]]);
@@ -77,8 +77,7 @@ cards('names the pictures of data sets that are known, and nothing where it is s
   assert.is(await told(new Uint8Array(2 ** 20).fill(255)), null);
   rmSync(join(folder, 'README.md'));
   symlinkSync('/dev/zero', join(folder, 'README.md'));
-  assert.is((await catalogue([{ name: 'm', folder }], [])).models[0].pictures, null, 'a link to a device');
-  assert.equal((await catalogue([{ name: 'm', folder: join(root, 'none') }], [])).models[0].files, []);
+  assert.is((await catalogue([{ name: 'm', folder, files: new Map() }], [])).models[0].pictures, null, 'a link to a device');
 });
 cards.run();
 
@@ -345,6 +344,27 @@ files('a folder over HTTP reads as one on disk', async () => {
   await file.close();
   const empty = (await folder.open('empty.safetensors'))!;
   assert.is(await empty.size(), 0);
+});
+
+files('goes on serving a checkpoint that its run deletes, and tells of one that is gone at the beginning', async () => {
+  const folder = join(root, 'checkpoint-1');
+  cpSync(modelDir, folder, { recursive: true });
+  const models = [{ name: 'live', folder }];
+  const live = await start({ models });
+  const url = `${live.url}models/0`;
+  const range = async (first: number, last: number) => {
+    const answer = await fetch(`${url}/model.safetensors`, { headers: { Range: `bytes=${first}-${last}` } });
+    return new Uint8Array(await answer.arrayBuffer());
+  };
+  assert.equal(await range(0, 9), weights.slice(0, 10));
+  rmSync(folder, { recursive: true });
+  // More of them than an emitter takes listeners without a warning.
+  for (let i = 1; i < 20; i++) assert.equal(await range(i, i + 2 ** 17), weights.slice(i, i + 2 ** 17 + 1));
+  assert.is(await (await fetch(`${url}/config.json`)).text(), '{"a": 1}');
+  assert.is((await fetch(`${url}/optimizer.safetensors`)).status, 404);
+  await live.close();
+  const error = await assertRejects(() => start({ models }), /checkpoint-1: it was deleted meanwhile; serve/);
+  assert.instance(error, SystemError);
 });
 
 files('serves a file with several names where that is allowed', async () => {

@@ -1,11 +1,16 @@
 import { parse } from 'yaml';
 import type { Catalogue, CatalogueModel } from '../web/catalogue.ts';
 import type { Example } from './examples.ts';
-import { openInside, type ServedFolder, servedFiles } from './files.ts';
+import { type OpenFiles, openInside, type ServedFolder } from './files.ts';
 
 /** A checkpoint folder under the name that the page shows. */
 export interface ServedModel extends ServedFolder {
   readonly name: string;
+}
+
+/** One whose files are open. */
+export interface OpenModel extends ServedModel {
+  readonly files: OpenFiles;
 }
 
 /** What is to be seen in the pictures of a data set. */
@@ -18,15 +23,15 @@ const PICTURES: Readonly<Record<string, string>> = {
 const CARD_BYTES = 16 * 1024;
 
 /** What the page asks for first: which models and examples there are. */
-export async function catalogue(models: readonly ServedModel[], examples: readonly Example[]): Promise<Catalogue> {
+export async function catalogue(models: readonly OpenModel[], examples: readonly Example[]): Promise<Catalogue> {
   return {
     models: await Promise.all(models.map(describe)),
     examples: examples.map(({ alt, questions }, i) => ({ alt, questions, url: `/examples/${i}.png` })),
   };
 }
 
-async function describe(model: ServedModel, i: number): Promise<CatalogueModel> {
-  const files = await servedFiles(model);
+async function describe(model: OpenModel, i: number): Promise<CatalogueModel> {
+  const files = [...model.files.keys()];
   const role = files.includes('mamba_config.json') ? 'student' : 'teacher';
   return { name: model.name, role, url: `/models/${i}`, files, pictures: await picturesOf(model) };
 }

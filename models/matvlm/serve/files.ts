@@ -57,44 +57,40 @@ export interface ServedFolder {
   readonly hardLinks?: boolean;
 }
 
-/** The names of all that is served of a folder, in order; none where there is no folder. */
-export async function servedFiles(folder: ServedFolder): Promise<string[]> {
-  const names = (await readdir(folder.folder).catch(() => [])).filter((name) => MODEL_FILE.test(name)).sort();
-  const handles = await Promise.all(names.map((name) => openInside(folder, name)));
-  await Promise.all(handles.map((handle) => handle?.close()));
-  return names.filter((_, i) => handles[i]);
+/** Files of a folder by their names, open as long as they are served: a run may delete its checkpoint meanwhile. */
+export type OpenFiles = ReadonlyMap<string, FileHandle>;
+
+/**
+ * Opens all that is served of a folder, in order of names: nothing where there is no folder, and no link that leads out
+ * of it, or may (a hard link, unless they are allowed).
+ */
+export async function openServed(folder: ServedFolder): Promise<OpenFiles> {
+  const files = new Map<string, FileHandle>();
+  for (const name of (await namesIn(folder.folder)).sort()) {
+    const handle = await openInside(folder, name);
+    if (handle) files.set(name, handle);
+  }
+  return files;
+}
+
+export async function closeAll(files: OpenFiles): Promise<void> {
+  await Promise.all([...files.values()].map((handle) => handle.close().catch(() => {})));
+}
+
+/** The names in a folder that may be served. */
+async function namesIn(folder: string): Promise<string[]> {
+  return (await readdir(folder).catch(() => [])).filter((name) => MODEL_FILE.test(name));
 }
 
 /** The files of a folder that would be served but for their other names (hard links). */
 export async function linkedFiles(folder: string): Promise<string[]> {
-  const served = (await readdir(folder)).filter((name) => MODEL_FILE.test(name)).map((name) => join(folder, name));
+  const served = (await namesIn(folder)).map((name) => join(folder, name));
   const found = await Promise.all(served.map((path) => lstat(path).catch(() => null)));
   return served.filter((_, i) => found[i]?.isFile() && isLinked(found[i]));
 }
 
 /** A file with several names: any file of the disk may be one of a folder so, and nothing in it tells. */
 const isLinked = ({ nlink }: Stats) => nlink > 1;
-
-/**
- * Sends a file of a checkpoint folder, or the range of it that is asked for.
- * @returns false when the folder has no such file: also for a link that leads out of it, or may (a hard link, unless
- *   they are allowed), and for what is not served
- */
-export async function sendModelFile(
-  request: IncomingMessage,
-  response: ServerResponse,
-  folder: ServedFolder,
-  name: string,
-): Promise<boolean> {
-  const handle = MODEL_FILE.test(name) ? await openInside(folder, name) : null;
-  if (!handle) return false;
-  try {
-    await sendRange(request, response, handle, await handle.stat(), TYPES[extname(name)]);
-    return true;
-  } finally {
-    await handle.close().catch(() => {});
-  }
-}
 
 /**
  * Opens a file that lies in a folder itself. Null where there is none: also for a link that leads out of it, or may (a
@@ -116,13 +112,15 @@ export async function openInside({ folder, hardLinks = false }: ServedFolder, na
   return null;
 }
 
-async function sendRange(
+/** Sends a file that is open, or the range of it that is asked for. @param name gives the type by its ending */
+export async function sendModelFile(
   request: IncomingMessage,
   response: ServerResponse,
   handle: FileHandle,
-  { size, mtimeMs }: Stats,
-  type: string,
+  name: string,
 ): Promise<void> {
+  const { size, mtimeMs } = await handle.stat();
+  const type = TYPES[extname(name)];
   const etag = `"${size.toString(36)}-${Math.round(mtimeMs * 1000).toString(36)}"`;
   const ifRange = request.headers['if-range'];
   const asked = ifRange !== undefined && ifRange !== etag ? undefined : request.headers.range;
@@ -140,5 +138,19 @@ async function sendRange(
     return;
   }
   // A client that goes away in the middle is its own affair.
-  await pipeline(handle.createReadStream({ start: first, end: last, autoClose: false }), response).catch(() => {});
+  await pipeline(pieces(handle, first, last), response).catch(() => {});
+}
+
+/** Bytes that are read at a time. */
+const PIECE = 2 ** 17;
+
+/** A part of a file, which stays open: a stream of the handle would close it where a client goes away. */
+async function* pieces(handle: FileHandle, first: number, last: number): AsyncGenerator<Uint8Array> {
+  for (let at = first; at <= last; ) {
+    const length = Math.min(PIECE, last - at + 1);
+    const { buffer, bytesRead } = await handle.read(Buffer.allocUnsafeSlow(length), 0, length, at);
+    if (bytesRead === 0) throw new Error(`the file ends at ${at}, which was longer before`);
+    yield buffer.subarray(0, bytesRead);
+    at += bytesRead;
+  }
 }

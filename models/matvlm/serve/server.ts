@@ -1,13 +1,14 @@
+import { existsSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { ArgumentError, SystemError } from '../../../engine/errors.ts';
 import { codeOf } from '../../../engine/node/system.ts';
 import type { Floor } from '../../../engine/safetensors/transfer.ts';
-import { catalogue, type ServedModel } from './catalogue.ts';
+import { catalogue, type OpenModel, type ServedModel } from './catalogue.ts';
 import { limitConnections } from './connections.ts';
 import { printable } from '../printable.ts';
-import { type Asset, asset, fileAsset, sendAsset, sendModelFile } from './files.ts';
+import { type Asset, asset, closeAll, fileAsset, openServed, sendAsset, sendModelFile } from './files.ts';
 import { type Example, sceneExamples } from './examples.ts';
 import { type Hosts, hostsOf } from './hosts.ts';
 import { BODY_LIMIT, pathSegments, refuse, SECURITY_HEADERS } from './headers.ts';
@@ -49,22 +50,45 @@ const PAGE_FILES = ['index.html', 'page.css', 'page.js', 'worker.js', 'notices.t
 
 /**
  * Serves the page, the checkpoint folders (read-only, by range) and example images. Models run in the browser: the
- * server computes nothing and takes no input but paths.
- * @throws SystemError when the port is taken or the page is not built, ArgumentError for a port that is none
+ * server computes nothing and takes no input but paths. Folders are served as they are at the beginning, also where
+ * they are deleted later, as a run deletes its older checkpoints.
+ * @throws SystemError when the port is taken, the page is not built or a folder is gone, ArgumentError for a port that
+ *   is none
  */
 export async function startServer(options: ServeOptions): Promise<Served> {
-  const { host = '127.0.0.1', port, requestTimeout = 10_000, maxConnections = 256, floor } = options;
+  const { port } = options;
   if (!Number.isInteger(port) || port < 0 || port > 65535) {
     throw new ArgumentError(`port is ${port}, expected a whole number from 0 to 65535`);
   }
-  const assets = await loadAssets(options);
+  const models: OpenModel[] = [];
+  const release = () => Promise.all(models.map(({ files }) => closeAll(files)));
+  try {
+    for (const model of options.models) models.push(await openModel(model));
+    const { close, ...served } = await listenTo(options, models);
+    return { ...served, close: () => close().then(async () => void (await release())) };
+  } catch (error) {
+    await release();
+    throw error;
+  }
+}
+
+async function openModel(model: ServedModel): Promise<OpenModel> {
+  const files = await openServed(model);
+  if (files.has('config.json') && existsSync(model.folder)) return { ...model, files };
+  await closeAll(files);
+  throw new SystemError(`${model.folder}: it was deleted meanwhile; serve the model again`);
+}
+
+async function listenTo(options: ServeOptions, models: readonly OpenModel[]): Promise<Served> {
+  const { host = '127.0.0.1', port, requestTimeout = 10_000, maxConnections = 256, floor } = options;
+  const assets = await loadAssets(options, models);
   const server = createServer({ requestTimeout, headersTimeout: requestTimeout, connectionsCheckingInterval: 500 });
   server.timeout = 60_000;
   limitConnections(server, { max: maxConnections, floor });
   const actual = await listen(server, port, host);
   const hosts = hostsOf(host, actual, options.allowHosts);
   const handler = (request: IncomingMessage, response: ServerResponse) => {
-    handle(request, response, hosts, assets, options.models).catch((error: unknown) => {
+    handle(request, response, hosts, assets, models).catch((error: unknown) => {
       console.error(printable(String((error as Error).stack)));
       if (response.headersSent) response.destroy();
       else sendError(request, response, 500, 'the server failed; its terminal says why');
@@ -76,7 +100,7 @@ export async function startServer(options: ServeOptions): Promise<Served> {
   return { url: hosts.urls[0], urls: hosts.urls, port: actual, close: () => close(server) };
 }
 
-async function loadAssets({ pageDir, models, examples }: ServeOptions): Promise<Map<string, Asset>> {
+async function loadAssets({ pageDir, examples }: ServeOptions, models: readonly OpenModel[]): Promise<Map<string, Asset>> {
   const assets = new Map<string, Asset>();
   for (const file of PAGE_FILES) assets.set(file, await pageAsset(join(pageDir, file)));
   assets.set('', assets.get('index.html')!);
@@ -117,7 +141,7 @@ async function handle(
   response: ServerResponse,
   hosts: Hosts,
   assets: ReadonlyMap<string, Asset>,
-  models: readonly ServedModel[],
+  models: readonly OpenModel[],
 ): Promise<void> {
   for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
   const refusal = refuse(request, hosts);
@@ -128,7 +152,8 @@ async function handle(
   if (found) return sendAsset(request, response, found);
   const [top, index, file] = path;
   const model = path.length === 3 && top === 'models' && /^\d{1,4}$/.test(index) ? models[Number(index)] : undefined;
-  if (model && (await sendModelFile(request, response, model, file))) return;
+  const open = model?.files.get(file);
+  if (open) return sendModelFile(request, response, open, file);
   sendError(request, response, 404, 'there is nothing here');
 }
 
