@@ -40,10 +40,8 @@ const clampBackward = /* @__PURE__ */ defineOp<ClampAttrs>({
 
 export const clampOp = /* @__PURE__ */ defineOp<ClampAttrs>({
   name: 'clamp',
-  shape([x], { min, max }) {
+  shape([x]) {
     expectDType('clamp', 'x', x.dtype, 'f32');
-    expectNumber('clamp', 'min', min);
-    expectNumber('clamp', 'max', max);
     return [spec(x.shape)];
   },
   reference({ inputs: [x], outputs: [y], attrs: { min, max } }) {
@@ -54,12 +52,18 @@ export const clampOp = /* @__PURE__ */ defineOp<ClampAttrs>({
   backward: ({ input, grads, attrs }) => [apply1(clampBackward, [input(0), grads[0]!], attrs)],
 });
 
+/** A bound as x's elements have it, so that one that equals an element is no larger and no smaller. */
+function bound(name: string, value: number): number {
+  expectNumber('clamp', name, value);
+  return Math.fround(value);
+}
+
 /**
  * x held between `min` and `max`, either of which may be left out: floats of any shape → the same shape and dtype. As
  * torch has it: where min > max the result is max, a bound of NaN makes the whole result NaN, and the gradient passes
  * where x lies within the bounds and nowhere else (a NaN lies within none).
  */
 export function clamp(x: Tensor, { min, max }: { min?: number | null; max?: number | null }): Tensor {
-  const attrs = { min: min ?? -Infinity, max: max ?? Infinity };
+  const attrs = { min: bound('min', min ?? -Infinity), max: bound('max', max ?? Infinity) };
   return inFloat32([x], (inputs) => apply1(clampOp, inputs, attrs));
 }

@@ -207,6 +207,17 @@ test('gradients at NaN are those of torch', async () => {
   }
 });
 
+test('the gradient of clamp passes at a bound that f32 rounds', async () => {
+  for (const backend of [reference, ...others]) {
+    for (const v of [0.1, 0.3, 1 / 3, -0.7]) {
+      for (const bounds of [{ min: v }, { max: v }, { min: v, max: v }]) {
+        const [y, dx] = await run(backend, [[v]], ([x]) => clamp(x, bounds));
+        assert.equal([y, dx], [[Math.fround(v)], [1]], `${backend.kind} ${JSON.stringify(bounds)}`);
+      }
+    }
+  }
+});
+
 test('a bound of NaN makes all of clamp NaN', async () => {
   for (const bounds of [{ min: NaN }, { max: NaN }, { min: NaN, max: 1 }, { min: 0, max: NaN }]) {
     for (const backend of [reference, ...others]) {
