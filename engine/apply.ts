@@ -21,6 +21,7 @@ export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend
       throw new ArgumentError(`${op.name}: ${input} is on ${input.backend.kind}, the others on ${device.kind}`);
     }
   }
+  if (op.mutates) for (const i of op.mutates) expectAlone(op.name, inputs, i);
   const outputs: Tensor[] = [];
   try {
     for (const { shape, dtype } of op.shape(inputs, attrs)) outputs.push(empty(device, shape, dtype));
@@ -34,6 +35,13 @@ export function apply<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, backend
   if (op.mutates) for (const i of op.mutates) inputs[i].storage.version++;
   if (op.backward && gradEnabled() && inputs.some((t) => t.requiresGrad)) record(op, inputs, outputs, attrs);
   return outputs;
+}
+
+/** @throws ArgumentError where an input that an op writes to lies in the memory of another, which it may still read */
+function expectAlone(op: string, inputs: readonly Tensor[], written: number): void {
+  const { storage } = inputs[written];
+  if (!inputs.some((other, i) => i !== written && other.storage === storage)) return;
+  throw new ArgumentError(`${op}: writes to ${inputs[written]}, which is another of its tensors too; give it a clone()`);
 }
 
 /** `apply` for ops with one output. */

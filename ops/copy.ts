@@ -1,7 +1,6 @@
 import { apply, apply1 } from '../engine/apply.ts';
 import { expectNumber } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { ArgumentError } from '../engine/errors.ts';
 import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { asWords, Elementwise } from './elementwise.ts';
@@ -80,8 +79,5 @@ export const addIntoOp = /* @__PURE__ */ defineOp<{ scale: number }>({
  * @throws ArgumentError when both are the same storage
  */
 export function addInto(dst: Tensor, src: Tensor, scale = 1): void {
-  if (dst.storage === src.storage) {
-    throw new ArgumentError(`addInto: ${dst} was given as dst and src, expected two tensors; use mulScalar()`);
-  }
   apply(addIntoOp, [dst, src], { scale });
 }

@@ -132,6 +132,7 @@ type Case = [name: string, body: (b: Backend) => unknown, error: new (message: s
 const vector = (b: Backend): Tensor => fill(b, [3], 1);
 const matrix = (b: Backend): Tensor => fill(b, [2, 3], 1);
 const one = (b: Backend): Tensor => fill(b, [], 1);
+const twice = (b: Backend) => ((shared) => ({ param: shared, grad: shared }))(fill(b, [2], 1));
 
 const CASES: Case[] = [
   ['flip names a dimension twice', (b) => flip(matrix(b), [0, -2]), ShapeError, /flip: .*twice/],
@@ -149,6 +150,7 @@ const CASES: Case[] = [
   ['fromData of a negative shape', (b) => fromData(b, [1, 2], [-1, -2]), ShapeError, /-1, -2/],
   ['a dtype that is none', (b) => zeros(b, [1], 'f64' as DType), DTypeError, /f64/],
   ['a dtype that objects have', (b) => cast(vector(b), 'toString' as DType), DTypeError, /toString/],
+  ['one tensor as parameter and gradient', (b) => adamw(b, twice(b)), ArgumentError, /adamw: writes to .*clone/],
   ['a number for a tensor', (b) => add(vector(b), 2 as never), ArgumentError, /add: 2 was given, expected a tensor/],
   ['a number of keys', (b) => attention(heads(b), heads(b), heads(b), { keyCount: -1 as never }), ArgumentError, /attention: -1 was/],
   ['arange of integers by halves', (b) => arange(b, 2, { step: 0.5 }), ArgumentError, /arange: .*0\.5/],
