@@ -7,7 +7,7 @@ import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { evaluate } from '../models/matvlm/train/evaluate.ts';
 import { Vlm } from '../models/matvlm/vlm.ts';
-import { cli, type CliOptions, MICRO_FLAGS, workFolder } from './support/cli.ts';
+import { cli, type CliOptions, interruptAt, MICRO_FLAGS, workFolder } from './support/cli.ts';
 import { smallTeacher, tokenizer } from './support/tiny-model.ts';
 
 const cwd = workFolder();
@@ -15,16 +15,6 @@ const path = (...parts: string[]) => join(cwd, ...parts);
 const run = (args: string, options: Partial<CliOptions> = {}) => cli(args.split(' '), { cwd, ...options });
 const micro = MICRO_FLAGS.join(' ');
 const stop = suite('stopping');
-
-/** Ctrl-C at the moment at which what stderr has shown matches. */
-const interruptAt = (shown: RegExp): string => `
-const write = process.stderr.write;
-let shown = '';
-process.stderr.write = function (text, ...rest) {
-  const before = ${shown}.test(shown);
-  if (!before && ${shown}.test(shown += text)) process.emit('SIGINT');
-  return write.call(this, text, ...rest);
-};`;
 
 /** A recipe that only Ctrl-C or an error ends. */
 function endlessRecipe(): void {
@@ -154,7 +144,7 @@ stop('start, killed, ends the comparison too, which saves', async () => {
       child.on('exit', () => clearInterval(timer));
     },
   });
-  for (let i = 0; i < 500 && existsSync(join(folder, 'run.lock')); i++) await new Promise((done) => setTimeout(done, 20));
+  for (let i = 0; i < 2000 && existsSync(join(folder, 'run.lock')); i++) await new Promise((done) => setTimeout(done, 20));
   assert.not.ok(existsSync(join(folder, 'run.lock')));
   assert.ok(hasCheckpoint(folder));
 });

@@ -6,7 +6,7 @@ import * as assert from 'uvu/assert';
 import { latestCheckpoint } from '../engine/node/index.ts';
 import { encodePng } from '../models/matvlm/node/encode-png.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
-import { cli, type CliOptions, type Ended, MICRO_FLAGS, workFolder } from './support/cli.ts';
+import { cli, type CliOptions, type Ended, interruptAt, MICRO_FLAGS, workFolder } from './support/cli.ts';
 
 const cwd = workFolder();
 const run = (args: string, options: Partial<CliOptions> = {}) => cli(args.split(' '), { cwd, ...options });
@@ -199,7 +199,7 @@ train('the settings of a resumed run name the run itself', async () => {
 
 train('saves and exits with 0 on Ctrl-C, and goes on as if nothing had been', async () => {
   const flags = `train --model micro.json ${micro} --accumulate 2 --warmup 1 --save-every 1000`;
-  const stopped = await run(`${flags} --name stopped --steps 60`, { watch: interruptAfterFirstStep('stopped') });
+  const stopped = await run(`${flags} --name stopped --steps 60`, { preload: interruptAt(/^train \d/m) });
   assert.is(stopped.code, 0, stopped.stderr);
   const [checkpoint] = readdirSync(path('runs', 'stopped')).filter((name) => name.startsWith('checkpoint-'));
   const step = Number(checkpoint.slice('checkpoint-'.length));
@@ -209,19 +209,6 @@ train('saves and exits with 0 on Ctrl-C, and goes on as if nothing had been', as
   assert.equal(log('stopped'), log('whole'));
   sameFile('stopped', 'whole', 'checkpoint-60/model.safetensors');
 });
-
-/** Sends Ctrl-C once the run has logged a step. */
-function interruptAfterFirstStep(name: string): CliOptions['watch'] {
-  return (child) => {
-    const file = path('runs', name, 'metrics.jsonl');
-    const timer = setInterval(() => {
-      if (!existsSync(file) || readFileSync(file, 'utf8') === '') return;
-      clearInterval(timer);
-      child.kill('SIGINT');
-    }, 5);
-    child.on('exit', () => clearInterval(timer));
-  };
-}
 
 /** Makes saving slow after the first Ctrl-C, so that there is time for a second. */
 const SLOW_DISK = `

@@ -46,6 +46,16 @@ export function cli(args: readonly string[], options: CliOptions): Promise<Ended
   return new Promise((done) => child.on('close', (code) => done({ code, stdout, stderr })));
 }
 
+/** Code to preload: Ctrl-C at the moment at which what stderr has shown matches, however slow this machine is. */
+export const interruptAt = (shown: RegExp): string => `
+const write = process.stderr.write;
+let shown = '';
+process.stderr.write = function (text, ...rest) {
+  const before = ${shown}.test(shown);
+  if (!before && ${shown}.test(shown += text)) process.emit('SIGINT');
+  return write.call(this, text, ...rest);
+};`;
+
 /** A configuration that trains in milliseconds: 16 × 16 images, two layers of 16. */
 export const MICRO = {
   model_type: 'tinyllava',
