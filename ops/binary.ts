@@ -194,10 +194,11 @@ export const binaryOps = /* @__PURE__ */ table(forwardOp);
 /** Applies the elementwise function of that name to two float tensors that broadcast as torch has it. */
 export function binary(name: BinaryName, a: Tensor, b: Tensor): Tensor {
   expectOneOf('binary', 'name', name, ...binaryNames);
-  return inFloat32([a, b], (inputs) => apply1(binaryOps[name], inputs, {}));
+  return bind(name)(a, b);
 }
 
-const bind = (name: BinaryName) => (a: Tensor, b: Tensor) => binary(name, a, b);
+const bind = (name: BinaryName) => (a: Tensor, b: Tensor) =>
+  inFloat32([a, b], (inputs) => apply1(binaryOps[name], inputs, {}));
 export const add = bind('add');
 export const sub = bind('sub');
 export const mul = bind('mul');

@@ -214,10 +214,10 @@ export const unaryOps = /* @__PURE__ */ table(forwardOp);
 /** Applies the elementwise function of that name: floats of any shape → the same shape and dtype. */
 export function unary(name: UnaryName, x: Tensor): Tensor {
   expectOneOf('unary', 'name', name, ...unaryNames);
-  return inFloat32([x], (inputs) => apply1(unaryOps[name], inputs, {}));
+  return bind(name)(x);
 }
 
-const bind = (name: UnaryName) => (x: Tensor) => unary(name, x);
+const bind = (name: UnaryName) => (x: Tensor) => inFloat32([x], (inputs) => apply1(unaryOps[name], inputs, {}));
 export const neg = bind('neg');
 export const abs = bind('abs');
 export const exp = bind('exp');
