@@ -50,7 +50,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var d = 0u; d < DV; d++) {
       o[d] *= shrink;
-      for (var u = 0u; u < BLOCK; u++) { o[d] += s[u] * load_v(from_key[u], d); }
+      for (var u = 0u; u < BLOCK; u++) {
+        // What fills up a block is the last key once more, which may be infinite.
+        if (key + u * SPLIT < seen) { o[d] += s[u] * load_v(from_key[u], d); }
+      }
     }
   }
   if (SPLIT == 1u) {

@@ -187,6 +187,15 @@ test('masked keys that are not finite: what torch makes of masked_fill with âˆ’â
   }
 });
 
+test('an infinite value comes out infinite', async () => {
+  for (const backend of [reference, gpu, wasm]) {
+    for (const v of [[1, Infinity], [Infinity, 1], [1, 2, -Infinity]]) {
+      const { o } = await single(backend, [1], v.map(() => 1), v, 1);
+      assert.equal(o, [v.find((x) => !Number.isFinite(x))!], `${backend.kind}: ${v}`);
+    }
+  }
+});
+
 test('a token that is not finite reaches no causal token before it, nor its gradients', async () => {
   const nan = [NaN, NaN, NaN];
   for (const backend of [reference, gpu, wasm]) {
