@@ -5,11 +5,12 @@ const ALIGN = 64;
 /** Bins: one per 64 bytes up to 1 KiB, above it eight per power of two up to 4 GiB. */
 const BINS = 16 + 22 * 8;
 
-/** The bin that a block of `size` bytes is kept in: every block in a higher bin is larger. */
+/** The bin that a block of `size` bytes, a multiple of 64, is kept in: every block in a higher bin is larger. */
 function binOf(size: number): number {
-  if (size <= 1024) return Math.ceil(size / ALIGN) - 1;
-  const octave = Math.floor(Math.log2(size));
-  return 16 + (octave - 10) * 8 + Math.floor((size / 2 ** octave - 1) * 8);
+  const units = size / ALIGN;
+  if (units <= 16) return units - 1;
+  const octave = 31 - Math.clz32(units);
+  return 16 + (octave - 4) * 8 + ((units << 3) >> octave) - 8;
 }
 
 /**
