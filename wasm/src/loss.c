@@ -33,8 +33,8 @@ void EXPORT(cross_entropy_backward)(const float *logits, const int32_t *labels, 
       row_zero(dlogits, n);
       continue;
     }
-    row_exp_sum(logits, dlogits, n, stats[0], 1.0f, 0.0f);
-    row_scale(dlogits, dlogits, n, scale * exp1(-stats[1]));
+    row_exp_sum(logits, dlogits, n, stats[0], 1.0f, stats[1]);
+    row_scale(dlogits, dlogits, n, scale);
     if ((uint32_t)labels[r] < n) dlogits[labels[r]] -= scale;
   }
 }
@@ -97,12 +97,11 @@ void EXPORT(kl_div_backward)(const float *student, const float *teacher, const f
       row_zero(dstudent, n);
       continue;
     }
-    f4 kv = splat(k), max_s = splat(stats[0]), max_t = splat(stats[2]);
-    f4 scale_s = splat(w * k * exp1(-stats[1])), scale_t = splat(w * k * exp1(-stats[3]));
+    f4 kv = splat(k), scale = splat(w * k);
     for (size_t i = 0; i < n; i += 4) {
-      f4 s = exp_neg4(mul4(sub4(ld_upto(student + i, n - i), max_s), kv));
-      f4 t = exp_neg4(mul4(sub4(ld_upto(teacher + i, n - i), max_t), kv));
-      st_upto(dstudent + i, n - i, sub4(mul4(s, scale_s), mul4(t, scale_t)));
+      f4 s = exp_neg4(log_softmax4(ld_upto(student + i, n - i), kv, stats));
+      f4 t = exp_neg4(log_softmax4(ld_upto(teacher + i, n - i), kv, stats + 2));
+      st_upto(dstudent + i, n - i, mul4(scale, sub4(s, t)));
     }
   }
 }
@@ -116,8 +115,8 @@ INLINE double whole_power(double x, size_t n) {
 }
 
 // AdamW (Loshchilov & Hutter 2019) as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^t, for
-// the parameter's t-th update; next is t, and step was before it. stats: the gradient's norm, the factor that clips it, and 0 where it is
-// not finite: then nothing changes.
+// the parameter's t-th update; next is t, and step was before it. stats: the gradient's norm, the factor that clips it,
+// and 0 where it is not finite: then nothing changes.
 void EXPORT(adamw)(float *p, const float *g, float *m, float *v, const float *step, float *next, const float *stats,
                    size_t n, float lr, double beta1, double beta2, float eps, float decay) {
   *next = *step + stats[2];
