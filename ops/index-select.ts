@@ -178,12 +178,12 @@ const lookupBackward = /* @__PURE__ */ defineOp<LookupBackwardAttrs>({
     };
     return slices === 1 ? [first] : [first, columnSum(target, dx, slices, dx.size, 0)];
   },
-  wasm({ inputs: [index, dy], outputs: [dx], attrs: { dim }, k }) {
+  wasm({ inputs: [index, dy], outputs: [dx], attrs: { dim }, k, scratch }) {
     const { outer, length, inner } = around(dx.shape, dim);
-    k.fill(dx.ptr, dx.size, 0);
+    const room = scratch(k.scatter_rows_scratch(index.size, inner, length));
     for (let o = 0; o < outer; o++) {
       const [from, to] = [dy.ptr + o * index.size * inner * 4, dx.ptr + o * length * inner * 4];
-      k.scatter_add_rows(from, index.ptr, to, index.size, inner, length);
+      k.scatter_rows(from, index.ptr, to, index.size, inner, length, room);
     }
     return true;
   },

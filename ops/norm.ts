@@ -189,7 +189,7 @@ function inputsBackwardOp(kind: NormKind): Op<NormAttrs> {
       const [weight, dy] = inputs.slice(weightAt);
       const args = [x.ptr, z?.ptr ?? 0, weight.ptr, mean?.ptr ?? 0, rstd.ptr, dy.ptr] as const;
       const sizes = [x.size / group, group, weight.size, WASM_GATE[kind.gate]] as const;
-      k.norm_backward(...args, dx.ptr, dz?.ptr ?? 0, 0, 0, ...sizes);
+      k.norm_backward(...args, dx.ptr, dz?.ptr ?? 0, ...sizes);
       return true;
     },
   });
@@ -235,11 +235,12 @@ function weightsBackwardOp(kind: NormKind): Op<NormAttrs> {
       };
       return [first, ...outputs.map((out, i) => columnSum(partial, out, slices, stride, i * channels))];
     },
-    wasm({ inputs, outputs: [dweight, dbias], attrs: { group }, k }) {
+    wasm({ inputs, outputs: [dweight, dbias], attrs: { group }, k, scratch }) {
       const { x, z, mean, rstd } = named(kind, inputs, dyAt + 1);
-      const args = [x.ptr, z?.ptr ?? 0, 0, mean?.ptr ?? 0, rstd.ptr, inputs[dyAt].ptr] as const;
+      const args = [x.ptr, z?.ptr ?? 0, mean?.ptr ?? 0, rstd.ptr, inputs[dyAt].ptr] as const;
       const sizes = [x.size / group, group, dweight.size, WASM_GATE[kind.gate]] as const;
-      k.norm_backward(...args, 0, 0, dweight.ptr, dbias?.ptr ?? 0, ...sizes);
+      const room = scratch(k.norm_weights_scratch(dweight.size));
+      k.norm_weights_backward(...args, dweight.ptr, dbias?.ptr ?? 0, ...sizes, room);
       return true;
     },
   });

@@ -127,19 +127,29 @@ function asMiddle(shape: readonly number[], dims: readonly number[]): [number, n
   return sizes;
 }
 
+/** Sums over the middle of [outer, reduced, inner], divided by `count`. */
+function sumOnWasm(call: WasmCall<ReduceAttrs>, [outer, reduced, inner]: readonly number[], count: number): void {
+  const { inputs: [x], outputs: [y], k, scratch } = call;
+  if (inner === 1) {
+    k.sum_last(x.ptr, y.ptr, outer, reduced, count);
+    return;
+  }
+  const room = scratch(k.sum_first_scratch(reduced, inner));
+  for (let o = 0; o < outer; o++) {
+    k.sum_first(x.ptr + o * reduced * inner * 4, y.ptr + o * inner * 4, reduced, inner, count, room);
+  }
+}
+
 /** Sums, means and logsumexp over one run of dimensions by C kernels. */
-function reduceOnWasm(name: ReduceName, { inputs: [x], outputs: [y], attrs, k }: WasmCall<ReduceAttrs>): boolean {
+function reduceOnWasm(name: ReduceName, call: WasmCall<ReduceAttrs>): boolean {
+  const { inputs: [x], outputs: [y], attrs, k } = call;
   const sizes = asMiddle(x.shape, attrs.dims);
   if (!sizes) return false;
   const [outer, reduced, inner] = sizes;
   switch (name) {
     case 'sum':
     case 'mean':
-      if (inner === 1) k.sum_last(x.ptr, y.ptr, outer, reduced);
-      for (let o = 0; o < outer && inner > 1; o++) {
-        k.sum_first(x.ptr + o * reduced * inner * 4, y.ptr + o * inner * 4, reduced, inner, 0);
-      }
-      if (name === 'mean') k.scale_add(y.ptr, y.ptr, y.size, 1 / reduced, 0);
+      sumOnWasm(call, sizes, name === 'mean' ? reduced : 1);
       return true;
     case 'logsumexp':
       if (inner === 1) k.logsumexp(x.ptr, y.ptr, outer, reduced);
@@ -278,7 +288,7 @@ export const reduceOps = /* @__PURE__ */ Object.fromEntries(
 
 function dimsOf(name: string, x: Spec, dim: ReduceOptions['dim']): number[] {
   const rank = x.shape.length;
-  const given: readonly number[] = dim === undefined ? [] : [dim].flat();
+  const given = Array.isArray(dim) ? (dim as readonly number[]) : dim === undefined ? [] : [dim as number];
   if (given.length === 0) return x.shape.map((_, i) => i);
   const dims = given.map((d) => normalizeDim(name, d, rank));
   if (new Set(dims).size < dims.length) throw new ShapeError(`${name}: dim ${show(given)} names a dimension twice`);

@@ -38,24 +38,32 @@ test('strided_copy: every order of four dimensions, repeats and reversals', () =
 
 const quad = (v: number[]): [number, number, number, number] => [v[0], v[1], v[2], v[3]];
 
-test('gather_rows and scatter_add_rows', () => {
+test('gather_rows and scatter_rows', () => {
   for (const m of all) {
     for (const n of [1, 5, 8]) {
-      const [table, x] = [random(4 * n, 1), random(5 * n, 2)];
+      const often = new Array<number>(130).fill(1);  // is summed in blocks
+      const rows = [3, 0, 3, -1, 0, ...often];
+      const [table, x] = [random(4 * n, 1), random(rows.length * n, 2)];
       const indices = Int32Array.of(3, 0, 3, 4, 0);
-      const [picked, sums] = [m.out(5 * n), m.inout(table)];
+      const [picked, sums] = [m.out(5 * n), m.out(4 * n)];
       m.kernels.exports.gather_rows(m.put(table), m.put(indices), picked, 5, n, 4);
-      m.kernels.exports.scatter_add_rows(m.put(x), m.put(Int32Array.of(3, 0, 3, -1, 0)), sums, 5, n, 4);
-      const want = Array.from(table);
-      [3, 0, 3, -1, 0].forEach((row, r) => {
+      const room = m.out(m.kernels.exports.scatter_rows_scratch(rows.length, n, 4) / 4);
+      m.kernels.exports.scatter_rows(m.put(x), m.put(Int32Array.from(rows)), sums, rows.length, n, 4, room);
+      const want = new Array<number>(4 * n).fill(0);
+      rows.forEach((row, r) => {
         for (let j = 0; row >= 0 && j < n; j++) want[row * n + j] += x[r * n + j];
       });
       const rowAt = (row: number): number[] => Array.from({ length: n }, (_, j) => (row < 4 ? table[row * n + j] : NaN));
       const gathered = Array.from(indices).flatMap(rowAt);
       close('gather_rows', m.read(picked, 5 * n), gathered, 0, 0);
-      close('scatter_add_rows', m.read(sums, 4 * n), want);
+      close('scatter_rows', m.read(sums, 4 * n), want);
       m.finish('rows');
     }
+    const [x, long] = [new Float32Array(100_000).fill(0.1), m.out(1)];
+    const room = m.out(m.kernels.exports.scatter_rows_scratch(x.length, 1, 1) / 4);
+    m.kernels.exports.scatter_rows(m.put(x), m.put(new Int32Array(x.length)), long, x.length, 1, 1, room);
+    close('a long sum', m.read(long, 1), [x.length * x[0]], 1e-6);
+    m.finish('a long sum');
   }
 });
 

@@ -88,14 +88,11 @@ export interface KernelExports extends ElementwiseExports {
   /** y = value. */
   fill(y: number, n: number, value: number): void;
 
-  /** y[rows] = sums of the rows of x [rows, n]. */
-  sum_last(x: number, y: number, rows: number, n: number): void;
-  /** y[n] = sum over the rows of x [rows, n] (+ y when accumulate). */
-  sum_first(x: number, y: number, rows: number, n: number, accumulate: number): void;
-  /** y[rows] = sums over columns of a·b [rows, n]. */
-  dot_last(a: number, b: number, y: number, rows: number, n: number): void;
-  /** y[n] = sum over rows of a·b [rows, n] (+ y when accumulate). */
-  dot_first(a: number, b: number, y: number, rows: number, n: number, accumulate: number): void;
+  /** y[rows] = sums of the rows of x [rows, n], divided by `count`. */
+  sum_last(x: number, y: number, rows: number, n: number, count: number): void;
+  sum_first_scratch(rows: number, n: number): number;
+  /** y[n] = sum over the rows of x [rows, n], divided by `count`. */
+  sum_first(x: number, y: number, rows: number, n: number, count: number, scratch: number): void;
   /** Sum of x², added up in f64. */
   sum_squares(x: number, n: number): number;
   /** y[1] = ‖a − b‖, added up in f64. */
@@ -131,7 +128,7 @@ export interface KernelExports extends ElementwiseExports {
     eps: number,
     gate: number,
   ): void;
-  /** Gradients of `norm`; each of dx, dz, dw, db may be 0. All are overwritten. */
+  /** Gradients of `norm` for x and z; dz may be 0. */
   norm_backward(
     x: number,
     z: number,
@@ -141,12 +138,26 @@ export interface KernelExports extends ElementwiseExports {
     dy: number,
     dx: number,
     dz: number,
+    rows: number,
+    group: number,
+    channels: number,
+    gate: number,
+  ): void;
+  norm_weights_scratch(channels: number): number;
+  /** Gradients of `norm` for w and b; db may be 0. */
+  norm_weights_backward(
+    x: number,
+    z: number,
+    mean: number,
+    rstd: number,
+    dy: number,
     dw: number,
     db: number,
     rows: number,
     group: number,
     channels: number,
     gate: number,
+    scratch: number,
   ): void;
 
   rope_scratch(length: number, rotary: number): number;
@@ -422,6 +433,18 @@ export interface KernelExports extends ElementwiseExports {
   ): void;
   /** y[r] = table[indices[r]], f32 rows of n; NaN where the index (i32) is not one of the table's `count` rows. */
   gather_rows(table: number, indices: number, y: number, rows: number, n: number, count: number): void;
-  /** table[indices[r]] += x[r], f32 rows of n; indices that are not one of the table's `count` rows are left out. */
-  scatter_add_rows(x: number, indices: number, table: number, rows: number, n: number, count: number): void;
+  scatter_rows_scratch(rows: number, n: number, count: number): number;
+  /**
+   * table[k] = sum of the x[r] with indices[r] = k, f32 rows of n; `count` rows in the table. Indices that name none of
+   * them are left out.
+   */
+  scatter_rows(
+    x: number,
+    indices: number,
+    table: number,
+    rows: number,
+    n: number,
+    count: number,
+    scratch: number,
+  ): void;
 }

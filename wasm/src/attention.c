@@ -5,7 +5,7 @@
 #include "rows.h"
 
 #define QUERIES 192
-#define KEYS 192
+#define KEYS 192  // a row's are one BLOCK at most
 #define NONE (-__builtin_inff())
 
 // Strides in floats. q, o and their gradients share one set, k and v the other.
@@ -67,7 +67,7 @@ INLINE void online_row(const Shape *s, Forward *f, size_t r, size_t seen, size_t
   float max = row_max(row, seen), before = f->max[r];
   if (max < before) max = before;
   float shift = max == NONE ? 0.0f : max, keep = exp1((before - shift) * s->scale);
-  f->sum[r] = f->sum[r] * keep + row_exp_sum(row, row, seen, shift, s->scale, 0.0f);
+  f->sum[r] = f->sum[r] * keep + block_exp_sum(row, row, seen, shift, s->scale, 0.0f);
   f->max[r] = max;
   row_zero(row + seen, n - seen);
   if (before != NONE && keep != 1.0f) row_scale(o, o, s->dim, keep);
@@ -141,7 +141,7 @@ typedef struct {
 INLINE void weights_row(const Shape *s, const Backward *t, float *row, size_t query, size_t j, size_t n) {
   size_t seen = seen_in(s, query, j, n);
   if (t->mask) hide(row, t->mask + j, seen, NONE);
-  row_exp_sum(row, row, seen, t->stats[2 * query], s->scale, t->stats[2 * query + 1]);
+  block_exp_sum(row, row, seen, t->stats[2 * query], s->scale, t->stats[2 * query + 1]);
   row_zero(row + seen, n - seen);
 }
 

@@ -160,7 +160,7 @@ NOINLINE void tokens_weights(const Conv *s, const float *g, int dw, int db, floa
   size_t size = (s->width + 1) * s->channels;
   row_zero(part, size);
   for (size_t l = 0; l < s->length; l++, g += s->channels) {
-    if (db) row_axpy(g, part + s->width * s->channels, s->channels, 1.0f);
+    if (db) row_add(g, part + s->width * s->channels, s->channels);
     for (size_t k = 0; dw && k < s->width; k++) {
       const float *row = tap_row(s, l, k);
       if (!row) continue;
@@ -170,7 +170,7 @@ NOINLINE void tokens_weights(const Conv *s, const float *g, int dw, int db, floa
       for (; c < s->channels; c++) to[c] += g[c] * row[c];
     }
     if (l % 256 == 255 || l + 1 == s->length) {
-      row_axpy(part, sums, size, 1.0f);
+      row_add(part, sums, size);
       row_zero(part, size);
     }
   }

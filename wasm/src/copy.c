@@ -1,5 +1,5 @@
 // Copies between strided views: what permute, slice, cat, expand and flip are made of.
-#include "simd.h"
+#include "rows.h"
 
 typedef struct {
   size_t size;
@@ -61,14 +61,32 @@ void EXPORT(gather_rows)(const float *table, const int32_t *indices, float *y, s
   }
 }
 
-// table[indices[r]] += x[r], f32 rows of n; rows whose index is not one of the table's `count` rows are left out.
-void EXPORT(scatter_add_rows)(const float *x, const int32_t *indices, float *table, size_t rows, size_t n,
-                              size_t count) {
+// Bytes of scratch for scatter_rows.
+size_t EXPORT(scatter_rows_scratch)(size_t rows, size_t n, size_t count) {
+  return rows / BLOCK_ROWS * n * sizeof(double) + 2 * count * sizeof(uint32_t);
+}
+
+// table[k] = Σ x[r] over the r with indices[r] = k, in their order, in f32 rows of n. Only indices that come often have
+// sums in f64.
+void EXPORT(scatter_rows)(const float *x, const int32_t *indices, float *table, size_t rows, size_t n, size_t count,
+                          double *sums) {
+  uint32_t *times = (uint32_t *)(sums + rows / BLOCK_ROWS * n), *place = times + count, places = 0;
+  for (size_t k = 0; k < count; k++) times[k] = 0;
+  row_zero(table, count * n);
   for (size_t r = 0; r < rows; r++, x += n) {
-    if ((uint32_t)indices[r] >= count) continue;
-    float *y = table + (size_t)indices[r] * n;
-    size_t j = 0;
-    for (; j + 4 <= n; j += 4) st(y + j, add4(ld(y + j), ld(x + j)));
-    for (; j < n; j++) y[j] += x[j];
+    size_t k = (uint32_t)indices[r];
+    if (k >= count) continue;
+    row_add(x, table + k * n, n);
+    if (++times[k] % BLOCK_ROWS > 0) continue;
+    if (times[k] == BLOCK_ROWS) {
+      place[k] = places++;
+      for (size_t i = 0; i < n; i++) sums[place[k] * n + i] = 0;
+    }
+    row_flush(table + k * n, sums + place[k] * n, n);
+  }
+  for (size_t k = 0; k < count; k++) {
+    if (times[k] < BLOCK_ROWS) continue;
+    row_flush(table + k * n, sums + place[k] * n, n);
+    row_narrow(sums + place[k] * n, table + k * n, n);
   }
 }

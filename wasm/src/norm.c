@@ -12,10 +12,20 @@ INLINE void gate_row(const float *x, const float *z, float *to, size_t n) {
     st_upto(to + i, n - i, mul4(ld_upto(x + i, n - i), silu4(ld_upto(z + i, n - i))));
 }
 
-// Σ (u − mean)² in f32 while it is sure to neither vanish nor overflow nor lose digits, else in f64.
-INLINE double squares(const float *u, size_t n, float mean) {
+// The mean; where f32 cannot hold the sum, by f64.
+INLINE float mean_of(const float *u, size_t n) {
+  float mean = row_sum(u, n) / n;
+  if (mean - mean == 0) return mean;
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) sum += u[i];
+  return (float)(sum / n);
+}
+
+#define SQUARES 4096  // squares that are summed in f32
+
+INLINE float block_squares(const float *u, size_t n, float mean) {
   f4 s = zero4(), t = zero4(), m = splat(mean);
-  size_t i = n > 4096 ? n : 0;
+  size_t i = 0;
   for (; i + 8 <= n; i += 8) {
     f4 d = sub4(ld(u + i), m), e = sub4(ld(u + i + 4), m);
     s = fma4(d, d, s);
@@ -25,12 +35,25 @@ INLINE double squares(const float *u, size_t n, float mean) {
     f4 d = sub4(ld(u + i), m);
     s = fma4(d, d, s);
   }
-  double sum = sum4(add4(s, t));
+  float sum = sum4(add4(s, t));
   for (; i < n; i++) sum += (u[i] - mean) * (u[i] - mean);
-  if (n <= 4096 && sum > 1e-25 && sum < 1e35) return sum;
-  sum = 0;
-  for (i = 0; i < n; i++) sum += ((double)u[i] - mean) * ((double)u[i] - mean);
   return sum;
+}
+
+// 1/√(Σ (u − mean)²/n + eps); where squares in f32 may vanish or overflow, by f64.
+INLINE float rstd_of(const float *u, size_t n, float mean, float eps) {
+  float sum = 0;
+  if (n <= SQUARES) {
+    sum = block_squares(u, n, mean);
+  } else {
+    double total = 0;
+    for (size_t i = 0; i < n; i += SQUARES) total += block_squares(u + i, least(n - i, SQUARES), mean);
+    sum = (float)total;
+  }
+  if (sum > 1e-25f && sum < 1e35f) return 1.0f / __builtin_sqrtf(sum / n + eps);
+  double total = 0;
+  for (size_t i = 0; i < n; i++) total += ((double)u[i] - mean) * ((double)u[i] - mean);
+  return (float)(1 / __builtin_sqrt(total / n + eps));
 }
 
 // mean: null for RMS norms; mean and rstd have `rows` elements.
@@ -43,8 +66,8 @@ void EXPORT(norm)(const float *x, const float *z, const float *w, const float *b
       gate_row(u, z + r * group, out, group);
       u = out;
     }
-    float mu = mean ? (float)(row_sum(u, group) / group) : 0.0f;
-    float scale = (float)(1 / __builtin_sqrt(squares(u, group, mu) / group + eps));
+    float mu = mean ? mean_of(u, group) : 0.0f;
+    float scale = rstd_of(u, group, mu, eps);
     if (mean) mean[r] = mu;
     rstd[r] = scale;
     for (size_t i = 0; i < group; i += 4) {
@@ -91,67 +114,61 @@ INLINE void row_to_inputs(const Row *r, size_t n, int center, float *dx, float *
     f4 z = ld_upto(r->z + i, left);
     if (r->gate == GATE_FIRST) {
       if (dz) st_upto(dz + i, left, mul4(mul4(du, ld_upto(r->x + i, left)), dsilu4(z)));
-      if (dx) st_upto(dx + i, left, mul4(du, silu4(z)));
+      st_upto(dx + i, left, mul4(du, silu4(z)));
     } else {
       f4 plain = mul4(mul4(ld_upto(r->dy + i, left), ld_upto(r->w + i, left)), hat);
       if (dz) st_upto(dz + i, left, mul4(plain, dsilu4(z)));
-      if (dx) st_upto(dx + i, left, du);
+      st_upto(dx + i, left, du);
     }
   }
 }
 
-#define STRIP 128  // channels whose sums in f64 lie on the stack
-
-// dw and db (each may be null) of `n` channels: sums over rows, of which one with these channels comes every `step`
-// elements of x and every `stats` elements of mean and rstd.
-INLINE void strip_to_weights(Row row, const float *mean, const float *rstd, size_t rows, size_t step, size_t stats,
-                             size_t n, float *dw, float *db) {
-  double weights[STRIP + 4] = {0}, biases[STRIP + 4] = {0};
-  for (size_t r = 0; r < rows; r += 8) {
-    size_t end = least(rows, r + 8);
-    for (size_t i = 0; i < n; i += 4) {
-      size_t left = n - i;
-      f4 w = zero4(), b = zero4();
-      for (size_t k = r; k < end; k++) {
-        size_t at = k * step + i, s = k * stats;
-        f4 u = ld_upto(row.x + at, left), g = ld_upto(row.dy + at, left);
-        if (row.gate == GATE_FIRST) u = mul4(u, silu4(ld_upto(row.z + at, left)));
-        if (row.gate == GATE_LAST) g = mul4(g, silu4(ld_upto(row.z + at, left)));
-        w = fma4(g, mul4(sub4(u, splat(mean ? mean[s] : 0.0f)), splat(rstd[s])), w);
-        b = add4(b, g);
-      }
-      Total sums = {ld(weights + i), ld(weights + i + 2)};
-      add_to(&sums, w);
-      st(weights + i, sums.low);
-      st(weights + i + 2, sums.high);
-      if (!db) continue;
-      sums = (Total){ld(biases + i), ld(biases + i + 2)};
-      add_to(&sums, b);
-      st(biases + i, sums.low);
-      st(biases + i + 2, sums.high);
-    }
+INLINE void row_to_weights(const Row *r, size_t n, float *dw, float *db) {
+  for (size_t i = 0; i < n; i += 4) {
+    size_t left = n - i;
+    f4 u = ld_upto(r->x + i, left), g = ld_upto(r->dy + i, left);
+    if (r->gate == GATE_FIRST) u = mul4(u, silu4(ld_upto(r->z + i, left)));
+    if (r->gate == GATE_LAST) g = mul4(g, silu4(ld_upto(r->z + i, left)));
+    f4 hat = mul4(sub4(u, splat(r->mu)), splat(r->scale));
+    st_upto(dw + i, left, fma4(g, hat, ld_upto(dw + i, left)));
+    if (db) st_upto(db + i, left, add4(g, ld_upto(db + i, left)));
   }
-  for (size_t i = 0; i < n && dw; i++) dw[i] = (float)weights[i];
-  for (size_t i = 0; i < n && db; i++) db[i] = (float)biases[i];
 }
 
-// Each of dx, dz, dw, db may be null; dx and dz are written for every row, dw and db are sums over rows.
+// dz may be null.
 void EXPORT(norm_backward)(const float *x, const float *z, const float *w, const float *mean, const float *rstd,
-                           const float *dy, float *dx, float *dz, float *dw, float *db, size_t rows, size_t group,
-                           size_t channels, int gate) {
-  for (size_t r = 0, c = 0; r < rows && (dx || dz); r++, c = c + group == channels ? 0 : c + group) {
+                           const float *dy, float *dx, float *dz, size_t rows, size_t group, size_t channels,
+                           int gate) {
+  for (size_t r = 0, c = 0; r < rows; r++, c = c + group == channels ? 0 : c + group) {
     size_t at = r * group;
     Row row = {x + at, z + at, w + c, dy + at, mean ? mean[r] : 0.0f, rstd[r], gate};
-    row_to_inputs(&row, group, mean != 0, dx ? dx + at : 0, dz ? dz + at : 0);
+    row_to_inputs(&row, group, mean != 0, dx + at, dz ? dz + at : 0);
   }
-  if (!dw && !db) return;
-  size_t groups = channels / group;
-  for (size_t g = 0; g < groups; g++) {
-    for (size_t i = 0; i < group; i += STRIP) {
-      size_t c = g * group + i;
-      Row first = {x + c, z + c, 0, dy + c, 0, 0, gate};
-      strip_to_weights(first, mean ? mean + g : 0, rstd + g, rows / groups, channels, groups, least(group - i, STRIP),
-                       dw ? dw + c : 0, db ? db + c : 0);
+}
+
+// Bytes of scratch for norm_weights_backward.
+size_t EXPORT(norm_weights_scratch)(size_t channels) {
+  return 2 * channels * sizeof(double);
+}
+
+// db may be null. dw and db take the sums of BLOCK_ROWS rows before these go to the sums in f64.
+void EXPORT(norm_weights_backward)(const float *x, const float *z, const float *mean, const float *rstd,
+                                   const float *dy, float *dw, float *db, size_t rows, size_t group, size_t channels,
+                                   int gate, double *sums) {
+  size_t block = channels / group * BLOCK_ROWS;
+  for (size_t c = 0; c < 2 * channels; c++) sums[c] = 0;
+  row_zero(dw, channels);
+  if (db) row_zero(db, channels);
+  for (size_t first = 0; first < rows; first += block) {
+    size_t end = first + least(rows - first, block);
+    for (size_t r = first, c = 0; r < end; r++, c = c + group == channels ? 0 : c + group) {
+      size_t at = r * group;
+      Row row = {x + at, z + at, 0, dy + at, mean ? mean[r] : 0.0f, rstd[r], gate};
+      row_to_weights(&row, group, dw + c, db ? db + c : 0);
     }
+    row_flush(dw, sums, channels);
+    if (db) row_flush(db, sums + channels, channels);
   }
+  row_narrow(sums, dw, channels);
+  if (db) row_narrow(sums + channels, db, channels);
 }

@@ -1,54 +1,58 @@
 // Sums, softmax and what is made of them, over the last dimension of [rows, n].
 #include "rows.h"
 
-void EXPORT(sum_last)(const float *x, float *y, size_t rows, size_t n) {
-  for (size_t r = 0; r < rows; r++) y[r] = (float)row_sum(x + r * n, n);
+INLINE void row_div(float *y, size_t n, float by) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) st(y + i, div4(ld(y + i), splat(by)));
+  for (; i < n; i++) y[i] /= by;
 }
 
-#define STRIP 256  // columns whose sums in f64 lie on the stack
-
-// Four columns (or the first `count` of them) of a, or of a·b, summed over up to eight rows.
-INLINE f4 eight_rows(const float *a, const float *b, size_t n, size_t rows, size_t count) {
-  if (!b && rows == 8 && count >= 4) return add4(four(a, n), four(a + 4 * n, n));
-  f4 sum = zero4();
-  for (size_t r = 0; r < rows; r++) {
-    f4 v = ld_upto(a + r * n, count);
-    sum = add4(sum, b ? mul4(v, ld_upto(b + r * n, count)) : v);
-  }
-  return sum;
+// y[rows] = Σ/count
+void EXPORT(sum_last)(const float *x, float *y, size_t rows, size_t n, float count) {
+  if (n > 0 && n < 4)
+    for (size_t r = 0; r < rows; r++) y[r] = sum4(ld_part(x + r * n, n, 0.0f));
+  else
+    for (size_t r = 0; r < rows; r++) y[r] = row_sum(x + r * n, n);
+  if (count != 1.0f) row_div(y, rows, count);
 }
 
-// y[n] = Σ over rows of a, or of a·b, which may be null (+ y when accumulate).
-INLINE void sum_rows(const float *a, const float *b, float *y, size_t rows, size_t n, int accumulate) {
-  double sums[STRIP + 4];
-  for (size_t c = 0; c < n; c += STRIP) {
-    size_t width = least(n - c, STRIP);
-    for (size_t i = 0; i < width + 4; i++) sums[i] = i < width && accumulate ? y[c + i] : 0;
-    for (size_t r = 0; r < rows; r += 8) {
-      size_t at = r * n + c, count = least(rows - r, 8);
-      for (size_t i = 0; i < width; i += 4) {
-        Total total = {ld(sums + i), ld(sums + i + 2)};
-        add_to(&total, eight_rows(a + at + i, b ? b + at + i : 0, n, count, width - i));
-        st(sums + i, total.low);
-        st(sums + i + 2, total.high);
-      }
+// y += Σ over rows of x. Four rows at a time, y stays in cache.
+INLINE void add_rows(const float *x, float *y, size_t rows, size_t n) {
+  size_t r = 0;
+  for (; r + 4 <= rows; r += 4, x += 4 * n) {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+      f4 a = add4(ld(x + i), ld(x + n + i)), b = add4(ld(x + 2 * n + i), ld(x + 3 * n + i));
+      st(y + i, add4(ld(y + i), add4(a, b)));
     }
-    for (size_t i = 0; i < width; i++) y[c + i] = (float)sums[i];
+    for (; i < n; i++) y[i] += (x[i] + x[n + i]) + (x[2 * n + i] + x[3 * n + i]);
   }
+  for (; r < rows; r++, x += n) row_add(x, y, n);
 }
 
-void EXPORT(sum_first)(const float *x, float *y, size_t rows, size_t n, int accumulate) {
-  sum_rows(x, 0, y, rows, n, accumulate);
+#define NARROW 64  // columns whose sums in f64 lie on the stack
+
+// Bytes of scratch for sum_first.
+size_t EXPORT(sum_first_scratch)(size_t rows, size_t n) {
+  return rows <= BLOCK_ROWS || n <= NARROW ? 0 : n * sizeof(double);
 }
 
-// The gradient of a broadcast factor.
-void EXPORT(dot_first)(const float *a, const float *b, float *y, size_t rows, size_t n, int accumulate) {
-  sum_rows(a, b, y, rows, n, accumulate);
-}
-
-// y[rows] = Σ over columns of a·b.
-void EXPORT(dot_last)(const float *a, const float *b, float *y, size_t rows, size_t n) {
-  for (size_t r = 0; r < rows; r++) y[r] = (float)row_dot(a + r * n, b + r * n, n);
+// y[n] = Σ over rows / count
+void EXPORT(sum_first)(const float *x, float *y, size_t rows, size_t n, float count, double *sums) {
+  row_zero(y, n);
+  if (rows <= BLOCK_ROWS) {
+    add_rows(x, y, rows, n);
+  } else {
+    double narrow[NARROW];
+    if (n <= NARROW) sums = narrow;
+    for (size_t i = 0; i < n; i++) sums[i] = 0;
+    for (size_t r = 0; r < rows; r += BLOCK_ROWS) {
+      add_rows(x + r * n, y, least(rows - r, BLOCK_ROWS), n);
+      row_flush(y, sums, n);
+    }
+    row_narrow(sums, y, n);
+  }
+  if (count != 1.0f) row_div(y, n, count);
 }
 
 // Σ (a − b)², in f64: a gradient's squared norm may have a billion terms. b may be null: zeros.

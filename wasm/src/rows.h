@@ -2,57 +2,92 @@
 #pragma once
 #include "math.h"
 
-// Two sums of f32, kept in f64 and taken in pairs of lanes: what goes on for long loses no digits.
-typedef struct {
-  v128_t low, high;
-} Total;
+// So many terms, or rows of them, are summed in f32 before they go to a sum in f64: long sums lose no digits.
+#define BLOCK 256
+#define BLOCK_ROWS 64
 
-INLINE Total no_total(void) {
-  return (Total){wasm_f64x2_const_splat(0.0), wasm_f64x2_const_splat(0.0)};
+INLINE f4 sum_of_four(const float *x) {
+  return add4(add4(ld(x), ld(x + 4)), add4(ld(x + 8), ld(x + 12)));
 }
 
-INLINE void add_to(Total *total, f4 v) {
-  total->low = wasm_f64x2_add(total->low, wasm_f64x2_promote_low_f32x4(v));
-  total->high = wasm_f64x2_add(total->high, wasm_f64x2_promote_low_f32x4(wasm_i32x4_shuffle(v, v, 2, 3, 0, 1)));
-}
-
-INLINE double total_of(const Total *total) {
-  v128_t both = wasm_f64x2_add(total->low, total->high);
-  return wasm_f64x2_extract_lane(both, 0) + wasm_f64x2_extract_lane(both, 1);
-}
-
-// The sum of four vectors that lie `step` floats apart.
-INLINE f4 four(const float *x, size_t step) {
-  return add4(add4(ld(x), ld(x + step)), add4(ld(x + 2 * step), ld(x + 3 * step)));
-}
-
-INLINE double row_sum(const float *x, size_t n) {
-  Total total = no_total();
+// Sums of one block.
+INLINE float block_sum(const float *x, size_t n) {
+  f4 s = zero4(), t = s;
   size_t i = 0;
-  for (; i + 32 <= n; i += 32) add_to(&total, add4(four(x + i, 4), four(x + i + 16, 4)));
-  for (; i + 16 <= n; i += 16) add_to(&total, four(x + i, 4));
-  for (; i + 4 <= n; i += 4) add_to(&total, ld(x + i));
-  if (i < n) add_to(&total, ld_part(x + i, n - i, 0.0f));
-  return total_of(&total);
+  for (; i + 32 <= n; i += 32) s = add4(s, add4(sum_of_four(x + i), sum_of_four(x + i + 16)));
+  for (; i + 4 <= n; i += 4) t = add4(t, ld(x + i));
+  if (i < n) s = add4(s, ld_part(x + i, n - i, 0.0f));
+  return sum4(add4(s, t));
 }
 
-#define BLOCK 256  // products that are summed in f32 before they go to a sum in f64
+INLINE float block_dot(const float *a, const float *b, size_t n) {
+  f4 s = zero4(), t = s;
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    s = fma4(ld(a + i), ld(b + i), s);
+    t = fma4(ld(a + i + 4), ld(b + i + 4), t);
+  }
+  for (; i + 4 <= n; i += 4) s = fma4(ld(a + i), ld(b + i), s);
+  if (i < n) t = fma4(ld_part(a + i, n - i, 0.0f), ld_part(b + i, n - i, 0.0f), t);
+  return sum4(add4(s, t));
+}
 
-INLINE double row_dot(const float *a, const float *b, size_t n) {
-  double total = 0;
-  do {
-    size_t block = least(n, BLOCK), i = 0;
-    f4 s0 = zero4(), s1 = s0;
-    for (; i + 8 <= block; i += 8) {
-      s0 = fma4(ld(a + i), ld(b + i), s0);
-      s1 = fma4(ld(a + i + 4), ld(b + i + 4), s1);
-    }
-    for (; i + 4 <= block; i += 4) s0 = fma4(ld(a + i), ld(b + i), s0);
-    if (i < block) s1 = fma4(ld_part(a + i, block - i, 0.0f), ld_part(b + i, block - i, 0.0f), s1);
-    total += sum4(add4(s0, s1));
-    a += block, b += block, n -= block;
-  } while (n > 0);
-  return total;
+// Σ e^((x − max)·scale − log); y, unless null, gets the terms.
+INLINE float block_exp_sum(const float *x, float *y, size_t n, float max, float scale, float log) {
+  f4 k = splat(scale), m = splat(max), l = splat(log), sum = zero4();
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    f4 e = exp_neg4(sub4(mul4(sub4(ld(x + i), m), k), l));
+    if (y) st(y + i, e);
+    sum = add4(sum, e);
+  }
+  if (i < n) {
+    f4 e = exp_neg4(sub4(mul4(sub4(ld_part(x + i, n - i, -__builtin_inff()), m), k), l));
+    if (y) st_part(y + i, n - i, e);
+    sum = add4(sum, e);
+  }
+  return sum4(sum);
+}
+
+INLINE float row_sum(const float *x, size_t n) {
+  if (n <= 2 * BLOCK) return block_sum(x, n);
+  double sum = 0;
+  for (size_t i = 0; i < n; i += 2 * BLOCK) sum += block_sum(x + i, least(n - i, 2 * BLOCK));
+  return (float)sum;
+}
+
+INLINE float row_dot(const float *a, const float *b, size_t n) {
+  if (n <= BLOCK) return block_dot(a, b, n);
+  double sum = 0;
+  for (size_t i = 0; i < n; i += BLOCK) sum += block_dot(a + i, b + i, least(n - i, BLOCK));
+  return (float)sum;
+}
+
+// sums[0…4] += v, in f64.
+INLINE void add_wide(double *sums, f4 v) {
+  f4 swapped = wasm_i32x4_shuffle(v, v, 2, 3, 0, 1);
+  st(sums, wasm_f64x2_add(ld(sums), wasm_f64x2_promote_low_f32x4(v)));
+  st(sums + 2, wasm_f64x2_add(ld(sums + 2), wasm_f64x2_promote_low_f32x4(swapped)));
+}
+
+// Moves what x holds to sums in f64: sums += x, x = 0.
+INLINE void row_flush(float *x, double *sums, size_t n) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    add_wide(sums + i, ld(x + i));
+    st(x + i, zero4());
+  }
+  for (; i < n; i++) sums[i] += x[i], x[i] = 0;
+}
+
+// y = sums, in f32
+INLINE void row_narrow(const double *sums, float *y, size_t n) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    f4 low = wasm_f32x4_demote_f64x2_zero(ld(sums + i)), high = wasm_f32x4_demote_f64x2_zero(ld(sums + i + 2));
+    st(y + i, wasm_i64x2_shuffle(low, high, 0, 2));
+  }
+  for (; i < n; i++) y[i] = (float)sums[i];
 }
 
 // NaN are passed over.
@@ -66,26 +101,11 @@ INLINE float row_max(const float *x, size_t n) {
 
 // Σ e^((x − max)·scale − log), exponents of at most about 0; y, unless null, gets the terms (y may be x). The maximum and
 // the logarithm of a sum are two numbers, because one would round the logarithm away where the maximum is large.
-INLINE double row_exp_sum(const float *x, float *y, size_t n, float max, float scale, float log) {
-  f4 k = splat(scale), m = splat(max), l = splat(log);
-  double total = 0;
-  for (size_t i = 0; i < n;) {
-    size_t end = least(n, i + BLOCK);
-    f4 sum = zero4();
-    for (; i + 4 <= end; i += 4) {
-      f4 e = exp_neg4(sub4(mul4(sub4(ld(x + i), m), k), l));
-      if (y) st(y + i, e);
-      sum = add4(sum, e);
-    }
-    if (i < end) {
-      f4 e = exp_neg4(sub4(mul4(sub4(ld_part(x + i, end - i, -__builtin_inff()), m), k), l));
-      if (y) st_part(y + i, end - i, e);
-      sum = add4(sum, e);
-      i = end;
-    }
-    total += sum4(sum);
-  }
-  return total;
+INLINE float row_exp_sum(const float *x, float *y, size_t n, float max, float scale, float log) {
+  double sum = 0;
+  for (size_t i = 0; i < n; i += BLOCK)
+    sum += block_exp_sum(x + i, y ? y + i : 0, least(n - i, BLOCK), max, scale, log);
+  return (float)sum;
 }
 
 // y = x·scale
@@ -94,6 +114,13 @@ INLINE void row_scale(const float *x, float *y, size_t n, float scale) {
   size_t i = 0;
   for (; i + 4 <= n; i += 4) st(y + i, mul4(ld(x + i), k));
   if (i < n) st_part(y + i, n - i, mul4(ld_part(x + i, n - i, 0.0f), k));
+}
+
+// y += x
+INLINE void row_add(const float *x, float *y, size_t n) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) st(y + i, add4(ld(y + i), ld(x + i)));
+  for (; i < n; i++) y[i] += x[i];
 }
 
 // y += x·scale

@@ -15,6 +15,6 @@ export interface WasmCall<A> {
   readonly attrs: A;
   /** The C kernels. */
   readonly k: KernelExports;
-  /** Bytes for this call only, 64-byte aligned. */
+  /** Bytes for this call only, 64-byte aligned; null for none. */
   scratch(bytes: number): number;
 }

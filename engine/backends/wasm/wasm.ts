@@ -112,6 +112,7 @@ export class WasmBackend implements Backend<WasmBuffer> {
   }
 
   private readonly scratch = (bytes: number): number => {
+    if (bytes === 0) return 0;
     const ptr = this.take(bytes);
     this.scratchInUse.push({ ptr, bytes });
     return ptr;
