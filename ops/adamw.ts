@@ -50,17 +50,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 /** ln β where β may be 0. */
 const logOf = (beta: number) => Math.max(Math.log(beta), -1000);
 
+/** The first four have one shape. */
+const INPUTS = ['param', 'grad', 'm', 'v', 'step', 'next', 'stats'] as const;
+
 const adamwOp = /* @__PURE__ */ defineOp<AdamWAttrs>({
   name: 'adamw',
   mutates: [0, 2, 3, 5],
-  shape([param, grad, m, v, step, next, stats], { lr, betas, eps, weightDecay }) {
+  shape(inputs, { lr, betas, eps, weightDecay }) {
     for (const beta of betas) expectFinite('adamw', 'a beta', beta, 0, 1 - Number.EPSILON);
-    for (const [name, value] of Object.entries({ lr, eps, weightDecay })) expectFinite('adamw', name, value, 0);
-    const like = { param, grad, m, v };
-    for (const [name, t] of Object.entries({ ...like, step, next, stats })) {
-      expectDType('adamw', name, t.dtype, 'f32');
-      expectShape('adamw', name, t, name in like ? param.shape : name === 'stats' ? [3] : []);
-    }
+    expectFinite('adamw', 'lr', lr, 0);
+    expectFinite('adamw', 'eps', eps, 0);
+    expectFinite('adamw', 'weightDecay', weightDecay, 0);
+    inputs.forEach((t, i) => {
+      expectDType('adamw', INPUTS[i], t.dtype, 'f32');
+      expectShape('adamw', INPUTS[i], t, i < 4 ? inputs[0].shape : INPUTS[i] === 'stats' ? [3] : []);
+    });
     return [];
   },
   reference({ inputs: [param, grad, m, v, step, next, stats], attrs: { lr, betas, eps, weightDecay } }) {
