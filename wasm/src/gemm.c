@@ -328,6 +328,7 @@ void matmul(const float *A, size_t lda, int transA, const float *B, size_t ldb, 
   }
   size_t rows = least(M, LONG_M), columns = long_columns(M, N);
   size_t room = matmul_scratch_floats(M, N, K, transA) - 3 * rows * columns;
+  if (M <= FEW && transB) columns = 1;  // a row of B after the other, as `few_rows` reads them
   double *sums = (double *)(scratch + room);
   float *part = scratch + room + 2 * rows * columns;
   for (size_t m = 0; m < M; m += rows)
