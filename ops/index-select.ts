@@ -105,6 +105,9 @@ interface LookupBackwardAttrs extends LookupAttrs {
   readonly shape: readonly number[];
 }
 
+/** Entries whose gradients are summed apart, so that a row that comes often loses no digits. */
+const BLOCK = 512;
+
 /** One invocation per element of dx walks over the index: for short rows. */
 const SCATTER_ELEMENTS = /* wgsl */ `
 ${FLAT_MAIN} {
@@ -115,8 +118,12 @@ ${FLAT_MAIN} {
   let base = (row / params.length) * params.count;
   let k = i32(row % params.length);
   var sum = 0.0;
-  for (var j = 0u; j < params.count; j += 1u) {
-    if (index[j] == k) { sum += dys[(base + j) * params.inner + c]; }
+  for (var first = 0u; first < params.count; first += ${BLOCK}u) {
+    var part = 0.0;
+    for (var j = first; j < min(first + ${BLOCK}u, params.count); j += 1u) {
+      if (index[j] == k) { part += dys[(base + j) * params.inner + c]; }
+    }
+    sum += part;
   }
   dxs[i] = sum;
 }`;

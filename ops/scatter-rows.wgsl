@@ -1,9 +1,9 @@
 // Sums rows of dys into the rows of dxs that the index names. A workgroup owns ROWS rows and COLUMNS columns of one
 // slice's sums, keeps them in workgroup memory and walks over the slice's part of the index in order. Each step marks,
 // of CHUNK entries, those that name a row of its own (an or of bits, whose order does not matter), then adds these in
-// order, four loads at a time. What a few chunks sum to goes to dxs, so that a row that comes often loses no digits.
+// order, four loads at a time. What a chunk sums to goes to its rows of dxs before the next, so that a row that comes
+// often loses no digits.
 const CHUNK = COLUMNS * 4u;
-const BLOCK = CHUNK * 4u;
 const NONE: u32 = 0xffffffffu;
 var<workgroup> sums: array<f32, ROWS * COLUMNS>;
 var<workgroup> rows: array<u32, CHUNK>;
@@ -20,19 +20,29 @@ fn hit(bit: u32, word: u32, start: u32, c: u32) -> Hit {
   let j = word * 32u + bit;
   return Hit(rows[j], dys[(start + j) * params.inner + c]);
 }
+
+// Bits of the rows that this chunk adds to, and of those that dxs has some of.
+var<private> touched: u32;
+var<private> begun: u32;
+
 fn sum_up(h: Hit, local: u32) {
-  if (h.row != NONE) { sums[h.row * COLUMNS + local] += h.value; }
+  if (h.row == NONE) { return; }
+  sums[h.row * COLUMNS + local] += h.value;
+  touched |= 1u << h.row;
 }
 
-// Adds the sums to their rows of dxs, from `at` on, or begins these with them, and starts them anew.
-fn hand_over(at: u32, rows_left: u32, begins: bool, local: u32) {
+// Adds the sums of the rows of which `which` has a bit to those in dxs, where these begin at `at`, and starts them anew.
+fn hand_over(which: u32, at: u32, rows_left: u32, local: u32) {
   for (var r = 0u; r < min(ROWS, rows_left); r += 1u) {
+    if ((which & (1u << r)) == 0u) { continue; }
     let i = at + r * params.inner;
     var sum = sums[r * COLUMNS + local];
-    if (!begins) { sum += dxs[i]; }
+    if ((begun & (1u << r)) != 0u) { sum += dxs[i]; }
     dxs[i] = sum;
     sums[r * COLUMNS + local] = 0.0;
   }
+  begun |= which;
+  touched = 0u;
 }
 
 @compute @workgroup_size(COLUMNS)
@@ -48,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let rows_left = select(params.length - first, 0u, c >= params.inner);
   let at = (group.z * params.length + first) * params.inner + c;
   for (var start = begin; start < end; start += CHUNK) {
-    if (start > begin && (start - begin) % BLOCK == 0u) { hand_over(at, rows_left, start == begin + BLOCK, local); }
+    hand_over(touched, at, rows_left, local);
     if (local < CHUNK / 32u) { atomicStore(&marks[local], 0u); }
     workgroupBarrier();
     for (var j = local; j < CHUNK; j += COLUMNS) {
@@ -80,5 +90,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     workgroupBarrier();
   }
-  hand_over(at, rows_left, end <= begin + BLOCK, local);
+  hand_over(touched | ~begun, at, rows_left, local);
 }

@@ -11,8 +11,10 @@ import {
   causalConv1d,
   cumsum,
   distillLoss,
+  embedding,
   fill,
   gather,
+  indexSelect,
   layerNorm,
   linear,
   matmul,
@@ -66,6 +68,9 @@ const GRADIENTS: [name: string, parameter: number[], body: (b: Backend, p: Tenso
   ['bias of a convolution', [3], (b, p) => causalConv1d(fill(b, [1, 3, LONG / 2], 1), fill(b, [3, 1], 1), p)],
   ['weight of a convolution', [3, 1], (b, p) => causalConv1d(fill(b, [1, LONG / 2, 3], 1), p, null, { layout: 'blc' })],
   ['input of gather', [1, 3], (b, p) => gather(p, 0, fill(b, [LONG / 2, 3], 0, 'i32'))],
+  ['short row that is looked up', [1, 3], (b, p) => embedding(p, fill(b, [LONG / 2], 0, 'i32'))],
+  ['long row that is looked up', [1, 40], (b, p) => embedding(p, fill(b, [LONG / 2], 0, 'i32'))],
+  ['column that is selected', [2, 1], (b, p) => indexSelect(p, 1, fill(b, [LONG / 2], 0, 'i32'))],
   ['stretched term', [1, 3], (b, p) => add(fill(b, [LONG / 2, 3], 1), p)],
 ];
 
