@@ -48,11 +48,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       s[u] = weight(s[u], top);
       sum += s[u];
     }
-    for (var d = 0u; d < DV; d++) {
-      o[d] *= shrink;
-      for (var u = 0u; u < BLOCK; u++) {
-        // What fills up a block is the last key once more, which may be infinite.
-        if (key + u * SPLIT < seen) { o[d] += s[u] * load_v(from_key[u], d); }
+    if (key + (BLOCK - 1u) * SPLIT < seen) {
+      for (var d = 0u; d < DV; d++) {
+        o[d] *= shrink;
+        for (var u = 0u; u < BLOCK; u++) { o[d] += s[u] * load_v(from_key[u], d); }
+      }
+    } else {
+      // What fills up a block is the last key once more, which may be infinite.
+      for (var d = 0u; d < DV; d++) {
+        o[d] *= shrink;
+        for (var u = 0u; u < BLOCK; u++) {
+          if (key + u * SPLIT < seen) { o[d] += s[u] * load_v(from_key[u], d); }
+        }
       }
     }
   }

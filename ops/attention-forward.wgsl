@@ -88,18 +88,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (lane == 0u) { row_scale[soft_row] = shrink; }
     workgroupBarrier();
     for (var i = 0u; i < TO; i++) { out[i] *= row_scale[min(out_row + i * OUT_ROWS, ROWS - 1u)]; }
-    let whole = min(max(tile_whole(first, ROWS), k0) - k0, KEYS);
-    for (var key = 0u; key < whole; key++) {
-      let value = kv_tile[key * STRIDE + out_column];
-      for (var i = 0u; i < TO; i++) {
-        out[i] += scores[min(out_row + i * OUT_ROWS, ROWS - 1u) * PITCH + key] * value;
+    if (tile_whole(first, ROWS) >= k0 + KEYS) {
+      for (var key = 0u; key < KEYS; key++) {
+        let value = kv_tile[key * STRIDE + out_column];
+        for (var i = 0u; i < TO; i++) {
+          out[i] += scores[min(out_row + i * OUT_ROWS, ROWS - 1u) * PITCH + key] * value;
+        }
       }
-    }
-    for (var key = whole; key < min(last - k0, KEYS); key++) {
-      let value = kv_tile[key * STRIDE + out_column];
-      for (var i = 0u; i < TO; i++) {
-        let r = min(out_row + i * OUT_ROWS, ROWS - 1u);
-        if (k0 + key < row_keys[r]) { out[i] += scores[r * PITCH + key] * value; }
+    } else {
+      for (var key = 0u; key < min(last - k0, KEYS); key++) {
+        let value = kv_tile[key * STRIDE + out_column];
+        for (var i = 0u; i < TO; i++) {
+          let r = min(out_row + i * OUT_ROWS, ROWS - 1u);
+          if (k0 + key < row_keys[r]) { out[i] += scores[r * PITCH + key] * value; }
+        }
       }
     }
     workgroupBarrier();

@@ -87,18 +87,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       }
     }
     workgroupBarrier();
-    let whole = min(max(tile_whole(first, ROWS), k0) - k0, KEYS);
-    for (var key = 0u; key < whole; key++) {
-      let k4 = k_tile[key * STRIDE + out_column];
-      for (var i = 0u; i < TO; i++) {
-        dq[i] += ds_tile[min(out_row + i * OUT_ROWS, ROWS - 1u) * PITCH + key] * k4;
+    let whole = tile_whole(first, ROWS);
+    if (whole >= k0 + KEYS) {
+      for (var key = 0u; key < KEYS; key++) {
+        let k4 = k_tile[key * STRIDE + out_column];
+        for (var i = 0u; i < TO; i++) {
+          dq[i] += ds_tile[min(out_row + i * OUT_ROWS, ROWS - 1u) * PITCH + key] * k4;
+        }
       }
-    }
-    for (var key = whole; key < KEYS; key++) {
-      let k4 = k_tile[key * STRIDE + out_column];
-      for (var i = 0u; i < TO; i++) {
-        let r = min(out_row + i * OUT_ROWS, ROWS - 1u);
-        if (k0 + key < row_keys[r]) { dq[i] += ds_tile[r * PITCH + key] * k4; }
+    } else {
+      for (var key = 0u; key < KEYS; key++) {
+        let k4 = k_tile[key * STRIDE + out_column];
+        for (var i = 0u; i < TO; i++) {
+          let r = min(out_row + i * OUT_ROWS, ROWS - 1u);
+          if (k0 + key < row_keys[r]) { dq[i] += ds_tile[r * PITCH + key] * k4; }
+        }
       }
     }
     if (FUSED == 1u && out_row < OUT_ROWS) {
@@ -106,7 +109,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         var dk = vec4<f32>();
         var dv = vec4<f32>();
         for (var r = 0u; r < ROWS; r++) {
-          if (c >= whole && k0 + c >= row_keys[r]) { continue; }
+          if (k0 + c >= whole && k0 + c >= row_keys[r]) { continue; }
           dk += ds_tile[r * PITCH + c] * q_tile[r * STRIDE + out_column];
           dv += p_tile[r * PITCH + c] * do_tile[r * STRIDE + out_column];
         }

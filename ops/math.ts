@@ -67,7 +67,8 @@ fn normal_cdf(x: f32) -> f32 {
 
 /**
  * WGSL's log has an absolute error near 1, where the result is small: there 2·artanh(d/(2 + d)) by its series keeps the
- * digits of ln(1 + d), for d from −⅓ to 1. Subnormal arguments, which it may take for 0, are scaled up first.
+ * digits of ln(1 + d), for d from −⅓ to 1. Subnormal arguments, which arithmetic may take for 0, are read off their
+ * bits, as whole numbers of 2⁻¹⁴⁹.
  */
 export const logWgsl = /* wgsl */ `
 fn log_of_one_plus(d: f32) -> f32 {
@@ -78,7 +79,8 @@ fn log_of_one_plus(d: f32) -> f32 {
 }
 fn log_(x: f32) -> f32 {
   if (x > 0.7 && x < 1.5) { return log_of_one_plus(x - 1.0); }
-  if (x < 1.17549435e-38) { return log(x * 16777216.0) - 16.635532; }
+  let bits = bitcast<u32>(x);
+  if (bits > 0u && bits < 0x00800000u) { return log(f32(bits)) - 103.27893; }
   return log(x);
 }
 `;

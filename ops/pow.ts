@@ -32,7 +32,8 @@ fn pow_(a: f32, b: f32) -> f32 {
   if (b == 1.0) { return a; }
   if (b == 2.0) { return a * a; }
   var r = pow(abs(a), b);
-  if (size < 0x00800000u) { r = pow(abs(a) * 16777216.0, b) * exp2(-24.0 * b); }
+  // Subnormal: whole numbers of 2⁻¹⁴⁹.
+  if (size < 0x00800000u) { r = pow(f32(size), b) * exp2(-75.0 * b) * exp2(-74.0 * b); }
   return select(r, -r, flips);
 }
 fn pow_da(a: f32, b: f32, dy: f32) -> f32 {

@@ -114,7 +114,7 @@ test('KL where the teacher is sure is ln 2, at every magnitude', async () => {
 
 test('l2 is right where squares are beyond f32', async () => {
   for (const backend of backends) {
-    for (const s of [1e-30, 1e-3, 1e25, 1e37].map(Math.fround)) {
+    for (const s of [1e-30, 1e-3, 1e25, 1e34].map(Math.fround)) {
       for (const [weights, root] of [[[1, 1], Math.SQRT2], [[1, 0.25], Math.sqrt(1.25)], [[0, 1], 1]] as const) {
         const inputs = [{ shape: [2, 3], data: Float32Array.of(s, 0, 0, 0, -s, 0) }];
         const [loss, grad] = await evaluate(backend, inputs, ([x]) => {
