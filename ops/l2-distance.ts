@@ -5,7 +5,7 @@ import { defineOp, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { FLAT_MAIN, flatLaunch } from './flat.ts';
 import { expectShape } from './shapes.ts';
-import { squaresWgsl } from './squares.ts';
+import { ratioWgsl, squaresWgsl } from './squares.ts';
 
 const WG = 256;
 /** Elements of one workgroup at the least, and workgroups at most, in the first stage. */
@@ -93,11 +93,11 @@ const l2DistanceBackward = /* @__PURE__ */ defineOp({
       reads: { xs: 'f32', zs: 'f32', ys: 'f32', dys: 'f32' },
       writes: { dxs: 'f32' },
       params: { n: 'u32' },
-      code: /* wgsl */ `
+      code: /* wgsl */ `${ratioWgsl}
 ${FLAT_MAIN} {
   let i = flat_index(group, groups, local, WG);
   if (i >= params.n) { return; }
-  dxs[i] = select(dys[0] * ((xs[i] - zs[i]) / ys[0]), 0.0, ys[0] == 0.0);
+  dxs[i] = select(dys[0] * ratio_of(xs[i] - zs[i], ys[0]), 0.0, ys[0] == 0.0);
 }`,
     }));
     return [flatLaunch(kernel, [...inputs, da], [da.size], da.size)];

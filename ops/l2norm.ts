@@ -5,12 +5,14 @@ import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
 import { reduceLaunches } from './reduce-kernel.ts';
+import { ratioWgsl } from './squares.ts';
 
 const backwardKernel = /* @__PURE__ */ new Elementwise({
   name: 'norm.backward',
   reads: { x: 'f32', y: 'f32', dy: 'f32' },
   writes: { dx: 'f32' },
-  values: { dx: 'select(dy * (x / y), 0.0, y == 0.0)' },
+  values: { dx: 'select(dy * ratio_of(x, y), 0.0, y == 0.0)' },
+  helpers: ratioWgsl,
 });
 
 /** dx = dy·x/‖x‖, and 0 for the zero tensor. */

@@ -26,3 +26,11 @@ fn norm_of(sums: vec3<f32>) -> f32 {
   return norms.x;
 }
 `;
+
+/** WGSL: x / y, of which devices may make 0 where y is beyond 2¹²⁶. */
+export const ratioWgsl = /* wgsl */ `
+fn ratio_of(x: f32, y: f32) -> f32 {
+  let down = select(1.0, 0x1p-64, abs(y) > 0x1p64);
+  return (x * down) / (y * down);
+}
+`;
