@@ -53,5 +53,5 @@ export function directKernel(g: Layout, flat: boolean): Kernel {
     sumOverK(4, levels, '0u', 4, step) +
     range.map((m) => `  store_c(c_base, m + ${m}u, n, sum${m});\n`).join('') + '}\n';
   const operands = [types.a + (g.transA ? 'T' : ''), types.b + (g.transB ? 'T' : '')];
-  return { key: ['gemm', `direct${levels}${flat ? '.flat' : ''}`, ...operands, storerKey(g)].join('|'), code, bindings };
+  return { key: ['gemm', `direct${levels}`, ...operands, storerKey(g)].join('|'), code, bindings };
 }

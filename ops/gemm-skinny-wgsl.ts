@@ -66,7 +66,7 @@ function dotKernel(g: Layout, flat: boolean): Kernel {
     `    let row = t / ${columns / 4}u;\n    let first = t % ${columns / 4}u * 4u;\n    var v = vec4<f32>();\n` +
     `    for (var i = 0u; i < ${lanes}u; i++) { v += vec4<f32>(${parts.join(', ')}); }\n` +
     `    store_c(c_base, row, group.x * ${columns}u + first, v);\n  }\n}\n`;
-  const key = ['gemm', `dot${rows}x${lanes}.${levels}${flat ? '.flat' : ''}`, types.a, `${types.b}T`, storerKey(g)].join('|');
+  const key = ['gemm', `dot${rows}x${lanes}.${levels}`, types.a, `${types.b}T`, storerKey(g)].join('|');
   return { key, code, bindings };
 }
 
@@ -95,7 +95,7 @@ function axpyKernel(g: Layout, flat: boolean): Kernel {
     `  workgroupBarrier();\n  if (t < ${rows * quads}u) {\n    let row = t / ${quads}u;\n    var v = vec4<f32>();\n` +
     `    for (var i = 0u; i < ${slices}u; i++) { v += sums[row][i * ${quads}u + t % ${quads}u]; }\n` +
     '    store_c(c_base, row, n, v);\n  }\n}\n';
-  return { key: ['gemm', `axpy${rows}.${levels}${flat ? '.flat' : ''}`, types.a, types.b, storerKey(g)].join('|'), code, bindings };
+  return { key: ['gemm', `axpy${rows}.${levels}`, types.a, types.b, storerKey(g)].join('|'), code, bindings };
 }
 
 /** The kernel for M ≤ 8 and A stored [M,K]. */

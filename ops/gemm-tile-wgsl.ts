@@ -219,5 +219,5 @@ export function tileKernel(g: Layout, t: Tile, split: boolean, flat: boolean): K
     (split ? '  let part = group.z * params.M * params.N;\n' : '') + storeSums(t, split) + '}\n';
   const operands = [types.a + (g.transA ? 'T' : ''), types.b + (g.transB ? 'T' : '')];
   const output = split ? `partial${partialVec ? 'v' : ''}` : storerKey(g);
-  return { key: ['gemm', t.name + (flat ? '.flat' : ''), ...operands, output].join('|'), code, bindings };
+  return { key: ['gemm', t.name, ...operands, output].join('|'), code, bindings };
 }

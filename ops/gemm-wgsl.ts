@@ -47,7 +47,9 @@ export function packParams(params: readonly GemmParam[]): ArrayBuffer {
 /** The launch of a kernel over so many tiles across and down and so many products. */
 function overTiles(make: (flat: boolean) => Kernel, tiles: [number, number, number], params: GemmParam[]): GemmLaunch {
   const flat = tiles.some((n) => n > MAX_GRID);
-  return { ...make(flat), grid: flat ? grid1d(tiles[0] * tiles[1] * tiles[2], 1) : tiles, params };
+  const kernel = make(flat);
+  if (!flat) return { ...kernel, grid: tiles, params };
+  return { ...kernel, key: `${kernel.key}|flat`, grid: grid1d(tiles[0] * tiles[1] * tiles[2], 1), params };
 }
 
 /** The kernels that make a result in one dispatch. */

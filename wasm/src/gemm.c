@@ -14,6 +14,7 @@ static const float ZEROS[NR] = {0};
 // Keeps a pointer in a register of its own: left to itself, LLVM 19 rewrites the row pointers as one base and offsets,
 // one addition a load (19 instead of 38 GFLOP/s at 512³).
 #define KEEP(p) __asm__("" : "+r"(p))
+#define UNROLL _Pragma("clang loop unroll(full)")
 
 // acc[i][j] += a[i][k]·b[k][4j…], one step of the tile.
 INLINE void step(const int mr, const int nv, const float *const row[MR], const float *b, const int k, f4 acc[MR][2]) {

@@ -12,8 +12,6 @@
 typedef v128_t f4;  // four f32
 typedef v128_t i4;  // four i32
 
-#define UNROLL _Pragma("clang loop unroll(full)")
-
 #define ld(p) wasm_v128_load(p)
 #define st(p, v) wasm_v128_store(p, v)
 #define splat(x) wasm_f32x4_splat(x)

@@ -5,7 +5,7 @@ const ALIGN = 64;
 /** Bins: one per 64 bytes up to 1 KiB, above it eight per power of two up to 4 GiB. */
 const BINS = 16 + 22 * 8;
 
-/** The bin that a block of `size` bytes, a multiple of 64 and at most 4 GiB, is kept in: every block in a higher bin is larger. */
+/** The bin for a block of `size` bytes, a multiple of 64 and at most 4 GiB: every block in a higher bin is larger. */
 function binOf(size: number): number {
   const units = size / ALIGN;
   if (units <= 16) return units - 1;
