@@ -5,7 +5,7 @@ import { ShapeError } from '../engine/errors.ts';
 import { defineOp, hostSums, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { coordinates, MAX_RANK, series, unravel } from './coordinates.ts';
-import { FLAT_MAIN, flatLaunch } from './flat.ts';
+import { FLAT_MAIN, flatLaunch, sumInBlocks } from './flat.ts';
 import { normalizeDim, show, strides } from './shapes.ts';
 
 interface GatherAttrs {
@@ -13,8 +13,6 @@ interface GatherAttrs {
 }
 
 const NAN_BITS = 0x7fc00000;
-/** Elements of a sum that are added up before they go to the whole. */
-const BLOCK = 512;
 
 /** Strides of `shape` with `dim` taken out: where the other coordinates lead. */
 function stridesBeside(shape: readonly number[], dim: number): number[] {
@@ -64,15 +62,7 @@ ${FLAT_MAIN} {
   let k = i32((i / params.own) % params.length);
   var sum = 0.0;
   if (${dims.map((d) => `c${d} < params.bound${d}`).join(' && ')}) {
-    // ${BLOCK} at a time, so that long sums lose no digits.
-    for (var first = 0u; first < params.count; first += ${BLOCK}u) {
-      var part = 0.0;
-      for (var j = first; j < min(first + ${BLOCK}u, params.count); j += 1u) {
-        let at = base + j * params.stride;
-        if (index[at] == k) { part += dys[at]; }
-      }
-      sum += part;
-    }
+    ${sumInBlocks('let at = base + j * params.stride; if (index[at] == k) { part += dys[at]; }')}
   }
   dxs[i] = sum;
 }`,

@@ -4,7 +4,7 @@ import { type DType, expectDType, fromBfloat, fromHalf, isFloat } from '../engin
 import { defineOp, type HostArg, hostSums, type Op, spec } from '../engine/op.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { cast } from './cast.ts';
-import { FLAT_MAIN, flatLaunch } from './flat.ts';
+import { FLAT_MAIN, flatLaunch, sumInBlocks } from './flat.ts';
 import { columnSum } from './rows.ts';
 import scatterRows from './scatter-rows.wgsl';
 import { around, expectRank, normalizeDim } from './shapes.ts';
@@ -105,9 +105,6 @@ interface LookupBackwardAttrs extends LookupAttrs {
   readonly shape: readonly number[];
 }
 
-/** Entries whose gradients are summed apart, so that a row that comes often loses no digits. */
-const BLOCK = 512;
-
 /** One invocation per element of dx walks over the index: for short rows. */
 const SCATTER_ELEMENTS = /* wgsl */ `
 ${FLAT_MAIN} {
@@ -118,13 +115,7 @@ ${FLAT_MAIN} {
   let base = (row / params.length) * params.count;
   let k = i32(row % params.length);
   var sum = 0.0;
-  for (var first = 0u; first < params.count; first += ${BLOCK}u) {
-    var part = 0.0;
-    for (var j = first; j < min(first + ${BLOCK}u, params.count); j += 1u) {
-      if (index[j] == k) { part += dys[(base + j) * params.inner + c]; }
-    }
-    sum += part;
-  }
+  ${sumInBlocks('if (index[j] == k) { part += dys[(base + j) * params.inner + c]; }')}
   dxs[i] = sum;
 }`;
 
