@@ -44,10 +44,10 @@ async function timeStep({ name, open }: ModelCase): Promise<void> {
   const { run, close } = await open(backend);
   await run(3);
   let ops = 0;
-  const counted = backend.run;
-  backend.run = (op, call) => (ops++, counted.call(backend, op, call));
+  const counted = backend.dispatch;
+  backend.dispatch = (plan, buffers) => (ops++, counted.call(backend, plan, buffers));
   await run(1);
-  backend.run = counted;
+  backend.dispatch = counted;
   const times: number[] = [];
   for (let i = 0; i < STEPS; i++) {
     const start = performance.now();

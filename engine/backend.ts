@@ -1,23 +1,11 @@
 import type { DType, HostArray } from './dtype.ts';
-import type { Op } from './op.ts';
+import type { AnyOp } from './op.ts';
 import type { Profiler } from './profiler.ts';
 
 /** What an op needs to know of a tensor to check and size its work. */
 export interface Spec {
   readonly shape: readonly number[];
   readonly dtype: DType;
-}
-
-/** A tensor as a backend sees it: a spec, its element count and the backend's own buffer. */
-export interface Arg<B = unknown> extends Spec {
-  readonly size: number;
-  readonly buffer: B;
-}
-
-export interface Call<A, B = unknown> {
-  readonly inputs: readonly Arg<B>[];
-  readonly outputs: readonly Arg<B>[];
-  readonly attrs: A;
 }
 
 /** Bytes that tensors occupy on a backend; `live` returns to where it was when all that was made is freed. */
@@ -29,13 +17,20 @@ export interface MemoryStats {
   reserved: number;
 }
 
+/** What was dispatched between two moments. */
+export interface Recording {
+  /** Enqueues it all again. */
+  replay(): void;
+  dispose(): void;
+}
+
 export type BackendKind = 'reference' | 'wasm' | 'webgpu';
 
 /**
  * A device that holds buffers and runs ops. It does not grow when ops are added: an op carries its own kernels.
- * `run` enqueues and never waits; `read` waits for all that came before.
+ * `dispatch` enqueues and never waits; `read` waits for all that came before.
  */
-export interface Backend<B = unknown> {
+export interface Backend<B = unknown, P = unknown> {
   readonly kind: BackendKind;
   /** Adapter or engine name for people. */
   readonly description: string;
@@ -49,7 +44,24 @@ export interface Backend<B = unknown> {
   read(buffer: B, size: number, dtype: DType): Promise<HostArray>;
   /** Copies all of a buffer to another of the same size and dtype. */
   copy(from: B, to: B): void;
-  run<A>(op: Op<A>, call: Call<A, B>): void;
+  /**
+   * Makes an op ready for operands of these specs, as `Operands.flat` has them. @throws KernelError where no kernel runs
+   */
+  plan(
+    op: AnyOp,
+    inputs: readonly (Spec | undefined)[],
+    outputs: readonly (Spec | undefined)[],
+    attrs: unknown,
+  ): P;
+  /** Runs a plan on the buffers of its inputs, then its outputs. */
+  dispatch(plan: P, buffers: readonly (B | undefined)[]): void;
+  /** Called when a plan will not be used again. */
+  forget?(plan: P): void;
+  /**
+   * From now on notes what is dispatched, until the function that it returns is called. Buffers that are allocated
+   * meanwhile are the recording's. `write` and `read` throw ArgumentError meanwhile.
+   */
+  record(): () => Recording;
   /** Resolves when everything enqueued so far has run; rejects with its error. */
   sync(): Promise<void>;
   dispose(): void;

@@ -1,28 +1,139 @@
-import { ArgumentError, DTypeError } from './errors.ts';
+import { type Access, BFLOAT, BLOCK4, BLOCK8, HALF, HALF_IN_WORDS, plain } from './access.ts';
+import { BLOCK, INT4, INT8 } from './blocks.ts';
+import { ArgumentError, DTypeError, ShapeError } from './errors.ts';
+import { fromBfloat, fromHalf, toBfloat, toHalf } from './half.ts';
 
 /**
- * Element types of tensors. f32 and i32 are what kernels compute on; f16 and bf16 are how tensors may be stored:
- * what computes on them goes through f32; bool is held as u32 words of 0 and 1, as WGSL has it.
+ * How the elements of a tensor are stored. Kernels compute on f32, i32 and u32: f16 and bf16 are widened as they are
+ * read and rounded as they are written; bool is held as u32 words of 0 and 1, as WGSL has it. int8 and int4 are weights
+ * in groups of 32 along the last dimension that share a scale (see blocks.ts), which kernels only read.
  */
-export type DType = 'f32' | 'f16' | 'bf16' | 'i32' | 'u32' | 'bool';
+export type DType = ElementDType | 'int8' | 'int4';
 
-/** What a tensor's elements look like on the host. f16 and bf16 are raw 16-bit patterns. */
+/** Formats that store each element by itself. */
+export type ElementDType = 'f32' | 'f16' | 'bf16' | 'i32' | 'u32' | 'bool';
+
+/** What a tensor's elements look like on the host: f16 and bf16 are raw 16-bit patterns, int8 and int4 raw words. */
 export type HostArray = Float32Array | Float64Array | Uint16Array | Int32Array | Uint32Array;
 
-const BYTES: Record<DType, number> = { f32: 4, f16: 2, bf16: 2, i32: 4, u32: 4, bool: 4 };
+type HostArrayType =
+  | Float32ArrayConstructor
+  | Float64ArrayConstructor
+  | Uint16ArrayConstructor
+  | Int32ArrayConstructor
+  | Uint32ArrayConstructor;
 
-/** Bytes per element. */
-export function bytesOf(dtype: DType): number {
-  return BYTES[dtype];
+/** A storage format: everything the engine and its backends know of one. Adding a format is adding a row. */
+interface Format {
+  readonly float: boolean;
+  /** What a number becomes, and is worth: absent where they are stored as they are. */
+  readonly encode?: (value: number) => number;
+  readonly decode?: (stored: number) => number;
+  /** The same for a whole tensor, where elements are not stored by themselves. */
+  readonly pack?: (values: ArrayLike<number>, into: HostArray) => void;
+  readonly unpack?: (stored: HostArray, into: Float32Array) => void;
+  /** The host's array, and how many of its items a tensor of so many elements has. */
+  readonly array: HostArrayType;
+  readonly items?: (elements: number) => number;
+  /** Least and largest whole number. */
+  readonly range?: readonly [least: number, most: number];
+  /** How WGSL reads and writes it: on devices with f16, and where it is another way, on those without. */
+  readonly wgsl: Access;
+  readonly wgslWithoutF16?: Access;
+  /** Kernels of other backends know it by this number (wasm/src/formats.h). */
+  readonly c: number;
+}
+
+const whole = ([least, most]: readonly [number, number]) => (value: number) =>
+  Math.max(least, Math.min(most, Math.trunc(value)));
+const I32 = [-(2 ** 31), 2 ** 31 - 1] as const;
+const U32 = [0, 2 ** 32 - 1] as const;
+const flag = (value: number) => (value !== 0 ? 1 : 0);
+
+const FORMATS: Readonly<Record<DType, Format>> = {
+  f32: { float: true, array: Float32Array, wgsl: plain('f32'), c: 0 },
+  f16: { float: true, array: Uint16Array, encode: toHalf, decode: fromHalf, wgsl: HALF, wgslWithoutF16: HALF_IN_WORDS, c: 1 },
+  bf16: { float: true, array: Uint16Array, encode: toBfloat, decode: fromBfloat, wgsl: BFLOAT, c: 2 },
+  i32: { float: false, array: Int32Array, encode: whole(I32), range: I32, wgsl: plain('i32'), c: 3 },
+  u32: { float: false, array: Uint32Array, encode: whole(U32), range: U32, wgsl: plain('u32'), c: 3 },
+  bool: { float: false, array: Uint32Array, encode: flag, wgsl: plain('u32'), c: 3 },
+  int8: { float: true, array: Uint32Array, ...INT8, wgsl: BLOCK8, c: 4 },
+  int4: { float: true, array: Uint32Array, ...INT4, wgsl: BLOCK4, c: 5 },
+};
+
+/** Bytes of so many elements. */
+export function byteLength(dtype: DType, elements: number): number {
+  const { array, items } = FORMATS[dtype];
+  return (items ? items(elements) : elements) * array.BYTES_PER_ELEMENT;
+}
+
+/** Items of the host's array that hold so many elements: as many, but of block formats. */
+export function hostItems(dtype: DType, elements: number): number {
+  return FORMATS[dtype].items?.(elements) ?? elements;
+}
+
+/** The array type that holds a dtype on the host. */
+export function hostArrayType(dtype: DType): HostArrayType {
+  return FORMATS[dtype].array;
+}
+
+/** What the C kernels call the format. */
+export function formatNumber(dtype: DType): number {
+  return FORMATS[dtype].c;
+}
+
+/** How WGSL accesses the dtype on a device that has 16-bit floats, or has none. */
+export function accessOf(dtype: DType, { f16 }: { readonly f16: boolean }): Access {
+  const { wgsl, wgslWithoutF16 } = FORMATS[dtype];
+  return f16 ? wgsl : (wgslWithoutF16 ?? wgsl);
 }
 
 /** Whether a value, perhaps of a caller without types, names a dtype. */
 export function isDType(value: unknown): value is DType {
-  return typeof value === 'string' && Object.hasOwn(BYTES, value);
+  return typeof value === 'string' && Object.hasOwn(FORMATS, value);
 }
 
 export function isFloat(dtype: DType): boolean {
-  return dtype === 'f32' || dtype === 'f16' || dtype === 'bf16';
+  return FORMATS[dtype].float;
+}
+
+/** Whether elements are stored as the numbers that they are. */
+export function isPlain(dtype: DType): boolean {
+  return FORMATS[dtype].array !== Uint16Array && !isBlock(dtype);
+}
+
+/** The numbers that a stored tensor of so many elements holds. */
+export function decode(dtype: DType, stored: HostArray, elements: number): HostArray {
+  const { decode: one, unpack } = FORMATS[dtype];
+  const values = new Float32Array(elements);
+  if (unpack) unpack(stored, values);
+  else for (let i = 0; i < elements; i++) values[i] = one ? one(stored[i]) : stored[i];
+  return values;
+}
+
+/** Stores numbers as `encoder` says, or in blocks. */
+export function encode(dtype: DType, values: ArrayLike<number>, into: HostArray): void {
+  const { encode: one, pack } = FORMATS[dtype];
+  if (pack) pack(values, into);
+  else for (let i = 0; i < values.length; i++) into[i] = one ? one(values[i]) : values[i];
+}
+
+/** Whether groups of elements share a scale: such tensors are weights, which kernels only read. */
+export function isBlock(dtype: DType): boolean {
+  return FORMATS[dtype].items !== undefined;
+}
+
+/** @throws ShapeError for sizes that the dtype cannot have, DTypeError for an unknown dtype */
+export function expectSpec({ shape, dtype }: { readonly shape: readonly number[]; readonly dtype: DType }): void {
+  for (const d of shape) {
+    if (!(Number.isInteger(d) && d >= 0)) {
+      throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
+    }
+  }
+  if (!isDType(dtype)) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
+  if (isBlock(dtype) && (shape.at(-1) ?? 0) % BLOCK !== 0) {
+    throw new ShapeError(`a tensor of ${dtype} needs a last dimension that ${BLOCK} divides, got [${shape.join(', ')}]`);
+  }
 }
 
 /** Throws a DTypeError unless `dtype` is one of `allowed`. */
@@ -32,66 +143,18 @@ export function expectDType(op: string, arg: string, dtype: DType, ...allowed: D
   }
 }
 
-const f32 = new Float32Array(1);
-const u32 = new Uint32Array(f32.buffer);
-
-/** f32 → IEEE half bits, round to nearest even, overflow to infinity. */
-export function toHalf(value: number): number {
-  f32[0] = value;
-  const bits = u32[0];
-  const sign = (bits >>> 16) & 0x8000;
-  const magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00;
-  if (magnitude >= 0x47800000) return sign | 0x7c00;
-  if (magnitude < 0x38800000) {
-    if (magnitude < 0x33000000) return sign;
-    const exponent = magnitude >>> 23;
-    const mantissa = (magnitude & 0x7fffff) | 0x800000;
-    const shift = 126 - exponent;
-    const half = mantissa >>> shift;
-    const rest = mantissa & ((1 << shift) - 1);
-    const middle = 1 << (shift - 1);
-    return sign | (half + (rest > middle || (rest === middle && (half & 1)) ? 1 : 0));
-  }
-  const rounded = magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1);
-  return sign | (rounded >>> 13);
-}
-
-/** IEEE half bits → number. */
-export function fromHalf(half: number): number {
-  const sign = half & 0x8000 ? -1 : 1;
-  const exponent = (half >>> 10) & 0x1f;
-  const mantissa = half & 0x3ff;
-  if (exponent === 0) return sign * mantissa * 2 ** -24;
-  if (exponent === 31) return mantissa ? NaN : sign * Infinity;
-  return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
-}
-
-/** f32 → bfloat16 bits, round to nearest even. */
-export function toBfloat(value: number): number {
-  f32[0] = value;
-  const bits = u32[0];
-  if ((bits & 0x7fffffff) > 0x7f800000) return (bits >>> 16) | 0x40;
-  return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
-}
-
-/** bfloat16 bits → number. */
-export function fromBfloat(bits: number): number {
-  u32[0] = bits << 16;
-  return f32[0];
-}
-
 /** What a stored element of the dtype is worth as a number. */
 export function decoder(dtype: DType): (stored: number) => number {
-  if (dtype === 'f16') return fromHalf;
-  return dtype === 'bf16' ? fromBfloat : (stored) => stored;
+  return FORMATS[dtype].decode ?? Number;
 }
 
-/** Least and largest number of the integer dtypes. */
-const RANGES: { readonly [K in DType]?: readonly [least: number, most: number] } = {
-  i32: [-(2 ** 31), 2 ** 31 - 1],
-  u32: [0, 2 ** 32 - 1],
-};
+/**
+ * How the dtype stores a number: floats round to nearest even, integers truncate toward zero and stop at their bounds,
+ * bool is "not 0".
+ */
+export function encoder(dtype: DType): (value: number) => number {
+  return FORMATS[dtype].encode ?? Number;
+}
 
 /**
  * Whether a number from the host may become an element of the dtype: floats round every number, bool is "not 0",
@@ -102,33 +165,10 @@ export function expectStorable(op: string, value: unknown, dtype: DType): void {
   if (typeof value !== 'number') {
     throw new ArgumentError(`${op}: ${typeof value === 'string' ? JSON.stringify(value) : value} is no number`);
   }
-  const range = RANGES[dtype];
+  const range = FORMATS[dtype]?.range;
   if (!range || (Number.isInteger(value) && value >= range[0] && value <= range[1])) return;
   throw new ArgumentError(
     `${op}: ${dtype} cannot hold ${value}, expected whole numbers from ${range[0]} to ${range[1]}; round or clip first`,
   );
 }
 
-/**
- * How the dtype stores a number: floats round to nearest even, integers truncate toward zero and stop at their bounds,
- * bool is "not 0".
- */
-export function encoder(dtype: DType): (value: number) => number {
-  switch (dtype) {
-    case 'f32':
-      return (value) => value;
-    case 'f16':
-      return toHalf;
-    case 'bf16':
-      return toBfloat;
-    case 'bool':
-      return (value) => (value !== 0 ? 1 : 0);
-    case 'i32':
-    case 'u32': {
-      const [least, most] = RANGES[dtype]!;
-      return (value) => Math.max(least, Math.min(most, Math.trunc(value)));
-    }
-    default:
-      return dtype satisfies never;
-  }
-}

@@ -1,11 +1,12 @@
 /** The tensor engine: tensors, tape, scopes, backends. It knows no op and no model. */
 export * from './apply.ts';
 export * from './backend.ts';
+export { type Capture, capture } from './capture.ts';
 export { ReferenceBackend, type ReferenceOptions } from './backends/reference/reference.ts';
 export * from './backends/webgpu/launch.ts';
 export { WasmBackend, type WasmOptions } from './backends/wasm/wasm.ts';
 export { WebGpuBackend, type WebGpuOptions } from './backends/webgpu/webgpu.ts';
-export * from './dtype.ts';
+export { type DType, type ElementDType, type HostArray, isFloat, expectDType } from './dtype.ts';
 export * from './errors.ts';
 export { leakReport } from './leaks.ts';
 export * from './module.ts';

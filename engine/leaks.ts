@@ -1,4 +1,4 @@
-import { bytesOf } from './dtype.ts';
+import { byteLength } from './dtype.ts';
 import type { Storage, Tensor } from './tensor.ts';
 
 interface Origin {
@@ -26,10 +26,10 @@ export function noteMade(tensor: Tensor): void {
 }
 
 /** Called by `apply` for what an op put out. */
-export function noteOp(op: string, outputs: readonly Tensor[]): void {
+export function noteOp(op: string, outputs: readonly (Tensor | undefined)[]): void {
   if (!tracked) return;
-  for (const { id } of outputs) {
-    const origin = tracked.get(id);
+  for (const output of outputs) {
+    const origin = output && tracked.get(output.id);
     if (origin) origin.op = op;
   }
 }
@@ -61,7 +61,7 @@ export async function leakReport(body: () => void | Promise<void>): Promise<stri
     const entry = places.get(place) ?? { count: 0, bytes: 0, example: tensor };
     places.set(place, entry);
     entry.count++;
-    if (!counted.has(tensor.storage)) entry.bytes += tensor.size * bytesOf(tensor.dtype);
+    if (!counted.has(tensor.storage)) entry.bytes += byteLength(tensor.dtype, tensor.size);
     counted.add(tensor.storage);
   }
   return [...places]
@@ -73,7 +73,7 @@ export async function leakReport(body: () => void | Promise<void>): Promise<stri
  * What makes every tensor, by the names that frames give them: `new Tensor`, `Tensor.alias`. A bundler may have put a
  * `_` before a class and a number after a function.
  */
-const OWN = /^(?:at )?(?:new )?(?:_?Tensor\d*\.)?(?:_?Tensor|noteMade|empty|fromData|apply|detach|alias)\d*(?: \(|@)/;
+const OWN = /^(?:at )?(?:new )?(?:_?Tensor\d*\.)?(?:_?Tensor|noteMade|empty|fromData|apply|applyFlat|detach|alias)\d*(?: \(|@)/;
 
 /** The innermost frames outside the engine's own constructors. */
 function placeOf(stack: string): string {

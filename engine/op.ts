@@ -1,10 +1,17 @@
-import type { Call, Spec } from './backend.ts';
+import type { Spec } from './backend.ts';
+import type { WasmPlanner } from './backends/wasm/planner.ts';
+import type { GpuPlanner, Launch } from './backends/webgpu/launch.ts';
 import type { DType, HostArray } from './dtype.ts';
-import type { GpuCall, Launch } from './backends/webgpu/launch.ts';
-import type { WasmCall } from './backends/wasm/call.ts';
+import { type Bare, type Named, Operands } from './operands.ts';
+import type { Slot } from './plan.ts';
 import type { Tensor } from './tensor.ts';
 
-/** An argument of the reference loops: `data` is the whole tensor, row-major. f16 and bf16 are raw 16-bit words. */
+export type { Bare, Named } from './operands.ts';
+
+/**
+ * An operand of the reference loops: `data` is the whole tensor, row-major, as numbers. What is stored as f16 or bf16
+ * has been decoded, and what is written is rounded afterwards.
+ */
 export interface HostArg extends Spec {
   readonly size: number;
   readonly data: HostArray;
@@ -15,59 +22,104 @@ export function hostSums(outputs: readonly HostArg[]): { readonly data: Float64A
   return outputs.map(({ size }) => ({ data: new Float64Array(size) }));
 }
 
-export interface HostCall<A> {
-  readonly inputs: readonly HostArg[];
-  readonly outputs: readonly HostArg[];
-  readonly attrs: A;
-}
+/** Gradients by the names of what they are of; null where nothing downstream used it. */
+type Gradients<N extends string> = {
+  readonly [K in N as K extends `${string}*` ? never : Bare<K>]: Tensor | null;
+} & { readonly [K in N as K extends `${infer B}*` ? B : never]: readonly (Tensor | null)[] };
 
-/** What an op's backward gets. Only what `saves` names is there; asking for anything else throws. */
-export interface BackwardContext<A> {
+/** What an op's backward gets. */
+export interface BackwardContext<A, I extends string, O extends string, S extends string> {
   readonly attrs: A;
-  readonly inputSpecs: readonly Spec[];
-  readonly outputSpecs: readonly Spec[];
-  /** Whether the gradient of input i is wanted; never form it where it is not. */
-  readonly needs: readonly boolean[];
-  /** Gradient of each output; null where nothing downstream used it. */
-  readonly grads: readonly (Tensor | null)[];
-  input(i: number): Tensor;
-  output(i: number): Tensor;
+  /** What `saves` names. */
+  readonly saved: { readonly [K in S as K extends I | O ? K : never]: Tensor } & {
+    readonly [K in S as `${K}?` extends I | O ? K : never]?: Tensor;
+  };
+  /** Shapes and dtypes of all operands. */
+  readonly specs: Named<I, Spec> & Named<O, Spec>;
+  /** Whose gradients are wanted; never form one where it is not. */
+  readonly needs: {
+    readonly [K in I as K extends `${string}*` ? never : Bare<K>]: boolean;
+  } & { readonly [K in I as K extends `${infer B}*` ? B : never]: readonly boolean[] };
+  readonly grads: Gradients<O>;
 }
 
 /**
- * One op: its shape rule, its kernels for every backend and its derivative. The object is the registry: there is no
- * table of names anywhere.
+ * One op: its operands by name, its shape rule, its kernels for every backend and its derivative. Operands see one
+ * another by these names everywhere.
  */
-export interface Op<A = Record<string, never>> {
+export interface OpDefinition<A, I extends string, O extends string, S extends string> {
   readonly name: string;
+  /** 'x', 'mask?' for one that may be absent, 'xs*' for a list, which comes last. */
+  readonly inputs: readonly I[];
+  /** Marked as inputs are; what is absent from the shape rule's answer is not made. */
+  readonly outputs: readonly O[];
   /** Checks the inputs and says what comes out; throws ShapeError or DTypeError naming op, argument and shapes. */
-  shape(inputs: readonly Spec[], attrs: A): Spec[];
+  shape(inputs: Named<I, Spec>, attrs: A): Named<O, Spec>;
   /** Readable loops: the meaning of the op. */
-  reference(call: HostCall<A>): void;
-  /** Pure data: what to launch. */
-  webgpu(call: GpuCall<A>): Launch[];
-  /** Runs a C kernel and returns true, or returns false to fall back to the reference loops. */
-  wasm?(call: WasmCall<A>): boolean;
-  /** Indices of what backward reads. */
-  readonly saves?: { readonly inputs?: readonly number[]; readonly outputs?: readonly number[] };
-  /** Gradients of the inputs, in their order; null where not needed or not differentiable. */
-  backward?(context: BackwardContext<A>): (Tensor | null)[];
-  /** Indices of inputs that the op writes to (optimisers, accumulation): backward may not read what they were. */
-  readonly mutates?: readonly number[];
-  /** Floating-point operations of a call, for benchmarks. */
-  flops?(call: Call<A>): number;
+  reference(inputs: Named<I, HostArg>, outputs: Named<O, HostArg>, attrs: A): void;
+  /** What to launch, as data: it may depend on specs, attributes and the device's capabilities alone. */
+  webgpu(inputs: Named<I, Slot>, outputs: Named<O, Slot>, attrs: A, device: GpuPlanner): readonly Launch[];
+  /** Notes calls of C kernels and returns true, or returns false to fall back to the reference loops. */
+  wasm?(inputs: Named<I, Slot>, outputs: Named<O, Slot>, attrs: A, device: WasmPlanner): boolean;
+  /** Names of the inputs and outputs that backward reads. */
+  readonly saves?: readonly S[];
+  /** Gradients of the inputs by name; those that are left out or null are not differentiable or were not needed. */
+  backward?(context: BackwardContext<A, I, O, S>): {
+    readonly [K in I as K extends `${string}*` ? never : Bare<K>]?: Tensor | null;
+  } & { readonly [K in I as K extends `${infer B}*` ? B : never]?: readonly (Tensor | null)[] };
+  /** Names of the inputs that the op writes to (optimisers, caches): backward may not read what they were. */
+  readonly mutates?: readonly Bare<I>[];
 }
 
-const defined: Op<never>[] = [];
+/** A definition whose operands and attributes are known by name only: what the engine calls. */
+interface Implementation {
+  shape(inputs: object, attrs: unknown): object;
+  reference(inputs: object, outputs: object, attrs: unknown): void;
+  webgpu(inputs: object, outputs: object, attrs: unknown, device: GpuPlanner): readonly Launch[];
+  wasm?(inputs: object, outputs: object, attrs: unknown, device: WasmPlanner): boolean;
+  backward?(context: object): object;
+}
+
+/** An op that can be applied. The object is the registry: there is no table of names anywhere. */
+export interface AnyOp extends Implementation {
+  readonly name: string;
+  readonly takes: Operands;
+  readonly gives: Operands;
+  /** Places of what backward reads, among the names of inputs and then of outputs. */
+  readonly saves: readonly number[];
+  /** Places of the inputs that it writes to. */
+  readonly mutates: readonly number[];
+}
+
+/** An op with what `apply` must be given and gives. */
+export interface Op<A, I extends string, O extends string> extends AnyOp {
+  /** Of no value: carries the types. */
+  readonly signature?: (attrs: A, inputs: Named<I, Tensor>) => Named<O, Tensor>;
+}
+
+const defined: AnyOp[] = [];
 
 /** Declares an op; a function so that bundlers may drop ops that nobody imports. */
-export function defineOp<A>(op: Op<A>): Op<A> {
-  defined.push(op as Op<never>);
+export function defineOp<A, const I extends string, const O extends string, const S extends Bare<I> | Bare<O> = never>(
+  definition: OpDefinition<A, I, O, S>,
+): Op<A, I, O> {
+  const takes = new Operands(definition.inputs);
+  const gives = new Operands(definition.outputs);
+  const all = [...takes.names, ...gives.names];
+  const op: Op<A, I, O> = {
+    ...(definition as unknown as Implementation),
+    name: definition.name,
+    takes,
+    gives,
+    saves: (definition.saves ?? []).map((name) => all.indexOf(name)),
+    mutates: (definition.mutates ?? []).map((name) => takes.names.indexOf(name)),
+  };
+  defined.push(op);
   return op;
 }
 
 /** The ops declared by the modules imported so far: for tests and reports. */
-export function definedOps(): readonly Op<never>[] {
+export function definedOps(): readonly AnyOp[] {
   return defined;
 }
 

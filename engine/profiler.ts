@@ -1,3 +1,6 @@
+import { elements, type Spec } from './backend.ts';
+import { byteLength } from './dtype.ts';
+
 /** What one op cost over all its calls. */
 export interface OpProfile {
   readonly name: string;
@@ -44,13 +47,9 @@ export class Profiler {
   }
 }
 
-/** Bytes a call reads and writes at the least. */
-export function bytesMoved(call: {
-  inputs: readonly { size: number; dtype: string }[];
-  outputs: readonly { size: number; dtype: string }[];
-}): number {
+/** Bytes that a call with such operands reads and writes at the least. */
+export function bytesMoved(operands: readonly (Spec | undefined)[]): number {
   let bytes = 0;
-  for (const arg of call.inputs) bytes += arg.size * (arg.dtype === 'f16' || arg.dtype === 'bf16' ? 2 : 4);
-  for (const arg of call.outputs) bytes += arg.size * (arg.dtype === 'f16' || arg.dtype === 'bf16' ? 2 : 4);
+  for (const spec of operands) if (spec) bytes += byteLength(spec.dtype, elements(spec.shape));
   return bytes;
 }

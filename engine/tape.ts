@@ -1,7 +1,8 @@
 import type { Spec } from './backend.ts';
 import { isFloat } from './dtype.ts';
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from './errors.ts';
-import type { BackwardContext, Op } from './op.ts';
+import type { AnyOp } from './op.ts';
+import type { Operands } from './operands.ts';
 import { keep, scope } from './scope.ts';
 import { empty, Storage, Tensor } from './tensor.ts';
 
@@ -20,7 +21,7 @@ interface Saved {
 }
 
 /** How a node turns gradients of its outputs into gradients of its inputs. */
-type Pullback = (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[];
+type Pullback = (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null | undefined)[];
 
 let sequence = 0;
 let paused = 0;
@@ -63,11 +64,12 @@ export class Node {
   constructor(
     readonly name: string,
     readonly edges: readonly (Edge | null)[],
-    readonly inputSpecs: readonly Spec[],
-    readonly outputSpecs: readonly Spec[],
-    readonly savedInputs: ReadonlyMap<number, Saved>,
-    readonly savedOutputs: ReadonlyMap<number, Saved>,
+    readonly inputSpecs: readonly (Spec | undefined)[],
+    readonly outputSpecs: readonly (Spec | undefined)[],
+    /** What backward reads, by its name. */
+    readonly saved: ReadonlyMap<string, Saved>,
     readonly pullback: Pullback,
+    private readonly takes?: Operands,
   ) {
     for (const edge of edges) edge?.node?.retain();
   }
@@ -90,19 +92,23 @@ export class Node {
   consume(): void {
     if (this.consumed) return;
     this.consumed = true;
-    for (const saved of this.savedInputs.values()) saved.storage.release();
-    for (const saved of this.savedOutputs.values()) saved.storage.release();
+    for (const saved of this.saved.values()) saved.storage.release();
   }
 
-  view(kind: 'input' | 'output', i: number): Tensor {
+  /** The i-th input's name, for messages. */
+  label(i: number): string {
+    return this.takes?.label(i) ?? `input ${i}`;
+  }
+
+  /** A tensor of what was saved under that name. */
+  view(name: string): Tensor {
     if (this.consumed) {
       throw new DisposedError(`${this.name}: backward ran through this graph before; compute the loss again`);
     }
-    const saved = (kind === 'input' ? this.savedInputs : this.savedOutputs).get(i);
-    if (!saved) throw new ArgumentError(`${this.name}: backward reads ${kind} ${i}, which the op does not save`);
+    const saved = this.saved.get(name)!;
     if (saved.storage.version !== saved.version) {
       const { shape, dtype } = saved.spec;
-      const what = `${kind} ${i} (${saved.name ? `"${saved.name}" ` : ''}${dtype}[${shape.join(', ')}])`;
+      const what = `${name} (${saved.name ? `"${saved.name}" ` : ''}${dtype}[${shape.join(', ')}])`;
       throw new ArgumentError(
         `${this.name}: backward reads ${what}, which was changed in place after the op ran; ` +
           'change it after backward, or give the op a clone()',
@@ -112,30 +118,35 @@ export class Node {
   }
 }
 
-function edgeOf(tensor: Tensor): Edge | null {
-  if (!tensor.requiresGrad) return null;
+function edgeOf(tensor: Tensor | undefined): Edge | null {
+  if (!tensor?.requiresGrad) return null;
   return { node: tensor.node, outputIndex: tensor.outputIndex, leaf: tensor.node ? null : tensor };
 }
 
 /** What an op saves that saves nothing. */
-const NOTHING: ReadonlyMap<number, Saved> = new Map();
+const NOTHING: ReadonlyMap<string, Saved> = new Map();
 
-function save(tensors: readonly Tensor[], indices: readonly number[] | undefined): ReadonlyMap<number, Saved> {
-  if (!indices || indices.length === 0) return NOTHING;
-  const saved = new Map<number, Saved>();
-  for (const i of indices) {
-    const tensor = tensors[i];
-    if (!tensor) continue;
-    const storage = tensor.storage.retain();
-    saved.set(i, { storage, version: storage.version, spec: specOf(tensor), name: tensor.name });
+function save(tensor: Tensor): Saved {
+  const storage = tensor.storage.retain();
+  return { storage, version: storage.version, spec: specOf(tensor)!, name: tensor.name };
+}
+
+/** What backward of an op reads, of those that are there. */
+function savedOf(op: AnyOp, inputs: readonly (Tensor | undefined)[], outputs: readonly (Tensor | undefined)[]) {
+  if (op.saves.length === 0) return NOTHING;
+  const saved = new Map<string, Saved>();
+  const own = op.takes.names.length;
+  for (const i of op.saves) {
+    const tensor = i < own ? inputs[i] : outputs[i - own];
+    if (tensor) saved.set(i < own ? op.takes.names[i] : op.gives.names[i - own], save(tensor));
   }
   return saved;
 }
 
 /** Integers have no gradient: what computes on them stays off the tape. */
-function attach(node: Node, outputs: readonly Tensor[]): void {
+function attach(node: Node, outputs: readonly (Tensor | undefined)[]): void {
   outputs.forEach((output, i) => {
-    if (!isFloat(output.dtype)) return;
+    if (!output || !isFloat(output.dtype)) return;
     output.node = node;
     output.outputIndex = i;
     output.requiresGrad = true;
@@ -143,28 +154,33 @@ function attach(node: Node, outputs: readonly Tensor[]): void {
   });
 }
 
+/** What a node saved, each made a tensor when it is asked for. */
+function views(node: Node): object {
+  const saved = {};
+  for (const name of node.saved.keys()) Object.defineProperty(saved, name, { get: () => node.view(name) });
+  return saved;
+}
+
 /** Puts an op that ran on the tape. */
-export function record<A>(op: Op<A>, inputs: readonly Tensor[], outputs: readonly Tensor[], attrs: A): void {
-  const pullback: Pullback = (node, grads) =>
-    op.backward!({
+export function record(
+  op: AnyOp,
+  inputs: readonly (Tensor | undefined)[],
+  outputs: readonly (Tensor | undefined)[],
+  attrs: unknown,
+): void {
+  const { takes, gives } = op;
+  const pullback: Pullback = (node, grads) => {
+    const context = {
       attrs,
-      grads,
-      inputSpecs: node.inputSpecs,
-      outputSpecs: node.outputSpecs,
-      needs: node.edges.map((edge) => edge !== null),
-      input: (i) => node.view('input', i),
-      output: (i) => node.view('output', i),
-    } satisfies BackwardContext<A>);
-  const node = new Node(
-    op.name,
-    inputs.map(edgeOf),
-    inputs.map(specOf),
-    outputs.map(specOf),
-    save(inputs, op.saves?.inputs),
-    save(outputs, op.saves?.outputs),
-    pullback,
-  );
-  attach(node, outputs);
+      saved: views(node),
+      specs: { ...takes.named(node.inputSpecs), ...gives.named(node.outputSpecs) },
+      needs: takes.named(node.edges.map((edge) => edge !== null)),
+      grads: gives.named(grads),
+    };
+    return takes.flat<Tensor | null>(op.backward!(context));
+  };
+  const [edges, saved] = [inputs.map(edgeOf), savedOf(op, inputs, outputs)];
+  attach(new Node(op.name, edges, inputs.map(specOf), outputs.map(specOf), saved, pullback, takes), outputs);
 }
 
 /** Puts a view on the tape: `output` shares the storage of `input`, and `pullback` reshapes the gradient back. */
@@ -172,12 +188,12 @@ export function recordAlias(name: string, input: Tensor, output: Tensor, pullbac
   const edge = gradEnabled() ? edgeOf(input) : null;
   if (!edge) return;
   const back: Pullback = (_, [grad]) => [pullback(grad!)];
-  const node = new Node(name, [edge], [specOf(input)], [specOf(output)], NOTHING, NOTHING, back);
+  const node = new Node(name, [edge], [specOf(input)], [specOf(output)], NOTHING, back);
   attach(node, [output]);
 }
 
-function specOf(tensor: Tensor): Spec {
-  return { shape: tensor.shape, dtype: tensor.dtype };
+function specOf(tensor: Tensor | undefined): Spec | undefined {
+  return tensor && { shape: tensor.shape, dtype: tensor.dtype };
 }
 
 /** Adds two gradients of one tensor; handed in, because the tape knows no op. */
@@ -224,7 +240,7 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate
     if (grads.every((g) => g === null)) continue;
     const results = scope(() =>
       node.pullback(node, grads).map((grad, i, all) =>
-        grad && (grads.includes(grad) || all.indexOf(grad) < i) ? grad.detach() : grad,
+        grad && (grads.includes(grad) || all.indexOf(grad) < i) ? grad.detach() : (grad ?? null),
       ),
     );
     node.consume();
@@ -232,7 +248,7 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate
     node.edges.forEach((edge, i) => {
       const grad = results[i];
       if (!grad) return;
-      expectAlike(() => `${node.name}: backward gave input ${i}`, grad, node.inputSpecs[i]);
+      expectAlike(() => `${node.name}: backward gave ${node.label(i)}`, grad, node.inputSpecs[i]!);
       if (edge) deliver(edge, grad);
       else grad.dispose();
     });
@@ -296,7 +312,7 @@ export function checkpoint(
   const outputs = scope(() => noGrad(() => body([...inputs])).map((output) => output.detach()));
   const pullback: Pullback = (node, grads) => {
     const leaves = inputs.map((_, i) => {
-      const leaf = node.view('input', i);
+      const leaf = node.view(String(i));
       leaf.requiresGrad = node.edges[i] !== null;
       return leaf;
     });
@@ -309,16 +325,7 @@ export function checkpoint(
     );
     return leaves.map((leaf) => leaf.grad?.detach() ?? null);
   };
-  const all = inputs.map((_, i) => i);
-  const node = new Node(
-    'checkpoint',
-    inputs.map(edgeOf),
-    inputs.map(specOf),
-    outputs.map(specOf),
-    save(inputs, all),
-    new Map(),
-    pullback,
-  );
-  attach(node, outputs);
+  const saved = new Map(inputs.map((input, i) => [String(i), save(input)]));
+  attach(new Node('checkpoint', inputs.map(edgeOf), inputs.map(specOf), outputs.map(specOf), saved, pullback), outputs);
   return outputs;
 }

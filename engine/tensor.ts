@@ -1,8 +1,17 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import type { Backend, Spec } from './backend.ts';
 import { elements } from './backend.ts';
-import { hostArrayFor, hostArrayType } from './backends/host.ts';
-import { decoder, type DType, encoder, expectStorable, type HostArray, isDType, isFloat } from './dtype.ts';
+import { hostArrayFor } from './backends/host.ts';
+import {
+  decoder,
+  type DType,
+  encode,
+  expectSpec,
+  expectStorable,
+  hostArrayType,
+  type HostArray,
+  isFloat,
+} from './dtype.ts';
 import { DisposedError, DTypeError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import type { Scope } from './scope.ts';
@@ -141,23 +150,13 @@ export class Tensor implements Spec {
   }
 }
 
-/** @throws ShapeError for sizes that are no whole numbers ≥ 0, DTypeError for an unknown dtype */
-function expectSpec(shape: readonly number[], dtype: DType): void {
-  for (const d of shape) {
-    if (!(Number.isInteger(d) && d >= 0)) {
-      throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
-    }
-  }
-  if (!isDType(dtype)) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
-}
-
 /**
  * An uninitialised tensor.
  * @throws ShapeError for sizes that are no whole numbers ≥ 0, DTypeError for an unknown dtype, OutOfMemoryError when the
  * backend has no room
  */
 export function empty(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
-  expectSpec(shape, dtype);
+  expectSpec({ shape, dtype });
   return new Tensor(new Storage(backend, backend.alloc(elements(shape), dtype)), shape, dtype);
 }
 
@@ -173,7 +172,7 @@ export function fromData(
   shape: readonly number[],
   dtype: DType = 'f32',
 ): Tensor {
-  expectSpec(shape, dtype);
+  expectSpec({ shape, dtype });
   const size = elements(shape);
   if (data.length !== size) {
     throw new ShapeError(`fromData: ${data.length} values for shape [${shape.join(', ')}], expected ${size}`);
@@ -198,11 +197,8 @@ export function scalar(backend: Backend, value: number, dtype: DType = 'f32'): T
 function hostArray(data: HostArray | readonly number[], dtype: DType): HostArray {
   if (dtype !== 'bool' && data instanceof hostArrayType(dtype)) return data;
   if (dtype === 'f32' && data instanceof Float64Array) return data;
-  const encode = encoder(dtype);
+  for (let i = 0; i < data.length; i++) expectStorable('fromData', data[i], dtype);
   const out = hostArrayFor(dtype, data.length);
-  for (let i = 0; i < data.length; i++) {
-    expectStorable('fromData', data[i], dtype);
-    out[i] = encode(data[i]);
-  }
+  encode(dtype, data, out);
   return out;
 }

@@ -1,8 +1,7 @@
-import { apply } from '../engine/apply.ts';
 import { expectFinite } from '../engine/arguments.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { defineOp } from '../engine/op.ts';
+import { apply, defineOp } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { expectShape } from './shapes.ts';
 

@@ -1,8 +1,7 @@
-import { apply1 } from '../engine/apply.ts';
 import { grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { apply1, defineOp, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import code from './argmax.wgsl';
 import { layoutFor, LINE_WG, LINES } from './lines.ts';

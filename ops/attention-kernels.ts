@@ -1,6 +1,7 @@
-import type { GpuArg, GpuCaps, Launch, Shader } from '../engine/backends/webgpu/launch.ts';
+import type { GpuCaps, Launch, Shader } from '../engine/backends/webgpu/launch.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { DeviceError } from '../engine/errors.ts';
+import { type GpuArg } from '../engine/positional.ts';
 import commonCode from './attention-common.wgsl';
 import deltaCode from './attention-delta.wgsl';
 import directForwardCode from './attention-direct-forward.wgsl';

@@ -1,6 +1,5 @@
-import { apply } from '../engine/apply.ts';
 import { ArgumentError } from '../engine/errors.ts';
-import { defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
+import { apply, defineOp, type HostArg, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { backwardLaunches, forwardLaunches } from './attention-kernels.ts';
 import type { AttentionAttrs, AttentionSizes } from './attention-shape.ts';

@@ -1,5 +1,8 @@
-import type { BinaryName, KernelExports, WasmArg } from '../engine/backends/wasm/call.ts';
+import { type KernelExports, type WasmArg } from '../engine/positional.ts';
 import { COLUMN, modeOf, ROW, SAME, SCALAR } from './elementwise.ts';
+
+/** The C kernels of two operands. */
+type BinaryName = keyof typeof EXCHANGED | 'rsub' | 'rdiv';
 
 /** The functions by the kernel that computes them with the operands exchanged. */
 const EXCHANGED = {
@@ -9,7 +12,7 @@ const EXCHANGED = {
   div: 'rdiv',
   maximum: 'maximum',
   minimum: 'minimum',
-} as const satisfies Partial<Record<BinaryName, BinaryName>>;
+} as const;
 
 /** y = a ∘ b where b broadcasts and a does not; false where b repeats in a way that no C kernel walks. */
 function second(k: KernelExports, name: BinaryName, a: WasmArg, b: WasmArg, y: WasmArg): boolean {

@@ -1,8 +1,6 @@
-import { apply, apply1 } from '../engine/apply.ts';
 import { expectOneOf } from '../engine/arguments.ts';
-import type { WasmArg, WasmCall } from '../engine/backends/wasm/call.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply, apply1, defineOp, type Op, spec, type WasmArg, type WasmCall } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { binaryOnWasm } from './binary-wasm.ts';
 import { Elementwise } from './elementwise.ts';

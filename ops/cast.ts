@@ -1,7 +1,6 @@
-import { apply1 } from '../engine/apply.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
-import { type DType, decoder, encoder, isFloat } from '../engine/dtype.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { type DType, type ElementDType, encoder, isFloat } from '../engine/dtype.ts';
+import { apply1, defineOp, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import conversions from './cast.wgsl';
 
@@ -10,7 +9,7 @@ interface CastAttrs {
 }
 
 /** WGSL: the array type that holds pairs of a dtype, how to read such a pair, and the type of what is read. */
-const SOURCES: Record<DType, { stored: string; read: string; type: 'f32' | 'i32' | 'u32' }> = {
+const SOURCES: Record<ElementDType, { stored: string; read: string; type: 'f32' | 'i32' | 'u32' }> = {
   f32: { stored: 'vec2<f32>', read: 'x[i]', type: 'f32' },
   f16: { stored: 'u32', read: 'vec2(from_half(x[i] & 0xffffu), from_half(x[i] >> 16u))', type: 'f32' },
   bf16: { stored: 'u32', read: 'vec2(from_bfloat(x[i] & 0xffffu), from_bfloat(x[i] >> 16u))', type: 'f32' },
@@ -47,14 +46,13 @@ export const castOp = /* @__PURE__ */ defineOp<CastAttrs>({
   name: 'cast',
   shape: ([x], { to }) => [spec(x.shape, to)],
   reference({ inputs: [x], outputs: [y] }) {
-    const from = decoder(x.dtype);
-    const to = encoder(y.dtype);
-    for (let i = 0; i < y.size; i++) y.data[i] = to(from(x.data[i]));
+    const to = isFloat(y.dtype) ? Number : encoder(y.dtype);
+    for (let i = 0; i < y.size; i++) y.data[i] = to(x.data[i]);
   },
   webgpu({ inputs: [x], outputs: [y] }) {
     const kernel = shader(`cast.${x.dtype}.${y.dtype}`, () => ({
-      reads: { x: SOURCES[x.dtype].stored },
-      writes: { y: SOURCES[y.dtype].stored },
+      reads: { x: SOURCES[x.dtype as ElementDType].stored },
+      writes: { y: SOURCES[y.dtype as ElementDType].stored },
       params: { pairs: 'u32' },
       constants: { WG },
       code: /* wgsl */ `${conversions}${FLAT_INDEX}
@@ -63,8 +61,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         @builtin(local_invocation_index) local: u32) {
   let i = flat_index(group, groups, local, WG);
   if (i >= params.pairs) { return; }
-  let v = ${SOURCES[x.dtype].read};
-  y[i] = ${store(y.dtype, SOURCES[x.dtype].type)};
+  let v = ${SOURCES[x.dtype as ElementDType].read};
+  y[i] = ${store(y.dtype, SOURCES[x.dtype as ElementDType].type)};
 }`,
     }));
     const pairs = Math.ceil(y.size / 2);

@@ -1,10 +1,9 @@
-import { apply, apply1 } from '../engine/apply.ts';
 import { expectOneOf } from '../engine/arguments.ts';
 import type { Spec } from '../engine/backend.ts';
-import { FLAT_INDEX, grid1d, type Launch, shader, type Shader, type GpuArg } from '../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, grid1d, type Launch, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, type HostArg, hostSums, spec } from '../engine/op.ts';
+import { apply, apply1, defineOp, type GpuArg, type HostArg, hostSums, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import backwardCode from './causal-conv1d-backward.wgsl';
 import forwardCode from './causal-conv1d.wgsl';

@@ -1,7 +1,6 @@
-import { apply1 } from '../engine/apply.ts';
 import type { DType } from '../engine/dtype.ts';
 import { DTypeError } from '../engine/errors.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply1, defineOp, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { broadcastIndex, broadcastShapes } from './shapes.ts';

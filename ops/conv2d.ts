@@ -1,9 +1,8 @@
-import { apply1 } from '../engine/apply.ts';
 import { expectWhole } from '../engine/arguments.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply1, defineOp, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { linear } from './linear.ts';
 import { reshape } from './reshape.ts';

@@ -1,7 +1,6 @@
-import { apply1 } from '../engine/apply.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply1, defineOp, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import code from './cumsum.wgsl';
 import { around, normalizeDim } from './shapes.ts';

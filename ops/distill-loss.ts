@@ -1,7 +1,6 @@
-import { apply, apply1 } from '../engine/apply.ts';
 import { expectFinite, expectOneOf } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { defineOp, type HostArg, spec } from '../engine/op.ts';
+import { apply, apply1, defineOp, type HostArg, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { distillBackward, distillForward, type DistillKind, STATS } from './distill-kernels.ts';
 import { flatLaunch } from './flat.ts';

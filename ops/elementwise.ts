@@ -1,6 +1,7 @@
-import { FLAT_INDEX, type GpuArg, grid1d, type Launch, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
-import { bytesOf } from '../engine/dtype.ts';
+import { FLAT_INDEX, grid1d, type Launch, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
+import { byteLength } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
+import { type GpuArg } from '../engine/positional.ts';
 import { broadcastStrides, show } from './shapes.ts';
 
 /**
@@ -126,8 +127,8 @@ type Sized = Pick<GpuArg, 'shape' | 'size'>;
 
 /** A tensor of any dtype as the 32-bit words of its buffer. */
 export function asWords(arg: GpuArg): GpuArg {
-  const size = Math.ceil((arg.size * bytesOf(arg.dtype)) / 4);
-  return { buffer: arg.buffer, dtype: 'u32', size, shape: [size] };
+  const size = Math.ceil(byteLength(arg.dtype, arg.size) / 4);
+  return { slot: arg.slot, dtype: 'u32', size, shape: [size] };
 }
 
 /** `kind`; elements of a row or elements that share one of a column; elements of the column. */

@@ -1,6 +1,5 @@
-import { apply1 } from '../engine/apply.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { spec } from '../engine/op.ts';
+import { apply1, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { lookupOp } from './index-select.ts';
 import { expectRank } from './shapes.ts';

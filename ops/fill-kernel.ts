@@ -1,5 +1,6 @@
-import type { GpuArg, Launch } from '../engine/backends/webgpu/launch.ts';
-import { bytesOf, type DType, encoder } from '../engine/dtype.ts';
+import type { Launch } from '../engine/backends/webgpu/launch.ts';
+import { byteLength, type DType, encoder } from '../engine/dtype.ts';
+import { type GpuArg } from '../engine/positional.ts';
 import { asWords, Elementwise } from './elementwise.ts';
 
 const word = new DataView(new ArrayBuffer(4));
@@ -7,7 +8,7 @@ const word = new DataView(new ArrayBuffer(4));
 /** The 32-bit word that fills a GPU buffer with the value. */
 function wordOf(value: number, dtype: DType): number {
   if (dtype === 'f32') word.setFloat32(0, value);
-  else word.setUint32(0, encoder(dtype)(value) * (bytesOf(dtype) === 2 ? 0x10001 : 1));
+  else word.setUint32(0, encoder(dtype)(value) * (byteLength(dtype, 1) === 2 ? 0x10001 : 1));
   return word.getUint32(0);
 }
 

@@ -1,9 +1,8 @@
-import { apply1 } from '../engine/apply.ts';
 import { expectFinite } from '../engine/arguments.ts';
 import type { Backend } from '../engine/backend.ts';
-import { type DType, encoder, expectStorable } from '../engine/dtype.ts';
+import { type DType, encoder, expectStorable, isFloat } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { apply1, defineOp, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { launchFill } from './fill-kernel.ts';
@@ -21,7 +20,7 @@ export const fillOp = /* @__PURE__ */ defineOp<FillAttrs>({
     return [spec(shape, dtype)];
   },
   reference({ outputs: [y], attrs: { value, dtype } }) {
-    y.data.fill(encoder(dtype)(value));
+    y.data.fill(isFloat(dtype) ? value : encoder(dtype)(value));
   },
   webgpu: ({ outputs: [y], attrs: { value } }) => [launchFill(y, value)],
 });

@@ -1,4 +1,5 @@
-import { FLAT_INDEX, type GpuArg, grid1d, type Launch, type Shader } from '../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, grid1d, type Launch, type Shader } from '../engine/backends/webgpu/launch.ts';
+import { type GpuArg } from '../engine/positional.ts';
 
 const WORKGROUP = 256;
 

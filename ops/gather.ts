@@ -1,8 +1,7 @@
-import { apply1 } from '../engine/apply.ts';
 import { shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, hostSums, spec } from '../engine/op.ts';
+import { apply1, defineOp, hostSums, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { coordinates, MAX_RANK, series, unravel } from './coordinates.ts';
 import { FLAT_MAIN, flatLaunch, sumInBlocks } from './flat.ts';

@@ -1,7 +1,6 @@
-import type { GpuArg, GpuCall, Launch, Shader } from '../engine/backends/webgpu/launch.ts';
+import type { Launch, Shader } from '../engine/backends/webgpu/launch.ts';
 import { wholeShader } from '../engine/backends/webgpu/launch.ts';
-import type { WasmCall } from '../engine/backends/wasm/call.ts';
-import type { HostArg } from '../engine/op.ts';
+import { type GpuArg, type GpuCall, type HostArg, type WasmCall } from '../engine/positional.ts';
 import { Elementwise } from './elementwise.ts';
 import { launchFill } from './fill-kernel.ts';
 import { type GemmArg, type GemmSpec, gemmVariant } from './gemm-wgsl.ts';

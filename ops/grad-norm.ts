@@ -1,10 +1,9 @@
-import { apply, apply1 } from '../engine/apply.ts';
 import { expectFinite } from '../engine/arguments.ts';
 import { elements } from '../engine/backend.ts';
 import { shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { apply, apply1, defineOp, spec } from '../engine/positional.ts';
 import { scope } from '../engine/scope.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
@@ -79,7 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   },
   wasm({ inputs: [g, norms], attrs: { offset, groups }, k }) {
     k.fill(norms.ptr + offset * 4, groups, 0);
-    k.fill(norms.ptr + offset * 4, 1, Math.sqrt(k.sum_squares(g.ptr, g.size)));
+    k.l2_distance(g.ptr, undefined, norms.ptr + offset * 4, g.size);
     return true;
   },
 });

@@ -1,7 +1,6 @@
-import { apply1 } from '../engine/apply.ts';
 import { FLAT_INDEX, grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
-import { type DType, expectDType, fromBfloat, fromHalf, isFloat } from '../engine/dtype.ts';
-import { defineOp, type HostArg, hostSums, type Op, spec } from '../engine/op.ts';
+import { type DType, expectDType, isFloat } from '../engine/dtype.ts';
+import { apply1, defineOp, hostSums, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { cast } from './cast.ts';
 import { FLAT_MAIN, flatLaunch, sumInBlocks } from './flat.ts';
@@ -51,12 +50,6 @@ function reader(dtype: DType, inner: number): keyof typeof READERS {
   return inner % 4 === 0 ? 'quad' : 'word';
 }
 
-function valueOf(x: HostArg): (i: number) => number {
-  if (x.dtype === 'f16') return (i) => fromHalf(x.data[i]);
-  if (x.dtype === 'bf16') return (i) => fromBfloat(x.data[i]);
-  return (i) => x.data[i];
-}
-
 /** Slices of `x` along `dim` that `index` names, in its order; the shape rule is the caller's. */
 export function lookupOp(name: string, shape: Op<LookupAttrs>['shape']): Op<LookupAttrs> {
   return defineOp<LookupAttrs>({
@@ -67,13 +60,12 @@ export function lookupOp(name: string, shape: Op<LookupAttrs>['shape']): Op<Look
     },
     reference({ inputs: [x, index], outputs: [y], attrs: { dim } }) {
       const { outer, length, inner } = around(x.shape, dim);
-      const value = valueOf(x);
       const nothing = isFloat(x.dtype) ? NaN : 0;
       let i = 0;
       for (let o = 0; o < outer; o++) {
         for (const k of index.data) {
           const known = k >= 0 && k < length;
-          for (let c = 0; c < inner; c++) y.data[i++] = known ? value((o * length + k) * inner + c) : nothing;
+          for (let c = 0; c < inner; c++) y.data[i++] = known ? x.data[(o * length + k) * inner + c] : nothing;
         }
       }
     },

@@ -1,6 +1,5 @@
-import { apply, apply1 } from '../engine/apply.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { apply, apply1, defineOp, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
 import { reshape } from './reshape.ts';

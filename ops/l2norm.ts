@@ -1,6 +1,5 @@
-import { apply1 } from '../engine/apply.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { apply1, defineOp, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';
@@ -40,7 +39,7 @@ export const normOp = /* @__PURE__ */ defineOp({
   webgpu: ({ inputs: [x], outputs: [y], scratch }) =>
     reduceLaunches('norm', x, y, x.shape.map((_, i) => i), scratch),
   wasm({ inputs: [x], outputs: [y], k }) {
-    k.fill(y.ptr, 1, Math.sqrt(k.sum_squares(x.ptr, x.size)));
+    k.l2_distance(x.ptr, undefined, y.ptr, x.size);
     return true;
   },
   saves: { inputs: [0], outputs: [0] },

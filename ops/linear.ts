@@ -1,8 +1,7 @@
-import { apply1 } from '../engine/apply.ts';
 import type { Spec } from '../engine/backend.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { apply1, defineOp, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { type Gemm, gemmOnGpu, gemmOnHost, gemmOnWasm, plainGemm } from './gemm.ts';
 import { inFloat32 } from './half.ts';

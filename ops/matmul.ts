@@ -1,8 +1,7 @@
-import { apply1 } from '../engine/apply.ts';
 import { elements, type Spec } from '../engine/backend.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply1, defineOp, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { type Gemm, gemmOnGpu, gemmOnHost, gemmOnWasm } from './gemm.ts';
 import { inFloat32 } from './half.ts';

@@ -1,10 +1,9 @@
-import { apply } from '../engine/apply.ts';
 import { expectFinite, expectWhole } from '../engine/arguments.ts';
 import type { Spec } from '../engine/backend.ts';
-import { type GpuArg, grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
+import { grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { type BackwardContext, defineOp, type HostArg, hostSums, type Op, spec } from '../engine/op.ts';
+import { apply, type BackwardContext, defineOp, type GpuArg, type HostArg, hostSums, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { normBackwardWgsl, normForwardWgsl, normWeightsWgsl, type NormKind } from './norm-kernels.ts';
 import { columnSum, lanesFor, ROW_WORKGROUP, rowGrid } from './rows.ts';

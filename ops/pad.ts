@@ -1,8 +1,7 @@
-import { apply1 } from '../engine/apply.ts';
 import { expectWhole } from '../engine/arguments.ts';
-import { encoder, expectStorable } from '../engine/dtype.ts';
+import { encoder, expectStorable, isFloat } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply1, defineOp, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { launchFill } from './fill-kernel.ts';
 import { show, strides } from './shapes.ts';
@@ -32,7 +31,7 @@ const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
     return [spec(whole, x.dtype)];
   },
   reference({ inputs: [x], outputs: [y], attrs }) {
-    y.data.fill(encoder(y.dtype)(attrs.value));
+    y.data.fill(isFloat(y.dtype) ? attrs.value : encoder(y.dtype)(attrs.value));
     copyOnHost(inside(x.shape, attrs), x, y);
   },
   webgpu({ inputs: [x], outputs: [y], attrs }) {

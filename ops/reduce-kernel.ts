@@ -1,11 +1,5 @@
-import {
-  type GpuArg,
-  type GpuCall,
-  grid1d,
-  type Launch,
-  shader,
-  type Shader,
-} from '../engine/backends/webgpu/launch.ts';
+import { grid1d, type Launch, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
+import { type GpuArg, type GpuCall } from '../engine/positional.ts';
 import { launchFill } from './fill-kernel.ts';
 import { type Layout, layoutFor, LINE_WG, LINES } from './lines.ts';
 import body from './reduce.wgsl';

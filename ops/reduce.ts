@@ -1,9 +1,7 @@
-import { apply1 } from '../engine/apply.ts';
 import { elements, type Spec } from '../engine/backend.ts';
-import type { WasmCall } from '../engine/backends/wasm/call.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { type BackwardContext, defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
+import { apply1, type BackwardContext, defineOp, type HostArg, type Op, spec, type WasmCall } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { binaryOnWasm } from './binary-wasm.ts';
 import { eqOp } from './compare.ts';

@@ -1,6 +1,5 @@
-import { apply1 } from '../engine/apply.ts';
 import { expectWhole } from '../engine/arguments.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { apply1, defineOp, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { sum } from './reduce.ts';
 import { reshape } from './reshape.ts';

@@ -1,6 +1,7 @@
 import type { Spec } from '../engine/backend.ts';
-import { type GpuArg, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
+import { type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { ShapeError } from '../engine/errors.ts';
+import { type GpuArg } from '../engine/positional.ts';
 import { EXP_SUM } from './exp-sum.ts';
 import { show } from './shapes.ts';
 import { squaresWgsl } from './squares.ts';

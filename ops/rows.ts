@@ -1,5 +1,6 @@
-import type { GpuArg, Launch } from '../engine/backends/webgpu/launch.ts';
+import type { Launch } from '../engine/backends/webgpu/launch.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
+import { type GpuArg } from '../engine/positional.ts';
 
 /** Invocations in a workgroup of the row kernels. */
 export const ROW_WORKGROUP = 256;

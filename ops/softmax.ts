@@ -1,8 +1,7 @@
-import { apply1 } from '../engine/apply.ts';
 import type { Spec } from '../engine/backend.ts';
-import { type GpuArg, grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
+import { grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { defineOp, type HostArg, type Op, spec } from '../engine/op.ts';
+import { apply1, defineOp, type GpuArg, type HostArg, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { EXP_SUM } from './exp-sum.ts';
 import { layoutFor, LINE_WG, LINES } from './lines.ts';

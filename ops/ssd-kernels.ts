@@ -1,6 +1,7 @@
-import type { GpuArg, GpuCall, GpuCaps, Launch, Shader } from '../engine/backends/webgpu/launch.ts';
+import type { GpuCaps, Launch, Shader } from '../engine/backends/webgpu/launch.ts';
 import { FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
 import { DeviceError } from '../engine/errors.ts';
+import { type GpuArg, type GpuCall } from '../engine/positional.ts';
 import backwardCode from './ssd-backward.wgsl';
 import commonCode from './ssd-common.wgsl';
 import passCode from './ssd-pass.wgsl';

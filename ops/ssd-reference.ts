@@ -1,4 +1,4 @@
-import type { HostArg } from '../engine/op.ts';
+import { type HostArg } from '../engine/positional.ts';
 import type { SsdSizes } from './ssd-shape.ts';
 
 /** x, dt, A_log, B, C, D, dt_bias and the initial state. */

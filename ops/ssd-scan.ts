@@ -1,6 +1,4 @@
-import { apply } from '../engine/apply.ts';
-import type { WasmArg } from '../engine/backends/wasm/call.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply, defineOp, type Op, spec, type WasmArg } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { scanBackwardLaunches, scanLaunches } from './ssd-kernels.ts';
 import { scanBackwardReference, scanReference } from './ssd-reference.ts';

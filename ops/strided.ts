@@ -1,9 +1,8 @@
-import type { KernelExports, WasmArg } from '../engine/backends/wasm/call.ts';
 import type { Spec } from '../engine/backend.ts';
-import { bytesOf } from '../engine/dtype.ts';
+import { byteLength } from '../engine/dtype.ts';
 import { ArgumentError } from '../engine/errors.ts';
-import type { HostArg } from '../engine/op.ts';
-import { type GpuArg, type Launch, FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
+import { type Launch, FLAT_INDEX, grid1d, shader } from '../engine/backends/webgpu/launch.ts';
+import { type GpuArg, type HostArg, type KernelExports, type WasmArg } from '../engine/positional.ts';
 import { show, strides as stridesOf } from './shapes.ts';
 
 /**
@@ -90,7 +89,7 @@ export function copyOnHost(copy: StridedCopy, source: HostArg, target: HostArg):
 export function copyOnWasm(k: KernelExports, copy: StridedCopy, source: WasmArg, target: WasmArg): boolean {
   expectInside(copy, source, target);
   const dims = merge(copy);
-  if (dims.length > 4 || bytesOf(source.dtype) !== 4) return false;
+  if (dims.length > 4 || byteLength(source.dtype, 1) !== 4) return false;
   while (dims.length < 4) dims.unshift({ size: 1, from: 0, to: 0 });
   const [a, b, c, d] = dims;
   k.strided_copy(
@@ -170,7 +169,7 @@ function inGroupsOf(count: number, dims: readonly { size: number; from: number; 
 export function launchCopy(copy: StridedCopy, source: GpuArg, target: GpuArg): Launch {
   expectInside(copy, source, target);
   const dims = merge(copy);
-  const bytes = bytesOf(source.dtype);
+  const bytes = byteLength(source.dtype, 1);
   const elementsIn = (unit: Unit) => UNITS[unit].bytes / bytes;
   const narrow = bytes === 2 ? 'half' : 'word';
   const unit = (['quad', 'word'] as const).find((u) => inGroupsOf(elementsIn(u), dims, copy)) ?? narrow;

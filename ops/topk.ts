@@ -1,18 +1,8 @@
-import { apply, apply1 } from '../engine/apply.ts';
 import { expectWhole } from '../engine/arguments.ts';
-import {
-  FLAT_INDEX,
-  type GpuArg,
-  type GpuCall,
-  grid1d,
-  MAX_GRID,
-  type Launch,
-  shader,
-  type Shader,
-} from '../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, grid1d, MAX_GRID, type Launch, shader, type Shader } from '../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { defineOp, spec } from '../engine/op.ts';
+import { apply, apply1, defineOp, type GpuArg, type GpuCall, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { comesBefore, ORDER } from './order.ts';
 import { around, normalizeDim, show } from './shapes.ts';

@@ -1,7 +1,6 @@
-import { apply1 } from '../engine/apply.ts';
 import { expectOneOf } from '../engine/arguments.ts';
 import { expectDType } from '../engine/dtype.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply1, defineOp, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { inFloat32 } from './half.ts';

@@ -1,7 +1,6 @@
-import { apply1 } from '../engine/apply.ts';
 import { expectWhole } from '../engine/arguments.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { type Op, defineOp, spec } from '../engine/op.ts';
+import { apply1, defineOp, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { zeros } from './fill.ts';
 import { sumTo } from './reduce.ts';

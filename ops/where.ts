@@ -1,6 +1,5 @@
-import { apply1 } from '../engine/apply.ts';
 import { type DType, expectDType } from '../engine/dtype.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { apply1, defineOp, type Op, spec } from '../engine/positional.ts';
 import type { Tensor } from '../engine/tensor.ts';
 import { Elementwise } from './elementwise.ts';
 import { sumTo } from './reduce.ts';

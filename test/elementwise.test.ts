@@ -2,8 +2,8 @@ import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
-import type { DType, HostArray } from '../engine/dtype.ts';
-import { fromBfloat, fromHalf, toBfloat, toHalf } from '../engine/dtype.ts';
+import type { ElementDType, HostArray } from '../engine/dtype.ts';
+import { fromBfloat, fromHalf, toBfloat, toHalf } from '../engine/half.ts';
 import { ArgumentError, DTypeError, ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import {
@@ -149,7 +149,7 @@ test('half and bfloat16 encode with rounding to even, subnormals and infinities'
 });
 
 test('casts between all kinds agree, and floats carry gradients', async () => {
-  const data: Record<DType, HostArray | number[]> = {
+  const data: Record<ElementDType, HostArray | number[]> = {
     f32: [-2.7, -0.5, 0, 0.49, 3.99, 1e6, 250.5],
     f16: Uint16Array.from([-2.7, -0.5, 0, 0.49, 3.99, 6e4, 250.5], toHalf),
     bf16: Uint16Array.from([-2.7, -0.5, 0, 0.49, 3.99, 1e6, 250.5], toBfloat),
@@ -157,7 +157,7 @@ test('casts between all kinds agree, and floats carry gradients', async () => {
     u32: [0, 1, 2, 3, 4, 99999, 4294967295],
     bool: [0, 1, 1, 0, 1, 0, 1],
   };
-  const kinds = Object.keys(data) as DType[];
+  const kinds = Object.keys(data) as ElementDType[];
   for (const from of kinds) {
     for (const to of kinds) {
       const run = async (k: number) => [...(await cast(fromData(backends[k], data[from], [7], from), to).data())];

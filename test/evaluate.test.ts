@@ -1,6 +1,7 @@
 // An evaluation of a broken model is an error, as generating from it is, on every backend.
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { Backend } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import { NumericError } from '../engine/errors.ts';
@@ -13,7 +14,7 @@ import { smallTeacher, tokenizer } from './support/tiny-model.ts';
 const gpu = await openGpu();
 const test = suite('evaluation');
 
-for (const backend of [new ReferenceBackend(), await WasmBackend.create(), gpu]) {
+for (const backend of [new ReferenceBackend(), await WasmBackend.create(), gpu] as Backend[]) {
   for (const broken of [NaN, Infinity, -Infinity]) {
     test(`a logit that is ${broken} is told with image and question, on ${backend.kind}`, async () => {
       const vlm = new Vlm(smallTeacher(backend), tokenizer);

@@ -1,10 +1,11 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { apply } from '../engine/apply.ts';
+import { apply, applyFlat } from '../engine/apply.ts';
+import { at } from '../engine/backends/wasm/planner.ts';
 import type { Backend } from '../engine/backend.ts';
 import type { DType, HostArray } from '../engine/dtype.ts';
 import { ArgumentError, DTypeError, KernelError, ShapeError } from '../engine/errors.ts';
-import { definedOps, type Op, spec } from '../engine/op.ts';
+import { definedOps, defineOp } from '../engine/op.ts';
 import { scope } from '../engine/scope.ts';
 import { backwardFrom, checkpoint } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
@@ -274,20 +275,25 @@ test('integers and bool can require no gradient, and what is computed of them is
 
 test('an op whose backward gives another dtype or shape is named', () => {
   for (const backend of backends) {
-    const own = definedOps().find(({ name }) => name === 'clone') as unknown as Op;
-    const broken = (gradient: (dy: Tensor) => Tensor): Op => ({
-      ...own,
-      name: 'broken',
-      backward: ({ grads }) => [gradient(grads[0]!)],
-    });
-    const run = (op: Op) => scope(() => backward(sum(apply(op, [leaf(backend, [1, 2], [2])], {})[0])));
+    const broken = (gradient: (dy: Tensor) => Tensor) =>
+      defineOp({
+        name: 'broken',
+        inputs: ['x'],
+        outputs: ['y'],
+        shape: ({ x }) => ({ y: x }),
+        reference: ({ x }, { y }) => y.data.set(x.data),
+        webgpu: () => [],
+        backward: ({ grads }) => ({ x: gradient(grads.y!) }),
+      });
+    const run = (op: ReturnType<typeof broken>) =>
+      scope(() => backward(sum(apply(op, { x: leaf(backend, [1, 2], [2]) }, {}).y)));
     assert.throws(
       () => run(broken((dy) => cast(dy, 'f16'))),
-      (e: Error) => e instanceof DTypeError && /^broken: .*input 0.* f16, expected f32/.test(e.message),
+      (e: Error) => e instanceof DTypeError && /^broken: .*x.* f16, expected f32/.test(e.message),
     );
     assert.throws(
       () => run(broken((dy) => reshape(dy, [2, 1]))),
-      (e: Error) => e instanceof ShapeError && /^broken: .*input 0.*\[2, 1\], expected \[2\]/.test(e.message),
+      (e: Error) => e instanceof ShapeError && /^broken: .*x.*\[2, 1\], expected \[2\]/.test(e.message),
     );
   }
 });
@@ -303,7 +309,7 @@ test('a gradient set by hand that is not as its leaf is refused', () => {
 });
 
 test('ops that write in place refuse another dtype and what does not fit', () => {
-  const named = (name: string) => definedOps().find((op) => op.name === name) as unknown as Op<unknown>;
+  const named = (name: string) => definedOps().find((op) => op.name === name)!;
   for (const backend of backends) {
     const of = (shape: number[], dtype: DType = 'f32') => zeros(backend, shape, dtype);
     const typed = [DTypeError, ShapeError, ArgumentError];
@@ -314,7 +320,7 @@ test('ops that write in place refuse another dtype and what does not fit', () =>
       refused(() => addInto(of([4], 'f16'), of([4], 'f16')));
       refused(() => addInto(of([4]), of([4], 'f16')));
       const into = (dst: Tensor, src: Tensor, start: number, length: number) =>
-        apply(named('slice_scatter_'), [dst, src], { dim: 0, start, length, step: 1 });
+        applyFlat(named('slice_scatter_'), [dst, src], { dim: 0, start, length, step: 1 });
       assert.not.throws(() => into(of([4, 2], 'f16'), of([2, 2], 'f16'), 2, 2));
       refused(() => into(of([4, 2], 'f16'), of([2, 2]), 0, 2));
       refused(() => into(of([4, 2]), of([2, 2], 'f16'), 0, 2));
@@ -346,22 +352,25 @@ test('every backend refuses to write or read what is not a buffer of that size a
 });
 
 test('the poisoned WASM backend names an op that writes beside its buffers', () => {
-  const overrun = (before: number): Op => ({
-    name: 'overrun',
-    shape: ([x]) => [spec(x.shape, x.dtype)],
-    reference: () => {},
-    webgpu: () => [],
-    wasm({ outputs: [y], k }) {
-      k.fill(y.ptr - 4 * before, before + 1, 1);
-      return true;
-    },
-  });
+  const overrun = (before: number) =>
+    defineOp({
+      name: 'overrun',
+      inputs: ['x'],
+      outputs: ['y'],
+      shape: ({ x }) => ({ y: x }),
+      reference: () => {},
+      webgpu: () => [],
+      wasm(_, { y }, __, { k }) {
+        k.fill(at(y, -4 * before), before + 1, 1);
+        return true;
+      },
+    });
   for (const dtype of ['f32', ...HALVES] as const) {
     const x = fromData(wasm, [1], [1], dtype);
     const named = (e: Error) => e instanceof KernelError && /^overrun: wrote/.test(e.message);
-    assert.throws(() => apply(overrun(1), [x], {}), named, dtype);
-    if (dtype !== 'f32') assert.throws(() => apply(overrun(0), [x], {}), named, dtype);
-    else assert.not.throws(() => apply(overrun(0), [x], {}));
+    assert.throws(() => apply(overrun(1), { x }, {}), named, dtype);
+    if (dtype !== 'f32') assert.throws(() => apply(overrun(0), { x }, {}), named, dtype);
+    else assert.not.throws(() => apply(overrun(0), { x }, {}));
     x.dispose();
   }
 });

@@ -1,8 +1,8 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Backend, elements } from '../engine/backend.ts';
-import type { GpuArg, GpuCall, Launch } from '../engine/backends/webgpu/launch.ts';
-import { definedOps } from '../engine/op.ts';
+import { definedOps, spec } from '../engine/op.ts';
+import { slotsOf } from '../engine/plan.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import {
@@ -130,10 +130,12 @@ const caps = (software: boolean) => ({
 });
 
 /** The launches of an op for inputs and outputs of those shapes: pure data, nothing runs. */
-function launches(name: string, inputs: number[][], outputs: number[][], attrs: object, software = false): Launch[] {
-  const arg = (shape: readonly number[]) => ({ shape, size: elements(shape), dtype: 'f32' }) as GpuArg;
-  const call = { inputs: inputs.map(arg), outputs: outputs.map(arg), attrs, caps: caps(software), scratch: arg };
-  return definedOps().find((op) => op.name === name)!.webgpu(call as unknown as GpuCall<never>);
+function launches(name: string, inputs: number[][], outputs: number[][], attrs: object, software = false) {
+  const op = definedOps().find((own) => own.name === name)!;
+  const slots = slotsOf(inputs.map((shape) => spec(shape)), outputs.map((shape) => spec(shape)));
+  const scratch = (shape: readonly number[]) => ({ ...spec(shape), size: elements(shape), slot: 99 });
+  const device = { caps: caps(software), scratch };
+  return op.webgpu(op.takes.named(slots.inputs), op.gives.named(slots.outputs), attrs, device);
 }
 
 const CASES: [name: string, inputs: number[][], outputs: number[][], attrs: object][] = [

@@ -1,7 +1,7 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
-import { fromBfloat, fromHalf, toBfloat, toHalf } from '../engine/dtype.ts';
+import { fromBfloat, fromHalf, toBfloat, toHalf } from '../engine/half.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';

@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { toBfloat, toHalf } from '../engine/dtype.ts';
+import { toBfloat, toHalf } from '../engine/half.ts';
 import { CheckpointError, DTypeError } from '../engine/errors.ts';
 import {
   Checkpoint,

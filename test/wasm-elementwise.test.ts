@@ -1,7 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { erf } from '../ops/math.ts';
-import type { KernelExports } from '../wasm/exports.ts';
+import type { Kernels } from '../wasm/kernels.ts';
 import { close, machines, random } from './wasm-machine.ts';
 
 type Unary = (x: number, y: number, n: number) => void;
@@ -40,7 +40,7 @@ const TABLE: Record<string, { f: (x: number) => number; df: (x: number) => numbe
 };
 
 const all = await machines();
-const kernel = <T>(e: KernelExports, name: string): T => (e as unknown as Record<string, T>)[name];
+const kernel = <T>(e: Kernels, name: string): T => (e as unknown as Record<string, T>)[name];
 
 for (const [name, { f, df, positive }] of Object.entries(TABLE)) {
   test(`${name} and its derivative`, () => {

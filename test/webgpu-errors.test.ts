@@ -1,10 +1,10 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { apply1 } from '../engine/apply.ts';
+import { apply } from '../engine/apply.ts';
 import { grid1d, type Launch, shader } from '../engine/backends/webgpu/launch.ts';
 import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
 import { KernelError } from '../engine/errors.ts';
-import { defineOp, type Op, spec } from '../engine/op.ts';
+import { defineOp, type Op } from '../engine/op.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { add } from '../ops/index.ts';
@@ -16,12 +16,14 @@ const test = suite('errors of the GPU');
 test.after(() => closeBackend(backend));
 
 /** An op of one input and one output with a kernel of its own. */
-function opWith(name: string, launch: (args: Launch['args']) => Launch): Op {
+function opWith(name: string, launch: (args: Launch['args']) => Launch) {
   return defineOp({
     name,
-    shape: ([x]) => [spec(x.shape)],
+    inputs: ['x'],
+    outputs: ['y'],
+    shape: ({ x }, _: object) => ({ y: x }),
     reference: () => {},
-    webgpu: ({ inputs, outputs }) => [launch([...inputs, ...outputs])],
+    webgpu: ({ x }, { y }) => [launch([x, y])],
   });
 }
 
@@ -52,8 +54,8 @@ async function failure(promise: Promise<unknown>): Promise<Error> {
 if (backend instanceof WebGpuBackend) {
   test('launches that a device would refuse are refused before, by name', async () => {
     const x = input();
-    const refused = (op: Op, text: RegExp) =>
-      assert.throws(() => apply1(op, [x], {}), (e: Error) => e instanceof KernelError && text.test(e.message));
+    const refused = (op: Op<object, 'x', 'y'>, text: RegExp) =>
+      assert.throws(() => apply(op, { x }, {}).y, (e: Error) => e instanceof KernelError && text.test(e.message));
     refused(huge, /^huge: needs 70000 × 1 × 1 workgroups/);
     refused(few, /^few: was given 1 tensors for the 2 of its kernel/);
     refused(twice, /^twice: would write to the memory of another of its tensors/);
@@ -63,7 +65,7 @@ if (backend instanceof WebGpuBackend) {
   for (const op of [broken, empty]) {
     test(`a shader that does not compile fails its op alone: ${op.name}`, async () => {
       const [before, x] = [add(input(), input()), input()];
-      const y = apply1(op, [x], {});
+      const y = apply(op, { x }, {}).y;
       const later = add(before, x);
       const error = await failure(y.data());
       assert.ok(error instanceof KernelError, String(error));
@@ -75,7 +77,7 @@ if (backend instanceof WebGpuBackend) {
       assert.is(await failure(y.data()), error, 'its result stays refused');
       assert.throws(() => add(y, x), (e: Error) => e === error, 'also as an input');
       const { live } = backend.memory;
-      assert.throws(() => apply1(op, [x], {}), (e: Error) => e === error, 'and is not tried again');
+      assert.throws(() => apply(op, { x }, {}).y, (e: Error) => e === error, 'and is not tried again');
       assert.is(backend.memory.live, live, 'nothing is left of the attempt');
     });
   }
@@ -83,22 +85,24 @@ if (backend instanceof WebGpuBackend) {
   test('a shader that an op shares with a broken one stays good', async () => {
     const shared = kernel('shared', 'if (id.x < arrayLength(&x)) { y[id.x] = 2.0 * x[id.x]; }');
     const bad = kernel('beside', 'y[0] = nothing;');
-    const op = (name: string, first: typeof shared): Op =>
+    const op = (name: string, first: typeof shared) =>
       defineOp({
         name,
-        shape: ([x]) => [spec(x.shape)],
+        inputs: ['x'],
+        outputs: ['y'],
+        shape: ({ x }, _: object) => ({ y: x }),
         reference: () => {},
-        webgpu: ({ inputs: [x], outputs: [y] }) => [first, shared].map((shader) => ({ shader, args: [x, y], grid })),
+        webgpu: ({ x }, { y }) => [first, shared].map((shader) => ({ shader, args: [x, y], grid })),
       });
-    assert.match((await failure(apply1(op('two', bad), [input()], {}).data())).message, /^two: [^]*test.beside/);
-    assert.equal(await list(apply1(op('sound', good), [input()], {})), [2, 4, 6, 8]);
+    assert.match((await failure(apply(op('two', bad), { x: input() }, {}).y.data())).message, /^two: [^]*test.beside/);
+    assert.equal(await list(apply(op('sound', good), { x: input() }, {}).y), [2, 4, 6, 8]);
   });
 
   test('an error that nobody waited for is told by the next wait, once', async () => {
     const name = 'forgotten';
     const op = opWith(name, (args) => ({ shader: kernel(name, 'y[id.x] = 1u;'), args, grid }));
     const x = input();
-    apply1(op, [x], {}).dispose();
+    apply(op, { x }, {}).y.dispose();
     assert.match((await failure(backend.sync())).message, /^forgotten: /);
     await backend.sync();
     assert.equal(await list(x), [1, 2, 3, 4]);
@@ -107,7 +111,7 @@ if (backend instanceof WebGpuBackend) {
   test('memory that was given on is not taken for what was not computed', async () => {
     const op = opWith('gone', (args) => ({ shader: kernel('gone', 'y[id.x] = 1u;'), args, grid }));
     const y = scope(() => {
-      apply1(op, [input()], {}).dispose();
+      apply(op, { x: input() }, {}).y.dispose();
       return add(input(), input());
     });
     assert.match((await failure(y.data())).message, /^gone: /);

@@ -6,6 +6,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, 
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { kernelTypes } from './prototypes.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const dist = join(here, 'dist');
@@ -17,6 +18,8 @@ const VARIANTS = {
 const RELAXED_SINCE = [3, 1, 50];
 
 const COMPILE = ['-std=c11', '-O3', '-ffreestanding', '-fno-builtin', '-mbulk-memory', '-Wall', '-Wextra', '-Werror'];
+// Only pointers that may be null are marked.
+COMPILE.push('-Wno-nullability-completeness', '-Wno-nullability-extension');
 // No data is ever shared but through the memory's owner: the stack comes first, then constants, then the heap.
 const LINK = ['--no-entry', '--import-memory', '--max-memory=4294967296', '-z', 'stack-size=65536', '--stack-first'];
 LINK.push('--export=__heap_base', '--strip-all');
@@ -102,11 +105,18 @@ function buildVariant(tools, { file, flags }, folder) {
   return bytes;
 }
 
+/** A source with its macros expanded and its comments kept. */
+function preprocess(file) {
+  const { compiler, flags } = tools.simd;
+  return run(compiler, [...flags, ...COMPILE, ...VARIANTS.simd.flags, '-E', '-C', '-P', file]);
+}
+
 process.chdir(here);
 const tools = toolchains();
 const built = Object.fromEntries(Object.entries(tools).map(([variant, t]) => [variant, t.versions]));
 const folder = mkdtempSync(join(tmpdir(), 'matvlm-wasm-'));
-const output = Object.entries(VARIANTS).map(([name, v]) => [v.file, buildVariant(tools[name], v, folder)]);
+const output = Object.entries(VARIANTS).map(([name, v]) => [join('dist', v.file), buildVariant(tools[name], v, folder)]);
+output.push(['kernels.ts', Buffer.from(kernelTypes(join(here, 'src'), preprocess))]);
 rmSync(folder, { recursive: true });
 
 if (process.argv.includes('--check')) {
@@ -116,19 +126,19 @@ if (process.argv.includes('--check')) {
     console.warn('This toolchain is not the one in wasm/dist/BUILD.json; bytes may differ for that reason alone.');
     console.warn(`  recorded ${JSON.stringify(recorded)}\n  here     ${JSON.stringify(built)}`);
   }
-  const stored = (file) => (existsSync(join(dist, file)) ? readFileSync(join(dist, file)) : Buffer.alloc(0));
+  const stored = (file) => (existsSync(file) ? readFileSync(file) : Buffer.alloc(0));
   const changed = output.filter(([file, bytes]) => !stored(file).equals(bytes));
   if (changed.length > 0) {
-    const advice = 'the sources have changed: run `npm run build:wasm` and commit wasm/dist';
+    const advice = 'the sources have changed: run `npm run build:wasm` and commit what it makes';
     const cause = same ? advice : 'because of the sources or of the toolchain';
-    fail(`wasm/dist differs from a fresh build in ${changed.map(([f]) => f).join(', ')} (${cause}).`);
+    fail(`wasm differs from a fresh build in ${changed.map(([f]) => f).join(', ')} (${cause}).`);
   }
   console.log(`wasm/dist is what its sources build${same ? '' : ', with this other toolchain too'}.`);
 } else {
   mkdirSync(dist, { recursive: true });
   for (const [file, bytes] of output) {
-    writeFileSync(join(dist, file), bytes);
-    console.log(`wasm/dist/${file}  ${(bytes.length / 1024).toFixed(1)} KiB`);
+    writeFileSync(file, bytes);
+    console.log(`wasm/${file}  ${(bytes.length / 1024).toFixed(1)} KiB`);
   }
   writeFileSync(join(dist, 'BUILD.json'), `${JSON.stringify(built, null, 2)}\n`);
 }

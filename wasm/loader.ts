@@ -1,5 +1,5 @@
 import { readBinary } from './binaries.ts';
-import type { KernelExports } from './exports.ts';
+import type { Kernels as KernelExports } from './kernels.ts';
 
 /** Which binary: `relaxed` has fused multiply-add, `simd` runs wherever SIMD128 does. Results differ in last bits. */
 export type KernelVariant = 'simd' | 'relaxed';

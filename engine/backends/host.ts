@@ -1,34 +1,16 @@
-import { type DType, type HostArray } from '../dtype.ts';
+import { elements, type Spec } from '../backend.ts';
+import { decode, type DType, encode, type HostArray, hostArrayType, hostItems, isPlain } from '../dtype.ts';
 import { ArgumentError } from '../errors.ts';
+import type { AnyOp, HostArg } from '../op.ts';
 
-type HostArrayType =
-  | Float32ArrayConstructor
-  | Float64ArrayConstructor
-  | Uint16ArrayConstructor
-  | Int32ArrayConstructor
-  | Uint32ArrayConstructor;
-
-/** The array type that holds a dtype on the host. */
-export function hostArrayType(dtype: DType): HostArrayType {
-  switch (dtype) {
-    case 'f32':
-      return Float32Array;
-    case 'f16':
-    case 'bf16':
-      return Uint16Array;
-    case 'i32':
-      return Int32Array;
-    case 'u32':
-    case 'bool':
-      return Uint32Array;
-    default:
-      return dtype satisfies never;
-  }
+/** A new array for so many elements. */
+export function hostArrayFor(dtype: DType, size: number, double = false): HostArray {
+  return new (double && dtype === 'f32' ? Float64Array : hostArrayType(dtype))(hostItems(dtype, size));
 }
 
-/** A new array of that type. */
-export function hostArrayFor(dtype: DType, size: number, double = false): HostArray {
-  return new (double && dtype === 'f32' ? Float64Array : hostArrayType(dtype))(size);
+/** @throws ArgumentError where an upload or a read-back is asked for while a capture is being made */
+export function expectReplayable(what: 'a tensor is uploaded' | 'a tensor is read back', recording: boolean): void {
+  if (recording) throw new ArgumentError(`capture: ${what} inside, which no replay would do; do it outside`);
 }
 
 /** What a buffer was allocated for. */
@@ -41,10 +23,10 @@ export interface Extent {
 export function expectAll(buffer: Extent, data: HostArray): void {
   const type = hostArrayType(buffer.dtype);
   const typed = data instanceof type || (type === Float32Array && data instanceof Float64Array);
-  if (typed && data.length === buffer.size) return;
+  if (typed && data.length === hostItems(buffer.dtype, buffer.size)) return;
   throw new ArgumentError(
     `write: ${data.constructor.name} of ${data.length} for a buffer of ${buffer.size} ${buffer.dtype}, ` +
-      `expected ${type.name} of ${buffer.size}`,
+      `expected ${type.name} of ${hostItems(buffer.dtype, buffer.size)}`,
   );
 }
 
@@ -59,3 +41,30 @@ export function expectSame(what: 'read' | 'copy', buffer: Extent, { size, dtype 
 export const POISON_HALF = 0x7fff;
 /** What buffers are filled with that should show reading what nobody wrote: NaN in every dtype of floats. */
 export const POISON = 0x7fff7fff;
+
+/** A call of the reference loops but for its buffers. */
+export interface HostPlan {
+  readonly op: AnyOp;
+  readonly inputs: readonly (Spec | undefined)[];
+  readonly outputs: readonly (Spec | undefined)[];
+  readonly attrs: unknown;
+}
+
+/**
+ * Runs an op's reference loops. Whatever the format, they see numbers; what they write is rounded.
+ * @param storedOf the array that stores the i-th operand
+ */
+export function runReference({ op, inputs, outputs, attrs }: HostPlan, storedOf: (i: number) => HostArray): void {
+  const arg = (spec: Spec | undefined, i: number): HostArg | undefined => {
+    if (!spec) return undefined;
+    const [size, stored] = [elements(spec.shape), storedOf(i)];
+    const data = isPlain(spec.dtype) ? stored : decode(spec.dtype, stored, size);
+    return { shape: spec.shape, dtype: spec.dtype, size, data };
+  };
+  const given = inputs.map(arg);
+  const made = outputs.map((spec, i) => arg(spec, inputs.length + i));
+  op.reference(op.takes.named(given), op.gives.named(made), attrs);
+  const write = (i: number, { dtype, data }: HostArg) => isPlain(dtype) || encode(dtype, data, storedOf(i));
+  for (const i of op.mutates) write(i, given[i]!);
+  made.forEach((output, i) => output && write(inputs.length + i, output));
+}

@@ -1,5 +1,5 @@
-import { fromHalf, toBfloat, toHalf } from '../dtype.ts';
-import type { DType } from '../dtype.ts';
+import { fromHalf, toBfloat, toHalf } from '../half.ts';
+import type { ElementDType } from '../dtype.ts';
 import { CheckpointError, DTypeError } from '../errors.ts';
 import { SAFE_BITS } from './format.ts';
 import type { SafeDType } from './format.ts';
@@ -14,7 +14,7 @@ export interface ArrayOf {
   bool: Uint32Array<ArrayBuffer>;
   u8: Uint8Array<ArrayBuffer>;
 }
-export type ReadKind = DType | 'u8';
+export type ReadKind = ElementDType | 'u8';
 
 const TAKES: Record<ReadKind, readonly SafeDType[]> = {
   f32: ['F32', 'F16', 'BF16', 'F64'],

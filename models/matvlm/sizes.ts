@@ -20,7 +20,9 @@ function shapesOnly(): Backend<null> {
     write: refuse,
     read: refuse,
     copy: refuse,
-    run: refuse,
+    plan: refuse,
+    dispatch: refuse,
+    record: refuse,
     sync: async () => {},
     dispose: () => {},
   };

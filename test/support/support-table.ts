@@ -1,6 +1,6 @@
 import type { Backend } from '../../engine/backend.ts';
 import type { HostArray } from '../../engine/dtype.ts';
-import { definedOps } from '../../engine/op.ts';
+import { type AnyOp, definedOps } from '../../engine/op.ts';
 import { Profiler } from '../../engine/profiler.ts';
 import { scope } from '../../engine/scope.ts';
 import { backwardFrom } from '../../engine/tape.ts';
@@ -42,15 +42,15 @@ export async function runCase(backend: Backend, { inputs, differentiable, run }:
 /** Runs the golden cases of a folder and `moreCases`. @returns names of the ops that the backend was given */
 export async function runAll(backend: Backend, folder: string): Promise<string[]> {
   const seen = new Set<string>();
-  const run = backend.run.bind(backend);
-  backend.run = (op, call) => {
-    seen.add(op.name);
-    run(op, call);
+  const dispatch = backend.dispatch.bind(backend);
+  backend.dispatch = (plan, buffers) => {
+    seen.add((plan as { op: AnyOp }).op.name);
+    dispatch(plan, buffers);
   };
   const tensors = await readTensors(folder, 'tensors');
   for (const op of readOpCases(folder)) await replayOp(backend, op, tensors);
   for (const one of moreCases) await runCase(backend, one);
-  backend.run = run;
+  backend.dispatch = dispatch;
   return [...seen].sort();
 }
 

@@ -106,14 +106,14 @@ size_t EXPORT(attention_scratch)(size_t length, size_t dim) {
   return sizeof(Forward) + 4 * (QUERIES * KEYS + product_floats(dim) + length);
 }
 
-// q (B, H, L, D) and k, v (B, KV, S, D), heads and tokens in memory as the strides say; query head h reads key head
-// h/(H/KV). mask (B, S), or null: 0 hides a key. count, or null: only that many of the first keys exist. stats
-// (B, H, L, 2) is each query's largest q·k m and ln Σ e^(scale·(q·k − m)). A query that sees no key gets o = 0 and
-// stats of 0.
-void EXPORT(attention)(const float *q, const float *k, const float *v, const int32_t *mask, const int32_t *count,
-                       float *o, float *stats, size_t B, size_t H, size_t KV, size_t L, size_t S, size_t D,
-                       size_t q_head, size_t q_token, size_t k_head, size_t k_token, float scale, int causal,
-                       Forward *scratch) {
+// o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in
+// floats) say; query head h reads key head h/(H/KV). mask: i32 (B, S), 0 hides a key;, or null. count: an i32, only
+// that many of the first keys exist;, or null. causal is aligned to the end. scale > 0. stats (B, H, L, 2) is for the
+// backward; a query that sees no key gets o = 0.
+void EXPORT(attention)(const float *q, const float *k, const float *v, const int32_t *_Nullable mask,
+                       const int32_t *_Nullable count, float *o, float *stats, size_t B, size_t H, size_t KV,
+                       size_t L, size_t S, size_t D, size_t q_head, size_t q_token, size_t k_head, size_t k_token,
+                       float scale, int causal, Forward *scratch) {
   size_t keys = !count ? S : *count < 0 ? 0 : least((size_t)*count, S);
   Shape s = {L, keys, D, q_token, k_token, scale, causal};
   for (size_t b = 0; b < B; b++) {
@@ -186,11 +186,12 @@ INLINE void zero_head(float *to, size_t tokens, size_t token, size_t dim) {
   for (size_t i = 0; to && i < tokens; i++) row_zero(to + i * token, dim);
 }
 
-// dout has the layout of o. Each of dq, dk and dv may be null; they are overwritten.
-void EXPORT(attention_backward)(const float *q, const float *k, const float *v, const int32_t *mask, const float *o,
-                                const float *stats, const float *dout, float *dq, float *dk, float *dv, size_t B,
-                                size_t H, size_t KV, size_t L, size_t S, size_t D, size_t q_head, size_t q_token,
-                                size_t k_head, size_t k_token, float scale, int causal, float *scratch) {
+// Gradients of `attention`; dout has the layout of o. Each of dq, dk, dv may be 0. All are overwritten.
+void EXPORT(attention_backward)(const float *q, const float *k, const float *v, const int32_t *_Nullable mask,
+                                const float *o, const float *stats, const float *dout, float *_Nullable dq,
+                                float *_Nullable dk, float *_Nullable dv, size_t B, size_t H, size_t KV, size_t L,
+                                size_t S, size_t D, size_t q_head, size_t q_token, size_t k_head, size_t k_token,
+                                float scale, int causal, float *scratch) {
   Shape s = {L, S, D, q_token, k_token, scale, causal};
   float *p = scratch, *ds = p + QUERIES * KEYS, *delta = ds + QUERIES * KEYS, *products = delta + L;
   for (size_t b = 0; b < B; b++) {

@@ -48,6 +48,7 @@ void EXPORT(scale_add)(const float *x, float *y, size_t n, float alpha, float be
   }
 }
 
+// y = value.
 void EXPORT(fill)(float *y, size_t n, float value) {
   f4 v = splat(value);
   size_t i = 0;

@@ -123,8 +123,11 @@ size_t EXPORT(causal_conv1d_scratch)(size_t C, size_t L, size_t K, int token_maj
   return 4 * (token_major ? (3 * K + 2 + L) * C : L + 4);
 }
 
-void EXPORT(causal_conv1d)(const float *x, const float *w, const float *bias, const float *initial, float *y, size_t B,
-                           size_t C, size_t L, size_t K, int token_major, int silu, float *scratch) {
+// Depthwise causal convolution y[l] = act(bias + Σ_k w[k]·x[l−K+1+k]), w (C, K), K ≤ 8. x and y (B, C, L) with initial
+// (B, C, K−1); tokenMajor: (B, L, C) with initial (B, K−1, C). bias and initial may be 0. silu: act.
+void EXPORT(causal_conv1d)(const float *x, const float *w, const float *_Nullable bias,
+                           const float *_Nullable initial, float *y, size_t B, size_t C, size_t L, size_t K,
+                           int token_major, int silu, float *scratch) {
   Conv s = {x, w, bias, initial, C, L, K, silu};
   if (token_major) {
     transpose_weights(w, scratch, C, K);
@@ -226,9 +229,10 @@ NOINLINE void channel_backward(const Conv *s, size_t c, const float *dy, Grads t
   }
 }
 
-// Each of dx, dw, db and dinitial may be null.
-void EXPORT(causal_conv1d_backward)(const float *x, const float *w, const float *bias, const float *initial,
-                                    const float *dy, float *dx, float *dw, float *db, float *dinitial, size_t B,
+// Gradients of `causal_conv1d`; each of dx, dw, db, dinitial may be 0. All are overwritten.
+void EXPORT(causal_conv1d_backward)(const float *x, const float *w, const float *_Nullable bias,
+                                    const float *_Nullable initial, const float *dy, float *_Nullable dx,
+                                    float *_Nullable dw, float *_Nullable db, float *_Nullable dinitial, size_t B,
                                     size_t C, size_t L, size_t K, int token_major, int silu, float *scratch) {
   Conv s = {x, w, bias, initial, C, L, K, silu};
   Grads to = {dx, dw, db, dinitial};

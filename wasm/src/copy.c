@@ -40,7 +40,8 @@ INLINE void copy_plane(const uint32_t *x, uint32_t *y, Dim outer, Dim inner) {
   }
 }
 
-// Four dimensions of 32-bit words, sizes s and strides f and t in words; x and y point at the first element.
+// Copies 32-bit words between views of four dimensions: sizes s, strides f of x and t of y in words, which may be 0 or
+// negative. x and y point at the first element.
 void EXPORT(strided_copy)(const uint32_t *x, uint32_t *y, size_t s0, size_t s1, size_t s2, size_t s3, ptrdiff_t f0,
                           ptrdiff_t f1, ptrdiff_t f2, ptrdiff_t f3, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t t2,
                           ptrdiff_t t3) {
@@ -50,7 +51,7 @@ void EXPORT(strided_copy)(const uint32_t *x, uint32_t *y, size_t s0, size_t s1, 
       copy_plane(x + (ptrdiff_t)i * f0 + (ptrdiff_t)j * f1, y + (ptrdiff_t)i * t0 + (ptrdiff_t)j * t1, outer, inner);
 }
 
-// y[r] = table[indices[r]], f32 rows of n; NaN where the index is not one of the table's `count` rows.
+// y[r] = table[indices[r]], f32 rows of n; NaN where the index (i32) is not one of the table's `count` rows.
 void EXPORT(gather_rows)(const float *table, const int32_t *indices, float *y, size_t rows, size_t n, size_t count) {
   for (size_t r = 0; r < rows; r++, y += n) {
     int known = (uint32_t)indices[r] < count;

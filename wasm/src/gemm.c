@@ -339,17 +339,19 @@ void matmul(const float *A, size_t lda, int transA, const float *B, size_t ldb, 
                    sums, part, scratch);
 }
 
-// Bytes of scratch for `gemm` and `gemm_batched`.
+// Bytes of scratch for `gemm` and `gemm_batched`: at most about 3 MiB, or 12 bytes a column for a vector.
 size_t EXPORT(gemm_scratch)(size_t M, size_t N, size_t K, int transA) {
   return 4 * matmul_scratch_floats(M, N, K, transA);
 }
 
-void EXPORT(gemm)(const float *A, const float *B, float *C, const float *bias, size_t M, size_t N, size_t K,
+// C[M,N] = op(A)·op(B) + (accumulate ? C : bias ? bias[N] : 0). A is [M,K], or [K,M] when transA; B is [K,N], or [N,K]
+// when transB. Linear: y = gemm(x, W, NT), dx = gemm(dy, W, NN), dW = gemm(dy, x, TN).
+void EXPORT(gemm)(const float *A, const float *B, float *C, const float *_Nullable bias, size_t M, size_t N, size_t K,
                   int transA, int transB, int accumulate, float *scratch) {
   matmul(A, transA ? M : K, transA, B, transB ? K : N, transB, C, N, bias, M, N, K, accumulate, scratch);
 }
 
-// Strides in floats from a batch to the next; 0 repeats the operand.
+// `batch` products; strides in floats from one to the next, 0 repeats that operand. No bias.
 void EXPORT(gemm_batched)(const float *A, const float *B, float *C, size_t batch, size_t strideA, size_t strideB,
                           size_t strideC, size_t M, size_t N, size_t K, int transA, int transB, int accumulate,
                           float *scratch) {

@@ -7,9 +7,9 @@ INLINE void row_stats(const float *x, size_t n, float scale, float *stats) {
   stats[1] = log1(row_exp_sum(x, 0, n, stats[0], scale, 0.0f));
 }
 
-// The mean over rows whose label is not `ignore` of −ln softmax at the label; NaN where a label is no column. stats
-// [rows, 2] (as row_stats has them) and factor [1] = 1/(rows that count) are for the backward; where none counts, loss
-// and factor are 0.
+// Mean of −log softmax(logits)[label] over the rows [rows, n] whose label (i32) is not `ignore`; NaN where a label is
+// no column. loss and factor (1/rows that count) are one float each; stats [rows, 2] holds each row's maximum and ln Σ
+// e^(x − maximum). factor and stats are for the backward.
 void EXPORT(cross_entropy)(const float *logits, const int32_t *labels, float *loss, float *stats, float *factor,
                            size_t rows, size_t n, int32_t ignore) {
   double total = 0;
@@ -24,7 +24,7 @@ void EXPORT(cross_entropy)(const float *logits, const int32_t *labels, float *lo
   *loss = counted ? (float)(total / counted) : 0.0f;
 }
 
-// dlogits = dy·factor·(softmax − one_hot), rows of zeros where ignored.
+// dlogits = dy·factor·(softmax − one_hot), zeros where ignored. May work in place.
 void EXPORT(cross_entropy_backward)(const float *logits, const int32_t *labels, const float *stats, const float *factor,
                                     const float *dy, float *dlogits, size_t rows, size_t n, int32_t ignore) {
   float scale = *factor * *dy;
@@ -72,8 +72,8 @@ INLINE double row_kl(const float *s, const float *t, size_t n, float k, const fl
 // Σ weights·KL(teacher ‖ student)·factor at temperature 1/k, where factor = scale, or scale / Σ weights. weights [rows]
 // or null: 1. stats [rows, 5] (those of the student's row and of the teacher's, and 0) and factor [1] are for the
 // backward.
-void EXPORT(kl_div)(const float *student, const float *teacher, const float *weights, float *loss, float *factor,
-                    float *stats, size_t rows, size_t n, float k, float scale, int by_weight) {
+void EXPORT(kl_div)(const float *student, const float *teacher, const float *_Nullable weights, float *loss,
+                    float *factor, float *stats, size_t rows, size_t n, float k, float scale, int by_weight) {
   double total = 0, weight = 0;
   for (size_t r = 0; r < rows; r++, student += n, teacher += n, stats += 5) {
     float w = weights ? weights[r] : 1.0f;
@@ -88,9 +88,10 @@ void EXPORT(kl_div)(const float *student, const float *teacher, const float *wei
   *loss = (float)(total * f);
 }
 
-// dstudent = dy·factor·weight·k·(p_s − p_t).
+// dstudent = dy·factor·weight·k·(softmax(k·student) − softmax(k·teacher)).
 void EXPORT(kl_div_backward)(const float *student, const float *teacher, const float *stats, const float *factor,
-                             const float *dy, const float *weights, float *dstudent, size_t rows, size_t n, float k) {
+                             const float *dy, const float *_Nullable weights, float *dstudent, size_t rows, size_t n,
+                             float k) {
   for (size_t r = 0; r < rows; r++, student += n, teacher += n, dstudent += n, stats += 5) {
     float w = *factor * *dy * (weights ? weights[r] : 1.0f);
     if (w == 0.0f) {

@@ -56,9 +56,11 @@ INLINE float rstd_of(const float *u, size_t n, float mean, float eps) {
   return (float)(1 / __builtin_sqrt(total / n + eps));
 }
 
-// mean: null for RMS norms; mean and rstd have `rows` elements.
-void EXPORT(norm)(const float *x, const float *z, const float *w, const float *b, float *y, float *mean, float *rstd,
-                  size_t rows, size_t group, size_t channels, float eps, int gate) {
+// Layer norm (mean ≠ 0), RMS norm (mean = 0) and gated RMS norm of `rows` runs of `group` channels; weights have
+// `channels`, a multiple of group. gate 0: none; 1: u = x·silu(z) is normalised; 2: the result is multiplied by
+// silu(z). y = (u − mean)·rstd·w + b. Writes mean and rstd [rows]. z and b may be 0.
+void EXPORT(norm)(const float *x, const float *_Nullable z, const float *w, const float *_Nullable b, float *y,
+                  float *_Nullable mean, float *rstd, size_t rows, size_t group, size_t channels, float eps, int gate) {
   for (size_t r = 0, c = 0; r < rows; r++, c = c + group == channels ? 0 : c + group) {
     const float *u = x + r * group;
     float *out = y + r * group;
@@ -135,10 +137,10 @@ INLINE void row_to_weights(const Row *r, size_t n, float *dw, float *db) {
   }
 }
 
-// dz may be null.
-void EXPORT(norm_backward)(const float *x, const float *z, const float *w, const float *mean, const float *rstd,
-                           const float *dy, float *dx, float *dz, size_t rows, size_t group, size_t channels,
-                           int gate) {
+// Gradients of `norm` for x and z; dz may be 0.
+void EXPORT(norm_backward)(const float *x, const float *_Nullable z, const float *w, const float *_Nullable mean,
+                           const float *rstd, const float *dy, float *_Nullable dx, float *_Nullable dz, size_t rows,
+                           size_t group, size_t channels, int gate) {
   for (size_t r = 0, c = 0; r < rows; r++, c = c + group == channels ? 0 : c + group) {
     size_t at = r * group;
     Row row = {x + at, z + at, w + c, dy + at, mean ? mean[r] : 0.0f, rstd[r], gate};
@@ -152,9 +154,9 @@ size_t EXPORT(norm_weights_scratch)(size_t channels) {
 }
 
 // db may be null. dw and db take the sums of BLOCK_ROWS rows before these go to the sums in f64.
-void EXPORT(norm_weights_backward)(const float *x, const float *z, const float *mean, const float *rstd,
-                                   const float *dy, float *dw, float *db, size_t rows, size_t group, size_t channels,
-                                   int gate, double *sums) {
+void EXPORT(norm_weights_backward)(const float *x, const float *_Nullable z, const float *_Nullable mean,
+                                   const float *rstd, const float *dy, float *dw, float *_Nullable db, size_t rows,
+                                   size_t group, size_t channels, int gate, double *sums) {
   size_t block = channels / group * BLOCK_ROWS;
   for (size_t c = 0; c < 2 * channels; c++) sums[c] = 0;
   row_zero(dw, channels);

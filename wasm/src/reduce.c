@@ -7,7 +7,7 @@ INLINE void row_div(float *y, size_t n, float by) {
   for (; i < n; i++) y[i] /= by;
 }
 
-// y[rows] = Σ/count
+// y[rows] = sums of the rows of x [rows, n], divided by `count`.
 void EXPORT(sum_last)(const float *x, float *y, size_t rows, size_t n, float count) {
   if (n > 0 && n < 4)
     for (size_t r = 0; r < rows; r++) y[r] = sum4(ld_part(x + r * n, n, 0.0f));
@@ -37,7 +37,7 @@ size_t EXPORT(sum_first_scratch)(size_t rows, size_t n) {
   return rows <= BLOCK_ROWS || n <= NARROW ? 0 : n * sizeof(double);
 }
 
-// y[n] = Σ over rows / count
+// y[n] = sum over the rows of x [rows, n], divided by `count`.
 void EXPORT(sum_first)(const float *x, float *y, size_t rows, size_t n, float count, double *sums) {
   row_zero(y, n);
   if (rows <= BLOCK_ROWS) {
@@ -75,16 +75,12 @@ INLINE double squares(const float *a, const float *b, size_t n) {
   return sum;
 }
 
-double EXPORT(sum_squares)(const float *x, size_t n) {
-  return squares(x, 0, n);
-}
-
-// y[1] = ‖a − b‖
-void EXPORT(l2_distance)(const float *a, const float *b, float *y, size_t n) {
+// y[1] = ‖a − b‖, added up in f64.
+void EXPORT(l2_distance)(const float *a, const float *_Nullable b, float *y, size_t n) {
   *y = (float)__builtin_sqrt(squares(a, b, n));
 }
 
-// da = dy·(a − b)/y, 0 where y is.
+// da = dy·(a − b)/y, and 0 where y is; y and dy are one float each.
 void EXPORT(l2_distance_backward)(const float *a, const float *b, const float *y, const float *dy, float *da,
                                   size_t n) {
   f4 g = splat(*dy), norm = splat(*y == 0.0f ? __builtin_inff() : *y);
@@ -92,6 +88,7 @@ void EXPORT(l2_distance_backward)(const float *a, const float *b, const float *y
     st_upto(da + i, n - i, mul4(g, div4(sub4(ld_upto(a + i, n - i), ld_upto(b + i, n - i)), norm)));
 }
 
+// Softmax over the last dimension of [rows, n]. May work in place.
 void EXPORT(softmax)(const float *x, float *y, size_t rows, size_t n) {
   for (size_t r = 0; r < rows; r++, x += n, y += n) {
     float sum = row_exp_sum(x, y, n, row_max(x, n), 1.0f, 0.0f);
@@ -120,10 +117,12 @@ INLINE float row_logsumexp(const float *x, size_t n) {
   return max + log1(row_exp_sum(x, 0, n, max, 1.0f, 0.0f));
 }
 
+// y[rows] = ln Σ e^x over the last dimension.
 void EXPORT(logsumexp)(const float *x, float *y, size_t rows, size_t n) {
   for (size_t r = 0; r < rows; r++) y[r] = row_logsumexp(x + r * n, n);
 }
 
+// ln softmax over the last dimension.
 void EXPORT(log_softmax)(const float *x, float *y, size_t rows, size_t n) {
   for (size_t r = 0; r < rows; r++, x += n, y += n) {
     float max = row_max(x, n), rest = log1(row_exp_sum(x, 0, n, max, 1.0f, 0.0f));

@@ -27,10 +27,11 @@ size_t EXPORT(rope_scratch)(size_t length, size_t rotary) {
   return 4 * length * rotary;
 }
 
-// x, y [rows, dim]. Row r is at position (r / inner) mod length + offset (+ *start, unless null). ratio:
-// theta^(−2/rotary). inverse turns the other way: the backward.
-void EXPORT(rope)(const float *x, const int32_t *start, float *y, size_t rows, size_t dim, size_t length, size_t inner,
-                  size_t rotary, double ratio, double offset, int inverse, float *table) {
+// Rotary embedding of x [rows, dim]: dimension i < rotary/2 turns with i + rotary/2 by position·ratio^i, where ratio is
+// theta^(−2/rotary). Row r is at (r / inner) mod length + offset (+ the i32 at `start`, unless 0). inverse = 1 is the
+// backward. May work in place.
+void EXPORT(rope)(const float *x, const int32_t *_Nullable start, float *y, size_t rows, size_t dim, size_t length,
+                  size_t inner, size_t rotary, double ratio, double offset, int inverse, float *table) {
   size_t half = rotary / 2;
   if (start) offset += *start;
   double frequency = 1;

@@ -87,10 +87,13 @@ size_t EXPORT(ssd_scan_scratch)(size_t L) {
   return 4 * 2 * L;
 }
 
-// initial may be null (zeros), as may D (0) and dt_bias (0). state gets the final one.
+// The state space scan of Mamba-2: dt = softplus(dtRaw + dtBias), S ← exp(−dt·e^ALog)·S + dt·x ⊗ B, y = S·C + D·x. x, y
+// (B, L, H, P); dtRaw (B, L, H); ALog, D, dtBias (H); Bs, Cs (B, L, G, N); initial, state (B, H, P, N). D, dtBias and
+// initial may be 0.
 void EXPORT(ssd_scan)(const float *x, const float *dt_raw, const float *A_log, const float *B, const float *C,
-                      const float *D, const float *dt_bias, const float *initial, float *y, float *state,
-                      size_t batches, size_t L, size_t H, size_t P, size_t G, size_t N, float *scratch) {
+                      const float *_Nullable D, const float *_Nullable dt_bias, const float *_Nullable initial,
+                      float *y, float *state, size_t batches, size_t L, size_t H, size_t P, size_t G, size_t N,
+                      float *scratch) {
   float *dt = scratch, *a = scratch + L;
   for (size_t i = 0; i < batches * H; i++) {
     size_t b = i / H, h = i % H, at = (b * L * H + h) * P, group = (b * L * G + h / (H / G)) * N;
@@ -250,12 +253,13 @@ INLINE void add_sums(const Grads *to, const Head *k, size_t h) {
   if (to->ddt_bias) to->ddt_bias[h] += (float)k->dbias;
 }
 
-// dstate, initial, D, dt_bias and the gradients dA_log, dD, ddt_bias, dinitial may be null. All are overwritten.
-void EXPORT(ssd_scan_backward)(const float *x, const float *dt_raw, const float *A_log, const float *B, const float *C,
-                               const float *D, const float *dt_bias, const float *initial, const float *dy,
-                               const float *dstate, float *dx, float *ddt, float *dA_log, float *dB, float *dC,
-                               float *dD, float *ddt_bias, float *dinitial, size_t batches, size_t L, size_t H,
-                               size_t P, size_t G, size_t N, float *scratch) {
+// Gradients of `ssd_scan`; all are overwritten. D, dtBias, initial, dstate and dALog, dD, ddtBias, dinitial may be 0.
+void EXPORT(ssd_scan_backward)(const float *x, const float *dt_raw, const float *A_log, const float *B,
+                               const float *C, const float *_Nullable D, const float *_Nullable dt_bias,
+                               const float *_Nullable initial, const float *dy, const float *_Nullable dstate,
+                               float *dx, float *ddt, float *_Nullable dA_log, float *dB, float *dC,
+                               float *_Nullable dD, float *_Nullable ddt_bias, float *_Nullable dinitial,
+                               size_t batches, size_t L, size_t H, size_t P, size_t G, size_t N, float *scratch) {
   Grads to = {dx, ddt, dA_log, dB, dC, dD, ddt_bias, dinitial};
   size_t PN = P * N;
   float *dt = scratch, *a = dt + L, *states = a + L, *Gs = states + (CHUNK + 1) * PN, *starts = Gs + PN;

@@ -1,9 +1,9 @@
-import type { Arg, Backend, Call } from '../../backend.ts';
+import type { Backend, Recording } from '../../backend.ts';
 import { type DType, type HostArray, isFloat } from '../../dtype.ts';
 import { OutOfMemoryError } from '../../errors.ts';
-import type { HostCall, Op } from '../../op.ts';
+import type { AnyOp } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectAll, expectSame, type Extent, hostArrayFor, POISON_HALF } from '../host.ts';
+import { expectAll, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
 
 /** The elements of a tensor in an array of their own. */
@@ -21,12 +21,13 @@ export interface ReferenceOptions {
  * backends are compared with. New buffers of floats are filled with NaN, so that an op that leaves an output element
  * unwritten shows.
  */
-export class ReferenceBackend implements Backend<HostBuffer> {
+export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
   readonly kind = 'reference';
   readonly description: string;
   readonly memory = new MemoryCounter();
   profiler: Profiler | null = null;
   private readonly double: boolean;
+  private recorded: (() => void)[] | null = null;
 
   constructor(options: ReferenceOptions = {}) {
     this.double = options.double ?? false;
@@ -58,11 +59,13 @@ export class ReferenceBackend implements Backend<HostBuffer> {
   }
 
   write(buffer: HostBuffer, data: HostArray): void {
+    expectReplayable('a tensor is uploaded', this.recorded !== null);
     expectAll(buffer, data);
     buffer.data.set(data);
   }
 
   async read(buffer: HostBuffer, size: number, dtype: DType): Promise<HostArray> {
+    expectReplayable('a tensor is read back', this.recorded !== null);
     expectSame('read', buffer, { size, dtype });
     return buffer.data.slice();
   }
@@ -70,25 +73,30 @@ export class ReferenceBackend implements Backend<HostBuffer> {
   copy(from: HostBuffer, to: HostBuffer): void {
     expectSame('copy', from, to);
     to.data.set(from.data);
+    this.recorded?.push(() => to.data.set(from.data));
   }
 
-  run<A>(op: Op<A>, call: Call<A, HostBuffer>): void {
+  plan(op: AnyOp, inputs: HostPlan['inputs'], outputs: HostPlan['outputs'], attrs: unknown): HostPlan {
+    return { op, inputs, outputs, attrs };
+  }
+
+  dispatch(plan: HostPlan, buffers: readonly (HostBuffer | undefined)[]): void {
     const start = this.profiler ? performance.now() : 0;
-    op.reference(hostCall(call));
-    this.profiler?.add(op.name, performance.now() - start, bytesMoved(call));
+    const run = () => runReference(plan, (i) => buffers[i]!.data);
+    run();
+    this.recorded?.push(run);
+    this.profiler?.add(plan.op.name, performance.now() - start, bytesMoved([...plan.inputs, ...plan.outputs]));
+  }
+
+  record(): () => Recording {
+    const runs: (() => void)[] = (this.recorded = []);
+    return () => {
+      this.recorded = null;
+      return { replay: () => runs.forEach((run) => run()), dispose: () => void runs.splice(0) };
+    };
   }
 
   async sync(): Promise<void> {}
 
   dispose(): void {}
-}
-
-function hostCall<A>(call: Call<A, HostBuffer>): HostCall<A> {
-  const arg = (a: Arg<HostBuffer>) => ({
-    shape: a.shape,
-    dtype: a.dtype,
-    size: a.size,
-    data: a.buffer.data,
-  });
-  return { inputs: call.inputs.map(arg), outputs: call.outputs.map(arg), attrs: call.attrs };
 }

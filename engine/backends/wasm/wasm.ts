@@ -1,18 +1,27 @@
 import { Heap } from './heap.ts';
 import { type Kernels, loadKernels, type LoadOptions } from '../../../wasm/loader.ts';
-import type { Arg, Backend, Call } from '../../backend.ts';
-import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
+import type { Backend, Recording } from '../../backend.ts';
+import { byteLength, type DType, type HostArray, hostArrayType, hostItems } from '../../dtype.ts';
 import { KernelError } from '../../errors.ts';
-import type { HostArg, Op } from '../../op.ts';
+import type { AnyOp } from '../../op.ts';
+import { slotsOf } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectAll, expectSame, type Extent, hostArrayFor, hostArrayType, POISON_HALF } from '../host.ts';
+import { expectAll, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
-import type { WasmArg } from './call.ts';
+import { RecordedMemory } from '../recorded-memory.ts';
+import { type WasmCall, WasmRecorder } from './planner.ts';
 
 /** A block of the WASM memory. */
 export interface WasmBuffer extends Extent {
   readonly ptr: number;
   readonly bytes: number;
+}
+
+/** The calls of C kernels that an op comes to for operands of certain specs; null where its reference loops run. */
+interface WasmPlan extends HostPlan {
+  readonly calls: readonly WasmCall[] | null;
+  /** Bytes of each piece of scratch. */
+  readonly scratch: readonly number[];
 }
 
 /** 16-bit words of poison on either side of a buffer, where there is any. */
@@ -32,21 +41,27 @@ export interface WasmOptions extends LoadOptions {
  * C kernels with SIMD on a memory of their own; ops without one run the reference loops on views of that memory.
  * Runs in Node and browsers alike, on the calling thread.
  */
-export class WasmBackend implements Backend<WasmBuffer> {
+export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
   readonly kind = 'wasm';
   readonly description: string;
   readonly memory = new MemoryCounter();
   profiler: Profiler | null = null;
   private readonly heap: Heap;
   private readonly poison: boolean;
-  private readonly scratchInUse: Pick<WasmBuffer, 'ptr' | 'bytes'>[] = [];
+  private readonly recorder: WasmRecorder;
+  /** What the recording that is being made has so far. */
+  private recorded: (() => void)[] | null = null;
+  private recording: RecordedMemory<number> | null = null;
+  /** Memory of the recordings that there are. */
+  private readonly recordings = new Set<RecordedMemory<number>>();
 
   private constructor(
-    private readonly kernels: Kernels,
+    kernels: Kernels,
     options: WasmOptions,
   ) {
     this.heap = new Heap(kernels.memory, kernels.heapBase, options.maxBytes);
     this.poison = options.poison ?? false;
+    this.recorder = new WasmRecorder(kernels.exports);
     this.description = `WebAssembly ${kernels.variant === 'relaxed' ? 'relaxed SIMD' : 'SIMD128'}, one thread`;
   }
 
@@ -55,7 +70,7 @@ export class WasmBackend implements Backend<WasmBuffer> {
   }
 
   alloc(size: number, dtype: DType): WasmBuffer {
-    const bytes = size * bytesOf(dtype);
+    const bytes = byteLength(dtype, size);
     const ptr = this.take(bytes);
     this.memory.allocated(bytes);
     this.memory.reserved = this.heap.memory.buffer.byteLength;
@@ -68,11 +83,13 @@ export class WasmBackend implements Backend<WasmBuffer> {
   }
 
   write(buffer: WasmBuffer, data: HostArray): void {
+    expectReplayable('a tensor is uploaded', this.recorded !== null);
     expectAll(buffer, data);
     this.view(buffer.ptr, buffer.size, buffer.dtype).set(data);
   }
 
   async read(buffer: WasmBuffer, size: number, dtype: DType): Promise<HostArray> {
+    expectReplayable('a tensor is read back', this.recorded !== null);
     expectSame('read', buffer, { size, dtype });
     const out = hostArrayFor(dtype, size);
     out.set(this.view(buffer.ptr, size, dtype));
@@ -81,44 +98,71 @@ export class WasmBackend implements Backend<WasmBuffer> {
 
   copy(from: WasmBuffer, to: WasmBuffer): void {
     expectSame('copy', from, to);
-    this.view(to.ptr, to.size, to.dtype).set(this.view(from.ptr, from.size, from.dtype));
+    this.run(() => this.view(to.ptr, to.size, to.dtype).set(this.view(from.ptr, from.size, from.dtype)));
   }
 
-  run<A>(op: Op<A>, call: Call<A, WasmBuffer>): void {
+  plan(op: AnyOp, inputs: HostPlan['inputs'], outputs: HostPlan['outputs'], attrs: unknown): WasmPlan {
+    const slots = slotsOf(inputs, outputs);
+    const [takes, gives] = [op.takes.named(slots.inputs), op.gives.named(slots.outputs)];
+    const { calls, scratch } = this.recorder.record(inputs.length + outputs.length, (planner) =>
+      op.wasm?.(takes, gives, attrs, planner),
+    );
+    return { op, inputs, outputs, attrs, calls, scratch };
+  }
+
+  dispatch(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): void {
     const start = this.profiler ? performance.now() : 0;
-    const native = this.runNative(op, call);
-    if (!native) {
-      op.reference({ inputs: call.inputs.map(this.host), outputs: call.outputs.map(this.host), attrs: call.attrs });
-    }
-    const name = native ? op.name : `${op.name} (fallback)`;
-    this.profiler?.add(name, performance.now() - start, bytesMoved(call));
+    if (plan.calls) this.call(plan.calls, plan, buffers);
+    else this.run(() => runReference(plan, (i) => this.view(buffers[i]!.ptr, buffers[i]!.size, buffers[i]!.dtype)));
+    if (!this.profiler) return;
+    const name = plan.calls ? plan.op.name : `${plan.op.name} (fallback)`;
+    this.profiler.add(name, performance.now() - start, bytesMoved([...plan.inputs, ...plan.outputs]));
+  }
+
+  record(): () => Recording {
+    const steps: (() => void)[] = (this.recorded = []);
+    const memory = (this.recording = new RecordedMemory<number>());
+    this.recordings.add(memory);
+    return () => {
+      this.recorded = null;
+      this.recording = null;
+      const dispose = () => {
+        this.recordings.delete(memory);
+        memory.dispose((ptr) => this.toHeap(ptr));
+      };
+      return { replay: () => steps.forEach((step) => step()), dispose };
+    };
   }
 
   async sync(): Promise<void> {}
 
   dispose(): void {}
 
-  private runNative<A>(op: Op<A>, { inputs, outputs, attrs }: Call<A, WasmBuffer>): boolean {
-    const { scratch, kernels } = this;
+  private call(calls: readonly WasmCall[], { op, scratch }: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]) {
+    const places: (Pick<WasmBuffer, 'ptr' | 'bytes'> | undefined)[] = scratch.length > 0 ? [...buffers] : (buffers as []);
     try {
-      const [ins, outs] = [inputs.map(wasmArg), outputs.map(wasmArg)];
-      // Spelled out: spreading an object takes V8 as long as all else of a small op.
-      const native = op.wasm?.({ inputs: ins, outputs: outs, attrs, k: kernels.exports, scratch }) ?? false;
-      if (this.poison) this.checkGuards(op.name, [...inputs, ...outputs].map((arg) => arg.buffer));
-      return native;
+      for (const bytes of scratch) places.push({ ptr: this.take(bytes), bytes });
+      for (const { kernel, args, slots, given } of calls) {
+        for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : places[slots[i]]!.ptr + args[i];
+        kernel.apply(undefined, given);
+        if (this.recorded) this.recorded.push(kernel.bind(undefined, ...given));
+      }
+      if (this.poison) this.checkGuards(op.name, places);
     } finally {
-      while (this.scratchInUse.length > 0) this.give(this.scratchInUse.pop()!.ptr);
+      for (let i = buffers.length; i < places.length; i++) this.give(places[i]!.ptr);
     }
   }
 
-  private readonly scratch = (bytes: number): number => {
-    if (bytes === 0) return 0;
-    const ptr = this.take(bytes);
-    this.scratchInUse.push({ ptr, bytes });
-    return ptr;
-  };
+  private run(step: () => void): void {
+    step();
+    this.recorded?.push(step);
+  }
 
   private take(bytes: number): number {
+    return this.recording ? this.recording.take(bytes, () => this.fromHeap(bytes)) : this.fromHeap(bytes);
+  }
+
+  private fromHeap(bytes: number): number {
     if (!this.poison) return this.heap.alloc(bytes);
     const words = Math.ceil(bytes / 2) + 2 * GUARD;
     const start = this.heap.alloc(2 * words);
@@ -127,13 +171,20 @@ export class WasmBackend implements Backend<WasmBuffer> {
   }
 
   private give(ptr: number): void {
+    for (const recording of this.recordings) if (recording.give(ptr)) return;
+    this.toHeap(ptr);
+  }
+
+  private toHeap(ptr: number): void {
     this.heap.free(this.poison ? ptr - 2 * GUARD : ptr);
   }
 
   /** @throws KernelError when an op wrote beside one of its buffers */
-  private checkGuards(op: string, buffers: readonly Pick<WasmBuffer, 'ptr' | 'bytes'>[]): void {
+  private checkGuards(op: string, places: readonly (Pick<WasmBuffer, 'ptr' | 'bytes'> | undefined)[]): void {
     const words = this.words(0, this.heap.memory.buffer.byteLength / 2);
-    for (const { ptr, bytes } of [...buffers, ...this.scratchInUse]) {
+    for (const place of places) {
+      if (!place) continue;
+      const { ptr, bytes } = place;
       for (const start of [ptr - 2 * GUARD, ptr + 2 * Math.ceil(bytes / 2)]) {
         const end = start / 2 + GUARD;
         let at = start / 2;
@@ -148,18 +199,7 @@ export class WasmBackend implements Backend<WasmBuffer> {
     return new Uint16Array(this.heap.memory.buffer, start, count);
   }
 
-  private readonly host = (arg: Arg<WasmBuffer>): HostArg => ({
-    shape: arg.shape,
-    dtype: arg.dtype,
-    size: arg.size,
-    data: this.view(arg.buffer.ptr, arg.size, arg.dtype),
-  });
-
   private view(ptr: number, size: number, dtype: DType): HostArray {
-    return new (hostArrayType(dtype))(this.heap.memory.buffer as ArrayBuffer, ptr, size);
+    return new (hostArrayType(dtype))(this.heap.memory.buffer as ArrayBuffer, ptr, hostItems(dtype, size));
   }
-}
-
-function wasmArg(arg: Arg<WasmBuffer>): WasmArg {
-  return { shape: arg.shape, dtype: arg.dtype, size: arg.size, ptr: arg.buffer.ptr };
 }

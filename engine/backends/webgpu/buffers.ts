@@ -111,7 +111,7 @@ export class BufferPool {
    */
   constructor(
     private readonly device: { createBuffer(descriptor: { size: number; usage: number }): GPUBuffer },
-    private readonly limit: number,
+    readonly limit: number,
     private readonly relieve: () => void,
   ) {}
 

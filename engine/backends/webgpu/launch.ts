@@ -1,8 +1,6 @@
-import type { Arg } from '../../backend.ts';
+import type { Accessor } from '../../access.ts';
 import type { DType } from '../../dtype.ts';
-import type { GpuBuffer } from './buffers.ts';
-
-export type GpuArg = Arg<GpuBuffer>;
+import type { Slot } from '../../plan.ts';
 
 /** What the adapter offers; kernels choose their variant by it. */
 export interface GpuCaps {
@@ -14,24 +12,29 @@ export interface GpuCaps {
   readonly software: boolean;
 }
 
-export interface GpuCall<A> {
-  readonly inputs: readonly GpuArg[];
-  readonly outputs: readonly GpuArg[];
-  readonly attrs: A;
+/** What an op's `webgpu` gets beside its operands. */
+export interface GpuPlanner {
   readonly caps: GpuCaps;
   /** A buffer for this call only, e.g. for the first stage of a reduction. */
-  scratch(shape: readonly number[], dtype?: DType): GpuArg;
+  scratch(shape: readonly number[], dtype?: DType): Slot;
 }
 
-type Scalar = 'u32' | 'i32' | 'f32';
+/** Types of params. */
+export type Scalar = 'u32' | 'i32' | 'f32';
+
+/** See `ShaderSpec.reads`. */
+export type Binding = string | Accessor;
 
 /** What a shader is made of. The prelude (enables, constants, bindings, params) is generated from it. */
 export interface ShaderSpec {
   /** Unique; the pipeline cache key. Everything that changes the source must be in it. */
   readonly key: string;
-  /** WGSL element type of each storage binding in order, read-only ones first: `{ x: 'f32', y: 'vec4<f32>' }`. */
-  readonly reads?: Readonly<Record<string, string>>;
-  readonly writes: Readonly<Record<string, string>>;
+  /**
+   * Each storage binding in order, read-only ones first: what accesses it by `load_NAME(i)` and `store_NAME(i, v)`, or
+   * the WGSL type of its elements, for code that goes to the array itself.
+   */
+  readonly reads?: Readonly<Record<string, Binding>>;
+  readonly writes: Readonly<Record<string, Binding>>;
   /** Scalars in the uniform `params`, in order; at most 64. */
   readonly params?: Readonly<Record<string, Scalar>>;
   /** `const NAME: u32 = value;` lines (numbers with a fraction become f32). */
@@ -78,18 +81,24 @@ export function shaderKeys(): string[] {
 }
 
 function withPrelude({ reads = {}, writes, params = {}, constants = {}, features = [], code }: ShaderSpec): string {
-  const lines: string[] = features.map((f) => `enable ${f};`);
+  const bound = [...Object.values(reads), ...Object.values(writes)];
+  const accessors = bound.filter((binding) => typeof binding !== 'string');
+  const enabled = new Set([...features, ...accessors.flatMap(({ feature }) => (feature ? [feature] : []))]);
+  const lines: string[] = [...enabled].map((f) => `enable ${f};`);
   for (const [name, value] of Object.entries(constants)) {
     lines.push(Number.isInteger(value) ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${value};`);
   }
-  let binding = 0;
-  const declare = (entries: Readonly<Record<string, string>>, access: string) => {
-    for (const [name, type] of Object.entries(entries)) {
-      lines.push(`@group(0) @binding(${binding++}) var<storage, ${access}> ${name}: array<${type}>;`);
+  let index = 0;
+  const declare = (entries: Readonly<Record<string, Binding>>, access: 'read' | 'read_write') => {
+    for (const [name, binding] of Object.entries(entries)) {
+      const type = typeof binding === 'string' ? binding : binding.stored;
+      lines.push(`@group(0) @binding(${index++}) var<storage, ${access}> ${name}: array<${type}>;`);
+      if (typeof binding !== 'string') lines.push(binding.functions(name, access === 'read_write'));
     }
   };
   declare(reads, 'read');
   declare(writes, 'read_write');
+  lines.push(...new Set(accessors.flatMap(({ helpers }) => helpers ?? [])));
   const fields = Object.entries(params).map(([name, type]) => `  ${name}: ${type},`);
   if (fields.length > 0) {
     lines.push('struct Params {', ...fields, '}', '@group(1) @binding(0) var<uniform> params: Params;');
@@ -100,8 +109,8 @@ function withPrelude({ reads = {}, writes, params = {}, constants = {}, features
 /** One dispatch, as pure data. */
 export interface Launch {
   readonly shader: Shader;
-  /** Tensors in the order of the shader's bindings. */
-  readonly args: readonly GpuArg[];
+  /** Operands in the order of the shader's bindings. */
+  readonly args: readonly Slot[];
   /** Values in the order of the shader's params. */
   readonly params?: readonly number[];
   /** Workgroups in x, y, z. */

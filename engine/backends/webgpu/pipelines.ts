@@ -1,4 +1,5 @@
-import type { GpuArg, Shader } from './launch.ts';
+import type { GpuBuffer } from './buffers.ts';
+import type { Shader } from './launch.ts';
 
 export interface Compiled {
   readonly pipeline: GPUComputePipeline;
@@ -31,7 +32,7 @@ export class Pipelines {
     });
   }
 
-  /** The bind group of a range of the params buffer. */
+  /** The bind group of params that lie at an offset of a buffer. */
   paramGroup(buffer: GPUBuffer, offset: number, size: number): GPUBindGroup {
     return this.device.createBindGroup({
       layout: this.paramLayout,
@@ -60,17 +61,18 @@ export class Pipelines {
     return found;
   }
 
-  bindGroup(compiled: Compiled, args: readonly GpuArg[]): GPUBindGroup {
+  /** The bind group of the buffers that `slots` name among a call's. */
+  bindGroup(compiled: Compiled, slots: readonly number[], buffers: readonly (GpuBuffer | undefined)[]): GPUBindGroup {
     let key = `${compiled.layoutId}`;
-    for (let i = 0; i < args.length; i++) key += `,${args[i].buffer.id}`;
+    for (let i = 0; i < slots.length; i++) key += `,${buffers[slots[i]]!.id}`;
     const found = this.groups.get(key);
     if (found) return found.group;
     if (this.groups.size >= MAX_GROUPS) this.dropOldest();
     const group = this.device.createBindGroup({
       layout: compiled.layout,
-      entries: args.map((arg, binding) => ({ binding, resource: { buffer: arg.buffer.gpu } })),
+      entries: slots.map((slot, binding) => ({ binding, resource: { buffer: buffers[slot]!.gpu } })),
     });
-    this.groups.set(key, { group, buffers: args.map((arg) => arg.buffer.id) });
+    this.groups.set(key, { group, buffers: slots.map((slot) => buffers[slot]!.id) });
     return group;
   }
 

@@ -1,18 +1,68 @@
-import type { Backend, Call } from '../../backend.ts';
-import { bytesOf, type DType, type HostArray } from '../../dtype.ts';
+import { type Backend, elements, type Recording, type Spec } from '../../backend.ts';
+import { byteLength, type DType, type HostArray } from '../../dtype.ts';
 import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
-import type { Op } from '../../op.ts';
+import type { AnyOp } from '../../op.ts';
+import { type Slot, slotsOf } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectAll, expectSame, hostArrayFor, POISON } from '../host.ts';
-import { BufferPool, type GpuBuffer, GPUBufferUsageFlags } from './buffers.ts';
-import { type GpuArg, type GpuCaps, type Launch, MAX_GRID, type Shader } from './launch.ts';
+import { expectAll, expectReplayable, expectSame, hostArrayFor, POISON } from '../host.ts';
+import { RecordedMemory } from '../recorded-memory.ts';
+import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './buffers.ts';
+import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, MAX_GRID, shader, type Shader } from './launch.ts';
+import { ParamsArena, type ParamsPlace } from './params.ts';
 import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
 import { Timestamps } from './timestamps.ts';
 
-/** Bytes of one dispatch's params; the least uniform offset alignment WebGPU guarantees. */
-const PARAM_SLOT = 256;
+const COPY = /* @__PURE__ */ shader('copy.words', () => ({
+  reads: { xs: 'u32' },
+  writes: { ys: 'u32' },
+  params: { words: 'u32' },
+  code: /* wgsl */ `${FLAT_INDEX}
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flat_index(group, groups, local, 256u);
+  if (i < params.words) { ys[i] = xs[i]; }
+}`,
+}));
+
 /** Dispatches in one submit at most. */
-const SLOTS = 1024;
+const MOST_DISPATCHES = 1024;
+
+/** A launch with its params in place. */
+interface PlannedLaunch {
+  readonly shader: Shader;
+  /** Which of the call's buffers each binding is: inputs, outputs, then scratch. */
+  readonly slots: readonly number[];
+  readonly params: ParamsPlace | null;
+  readonly grid: readonly [number, number, number];
+}
+
+/** What a profiler calls a command, and the bytes that it moves at the least. */
+interface Named {
+  readonly name: string;
+  readonly bytes: number;
+}
+
+/** A dispatch with all that it needs: what a replay sends. */
+interface Command {
+  readonly pipeline: GPUComputePipeline;
+  readonly group: GPUBindGroup;
+  readonly params: GPUBindGroup | null;
+  readonly grid: readonly [number, number, number];
+  readonly op: Named;
+}
+
+/** An op's launches for operands of certain specs. */
+interface GpuPlan extends Named {
+  readonly op: AnyOp;
+  readonly launches: readonly PlannedLaunch[];
+  readonly shaders: ReadonlySet<Shader>;
+  /** Bytes of each scratch buffer. */
+  readonly scratch: readonly number[];
+  /** The inputs that there are, and what is written. */
+  readonly reads: readonly number[];
+  readonly writes: readonly number[];
+}
 
 export interface WebGpuOptions {
   /** Fill new buffers with NaN: shows kernels that read what nobody wrote. For tests. */
@@ -21,23 +71,17 @@ export interface WebGpuOptions {
 
 /**
  * WGSL kernels on a GPUDevice: the same code under Dawn in Node and in browsers. Dispatches gather in one compute
- * pass and go out in one submit; bind groups are cached by the buffers they name; params travel in one buffer written
- * once per submit.
+ * pass and go out in one submit; bind groups are cached by the buffers they name; params are uploaded with the plan.
  */
-export class WebGpuBackend implements Backend<GpuBuffer> {
+export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   readonly kind = 'webgpu';
   readonly description: string;
   readonly caps: GpuCaps;
   readonly pool: BufferPool;
 
   private readonly pipelines: Pipelines;
-  private readonly params: GPUBuffer;
-  /** One bind group a slot, made on first use: cheaper to set than one with a dynamic offset. */
-  private readonly paramGroups: GPUBindGroup[] = [];
-  private readonly staging = new ArrayBuffer(PARAM_SLOT * SLOTS);
-  private readonly stagingU32 = new Uint32Array(this.staging);
-  private readonly stagingI32 = new Int32Array(this.staging);
-  private readonly stagingF32 = new Float32Array(this.staging);
+  private readonly params: ParamsArena;
+  /** Dispatches in the encoder. */
   private used = 0;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
@@ -51,8 +95,12 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   private readonly trials = new Set<Promise<void>>();
   private timestamps: Timestamps | null = null;
   private profiling: Profiler | null = null;
-  private readonly scratchInUse: GpuBuffer[] = [];
   private readonly poison: boolean;
+  /** The recording that is being made. */
+  private recording: { readonly memory: RecordedMemory<GpuBuffer>; readonly commands: Command[] } | null = null;
+  /** Memory of the recordings that there are. */
+  private readonly recordings = new Set<RecordedMemory<GpuBuffer>>();
+  private readonly copies = new Map<number, PlannedLaunch>();
 
   private constructor(
     readonly device: GPUDevice,
@@ -69,10 +117,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
       this.flush();
       this.pipelines.forget(this.pool.shrink(0));
     });
-    this.params = device.createBuffer({
-      size: PARAM_SLOT * SLOTS,
-      usage: GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST,
-    });
+    this.params = new ParamsArena(device, this.pipelines);
     device.addEventListener?.('uncapturederror', (event) => {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
@@ -135,7 +180,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 
   alloc(size: number, dtype: DType): GpuBuffer {
     this.check();
-    const buffer = this.pool.take(Math.max(4, size * bytesOf(dtype)));
+    const buffer = this.take(byteLength(dtype, size));
     buffer.size = size;
     buffer.dtype = dtype;
     if (this.poison) {
@@ -146,11 +191,29 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   }
 
   free(buffer: GpuBuffer): void {
+    for (const recording of this.recordings) if (recording.give(buffer)) return;
     this.pool.give(buffer);
+  }
+
+  /** The launch that copies so many words, made once: within a pass, as copies between buffers are not. */
+  private copyOf(words: number): PlannedLaunch {
+    let found = this.copies.get(words);
+    if (!found) {
+      const params = this.params.put(COPY.paramTypes, [words]);
+      this.copies.set(words, (found = { shader: COPY, slots: [0, 1], params, grid: grid1d(words, 256) }));
+    }
+    return found;
+  }
+
+  private take(bytes: number): GpuBuffer {
+    if (!this.recording) return this.pool.take(Math.max(4, bytes));
+    const capacity = Math.max(bytes, Math.min(sizeClass(bytes), this.pool.limit));
+    return this.recording.memory.take(capacity, () => this.pool.take(capacity));
   }
 
   write(buffer: GpuBuffer, data: HostArray): void {
     this.check();
+    expectReplayable('a tensor is uploaded', this.recording !== null);
     expectAll(buffer, data);
     this.flush();
     let bytes: HostArray = data instanceof Float64Array ? Float32Array.from(data) : data;
@@ -164,9 +227,10 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
 
   async read(buffer: GpuBuffer, size: number, dtype: DType): Promise<HostArray> {
     this.check();
+    expectReplayable('a tensor is read back', this.recording !== null);
     expectSame('read', buffer, { size, dtype });
     if (buffer.failure) throw buffer.failure;
-    const bytes = Math.ceil((size * bytesOf(dtype)) / 4) * 4;
+    const bytes = Math.ceil(byteLength(dtype, size) / 4) * 4;
     const result = hostArrayFor(dtype, size);
     if (size === 0) return result;
     const copy = this.device.createBuffer({
@@ -195,27 +259,82 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   copy(from: GpuBuffer, to: GpuBuffer): void {
     this.check();
     expectSame('copy', from, to);
-    this.endPass();
-    this.encoder ??= this.device.createCommandEncoder();
-    this.encoder.copyBufferToBuffer(from.gpu, 0, to.gpu, 0, Math.ceil(from.bytes / 4) * 4);
+    const words = Math.ceil(byteLength(from.dtype, from.size) / 4);
+    if (words > 0) this.encode(this.copyOf(words), [from, to], { name: 'copy', bytes: 8 * words });
+  }
+
+  /** @throws KernelError naming the op where it cannot be launched */
+  plan(op: AnyOp, inputs: readonly (Spec | undefined)[], outputs: readonly (Spec | undefined)[], attrs: unknown): GpuPlan {
+    this.check();
+    const slots = slotsOf(inputs, outputs);
+    const operands = [...inputs, ...outputs];
+    const scratch: number[] = [];
+    const device = {
+      caps: this.caps,
+      scratch: (shape: readonly number[], dtype: DType = 'f32'): Slot => {
+        const size = elements(shape);
+        const slot = operands.length + scratch.push(Math.max(4, byteLength(dtype, size))) - 1;
+        return { shape, dtype, size, slot };
+      },
+    };
+    const launches = op.webgpu(op.takes.named(slots.inputs), op.gives.named(slots.outputs), attrs, device);
+    for (const launch of launches) expectLaunchable(op.name, launch);
+    return {
+      op,
+      name: op.name,
+      launches: launches.map(({ shader, args, params, grid }) => ({
+        shader,
+        slots: args.map(({ slot }) => slot),
+        params: shader.paramTypes.length > 0 ? this.params.put(shader.paramTypes, params!) : null,
+        grid,
+      })),
+      shaders: new Set(launches.map(({ shader }) => shader)),
+      scratch,
+      reads: [...inputs.keys()].filter((i) => inputs[i]),
+      writes: [...op.mutates, ...[...outputs.keys()].filter((i) => outputs[i]).map((i) => inputs.length + i)],
+      bytes: bytesMoved(operands),
+    };
+  }
+
+  forget(plan: GpuPlan): void {
+    // A recording may read them at any time.
+    if (this.recordings.size > 0) return;
+    this.flush();
+    for (const { params } of plan.launches) if (params) this.params.drop(params);
+  }
+
+  record(): () => Recording {
+    const recording = (this.recording = { memory: new RecordedMemory<GpuBuffer>(), commands: [] as Command[] });
+    this.recordings.add(recording.memory);
+    return () => {
+      this.recording = null;
+      const dispose = () => {
+        this.recordings.delete(recording.memory);
+        recording.memory.dispose((buffer) => this.pool.give(buffer));
+      };
+      return { replay: () => this.replay(recording.commands), dispose };
+    };
   }
 
   /**
-   * @throws KernelError naming the op where it cannot be launched or the device has refused its shader, or that of an
-   * input which for that reason was not computed. What the device says later, the next `read` or `sync` throws, once.
+   * @throws KernelError naming the op where the device has refused its shader, or that of an input which for that reason
+   * was not computed. What the device says later, the next `read` or `sync` throws, once.
    */
-  run<A>(op: Op<A>, call: Call<A, GpuBuffer>): void {
+  dispatch(plan: GpuPlan, operands: readonly (GpuBuffer | undefined)[]): void {
     this.check();
-    const { caps, scratch } = this;
+    const buffers = [...operands];
     try {
-      const { inputs, outputs, attrs } = call;
-      for (const { buffer } of inputs) if (buffer.failure) throw buffer.failure;
-      const launches = op.webgpu({ inputs, outputs, attrs, caps, scratch });
-      for (const launch of launches) expectLaunchable(op.name, launch);
-      if (launches.every(({ shader }) => this.pipelines.passed(shader))) this.launch(op, call, launches);
-      else this.tryOut(op, call, launches);
+      for (const bytes of plan.scratch) buffers.push(this.take(bytes));
+      for (const i of plan.reads) if (buffers[i]!.failure) throw buffers[i]!.failure!;
+      if (plan.op.mutates.length > 0) {
+        for (const { shader, slots } of plan.launches) expectApart(plan.op.name, shader, slots.map((i) => buffers[i]));
+      }
+      let passed = true;
+      for (const shader of plan.shaders) passed = this.pipelines.passed(shader) && passed;
+      if (passed) this.launch(plan, buffers);
+      else this.tryOut(plan, buffers);
     } finally {
-      while (this.scratchInUse.length > 0) this.pool.give(this.scratchInUse.pop()!);
+      for (let i = operands.length; i < buffers.length; i++) this.free(buffers[i]!);
     }
   }
 
@@ -226,11 +345,28 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     await this.hear();
   }
 
+  /** One submit, and but for a profiler one pass, in which nothing happens but the calls that WebGPU asks for. */
+  private replay(commands: readonly Command[]): void {
+    this.check();
+    let pass = this.computePass();
+    for (const { pipeline, group, params, grid, op } of commands) {
+      if (this.profiling) {
+        if (this.timestamps!.full) this.flush();
+        this.endPass();
+        pass = this.computePass(this.timestamps!.next(op.name, op.bytes));
+      }
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      if (params) pass.setBindGroup(1, params);
+      pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+    }
+    this.flush();
+  }
+
   /** Sends what was enqueued to the GPU. */
   flush(): void {
     this.endPass();
     if (!this.encoder) return;
-    if (this.used > 0) this.device.queue.writeBuffer(this.params, 0, this.staging, 0, this.used * PARAM_SLOT);
     this.timestamps?.resolve(this.encoder);
     this.device.queue.submit([this.encoder.finish()]);
     this.encoder = null;
@@ -244,20 +380,12 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.device.destroy();
   }
 
-  private readonly scratch = (shape: readonly number[], dtype: DType = 'f32'): GpuArg => {
-    let size = 1;
-    for (const d of shape) size *= d;
-    const buffer = this.pool.take(Math.max(4, size * bytesOf(dtype)));
-    this.scratchInUse.push(buffer);
-    return { shape, dtype, size, buffer };
-  };
-
-  private launch<A>(op: Op<A>, call: Call<A, GpuBuffer>, launches: readonly Launch[]): void {
+  private launch(plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
     if (this.profiling) {
       this.timestamps ??= new Timestamps(this.device);
-      this.timed(this.timestamps, op.name, launches, bytesMoved(call));
+      this.timed(this.timestamps, plan, buffers);
     } else {
-      for (const launch of launches) this.dispatch(launch);
+      for (const launch of plan.launches) this.encode(launch, buffers, plan);
     }
   }
 
@@ -265,15 +393,14 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
    * Launches an op whose shaders the device has not yet judged, in a submit of its own: an error takes a whole submit
    * along. When there is one, what the op should have written is marked as not computed.
    */
-  private tryOut<A>(op: Op<A>, call: Call<A, GpuBuffer>, launches: readonly Launch[]): void {
-    const { inputs, outputs } = call;
-    const written = [...outputs, ...(op.mutates ?? []).map((i) => inputs[i])].map(({ buffer }) => buffer);
+  private tryOut(plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
+    const { shaders } = plan;
+    const written = plan.writes.map((i) => buffers[i]!);
     const takes = written.map((buffer) => buffer.takes);
-    const shaders = new Set(launches.map(({ shader }) => shader));
     const judge = (error: GPUError | null) => {
       if (!error) return this.pipelines.judge(shaders, 'good');
       const named = [...shaders].filter((shader) => names(error.message, shader));
-      const refused = new KernelError(`${op.name}: the GPU refused its kernel: ${explain(error.message, named)}`);
+      const refused = new KernelError(`${plan.op.name}: the GPU refused its kernel: ${explain(error.message, named)}`);
       // The others, which further ops may share, are left to be judged without it.
       this.pipelines.judge(named, refused);
       for (const [i, buffer] of written.entries()) if (buffer.takes === takes[i]) buffer.failure = refused;
@@ -282,7 +409,7 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     this.flush();
     this.device.pushErrorScope('validation');
     try {
-      this.launch(op, call, launches);
+      this.launch(plan, buffers);
       this.flush();
     } finally {
       // It rejects where the device is lost, which is told elsewhere.
@@ -300,35 +427,23 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
     if (error) throw error;
   }
 
-  private dispatch(launch: Launch, into: GPUComputePassEncoder = this.computePass()): void {
-    const compiled = this.pipelines.compiled(launch.shader);
+  private encode({ shader, slots, params, grid }: PlannedLaunch, buffers: readonly (GpuBuffer | undefined)[], op: Named) {
+    const into = this.computePass();
+    const compiled = this.pipelines.compiled(shader);
     if (compiled !== this.current) into.setPipeline(compiled.pipeline);
     this.current = compiled;
-    into.setBindGroup(0, this.pipelines.bindGroup(compiled, launch.args));
-    if (compiled.hasParams) {
-      const slot = this.used++;
-      this.stage(slot, launch.shader, launch.params!);
-      this.paramGroups[slot] ??= this.pipelines.paramGroup(this.params, slot * PARAM_SLOT, PARAM_SLOT);
-      into.setBindGroup(1, this.paramGroups[slot]);
-    }
-    into.dispatchWorkgroups(launch.grid[0], launch.grid[1], launch.grid[2]);
-    if (this.used === SLOTS) this.flush();
+    const group = this.pipelines.bindGroup(compiled, slots, buffers);
+    into.setBindGroup(0, group);
+    if (params) into.setBindGroup(1, params.group);
+    into.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+    this.recording?.commands.push({ pipeline: compiled.pipeline, group, params: params?.group ?? null, grid, op });
+    if (++this.used === MOST_DISPATCHES) this.flush();
   }
 
-  private stage(slot: number, shader: Shader, values: readonly number[]): void {
-    const base = (slot * PARAM_SLOT) / 4;
-    const types = shader.paramTypes;
-    for (let i = 0; i < types.length; i++) {
-      if (types[i] === 'u32') this.stagingU32[base + i] = values[i];
-      else if (types[i] === 'f32') this.stagingF32[base + i] = values[i];
-      else this.stagingI32[base + i] = values[i];
-    }
-  }
-
-  private computePass(): GPUComputePassEncoder {
+  private computePass(timestampWrites?: GPUComputePassTimestampWrites): GPUComputePassEncoder {
     if (this.pass) return this.pass;
     this.encoder ??= this.device.createCommandEncoder();
-    this.pass = this.encoder.beginComputePass();
+    this.pass = this.encoder.beginComputePass(timestampWrites && { timestampWrites });
     return this.pass;
   }
 
@@ -343,14 +458,12 @@ export class WebGpuBackend implements Backend<GpuBuffer> {
   }
 
   /** One pass per op with a timestamp at either end. */
-  private timed(timestamps: Timestamps, name: string, launches: readonly Launch[], bytes: number): void {
-    if (this.used + launches.length >= SLOTS || timestamps.full) this.flush();
+  private timed(timestamps: Timestamps, plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
+    if (this.used + plan.launches.length >= MOST_DISPATCHES || timestamps.full) this.flush();
     this.endPass();
-    this.encoder ??= this.device.createCommandEncoder();
-    const pass = this.encoder.beginComputePass({ timestampWrites: timestamps.next(name, bytes) });
-    for (const launch of launches) this.dispatch(launch, pass);
-    pass.end();
-    this.current = null;
+    this.computePass(timestamps.next(plan.name, plan.bytes));
+    for (const launch of plan.launches) this.encode(launch, buffers, plan);
+    this.endPass();
   }
 
   private outOfMemory(): Error {
@@ -374,11 +487,14 @@ function expectLaunchable(name: string, { shader, args, grid }: Launch): void {
   if (args.length !== shader.bindings.length) {
     throw new KernelError(`${name}: was given ${args.length} tensors for the ${shader.bindings.length} of its kernel`);
   }
-  for (let i = shader.bindings.indexOf('w'); i < args.length; i++) {
-    for (let j = 0; j < i; j++) {
-      if (args[i].buffer !== args[j].buffer) continue;
-      throw new KernelError(`${name}: would write to the memory of another of its tensors; give it a copy`);
-    }
+  expectApart(name, shader, args.map(({ slot }) => slot));
+}
+
+/** @throws KernelError where what a binding writes to is another binding too, which the device refuses */
+function expectApart(name: string, { bindings }: Shader, bound: readonly unknown[]): void {
+  for (let i = bindings.indexOf('w'); i < bound.length; i++) {
+    if (bound.indexOf(bound[i]) === i) continue;
+    throw new KernelError(`${name}: would write to the memory of another of its tensors; give it a copy`);
   }
 }
 

@@ -1,0 +1,77 @@
+import type { Backend, Recording } from './backend.ts';
+import { ArgumentError } from './errors.ts';
+import { scope } from './scope.ts';
+import type { Storage, Tensor } from './tensor.ts';
+
+let current: Capture<unknown> | null = null;
+
+/** Called for every operand of an op. */
+export function noteUse(tensor: Tensor): void {
+  current?.hold(tensor.storage);
+}
+
+/**
+ * What a function did on a device, to be done again without it: its dispatches, with the buffers that they were on.
+ * `result` is what the function returned; its tensors hold what the latest replay computed. Whatever should differ from
+ * one replay to the next (a batch, a position, a rate, a seed) must be data in tensors that are written in between.
+ */
+export class Capture<T> {
+  private recording: Recording | null = null;
+  private readonly held = new Set<Storage>();
+
+  private constructor() {}
+
+  /** See `capture`. */
+  static of<T>(backend: Backend, body: () => T): Capture<T> {
+    if (current) throw new ArgumentError('capture: another capture is being made; end it first');
+    const made = new Capture<T>();
+    const end = backend.record();
+    current = made as Capture<unknown>;
+    try {
+      made.result = scope(body);
+    } catch (error) {
+      end().dispose();
+      made.letGo();
+      throw error;
+    } finally {
+      current = null;
+    }
+    made.recording = end();
+    return made;
+  }
+
+  /** What the function returned. */
+  result!: T;
+
+  /** Keeps a buffer from being freed, and so from being handed to another tensor, as long as replays may use it. */
+  hold(storage: Storage): void {
+    if (!this.held.has(storage)) this.held.add(storage.retain());
+  }
+
+  /** Does it all again, in the same order on the same buffers. @throws ArgumentError after `dispose` */
+  replay(): void {
+    if (!this.recording) throw new ArgumentError('capture: it was disposed; capture the function again');
+    this.recording.replay();
+  }
+
+  /** Frees what only it holds. Tensors of `result` that are still held are tensors like any other from now on. */
+  dispose(): void {
+    this.letGo();
+    this.recording?.dispose();
+    this.recording = null;
+  }
+
+  private letGo(): void {
+    for (const storage of this.held) storage.release();
+    this.held.clear();
+  }
+}
+
+/**
+ * Runs `body` once and records what it dispatches. Its tensors are in a scope; those that it returns go to the
+ * enclosing one, as `scope` has it.
+ * @throws ArgumentError where `body` reads a tensor back or uploads one: neither would happen again in a replay
+ */
+export function capture<T>(backend: Backend, body: () => T): Capture<T> {
+  return Capture.of(backend, body);
+}
