@@ -72,7 +72,7 @@ const add = (options) => options.entryPoints.length > 0 && jobs.push(build({ ...
 add({
   ...node,
   splitting: true,
-  entryPoints: present(['models/matvlm/cli/cli.ts']),
+  entryPoints: present(['models/matvlm/app/cli/cli.ts']),
   outdir: 'dist',
   chunkNames: 'chunks/[name]-[hash]',
 });
@@ -106,7 +106,7 @@ add({
   platform: 'browser',
   plugins: [fetchBinaries, shrinkShaders, notices('notices.txt')],
   minify: true,
-  entryPoints: present(['models/matvlm/web/page.ts', 'models/matvlm/web/worker.ts']),
+  entryPoints: present(['models/matvlm/app/web/page.ts', 'models/matvlm/app/web/worker.ts']),
   outdir: 'dist/web',
 });
 add({ ...node, splitting: true, entryPoints: list('bench', '.bench.ts').concat(present(['bench/bench.ts'])), outdir: 'dist/bench', outbase: 'bench' });
@@ -117,8 +117,8 @@ if (args.has('--tests')) {
 }
 
 const outputs = (await Promise.all(jobs)).flatMap((job) => job.outputFiles.map((file) => [relative(root, file.path), file.contents]));
-outputs.push(['dist/web/index.html', readFileSync('models/matvlm/web/page.html')]);
-outputs.push(['dist/web/page.css', readFileSync('models/matvlm/web/page.css')]);
+outputs.push(['dist/web/index.html', readFileSync('models/matvlm/app/web/page.html')]);
+outputs.push(['dist/web/page.css', readFileSync('models/matvlm/app/web/page.css')]);
 for (const file of ['matvlm-simd.wasm', 'matvlm-relaxed.wasm']) outputs.push([`dist/web/${file}`, readFileSync(`wasm/dist/${file}`)]);
 place(outputs);
 

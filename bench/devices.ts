@@ -1,8 +1,8 @@
 import type { Backend, BackendKind } from '../engine/backend.ts';
 import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
 import { DeviceError } from '../engine/errors.ts';
-import { openBackend } from '../models/matvlm/node/backend.ts';
-import { probeWebGpu } from '../models/matvlm/node/probe.ts';
+import { openBackend } from '../models/matvlm/app/node/backend.ts';
+import { probeWebGpu } from '../models/matvlm/app/node/probe.ts';
 import type { Budget } from './measure.ts';
 
 /** What a device's maker states. */

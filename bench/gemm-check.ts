@@ -1,6 +1,6 @@
-import { fits, TILES } from '../ops/gemm-select.ts';
-import { gemmVariant } from '../ops/gemm-wgsl.ts';
-import type { GemmCaps, GemmDType, GemmForce, GemmSpec, Tile } from '../ops/gemm-wgsl.ts';
+import { fits, TILES } from '../ops/gemm/select.ts';
+import { gemmVariant } from '../ops/gemm/wgsl.ts';
+import type { GemmCaps, GemmDType, GemmForce, GemmSpec, Tile } from '../ops/gemm/wgsl.ts';
 import { bind, download, Pipelines, upload } from './gemm-device.ts';
 import type { GemmDevice } from './gemm-device.ts';
 import { extentOf, fromHalf, referenceGemm, toHalf } from './gemm-reference.ts';

@@ -1,7 +1,7 @@
 import { create, globals } from 'webgpu';
 import { DeviceError, KernelError } from '../engine/errors.ts';
-import { packParams } from '../ops/gemm-wgsl.ts';
-import type { GemmArg, GemmCaps, GemmLaunch, GemmVariant } from '../ops/gemm-wgsl.ts';
+import { packParams } from '../ops/gemm/wgsl.ts';
+import type { GemmArg, GemmCaps, GemmLaunch, GemmVariant } from '../ops/gemm/wgsl.ts';
 
 const TOGGLES = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia,use_vulkan_memory_model';
 

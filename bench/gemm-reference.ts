@@ -1,5 +1,5 @@
-import { layoutOf } from '../ops/gemm-parts.ts';
-import type { GemmSpec } from '../ops/gemm-wgsl.ts';
+import { layoutOf } from '../ops/gemm/parts.ts';
+import type { GemmSpec } from '../ops/gemm/wgsl.ts';
 
 /** Nearest IEEE half, ties to even. */
 export function toHalf(value: number): number {

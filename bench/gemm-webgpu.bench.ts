@@ -1,8 +1,8 @@
 // f32 GEMM on WebGPU, without the engine: is it right, and which tile is fastest at the sizes of the model?
 // node dist/bench/gemm-webgpu.bench.js [--check [--brief]] [--time] [--f16] [--toggles=disable_robustness]
-import { fits, TILES } from '../ops/gemm-select.ts';
-import { gemmVariant } from '../ops/gemm-wgsl.ts';
-import type { GemmForce, GemmSpec, Tile } from '../ops/gemm-wgsl.ts';
+import { fits, TILES } from '../ops/gemm/select.ts';
+import { gemmVariant } from '../ops/gemm/wgsl.ts';
+import type { GemmForce, GemmSpec, Tile } from '../ops/gemm/wgsl.ts';
 import { checkCase, checkCases, describe } from './gemm-check.ts';
 import { bind, closeDevice, openDevice, Pipelines } from './gemm-device.ts';
 import type { Bound, GemmDevice } from './gemm-device.ts';

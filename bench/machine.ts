@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, loadavg, release, totalmem, type } from 'node:os';
 import { join } from 'node:path';
-import { packageRoot } from '../models/matvlm/node/package-root.ts';
+import { packageRoot } from '../models/matvlm/app/node/package-root.ts';
 
 /** Where and with what a bench ran. */
 export interface Machine {

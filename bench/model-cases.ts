@@ -13,12 +13,12 @@ import { MaTVLM } from '../models/matvlm/model.ts';
 import { tinyConfig } from '../models/matvlm/presets.ts';
 import { createStudent, evenLayers } from '../models/matvlm/student.ts';
 import { PromptEncoder } from '../models/matvlm/template.ts';
-import { Tokenizer } from '../models/matvlm/tokenizer.ts';
+import { Tokenizer } from '../models/nn/text/tokenizer.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
 import { distillTask, pretrainTask, Trainer, type TrainSettings, type TrainTask } from '../models/matvlm/train/loop.ts';
 import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
-import { tinyTokenizer } from '../models/matvlm/word-tokenizer.ts';
+import { tinyTokenizer } from '../models/matvlm/data/word-tokenizer.ts';
 import type { Batch } from './measure.ts';
 
 /** One kind of step, ready to run; `close` frees what it holds. */

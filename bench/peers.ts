@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { SystemError } from '../engine/errors.ts';
 import { allowRelaxedSimd } from '../engine/node/relaxed-simd.ts';
-import { packageRoot } from '../models/matvlm/node/package-root.ts';
+import { packageRoot } from '../models/matvlm/app/node/package-root.ts';
 
 /** Runs the matrix product against onnxruntime-web in this process; installs it on the first time. */
 export async function runPeers(): Promise<void> {

@@ -2,7 +2,7 @@ import type { BackendKind } from '../engine/backend.ts';
 import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
 import { Profiler } from '../engine/profiler.ts';
 import { scope } from '../engine/scope.ts';
-import { closeBackend } from '../models/matvlm/node/backend.ts';
+import { closeBackend } from '../models/matvlm/app/node/backend.ts';
 import { type Device, openDevice } from './devices.ts';
 import { type Batch, measure } from './measure.ts';
 import { type ModelCase, modelCases } from './model-cases.ts';

@@ -22,6 +22,8 @@ import { makeFolders } from '../engine/node/files.ts';
 import * as io from '../engine/node/index.ts';
 import { type Owner, ownerName, self, stateOf } from '../engine/node/owner.ts';
 import { Checkpoint } from '../engine/safetensors/index.ts';
+import { latestCheckpoint, listCheckpoints, pruneCheckpoints, verifyCheckpoint } from '../models/matvlm/app/store/checkpoints.ts';
+import { acquireLock, type Lock } from '../models/matvlm/app/store/lock.ts';
 import { faultyFiles } from './support/faulty-files.ts';
 
 /** Processes that live, or that cannot be judged from here. */
@@ -72,7 +74,7 @@ function write(path: string, version: number, files: io.FileSystem = faultyFiles
 
 /** The version of a checkpoint, which must be whole: all parts of one version and nothing else. */
 async function versionOf(folder: string): Promise<number> {
-  await io.verifyCheckpoint(folder);
+  await verifyCheckpoint(folder);
   const { version } = JSON.parse(readFileSync(join(folder, 'trainer_state.json'), 'utf8')) as { version: number };
   const weights = await Checkpoint.open(io.diskFolder(folder));
   for (const name of ['a', 'b', 'c']) {
@@ -85,7 +87,7 @@ async function versionOf(folder: string): Promise<number> {
 
 /** What every writer of a run begins with: takes the lock, and with it cleans up. */
 async function resume(run: string): Promise<void> {
-  await (await io.acquireLock(run)).release();
+  await (await acquireLock(run)).release();
 }
 
 function isSystemError(error: unknown, code: string, path: string): void {
@@ -148,7 +150,7 @@ for (const replacing of [false, true]) {
       );
       assert.equal(left, [], `${code} at ${at}`);
       await resume(run);
-      const found = await versionOf((await io.latestCheckpoint(run))!.path);
+      const found = await versionOf((await latestCheckpoint(run))!.path);
       assert.ok(found === next || (error && found === former), `${code} at ${at}: version ${found}`);
       assert.ok(
         readdirSync(run).every((name) => name.startsWith('checkpoint-')),
@@ -171,7 +173,7 @@ for (const replacing of [false, true]) {
       await write(path, 1000 + at, files).catch(() => {});
       await files.closeAll();
       await resume(run);
-      const found = await versionOf((await io.latestCheckpoint(run))!.path);
+      const found = await versionOf((await latestCheckpoint(run))!.path);
       assert.ok(found === 1000 + at || found === former, `killed at ${at}: version ${found}`);
       seen.add(found === former);
       await write(path, 10 + at);
@@ -245,12 +247,12 @@ runs('looking again where the newest is deleted meanwhile', async () => {
       const names = await io.disk.list(path);
       if (path !== run || ++looks > 3) return names;
       await write(join(run, `checkpoint-${looks + 2}`), looks + 2);
-      await io.pruneCheckpoints(run, 1);
+      await pruneCheckpoints(run, 1);
       return names;
     },
   };
   const warnings: string[] = [];
-  const latest = await io.latestCheckpoint(run, { files, warn: (line) => void warnings.push(line) });
+  const latest = await latestCheckpoint(run, { files, warn: (line) => void warnings.push(line) });
   assert.is(latest?.step, 5);
   assert.equal(warnings, []);
 });
@@ -261,15 +263,15 @@ runs('a reader changes nothing, whoever left what', async () => {
     for (const kind of ['tmp', 'old', 'trash']) mkdirSync(join(run, `.checkpoint-3.${kind}-${ownerName(owner)}-1`));
   }
   const before = readdirSync(run);
-  assert.is((await io.latestCheckpoint(run))!.step, 2);
-  await io.listCheckpoints(run);
-  await io.verifyCheckpoint(join(run, 'checkpoint-1'));
+  assert.is((await latestCheckpoint(run))!.step, 2);
+  await listCheckpoints(run);
+  await verifyCheckpoint(join(run, 'checkpoint-1'));
   assert.equal(readdirSync(run), before);
 });
 
 runs('the newest by number, or null', async () => {
-  assert.is((await io.latestCheckpoint(await runOf(900, 1000, 20)))!.step, 1000);
-  assert.is(await io.latestCheckpoint(await runOf()), null);
+  assert.is((await latestCheckpoint(await runOf(900, 1000, 20)))!.step, 1000);
+  assert.is(await latestCheckpoint(await runOf()), null);
 });
 
 for (const [kind, damage] of Object.entries(DAMAGE)) {
@@ -278,10 +280,10 @@ for (const [kind, damage] of Object.entries(DAMAGE)) {
     damage(join(run, 'checkpoint-3'));
     const warnings: string[] = [];
     const warn = (line: string) => void warnings.push(line);
-    assert.is((await io.latestCheckpoint(run, { warn }))!.step, 2);
+    assert.is((await latestCheckpoint(run, { warn }))!.step, 2);
     assert.is(warnings.length, 1);
     assert.match(warnings[0], 'checkpoint-3');
-    assert.equal(await io.pruneCheckpoints(run, 1, { warn }), []);
+    assert.equal(await pruneCheckpoints(run, 1, { warn }), []);
     assert.is(readdirSync(run).length, 3);
   });
 }
@@ -289,7 +291,7 @@ for (const [kind, damage] of Object.entries(DAMAGE)) {
 runs('prunes to the newest that are whole, and spares the protected', async () => {
   const run = await runOf(1, 2, 3, 4, 5);
   DAMAGE['a shard cut off'](join(run, 'checkpoint-4'));
-  const removed = await io.pruneCheckpoints(run, 2, { protect: [join(run, 'checkpoint-1')] });
+  const removed = await pruneCheckpoints(run, 2, { protect: [join(run, 'checkpoint-1')] });
   assert.equal(
     removed.map(({ step }) => step),
     [2],
@@ -304,7 +306,7 @@ runs('a checkpoint that cannot be deleted is warned of, and the others go', asyn
   const rename = (from: string, to: string) => (from === stuck ? refuse() : io.disk.rename(from, to));
   const warnings: string[] = [];
   const options = { warn: (line: string) => void warnings.push(line), files: { ...io.disk, rename } };
-  const removed = await io.pruneCheckpoints(run, 1, options);
+  const removed = await pruneCheckpoints(run, 1, options);
   assert.equal(removed.map(({ step }) => step), [1, 3]);
   assert.equal(readdirSync(run).sort(), ['checkpoint-2', 'checkpoint-4']);
   assert.is(warnings.length, 1);
@@ -315,10 +317,10 @@ runs('a fault at every call of pruning leaves the newest whole and none half-del
   for (let at = 1, done = false; !done; at++) {
     const run = await runOf(1, 2);
     const files = faultyFiles({ at, code: 'killed', lasting: true });
-    await io.pruneCheckpoints(run, 1, { files }).catch(() => {});
+    await pruneCheckpoints(run, 1, { files }).catch(() => {});
     await files.closeAll();
-    assert.is((await io.latestCheckpoint(run))!.step, 2, `killed at ${at}`);
-    for (const { path } of await io.listCheckpoints(run)) await io.verifyCheckpoint(path);
+    assert.is((await latestCheckpoint(run))!.step, 2, `killed at ${at}`);
+    for (const { path } of await listCheckpoints(run)) await verifyCheckpoint(path);
     done = files.calls < at;
     rmSync(run, { recursive: true });
   }
@@ -337,16 +339,16 @@ function lockFor(run: string, owner: Owner): void {
 
 locks('refuses a second, in the same process and from another, and names it', async () => {
   const run = fresh();
-  const [one, two] = await Promise.allSettled([io.acquireLock(run), io.acquireLock(run)]);
+  const [one, two] = await Promise.allSettled([acquireLock(run), acquireLock(run)]);
   assert.is([one, two].filter(({ status }) => status === 'fulfilled').length, 1);
-  await (one as PromiseFulfilledResult<io.Lock>).value.release();
+  await (one as PromiseFulfilledResult<Lock>).value.release();
   assert.equal(readdirSync(run), []);
   const child = await start('hold', run);
-  const error = (await io.acquireLock(run).catch((e: unknown) => e)) as Error;
+  const error = (await acquireLock(run).catch((e: unknown) => e)) as Error;
   assert.instance(error, SystemError);
   assert.match(error.message, `${run}: process ${child.pid} is writing this run`);
   await kill(child);
-  const lock = await io.acquireLock(run);
+  const lock = await acquireLock(run);
   assert.equal(readdirSync(lock.path), [ownerName(self())]);
   await lock.release();
   await lock.release();
@@ -372,7 +374,7 @@ locks('never from one that lives or cannot be judged from here, and tells how to
   for (const [kind, owner] of Object.entries(OTHERS)) {
     const run = fresh();
     lockFor(run, owner);
-    const error = (await io.acquireLock(run).catch((e: unknown) => e)) as Error;
+    const error = (await acquireLock(run).catch((e: unknown) => e)) as Error;
     assert.instance(error, SystemError, kind);
     assert.match(error.message, `process ${owner.pid}`);
     const unknown = stateOf(owner) === 'unknown';
@@ -383,7 +385,7 @@ locks('never from one that lives or cannot be judged from here, and tells how to
   const run = fresh();
   mkdirSync(run);
   writeFileSync(join(run, 'run.lock'), 'of another program');
-  assert.match(String(await io.acquireLock(run).catch((e: unknown) => e)), `delete ${join(run, 'run.lock')}`);
+  assert.match(String(await acquireLock(run).catch((e: unknown) => e)), `delete ${join(run, 'run.lock')}`);
 });
 
 locks('who has it cleans up in the run, but not what a living process needs', async () => {
@@ -435,7 +437,7 @@ locks('a fault at every call is told, and does not lock the run for ever', async
   for (let at = 1, done = false; !done; at++) {
     const run = fresh();
     const files = faultyFiles({ at, code: 'ENOSPC' });
-    const lock = await io.acquireLock(run, files).catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
+    const lock = await acquireLock(run, files).catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
     done = files.calls < at;
     await lock?.release().catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
     await resume(run);
@@ -460,7 +462,7 @@ kills(`by SIGKILL, ${ROUNDS} times: each time the run goes on from a whole check
     await kill(child);
     await resume(run);
     const reported = Math.max(last, ...output.split('\n').slice(0, -1).map(Number));
-    const latest = await io.latestCheckpoint(run);
+    const latest = await latestCheckpoint(run);
     const step = latest ? await versionOf(latest.path) : 0;
     assert.ok(step >= reported, `round ${round}: found ${step}, the process had finished ${reported}`);
     assert.not(
@@ -476,18 +478,18 @@ kills(`by SIGKILL, ${ROUNDS} times: each time the run goes on from a whole check
 /** What the child process does: hold the lock, or go on with the run and write as fast as it can. */
 async function child(task: string, run: string): Promise<void> {
   if (task === 'read') {
-    for (const end = Date.now() + 300; Date.now() < end;) await io.latestCheckpoint(run, { warn: console.error });
+    for (const end = Date.now() + 300; Date.now() < end;) await latestCheckpoint(run, { warn: console.error });
     return;
   }
-  await io.acquireLock(run);
-  let step = (await io.latestCheckpoint(run))?.step ?? 0;
+  await acquireLock(run);
+  let step = (await latestCheckpoint(run))?.step ?? 0;
   process.stdout.write('ready\n');
   if (task === 'hold') setInterval(() => {}, 1000);
   while (task === 'train') {
     step++;
     await write(join(run, 'export'), step, io.disk);
     await write(join(run, `checkpoint-${step}`), step, io.disk);
-    await io.pruneCheckpoints(run, 2);
+    await pruneCheckpoints(run, 2);
     process.stdout.write(`${step}\n`);
   }
 }

@@ -4,10 +4,12 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { acquireLock, latestCheckpoint, verifyCheckpoint, writeSafetensors } from '../engine/node/index.ts';
+import { writeSafetensors } from '../engine/node/index.ts';
+import { latestCheckpoint, verifyCheckpoint } from '../models/matvlm/app/store/checkpoints.ts';
+import { acquireLock } from '../models/matvlm/app/store/lock.ts';
 import { Checkpoint, type SafeTensor } from '../engine/safetensors/index.ts';
 import { diskFolder } from '../engine/node/source.ts';
-import { encodePng } from '../models/matvlm/node/encode-png.ts';
+import { encodePng } from '../models/matvlm/app/node/encode-png.ts';
 import { cli, type CliOptions, type Ended, MICRO_FLAGS, workFolder } from './support/cli.ts';
 
 const cwd = workFolder();

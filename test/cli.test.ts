@@ -3,8 +3,8 @@ import { cpSync, existsSync, readdirSync, readFileSync, realpathSync, rmSync, wr
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { latestCheckpoint } from '../engine/node/index.ts';
-import { encodePng } from '../models/matvlm/node/encode-png.ts';
+import { latestCheckpoint } from '../models/matvlm/app/store/checkpoints.ts';
+import { encodePng } from '../models/matvlm/app/node/encode-png.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { cli, type CliOptions, type Ended, interruptAt, MICRO_FLAGS, workFolder } from './support/cli.ts';
 

@@ -3,7 +3,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, DataError } from '../engine/errors.ts';
 import { EasyVqa } from '../models/matvlm/data/easy-vqa.ts';
-import type { RgbImage } from '../models/matvlm/image/image.ts';
+import type { RgbImage } from '../models/nn/image/image.ts';
 import { COLORS, drawScene, IMAGE_SIZE, SortOfClevr, type SceneObject } from '../models/matvlm/data/sort-of-clevr.ts';
 
 const clevr = suite('Sort-of-CLEVR');

@@ -17,8 +17,8 @@ import sharp from 'sharp';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { DataError, ImageError, SystemError } from '../engine/errors.ts';
-import { loadEasyVqa, openEasyVqa } from '../models/matvlm/node/easy-vqa.ts';
-import { EASY_VQA_SOURCE, fetchEasyVqa, filesDigest } from '../models/matvlm/node/easy-vqa-fetch.ts';
+import { loadEasyVqa, openEasyVqa } from '../models/matvlm/app/node/easy-vqa.ts';
+import { EASY_VQA_SOURCE, fetchEasyVqa, filesDigest } from '../models/matvlm/app/node/easy-vqa-fetch.ts';
 
 /** A set of two images, as the public one is laid out. */
 const png = await sharp({ create: { width: 64, height: 64, channels: 3, background: '#ff0000' } }).png().toBuffer();

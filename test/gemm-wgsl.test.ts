@@ -3,10 +3,10 @@ import * as assert from 'uvu/assert';
 import { checkCase, checkCases, describe } from '../bench/gemm-check.ts';
 import { closeDevice, openDevice, Pipelines } from '../bench/gemm-device.ts';
 import { DeviceError, ShapeError } from '../engine/errors.ts';
-import { tileMemory, tileThreads } from '../ops/gemm-tile-wgsl.ts';
-import { TILES } from '../ops/gemm-select.ts';
-import { gemmVariant, packParams } from '../ops/gemm-wgsl.ts';
-import type { GemmCaps, GemmForce, GemmSpec } from '../ops/gemm-wgsl.ts';
+import { tileMemory, tileThreads } from '../ops/gemm/tile-wgsl.ts';
+import { TILES } from '../ops/gemm/select.ts';
+import { gemmVariant, packParams } from '../ops/gemm/wgsl.ts';
+import type { GemmCaps, GemmForce, GemmSpec } from '../ops/gemm/wgsl.ts';
 
 const H200: GemmCaps = { maxWorkgroupMemory: 49152, maxInvocations: 1024, f16: true };
 const DEFAULTS: GemmCaps = { maxWorkgroupMemory: 16384, maxInvocations: 256 };

@@ -6,12 +6,12 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, ImageError } from '../engine/errors.ts';
 import { bytesSource, SafetensorsFile } from '../engine/safetensors/index.ts';
-import { readImageHeader } from '../models/matvlm/image/header.ts';
-import { ImageCache } from '../models/matvlm/image/cache.ts';
-import type { RgbImage } from '../models/matvlm/image/image.ts';
-import { normalize, padToSquare, preprocess } from '../models/matvlm/image/preprocess.ts';
-import { resizeBicubic } from '../models/matvlm/image/resize.ts';
-import { decodeImage, readImage } from '../models/matvlm/node/decode.ts';
+import { readImageHeader } from '../models/nn/image/header.ts';
+import { ImageCache } from '../models/nn/image/cache.ts';
+import type { RgbImage } from '../models/nn/image/image.ts';
+import { normalize, padToSquare, preprocess } from '../models/nn/image/preprocess.ts';
+import { resizeBicubic } from '../models/nn/image/resize.ts';
+import { decodeImage, readImage } from '../models/matvlm/app/node/decode.ts';
 import { withPage } from './support/page.ts';
 
 const folder = 'test/golden/images';
@@ -360,7 +360,7 @@ const browser = suite('decoding in a browser');
 const chromium = process.env.CHROMIUM ?? '/usr/bin/chromium';
 if (existsSync(chromium)) {
   browser('golden images, orientation, broken files', async () => {
-    await withPage(chromium, 'models/matvlm/image/decode-browser.ts', async (call) => {
+    await withPage(chromium, 'models/nn/image/decode-browser.ts', async (call) => {
       const decode = async (bytes: Uint8Array): Promise<RgbImage> => {
         const image = await call<{ width: number; height: number; data: string }>('decodeImage', bytes);
         return { ...image, data: new Uint8Array(Buffer.from(image.data, 'latin1')) };

@@ -8,6 +8,7 @@ const ALLOWED: Record<string, string[]> = {
   wasm: ['wasm'],
   engine: ['engine', 'wasm'],
   ops: ['ops', 'engine'],
+  'models/nn': ['models/nn', 'ops', 'engine'],
   models: ['models', 'ops', 'engine'],
   bench: ['bench', 'models', 'ops', 'engine', 'wasm', 'test/support'],
 };
@@ -41,6 +42,12 @@ for (const [layer, allowed] of Object.entries(ALLOWED)) {
     assert.equal(wrong, []);
   });
 }
+
+layering('the model knows nothing of the application around it', () => {
+  const files = sources('models/matvlm').filter((f) => !f.startsWith('models/matvlm/app/') && f !== 'models/matvlm/node.ts');
+  const wrong = files.flatMap(importsOf).filter(({ target }) => target.startsWith('models/matvlm/app/'));
+  assert.equal(wrong, []);
+});
 
 layering('no import cycle', () => {
   const graph = new Map<string, string[]>();

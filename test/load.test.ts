@@ -12,7 +12,7 @@ import { Random } from '../engine/random.ts';
 import { type ByteSource, filesFolder, type FolderSource } from '../engine/safetensors/index.ts';
 import { loadModel as loadInPage } from '../models/matvlm/load.ts';
 import { evaluate } from '../models/matvlm/train/evaluate.ts';
-import { AdamW } from '../models/matvlm/train/optimiser.ts';
+import { AdamW } from '../models/nn/optimiser.ts';
 import { createStudent } from '../models/matvlm/student.ts';
 import { loadVlm } from '../models/matvlm/vlm.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';

@@ -3,8 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { parse } from 'yaml';
-import { type CardFacts, modelCard } from '../models/matvlm/node/model-card.ts';
-import { commandLine, ownCommand } from '../models/matvlm/node/shell.ts';
+import { type CardFacts, modelCard } from '../models/matvlm/app/node/model-card.ts';
+import { commandLine, ownCommand } from '../models/matvlm/app/node/shell.ts';
 import { smallConfig } from './support/tiny-model.ts';
 
 /** Texts that YAML 1.1 or 1.2, Markdown or a shell take for something else. */

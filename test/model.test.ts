@@ -25,7 +25,7 @@ import {
   type TrainSettings,
   type TrainTask,
 } from '../models/matvlm/train/loop.ts';
-import { planSchedule, wsd } from '../models/matvlm/train/schedule.ts';
+import { planSchedule, wsd } from '../models/nn/schedule.ts';
 import { Vlm } from '../models/matvlm/vlm.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';

@@ -4,7 +4,7 @@ import type { Backend } from '../engine/backend.ts';
 import { CheckpointError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
-import { AdamW, type AdamWOptions } from '../models/matvlm/train/optimiser.ts';
+import { AdamW, type AdamWOptions } from '../models/nn/optimiser.ts';
 import { pretrainTask, Trainer } from '../models/matvlm/train/loop.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import { adamwStep, backward, gradNorm, l2Distance, mul, norm, sum, zeros } from '../ops/index.ts';

@@ -3,10 +3,10 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { openDatasets } from '../models/matvlm/node/datasets.ts';
-import { encodePng } from '../models/matvlm/node/encode-png.ts';
-import { Tokenizer } from '../models/matvlm/tokenizer.ts';
-import { buildTextTokenizer } from '../models/matvlm/word-tokenizer.ts';
+import { openDatasets } from '../models/matvlm/app/node/datasets.ts';
+import { encodePng } from '../models/matvlm/app/node/encode-png.ts';
+import { Tokenizer } from '../models/nn/text/tokenizer.ts';
+import { buildTextTokenizer } from '../models/matvlm/data/word-tokenizer.ts';
 import { cli, workFolder } from './support/cli.ts';
 
 const cwd = workFolder();

@@ -7,9 +7,9 @@ import sharp from 'sharp';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
-import type { RgbImage } from '../models/matvlm/image/image.ts';
-import { encodePng } from '../models/matvlm/node/encode-png.ts';
-import { type Served, startServer } from '../models/matvlm/serve/server.ts';
+import type { RgbImage } from '../models/nn/image/image.ts';
+import { encodePng } from '../models/matvlm/app/node/encode-png.ts';
+import { type Served, startServer } from '../models/matvlm/app/serve/server.ts';
 import { haveChromium, launchChromium } from './support/chromium.ts';
 import { writeRandomModel } from './support/model-folder.ts';
 

@@ -6,10 +6,10 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, SystemError } from '../engine/errors.ts';
 import { httpFolder } from '../engine/safetensors/index.ts';
-import { linkedFiles } from '../models/matvlm/serve/files.ts';
-import { catalogue } from '../models/matvlm/serve/catalogue.ts';
-import { parseRange } from '../models/matvlm/serve/range.ts';
-import { type Served, startServer } from '../models/matvlm/serve/server.ts';
+import { linkedFiles } from '../models/matvlm/app/serve/files.ts';
+import { catalogue } from '../models/matvlm/app/serve/catalogue.ts';
+import { parseRange } from '../models/matvlm/app/serve/range.ts';
+import { type Served, startServer } from '../models/matvlm/app/serve/server.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'matvlm-serve-'));
 const pageDir = join(root, 'page');

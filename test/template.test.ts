@@ -6,9 +6,9 @@ import { ArgumentError } from '../engine/errors.ts';
 import { parseConfig } from '../models/matvlm/config.ts';
 import { tinyConfig } from '../models/matvlm/presets.ts';
 import { IMAGE_ID, MAX_PROMPT, PromptEncoder, TEMPLATES } from '../models/matvlm/template.ts';
-import { Tokenizer } from '../models/matvlm/tokenizer.ts';
+import { Tokenizer } from '../models/nn/text/tokenizer.ts';
 import { promptEncoder } from '../models/matvlm/vlm.ts';
-import { tinyTokenizer } from '../models/matvlm/word-tokenizer.ts';
+import { tinyTokenizer } from '../models/matvlm/data/word-tokenizer.ts';
 
 const { tokenizer: json, config } = tinyTokenizer();
 const tiny = Tokenizer.fromJSON(json, config);

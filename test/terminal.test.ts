@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { printable, printableLine } from '../models/matvlm/printable.ts';
+import { printable, printableLine } from '../models/matvlm/app/printable.ts';
 import { CLI, cli, type CliOptions, type Ended, MICRO_FLAGS, workFolder } from './support/cli.ts';
 
 const cwd = workFolder();

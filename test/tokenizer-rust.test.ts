@@ -2,11 +2,11 @@
 import { readFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { makeDecoder } from '../models/matvlm/tokenizer/decoders.ts';
-import { Effort } from '../models/matvlm/tokenizer/effort.ts';
-import { makeNormalizer } from '../models/matvlm/tokenizer/normalizers.ts';
-import { makePreTokenizer } from '../models/matvlm/tokenizer/pre-tokenizers.ts';
-import { Tokenizer } from '../models/matvlm/tokenizer.ts';
+import { makeDecoder } from '../models/nn/text/tokenizer/decoders.ts';
+import { Effort } from '../models/nn/text/tokenizer/effort.ts';
+import { makeNormalizer } from '../models/nn/text/tokenizer/normalizers.ts';
+import { makePreTokenizer } from '../models/nn/text/tokenizer/pre-tokenizers.ts';
+import { Tokenizer } from '../models/nn/text/tokenizer.ts';
 
 interface Entry<Case> {
   readonly json: Record<string, unknown>;

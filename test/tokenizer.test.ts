@@ -6,9 +6,9 @@ import * as assert from 'uvu/assert';
 import { ArgumentError, TokenizerError } from '../engine/errors.ts';
 import { easyVqaTexts } from '../models/matvlm/data/easy-vqa.ts';
 import { SortOfClevr, sortOfClevrTexts } from '../models/matvlm/data/sort-of-clevr.ts';
-import { BYTES } from '../models/matvlm/tokenizer/bytes.ts';
-import { MAX_TEXT, Tokenizer } from '../models/matvlm/tokenizer.ts';
-import { tinyTokenizer, tokenizerFileTexts } from '../models/matvlm/word-tokenizer.ts';
+import { BYTES } from '../models/nn/text/tokenizer/bytes.ts';
+import { MAX_TEXT, Tokenizer } from '../models/nn/text/tokenizer.ts';
+import { tinyTokenizer, tokenizerFileTexts } from '../models/matvlm/data/word-tokenizer.ts';
 
 const assets = 'models/matvlm/assets/tiny-tokenizer';
 const phiFolder = '../shared/data/tokenizers/phi-2';

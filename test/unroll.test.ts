@@ -1,6 +1,6 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { unroll } from '../ops/unroll.ts';
+import { unroll } from '../ops/attention/unroll.ts';
 
 /** Runs WGSL-like statements as JavaScript: `u` suffixes and `u32` types mean nothing there. */
 function run(code: string): number[] {

@@ -1,12 +1,8 @@
 export { isCompleteFolder, writeAtomic, writeFileAtomic, writeFolderAtomic } from './atomic.ts';
 export type { Write } from './atomic.ts';
-export { latestCheckpoint, listCheckpoints, pruneCheckpoints, verifyCheckpoint } from './checkpoints.ts';
-export type { CheckpointFolder, CheckpointOptions } from './checkpoints.ts';
 export { dawnGpu, type DawnOptions, dawnVersion, releaseDawn } from './dawn.ts';
 export { disk } from './files.ts';
 export type { FileSystem, OpenFile } from './files.ts';
-export { acquireLock } from './lock.ts';
-export type { Lock } from './lock.ts';
 export { allowRelaxedSimd } from './relaxed-simd.ts';
 export { diskFolder, fileSource, readFileWithin } from './source.ts';
 export { systemError } from './system.ts';

@@ -4,10 +4,10 @@ import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { slice } from '../../ops/index.ts';
-import { breathe } from './breathe.ts';
+import { breathe } from '../nn/breathe.ts';
 import { type DecoderState, disposeState, mapState } from './layers/state.ts';
 import type { MaTVLM } from './model.ts';
-import { checkSampling, chooseToken, type SamplingOptions } from './sampling.ts';
+import { checkSampling, chooseToken, type SamplingOptions } from '../nn/sampling.ts';
 import { IMAGE_ID } from './template.ts';
 
 export interface GenerateOptions extends SamplingOptions {

@@ -1,17 +1,17 @@
 /** What MaTVLM adds in Node: checkpoint folders on disk, Dawn, images by sharp, saving. */
 import type { Backend, BackendKind } from '../../engine/backend.ts';
 import { diskFolder } from '../../engine/node/index.ts';
-import { closeBackend, openBackend } from './node/backend.ts';
-import { readModel } from './node/model-folder.ts';
+import { closeBackend, openBackend } from './app/node/backend.ts';
+import { readModel } from './app/node/model-folder.ts';
 import { loadVlm, type Vlm } from './vlm.ts';
 import type { LoadOptions } from './weights.ts';
 
 export * from './index.ts';
-export { closeBackend, openBackend } from './node/backend.ts';
-export { openDatasets } from './node/datasets.ts';
-export { decodeImage, readImage } from './node/decode.ts';
-export { loadEasyVqa } from './node/easy-vqa.ts';
-export { saveModel } from './node/save-model.ts';
+export { closeBackend, openBackend } from './app/node/backend.ts';
+export { openDatasets } from './app/node/datasets.ts';
+export { decodeImage, readImage } from './app/node/decode.ts';
+export { loadEasyVqa } from './app/node/easy-vqa.ts';
+export { saveModel } from './app/node/save-model.ts';
 
 export interface NodeLoadOptions extends LoadOptions {
   /**

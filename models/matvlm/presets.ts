@@ -1,5 +1,5 @@
 /** `config.json` of models to be trained from nothing. */
-import type { Tokenizer } from './tokenizer.ts';
+import type { Tokenizer } from '../nn/text/tokenizer.ts';
 
 /**
  * A teacher of some 2.5 million parameters in TinyLLaVA's architecture: 64 × 64 images in patches of 8, four vision

@@ -1,7 +1,7 @@
 /** Prompt templates: what stands around an image, a question and an answer, and which tokens carry a loss. */
 import { ArgumentError } from '../../engine/errors.ts';
 import { cut, quote } from '../../engine/excerpt.ts';
-import type { Tokenizer } from './tokenizer.ts';
+import type { Tokenizer } from '../nn/text/tokenizer.ts';
 
 /** Stands in `input_ids` where the image features go. */
 export const IMAGE_ID = -200;

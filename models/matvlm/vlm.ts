@@ -3,11 +3,11 @@ import { ArgumentError, ConfigError } from '../../engine/errors.ts';
 import { Checkpoint, type FolderSource } from '../../engine/safetensors/index.ts';
 import { checkContext, type GenerateOptions, generateIds } from './generate.ts';
 import { endIds, imageTokens, type MatvlmConfig } from './config.ts';
-import type { RgbImage } from './image/image.ts';
-import { preprocess } from './image/preprocess.ts';
+import type { RgbImage } from '../nn/image/image.ts';
+import { preprocess } from '../nn/image/preprocess.ts';
 import type { MaTVLM } from './model.ts';
 import { PromptEncoder, type Turn } from './template.ts';
-import { Tokenizer } from './tokenizer.ts';
+import { Tokenizer } from '../nn/text/tokenizer.ts';
 import { checkWeights, disposeModel, type LoadOptions, modelFrom, readConfig, readJson } from './weights.ts';
 
 /** Largest file of a tokenizer that is read. */

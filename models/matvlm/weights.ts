@@ -3,7 +3,7 @@ import { CheckpointError, ConfigError } from '../../engine/errors.ts';
 import { parseJson } from '../../engine/json.ts';
 import { emptyParameters, listNames, type ParameterSource } from '../../engine/module.ts';
 import { type Checkpoint, type FolderSource, readWhole } from '../../engine/safetensors/index.ts';
-import { sameShape, show } from '../../ops/shapes.ts';
+import { sameShape, show } from '../../ops/common/shapes.ts';
 import { type MatvlmConfig, parseConfig, withGeneration } from './config.ts';
 import { checkPreprocessor } from './config-keys.ts';
 import { isTrainable } from './distill.ts';

@@ -1,9 +1,9 @@
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { preprocess } from '../../models/matvlm/image/preprocess.ts';
-import { resizeBicubic } from '../../models/matvlm/image/resize.ts';
-import { readImage } from '../../models/matvlm/node/decode.ts';
+import { preprocess } from '../../models/nn/image/preprocess.ts';
+import { resizeBicubic } from '../../models/nn/image/resize.ts';
+import { readImage } from '../../models/matvlm/app/node/decode.ts';
 import { type Check, type HostTensor, readTensors } from './golden-types.ts';
 
 interface ImageCase {

@@ -6,9 +6,9 @@ import { isTrainable } from '../../models/matvlm/distill.ts';
 import { initialise, initialiseMixers } from '../../models/matvlm/initialise.ts';
 import { MaTVLM } from '../../models/matvlm/model.ts';
 import { PromptEncoder } from '../../models/matvlm/template.ts';
-import { Tokenizer } from '../../models/matvlm/tokenizer.ts';
+import { Tokenizer } from '../../models/nn/text/tokenizer.ts';
 import { sharedParameters } from '../../models/matvlm/weights.ts';
-import { tinyTokenizer } from '../../models/matvlm/word-tokenizer.ts';
+import { tinyTokenizer } from '../../models/matvlm/data/word-tokenizer.ts';
 
 const files = tinyTokenizer();
 export const tokenizer = Tokenizer.fromJSON(files.tokenizer, files.config);

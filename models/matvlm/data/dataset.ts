@@ -1,4 +1,4 @@
-import type { RgbImage } from '../image/image.ts';
+import type { RgbImage } from '../../nn/image/image.ts';
 
 export type Split = 'train' | 'test';
 

@@ -5,7 +5,7 @@
 import * as v from 'valibot';
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
 import { parseJson } from '../../../engine/json.ts';
-import type { RgbImage } from '../image/image.ts';
+import type { RgbImage } from '../../nn/image/image.ts';
 import type { Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';
 
 const SHAPES = ['circle', 'rectangle', 'triangle'];

@@ -6,7 +6,7 @@
  * neighbour is more than 31.6 pixels off counts as its own nearest.
  */
 import { ArgumentError } from '../../../engine/errors.ts';
-import type { RgbImage } from '../image/image.ts';
+import type { RgbImage } from '../../nn/image/image.ts';
 import type { Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';
 import { Random32 } from './random32.ts';
 

@@ -1,7 +1,7 @@
 /** Whether a tokenizer can carry the questions and answers of data sets: what it cannot spell, no model can learn. */
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
 import { IGNORE_LABEL, type PromptEncoder } from '../template.ts';
-import type { Tokenizer } from '../tokenizer.ts';
+import type { Tokenizer } from '../../nn/text/tokenizer.ts';
 import type { VqaDataset, VqaQuestion } from './dataset.ts';
 
 /** What a tokenizer makes of the texts of data sets. */

@@ -2,7 +2,7 @@ import type { Parameters } from '../../../engine/module.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { attention, cat, reshape, rope } from '../../../ops/index.ts';
 import { kvHeads, rotaryDim, type TextConfig } from '../config.ts';
-import { Linear } from './basic.ts';
+import { Linear } from '../../nn/layers.ts';
 import type { Padding } from './padding.ts';
 import type { AttentionState } from './state.ts';
 

@@ -6,7 +6,7 @@ import type { Tensor } from '../../../engine/tensor.ts';
 import { add, dropout, embedding, geluTanh, indexSelect } from '../../../ops/index.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
 import { PhiAttention } from './attention.ts';
-import { LayerNorm, Linear } from './basic.ts';
+import { LayerNorm, Linear } from '../../nn/layers.ts';
 import { Mamba2Mixer } from './mamba2.ts';
 import { mapPadding, type Padding, paddingOf, rowsAfter } from './padding.ts';
 import { type DecoderState, disposeState, type LayerState, layerTensors, mapLayer } from './state.ts';

@@ -2,7 +2,7 @@ import type { Parameters } from '../../../engine/module.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { cat, causalConv1d, repeatInterleave, reshape, rmsNormGated, slice, split, ssdScan, zeros } from '../../../ops/index.ts';
 import type { MambaConfig } from '../config.ts';
-import { Linear } from './basic.ts';
+import { Linear } from '../../nn/layers.ts';
 import { ownLast, type Padding, still } from './padding.ts';
 import type { MambaState } from './state.ts';
 

@@ -3,7 +3,7 @@ import { scope } from '../../../engine/scope.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { add, attention, conv2d, geluTanh, permute, reshape } from '../../../ops/index.ts';
 import type { VisionConfig } from '../config.ts';
-import { LayerNorm, Linear } from './basic.ts';
+import { LayerNorm, Linear } from '../../nn/layers.ts';
 
 /** Full self-attention over patches. */
 class SiglipAttention {

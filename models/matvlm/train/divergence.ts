@@ -1,6 +1,6 @@
 import { scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
-import { breathe } from '../breathe.ts';
+import { breathe } from '../../nn/breathe.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import { distillVqa } from '../distill.ts';
 import { type LossOptions, publishedLosses } from '../losses.ts';

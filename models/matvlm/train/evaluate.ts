@@ -3,7 +3,7 @@ import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
 import { fromData, type Tensor } from '../../../engine/tensor.ts';
 import { amax, amin, argmax, cat, slice } from '../../../ops/index.ts';
-import { breathe } from '../breathe.ts';
+import { breathe } from '../../nn/breathe.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
 import { IGNORE_LABEL } from '../template.ts';

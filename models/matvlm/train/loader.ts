@@ -1,10 +1,10 @@
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
 import { Random } from '../../../engine/random.ts';
 import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
-import { ImageCache } from '../image/cache.ts';
-import type { RgbImage } from '../image/image.ts';
-import { normalize, padToSquare } from '../image/preprocess.ts';
-import { resizeBicubic } from '../image/resize.ts';
+import { ImageCache } from '../../nn/image/cache.ts';
+import type { RgbImage } from '../../nn/image/image.ts';
+import { normalize, padToSquare } from '../../nn/image/preprocess.ts';
+import { resizeBicubic } from '../../nn/image/resize.ts';
 import { IGNORE_LABEL, type PromptEncoder } from '../template.ts';
 import type { VqaBatch } from '../vqa-pass.ts';
 

@@ -9,8 +9,8 @@ import { type LossOptions, type Share, sharesOf } from '../losses.ts';
 import type { MaTVLM } from '../model.ts';
 import type { VqaBatch } from '../vqa-pass.ts';
 import type { BatchLoader } from './loader.ts';
-import { AdamW, type AdamWOptions } from './optimiser.ts';
-import { type Schedule, wsd } from './schedule.ts';
+import { AdamW, type AdamWOptions } from '../../nn/optimiser.ts';
+import { type Schedule, wsd } from '../../nn/schedule.ts';
 
 /** What is trained, and the loss that trains it. */
 export interface TrainTask {

@@ -1,0 +1,38 @@
+import type { Parameters } from '../../engine/module.ts';
+import type { Tensor } from '../../engine/tensor.ts';
+import { layerNorm, linear } from '../../ops/index.ts';
+
+/** y = x·Wᵀ + b; weight (out, in), bias (out). */
+export class Linear {
+  readonly weight: Tensor;
+  readonly bias: Tensor | null;
+
+  constructor(p: Parameters, inFeatures: number, outFeatures: number, bias = true) {
+    this.weight = p.get('weight', [outFeatures, inFeatures]);
+    this.bias = bias ? p.get('bias', [outFeatures]) : null;
+  }
+
+  /** x (…, in) → (…, out) */
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight, this.bias);
+  }
+}
+
+/** Layer normalisation over the last dimension, with weight and bias. */
+export class LayerNorm {
+  readonly weight: Tensor;
+  readonly bias: Tensor;
+
+  constructor(
+    p: Parameters,
+    size: number,
+    private readonly eps: number,
+  ) {
+    this.weight = p.get('weight', [size]);
+    this.bias = p.get('bias', [size]);
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, this.bias, this.eps);
+  }
+}

@@ -1,0 +1,206 @@
+import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.ts';
+import { FLAT_INDEX, grid1d, shader, type Shader } from '../../engine/backends/webgpu/launch.ts';
+import { expectDType } from '../../engine/dtype.ts';
+import { ShapeError } from '../../engine/errors.ts';
+import { apply1, defineOp, type Op, spec } from '../../engine/positional.ts';
+import type { Tensor } from '../../engine/tensor.ts';
+import { show } from '../common/shapes.ts';
+
+/** Where the heads are: (…, H, L, Dh) or token-major (…, L, H, Dh). */
+export type HeadLayout = 'bhld' | 'blhd';
+
+export interface RopeOptions {
+  /** How many of the head's dimensions turn, from the first; even. Default: all. */
+  readonly rotaryDim?: number;
+  /** Base of the frequencies theta^(−2i/rotaryDim). Default 10000. */
+  readonly theta?: number;
+  /** Position of the first token, ≥ 0. Default 0. */
+  readonly offset?: number;
+  /** Default 'bhld'. */
+  readonly layout?: HeadLayout;
+}
+
+interface RopeAttrs {
+  readonly rotaryDim: number;
+  readonly theta: number;
+  readonly offset: number;
+  readonly layout: HeadLayout;
+  /** Turn the other way: the backward. */
+  readonly inverse: boolean;
+}
+
+/** Tokens, and rows of one token that lie next to each other. */
+function tokens(shape: readonly number[], layout: HeadLayout): { length: number; inner: number } {
+  const rank = shape.length;
+  return layout === 'bhld'
+    ? { length: shape[rank - 2], inner: 1 }
+    : { length: shape[rank - 3], inner: shape[rank - 2] };
+}
+
+/** The size of the first dimension before heads and tokens; 1 where there is none. */
+function batchOf(shape: readonly number[], layout: HeadLayout): number {
+  return shape.length > (layout === 'bhld' ? 2 : 3) ? shape[0] : 1;
+}
+
+const WG = 256;
+
+/**
+ * Angles are fixed-point fractions of a turn, 48 bits a frequency: position × frequency wraps exactly where a product
+ * of floats would lose the angle at large positions, and the octant is known without a rounding. Sine and cosine are
+ * Taylor polynomials on ±π/4; WGSL promises only 2⁻¹¹ of its own.
+ */
+const CODE = /* wgsl */ `${FLAT_INDEX}
+fn cos_sin(position: u32, pair: u32) -> vec2<f32> {
+  let f = FREQUENCIES[pair];
+  let turn = position * f.x + (position >> 16u) * f.y + (((position & 0xffffu) * f.y) >> 16u);
+  let quarter = (turn + 0x20000000u) >> 30u;
+  let a = f32(bitcast<i32>(turn - (quarter << 30u))) * 1.4629180792671596e-9;
+  let z = a * a;
+  let s = a * (1.0 + z * (-1.0 / 6.0 + z * (1.0 / 120.0 + z * (-1.0 / 5040.0 + z / 362880.0))));
+  let c = 1.0 + z * (-0.5 + z * (1.0 / 24.0 + z * (-1.0 / 720.0 + z * (1.0 / 40320.0))));
+  let r = select(vec2(c, s), vec2(-s, c), (quarter & 1u) == 1u);
+  return select(r, -r, (quarter & 2u) == 2u);
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flat_index(group, groups, local, WG);
+  let items = params.dim - HALF;
+  let row = i / items;
+  if (row >= params.rows) { return; }
+  let j = i - row * items;
+  let at = row * params.dim + j;
+  if (j >= HALF) {
+    ys[at + HALF] = xs[at + HALF];
+    return;
+  }
+  // A start below 0 may put tokens before position 0, where they turn the other way.
+  let first = first_of(row);
+  let ahead = (row / params.inner) % params.length + params.offset + u32(max(first, 0));
+  let back = bitcast<u32>(-min(first, 0));
+  let r = cos_sin(select(ahead - back, back - ahead, back > ahead), j);
+  let s = select(params.sign, -params.sign, back > ahead) * r.y;
+  let a = xs[at];
+  let b = xs[at + HALF];
+  ys[at] = a * r.x - b * s;
+  ys[at + HALF] = b * r.x + a * s;
+}`;
+
+/** theta^(−2i/n) radians as 48-bit fractions of a turn: 32 bits and 16 bits. */
+function frequencyTable(rotaryDim: number, theta: number): string {
+  const entries: string[] = [];
+  for (let i = 0; i < rotaryDim / 2; i++) {
+    const turns = (theta ** ((-2 * i) / rotaryDim) / (2 * Math.PI)) % 1;
+    const high = Math.floor(turns * 2 ** 32);
+    const low = Math.floor((turns * 2 ** 32 - high) * 2 ** 16);
+    entries.push(`vec2<u32>(${high}u, ${low}u)`);
+  }
+  return `const FREQUENCIES = array<vec2<u32>, ${entries.length}>(${entries.join(', ')});\n`;
+}
+
+function ropeShader(rotaryDim: number, theta: number, dynamic: boolean): Shader {
+  return shader(`rope.${rotaryDim}.${theta}.${dynamic}`, () => ({
+    reads: { xs: 'f32', ...(dynamic && { starts: 'i32' }) },
+    writes: { ys: 'f32' },
+    params: { rows: 'u32', dim: 'u32', length: 'u32', inner: 'u32', offset: 'u32', sign: 'f32', each: 'u32' },
+    constants: { WG, HALF: rotaryDim / 2 },
+    code: `${frequencyTable(rotaryDim, theta)}fn first_of(row: u32) -> i32 { return ${
+      dynamic ? 'starts[row / params.each]' : '0'
+    }; }\n${CODE}`,
+  }));
+}
+
+const ropeOp: Op<RopeAttrs> = defineOp({
+  name: 'rope',
+  shape([x, start], { rotaryDim, theta, offset, layout }) {
+    expectDType('rope', 'x', x.dtype, 'f32');
+    const least = layout === 'bhld' ? 2 : 3;
+    if (x.shape.length < least) {
+      throw new ShapeError(`rope: x has shape ${show(x.shape)}, expected at least ${least} dimensions for ${layout}`);
+    }
+    const dim = x.shape[x.shape.length - 1];
+    expectWhole('rope', 'rotaryDim', rotaryDim, 2);
+    if (rotaryDim % 2 !== 0 || rotaryDim > dim) {
+      throw new ShapeError(
+        `rope: rotaryDim ${rotaryDim} must be even and at most the last dimension of x ${show(x.shape)}`,
+      );
+    }
+    expectWhole('rope', 'offset', offset, 0, 2 ** 32 - 1);
+    expectOneOf('rope', 'layout', layout, 'bhld', 'blhd');
+    expectFinite('rope', 'theta', theta, Number.MIN_VALUE);
+    if (start) {
+      expectDType('rope', 'start', start.dtype, 'i32');
+      if (start.shape.length !== 1 || (start.shape[0] !== 1 && start.shape[0] !== batchOf(x.shape, layout))) {
+        const want = `[1], or one for each of the batch of x ${show(x.shape)}`;
+        throw new ShapeError(`rope: start has shape ${show(start.shape)}, expected ${want}`);
+      }
+    }
+    return [spec(x.shape)];
+  },
+  reference({ inputs: [x, start], outputs: [y], attrs }) {
+    const { rotaryDim, theta, inverse } = attrs;
+    const { length, inner } = tokens(x.shape, attrs.layout);
+    const dim = x.shape[x.shape.length - 1];
+    const half = rotaryDim / 2;
+    const each = x.size / dim / (start?.size ?? 1);
+    for (let row = 0; row * dim < x.size; row++) {
+      const first = attrs.offset + (start ? start.data[Math.floor(row / each)] : 0);
+      const position = (Math.floor(row / inner) % length) + first;
+      for (let j = 0; j < half; j++) {
+        const angle = position * theta ** ((-2 * j) / rotaryDim);
+        const c = Math.cos(angle);
+        const s = inverse ? -Math.sin(angle) : Math.sin(angle);
+        const a = x.data[row * dim + j];
+        const b = x.data[row * dim + j + half];
+        y.data[row * dim + j] = a * c - b * s;
+        y.data[row * dim + j + half] = b * c + a * s;
+      }
+      for (let j = rotaryDim; j < dim; j++) y.data[row * dim + j] = x.data[row * dim + j];
+    }
+  },
+  webgpu({ inputs, outputs: [y], attrs }) {
+    const { length, inner } = tokens(y.shape, attrs.layout);
+    const dim = y.shape[y.shape.length - 1];
+    const rows = y.size / dim;
+    return [
+      {
+        shader: ropeShader(attrs.rotaryDim, attrs.theta, inputs.length > 1),
+        args: [...inputs, y],
+        params: [rows, dim, length, inner, attrs.offset, attrs.inverse ? -1 : 1, rows / (inputs[1]?.size ?? 1)],
+        grid: grid1d(rows * (dim - attrs.rotaryDim / 2), WG),
+      },
+    ];
+  },
+  wasm({ inputs: [x, start], outputs: [y], attrs: { rotaryDim, theta, offset, layout, inverse }, k, scratch }) {
+    const { length, inner } = tokens(y.shape, layout);
+    const dim = y.shape[y.shape.length - 1];
+    const starts = start?.size ?? 1;
+    const sizes = [y.size / dim / starts, dim, length, inner, rotaryDim] as const;
+    const table = scratch(k.rope_scratch(length, rotaryDim));
+    const how = [theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
+    for (let b = 0; b < starts; b++) {
+      const at = (b * y.size * 4) / starts;
+      k.rope(x.ptr + at, start ? start.ptr + 4 * b : 0, y.ptr + at, ...sizes, ...how);
+    }
+    return true;
+  },
+  saves: { inputs: [1] },
+  backward: ({ attrs, inputSpecs, input, grads: [dy] }) => {
+    const start = inputSpecs.length > 1 ? [input(1)] : [];
+    const dx = apply1(ropeOp, [dy!, ...start], { ...attrs, inverse: !attrs.inverse });
+    return [dx, ...start.map(() => null)];
+  },
+});
+
+/**
+ * Rotary position embedding (Su et al. 2021) in Phi's form: of the first `rotaryDim` dimensions of each head, i turns
+ * with i + rotaryDim/2 by position · theta^(−2i/rotaryDim); the others pass. Exact at any position below 2³².
+ * @param x f32 (…, H, L, Dh), or with layout 'blhd' (…, L, H, Dh); token l is at position offset + l
+ * @param start i32 [1], or [B] with one for each of x's first dimension, added to the offset: positions that live on
+ * the device
+ */
+export function rope(x: Tensor, options: RopeOptions = {}, start?: Tensor): Tensor {
+  const { rotaryDim = x.shape[x.shape.length - 1], theta = 10000, offset = 0, layout = 'bhld' } = options;
+  return apply1(ropeOp, start ? [x, start] : [x], { rotaryDim, theta, offset, layout, inverse: false });
+}

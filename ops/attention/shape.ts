@@ -1,0 +1,85 @@
+import { expectFinite, expectOneOf } from '../../engine/arguments.ts';
+import type { Spec } from '../../engine/backend.ts';
+import { expectDType } from '../../engine/dtype.ts';
+import { ShapeError } from '../../engine/errors.ts';
+import type { HeadLayout } from './rope.ts';
+import { expectRank, expectShape, show } from '../common/shapes.ts';
+
+export interface AttentionAttrs {
+  readonly causal: boolean;
+  readonly scale: number;
+  readonly layout: HeadLayout;
+  /** Which optional inputs follow q, k and v, in this order. */
+  readonly masked: boolean;
+  readonly counted: boolean;
+}
+
+/** Sizes and strides in elements: of heads and tokens in q and o, and in k and v. */
+export interface AttentionSizes {
+  readonly batch: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly length: number;
+  readonly keys: number;
+  readonly dim: number;
+  readonly qHead: number;
+  readonly qToken: number;
+  readonly kHead: number;
+  readonly kToken: number;
+}
+
+export function attentionSizes(q: Spec, k: Spec, layout: HeadLayout): AttentionSizes {
+  const [batch, q1, q2, dim] = q.shape;
+  const [, k1, k2] = k.shape;
+  if (layout === 'bhld') {
+    const [heads, length, kvHeads, keys] = [q1, q2, k1, k2];
+    const strides = { qHead: length * dim, qToken: dim, kHead: keys * dim, kToken: dim };
+    return { batch, heads, kvHeads, length, keys, dim, ...strides };
+  }
+  const [heads, length, kvHeads, keys] = [q2, q1, k2, k1];
+  const strides = { qHead: dim, qToken: heads * dim, kHead: dim, kToken: kvHeads * dim };
+  return { batch, heads, kvHeads, length, keys, dim, ...strides };
+}
+
+/** Largest head that the kernels' tiles hold. */
+const MAX_DIM = 256;
+
+/** @throws ShapeError or DTypeError naming the argument */
+export function checkAttention(inputs: readonly Spec[], attrs: AttentionAttrs): AttentionSizes {
+  const [q, k, v] = inputs;
+  const names = ['q', 'k', 'v'];
+  expectOneOf('attention', 'causal', attrs.causal, true, false);
+  expectFinite('attention', 'scale', attrs.scale);
+  expectOneOf('attention', 'layout', attrs.layout, 'bhld', 'blhd');
+  for (let i = 0; i < 3; i++) {
+    expectDType('attention', names[i], inputs[i].dtype, 'f32');
+    expectRank('attention', names[i], inputs[i], 4);
+  }
+  const s = attentionSizes(q, k, attrs.layout);
+  expectShape('attention', 'v', v, k.shape);
+  if (k.shape[0] !== s.batch || k.shape[3] !== s.dim || s.heads % s.kvHeads !== 0) {
+    throw new ShapeError(
+      `attention: k has shape ${show(k.shape)}, expected batch ${s.batch}, heads that divide ${s.heads} and last ` +
+        `dimension ${s.dim}, as q ${show(q.shape)} has in layout ${attrs.layout}`,
+    );
+  }
+  if (s.dim > MAX_DIM) {
+    throw new ShapeError(`attention: q ${show(q.shape)} has heads of ${s.dim}, expected ≤ ${MAX_DIM}`);
+  }
+  const { mask, count } = optionalInputs(inputs, attrs);
+  if (mask) {
+    expectDType('attention', 'mask', mask.dtype, 'i32', 'u32', 'bool');
+    expectShape('attention', 'mask', mask, [s.batch, s.keys]);
+  }
+  if (count) {
+    expectDType('attention', 'keyCount', count.dtype, 'i32');
+    expectShape('attention', 'keyCount', count, [1]);
+  }
+  return s;
+}
+
+/** The optional inputs, by name. */
+export function optionalInputs<T>(inputs: readonly T[], attrs: AttentionAttrs): { mask?: T; count?: T } {
+  const mask = attrs.masked ? inputs[3] : undefined;
+  return { mask, count: attrs.counted ? inputs[attrs.masked ? 4 : 3] : undefined };
+}

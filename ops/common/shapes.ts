@@ -1,0 +1,106 @@
+import type { Spec } from '../../engine/backend.ts';
+import { DTypeError, ShapeError } from '../../engine/errors.ts';
+
+export function show(shape: readonly number[]): string {
+  return `[${shape.join(', ')}]`;
+}
+
+export function sameShape(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((d, i) => d === b[i]);
+}
+
+/** The shape that a and b broadcast to, as torch has it. */
+export function broadcastShapes(op: string, a: readonly number[], b: readonly number[]): number[] {
+  const rank = Math.max(a.length, b.length);
+  const out = new Array<number>(rank);
+  for (let i = 1; i <= rank; i++) {
+    const x = a.length >= i ? a[a.length - i] : 1;
+    const y = b.length >= i ? b[b.length - i] : 1;
+    if (x !== y && x !== 1 && y !== 1) {
+      throw new ShapeError(`${op}: shapes ${show(a)} and ${show(b)} do not broadcast: ${x} against ${y} in dim -${i}`);
+    }
+    out[rank - i] = x === 1 ? y : x;
+  }
+  return out;
+}
+
+/** A dimension counted from the front; a scalar has dims 0 and -1, as in torch. @throws ShapeError when out of range */
+export function normalizeDim(op: string, dim: number, rank: number): number {
+  const axes = Math.max(rank, 1);
+  const d = dim < 0 ? dim + axes : dim;
+  if (!Number.isInteger(dim) || d < 0 || d >= axes) {
+    throw new ShapeError(`${op}: dim ${dim} is out of range for ${rank} dimensions`);
+  }
+  return d;
+}
+
+/** The same, for what a scalar has no dimension to offer. @throws ShapeError for a scalar too */
+export function normalizeAxis(op: string, dim: number, rank: number): number {
+  if (rank === 0) throw new ShapeError(`${op}: x is a scalar, expected at least one dimension; reshape() it to [1]`);
+  return normalizeDim(op, dim, rank);
+}
+
+/** Row-major strides in elements. */
+export function strides(shape: readonly number[]): number[] {
+  const out = new Array<number>(shape.length);
+  let step = 1;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    out[i] = step;
+    step *= shape[i];
+  }
+  return out;
+}
+
+/** Strides that read `shape` as if it were `target`: 0 where it is stretched. */
+export function broadcastStrides(shape: readonly number[], target: readonly number[]): number[] {
+  const own = strides(shape);
+  const offset = target.length - shape.length;
+  return target.map((_, i) => (i < offset || shape[i - offset] === 1 ? 0 : own[i - offset]));
+}
+
+/** For every element of `target` in order, the index of the element of `shape` that is broadcast to it. */
+export function broadcastIndex(shape: readonly number[], target: readonly number[]): Int32Array {
+  const step = broadcastStrides(shape, target);
+  const at = new Array<number>(target.length).fill(0);
+  const index = new Int32Array(target.reduce((product, d) => product * d, 1));
+  for (let i = 0, from = 0; i < index.length; i++) {
+    index[i] = from;
+    for (let d = target.length - 1; d >= 0; d--) {
+      from += step[d];
+      if (++at[d] < target[d]) break;
+      from -= step[d] * target[d];
+      at[d] = 0;
+    }
+  }
+  return index;
+}
+
+/** Elements before, along and after a dimension: the three loops of most kernels. */
+export function around(shape: readonly number[], dim: number): { outer: number; length: number; inner: number } {
+  let outer = 1;
+  let inner = 1;
+  for (let i = 0; i < dim; i++) outer *= shape[i];
+  for (let i = dim + 1; i < shape.length; i++) inner *= shape[i];
+  return { outer, length: shape[dim] ?? 1, inner };
+}
+
+/** @throws ShapeError unless `arg` has the rank */
+export function expectRank(op: string, name: string, arg: Spec, rank: number): void {
+  if (arg.shape.length !== rank) {
+    throw new ShapeError(`${op}: ${name} has shape ${show(arg.shape)}, expected ${rank} dimensions`);
+  }
+}
+
+/** @throws ShapeError unless `arg` has that shape */
+export function expectShape(op: string, name: string, arg: Spec, shape: readonly number[]): void {
+  if (!sameShape(arg.shape, shape)) {
+    throw new ShapeError(`${op}: ${name} has shape ${show(arg.shape)}, expected ${show(shape)}`);
+  }
+}
+
+/** @throws ShapeError, DTypeError unless `arg` has shape and dtype of `like` */
+export function expectAlike(op: string, name: string, arg: Spec, like: Spec): void {
+  expectShape(op, name, arg, like.shape);
+  if (arg.dtype === like.dtype) return;
+  throw new DTypeError(`${op}: ${name} has dtype ${arg.dtype}, expected ${like.dtype}; convert it with cast()`);
+}
