@@ -44,6 +44,11 @@ interface Format {
   readonly c: number;
 }
 
+/** What activations and gradients may be stored in. */
+export const FLOATS = ['f32', 'f16', 'bf16'] as const;
+/** What weights may be stored in. */
+export const WEIGHTS = [...FLOATS, 'int8', 'int4'] as const;
+
 const whole = ([least, most]: readonly [number, number]) => (value: number) =>
   Math.max(least, Math.min(most, Math.trunc(value)));
 const I32 = [-(2 ** 31), 2 ** 31 - 1] as const;
@@ -137,7 +142,7 @@ export function expectSpec({ shape, dtype }: { readonly shape: readonly number[]
 }
 
 /** Throws a DTypeError unless `dtype` is one of `allowed`. */
-export function expectDType(op: string, arg: string, dtype: DType, ...allowed: DType[]): void {
+export function expectDType(op: string, arg: string, dtype: DType, ...allowed: readonly DType[]): void {
   if (!allowed.includes(dtype)) {
     throw new DTypeError(`${op}: ${arg} has dtype ${dtype}, expected ${allowed.join(' or ')}; convert it with cast()`);
   }

@@ -52,7 +52,12 @@ export class Operands {
     return this.names.find((name, i) => flat[i] === undefined && !this.optional.has(name) && !this.isList(i));
   }
 
-  /** The name of the i-th of `flat`, for messages. */
+  /** The name that the i-th of `flat` stands under. */
+  nameOf(i: number): string {
+    return this.names[Math.min(i, this.names.length - 1)];
+  }
+
+  /** The same for messages, where it tells the items of a list apart. */
   label(i: number): string {
     const last = this.names.length - 1;
     return this.listed && i >= last ? `${this.names[last]}[${i - last}]` : this.names[i];

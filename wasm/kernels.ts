@@ -90,6 +90,12 @@ export interface KernelCalls<P = Address> {
   /** table[k] = Σ x[r] over the r with indices[r] = k, in their order, in f32 rows of n. Only indices that come often have sums in f64. */
   scatter_rows(x: P, indices: P, table: P, rows: number, n: number, count: number, sums: P): void;
 
+  /** n elements stored in a format, to f32. */
+  widen(stored: P, to: P, n: number, format: number): void;
+
+  /** n f32 rounded to f16 or bf16. */
+  narrow(from: P, stored: P, n: number, format: number): void;
+
   /** C[M,N] = op(A)·op(B) + (accumulate ? C : bias ? bias[N] : 0). A is [M,K], or [K,M] when transA; B is [K,N], or [N,K] when transB. Linear: y = gemm(x, W, NT), dx = gemm(dy, W, NN), dW = gemm(dy, x, TN). */
   gemm(A: P, B: P, C: P, bias: P | undefined, M: number, N: number, K: number, transA: number, transB: number, accumulate: number, scratch: P): void;
 

@@ -1,3 +1,8 @@
+import { elements } from '../../backend.ts';
+import { formatNumber } from '../../dtype.ts';
+import type { AnyOp } from '../../op.ts';
+import type { Slot } from '../../plan.ts';
+import { widen } from '../../widen.ts';
 import type { Address, KernelCalls, Kernels, Sizes } from '../../../wasm/kernels.ts';
 
 export type { Address } from '../../../wasm/kernels.ts';
@@ -40,12 +45,20 @@ export class WasmRecorder {
     this.k = Object.fromEntries(noted) as KernelCalls;
   }
 
-  /** @param operands how many the op has; scratch is numbered after them */
-  record(operands: number, plan: (planner: WasmPlanner) => boolean | undefined) {
+  /** The calls that an op makes for operands in these slots, after which scratch is numbered. */
+  record(op: AnyOp, inputs: readonly (Slot | undefined)[], outputs: readonly (Slot | undefined)[], attrs: unknown) {
     const calls: WasmCall[] = (this.calls = []);
     const scratch: number[] = [];
-    const room = (bytes: number): Address => ({ slot: operands + scratch.push(bytes) - 1 });
-    const native = plan({ k: this.k, sizes: this.kernels, scratch: room });
+    const room = (bytes: number): Address => ({ slot: inputs.length + outputs.length + scratch.push(bytes) - 1 });
+    const wide = (shape: readonly number[]): Slot => {
+      const size = elements(shape);
+      return { shape, dtype: 'f32', size, slot: room(4 * size).slot };
+    };
+    const given = widen(op, 'wasm', inputs, outputs, wide);
+    for (const [from, to] of given.before) this.k.widen(from, to, to.size, formatNumber(from.dtype));
+    const device = { k: this.k, sizes: this.kernels, scratch: room };
+    const native = op.wasm?.(op.takes.named(given.inputs), op.gives.named(given.outputs), attrs, device) ?? false;
+    for (const [from, to] of given.after) this.k.narrow(from, to, from.size, formatNumber(to.dtype));
     return native ? { calls, scratch } : { calls: null, scratch: [] };
   }
 

@@ -103,10 +103,7 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
 
   plan(op: AnyOp, inputs: HostPlan['inputs'], outputs: HostPlan['outputs'], attrs: unknown): WasmPlan {
     const slots = slotsOf(inputs, outputs);
-    const [takes, gives] = [op.takes.named(slots.inputs), op.gives.named(slots.outputs)];
-    const { calls, scratch } = this.recorder.record(inputs.length + outputs.length, (planner) =>
-      op.wasm?.(takes, gives, attrs, planner),
-    );
+    const { calls, scratch } = this.recorder.record(op, slots.inputs, slots.outputs, attrs);
     return { op, inputs, outputs, attrs, calls, scratch };
   }
 

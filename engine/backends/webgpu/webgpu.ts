@@ -5,8 +5,10 @@ import type { AnyOp } from '../../op.ts';
 import { type Slot, slotsOf } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { expectAll, expectReplayable, expectSame, hostArrayFor, POISON } from '../host.ts';
+import { widen } from '../../widen.ts';
 import { RecordedMemory } from '../recorded-memory.ts';
 import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './buffers.ts';
+import { convert } from './convert.ts';
 import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, MAX_GRID, shader, type Shader } from './launch.ts';
 import { ParamsArena, type ParamsPlace } from './params.ts';
 import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
@@ -277,7 +279,12 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
         return { shape, dtype, size, slot };
       },
     };
-    const launches = op.webgpu(op.takes.named(slots.inputs), op.gives.named(slots.outputs), attrs, device);
+    const given = widen(op, 'webgpu', slots.inputs, slots.outputs, device.scratch);
+    const launches = [
+      ...given.before.map(([from, to]) => convert(from, to, this.caps)),
+      ...op.webgpu(op.takes.named(given.inputs), op.gives.named(given.outputs), attrs, device),
+      ...given.after.map(([from, to]) => convert(from, to, this.caps)),
+    ];
     for (const launch of launches) expectLaunchable(op.name, launch);
     return {
       op,
