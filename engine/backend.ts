@@ -38,8 +38,18 @@ export interface Backend<B = unknown, P = unknown> {
   profiler: Profiler | null;
   alloc(size: number, dtype: DType): B;
   free(buffer: B): void;
-  /** Overwrites all of a buffer. @throws ArgumentError unless `data` has its size and type (f64 goes for f32) */
-  write(buffer: B, data: HostArray): void;
+  /**
+   * Buffers that `write` may fill at once: tensors of a batch, say. Each is freed by itself, in any order.
+   */
+  allocTogether(parts: readonly { readonly size: number; readonly dtype: DType }[]): B[];
+  /**
+   * Overwrites all of a buffer or, with `start`, a piece from that item on. Items are elements, in block formats words.
+   * @throws ArgumentError for data of another type (f64 goes for f32) or size; pieces of 16-bit formats begin and end at
+   * even items, or at the end
+   */
+  write(buffer: B, data: HostArray, start?: number): void;
+  /** Overwrites all of several buffers, in one transfer where they were allocated together. @throws as `write` */
+  writeAll(buffers: readonly B[], data: readonly HostArray[]): void;
   /** All of a buffer. @throws ArgumentError unless `size` and `dtype` are those that it was allocated with */
   read(buffer: B, size: number, dtype: DType): Promise<HostArray>;
   /** Copies all of a buffer to another of the same size and dtype. */

@@ -9,6 +9,7 @@ import {
   expectSpec,
   expectStorable,
   hostArrayType,
+  hostItems,
   type HostArray,
   isFloat,
 } from './dtype.ts';
@@ -173,11 +174,7 @@ export function fromData(
   dtype: DType = 'f32',
 ): Tensor {
   expectSpec({ shape, dtype });
-  const size = elements(shape);
-  if (data.length !== size) {
-    throw new ShapeError(`fromData: ${data.length} values for shape [${shape.join(', ')}], expected ${size}`);
-  }
-  const host = hostArray(data, dtype);
+  const host = hostArray('fromData', data, { shape, dtype });
   const tensor = empty(backend, shape, dtype);
   try {
     backend.write(tensor.buffer, host);
@@ -188,17 +185,72 @@ export function fromData(
   return tensor;
 }
 
+/** What `fromData` takes for a tensor. */
+export interface TensorData {
+  readonly data: HostArray | readonly number[];
+  readonly shape: readonly number[];
+  readonly dtype?: DType;
+}
+
+/**
+ * `fromData` for several tensors in one transfer: what a step needs of its batch. `updateTogether` fills them again.
+ * @throws what `fromData` throws
+ */
+export function fromDataTogether<K extends string>(
+  backend: Backend,
+  parts: Readonly<Record<K, TensorData>>,
+): Record<K, Tensor> {
+  const given = Object.entries<TensorData>(parts).map(([name, { data, shape, dtype = 'f32' }]) => {
+    expectSpec({ shape, dtype });
+    return { name, shape, dtype, size: elements(shape), host: hostArray(name, data, { shape, dtype }) };
+  });
+  const buffers = backend.allocTogether(given);
+  const tensors = given.map(({ shape, dtype }, i) => new Tensor(new Storage(backend, buffers[i]), shape, dtype));
+  try {
+    backend.writeAll(buffers, given.map(({ host }) => host));
+  } catch (error) {
+    for (const tensor of tensors) tensor.dispose();
+    throw error;
+  }
+  return Object.fromEntries(given.map(({ name }, i) => [name, tensors[i]])) as Record<K, Tensor>;
+}
+
+/**
+ * Overwrites tensors with data from the host, in one transfer where `fromDataTogether` made them all.
+ * @throws ShapeError, ArgumentError as `fromData`
+ */
+export function updateTogether<K extends string>(
+  tensors: Readonly<Record<K, Tensor>>,
+  data: Readonly<Record<K, TensorData['data']>>,
+): void {
+  const names = Object.keys(tensors) as K[];
+  const hosts = names.map((name) => hostArray(name, data[name], tensors[name]));
+  const buffers = names.map((name) => tensors[name].buffer);
+  for (const name of names) tensors[name].storage.version++;
+  if (names.length > 0) tensors[names[0]].backend.writeAll(buffers, hosts);
+}
+
+/** Overwrites a tensor with data from the host. @throws as `updateTogether` */
+export function update(tensor: Tensor, data: TensorData['data']): void {
+  updateTogether({ update: tensor }, { update: data });
+}
+
 /** One number as a tensor of shape []. @throws ArgumentError where `fromData` does */
 export function scalar(backend: Backend, value: number, dtype: DType = 'f32'): Tensor {
   return fromData(backend, [value], [], dtype);
 }
 
-/** `data` as elements of the dtype: the array itself where it already holds them. */
-function hostArray(data: HostArray | readonly number[], dtype: DType): HostArray {
-  if (dtype !== 'bool' && data instanceof hostArrayType(dtype)) return data;
-  if (dtype === 'f32' && data instanceof Float64Array) return data;
-  for (let i = 0; i < data.length; i++) expectStorable('fromData', data[i], dtype);
-  const out = hostArrayFor(dtype, data.length);
+/** `data` as a tensor of that spec stores it: the array itself where it already is that. */
+function hostArray(name: string, data: TensorData['data'], { shape, dtype }: Spec): HostArray {
+  const size = elements(shape);
+  const stored = dtype !== 'bool' && data instanceof hostArrayType(dtype);
+  const expected = stored ? hostItems(dtype, size) : size;
+  if (data.length !== expected) {
+    throw new ShapeError(`${name}: ${data.length} values for shape [${shape.join(', ')}], expected ${expected}`);
+  }
+  if (stored || (dtype === 'f32' && data instanceof Float64Array)) return data;
+  for (let i = 0; i < data.length; i++) expectStorable(name, data[i], dtype);
+  const out = hostArrayFor(dtype, size);
   encode(dtype, data, out);
   return out;
 }

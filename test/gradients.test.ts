@@ -357,6 +357,7 @@ test('the poisoned WASM backend names an op that writes beside its buffers', () 
       name: 'overrun',
       inputs: ['x'],
       outputs: ['y'],
+      asStored: { wasm: ['y'] },
       shape: ({ x }) => ({ y: x }),
       reference: () => {},
       webgpu: () => [],

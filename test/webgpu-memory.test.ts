@@ -48,7 +48,7 @@ pools('size classes are few and waste little', () => {
 
 pools('a cache that grows by a position each time stays within a small multiple of what is live', () => {
   const device = new FakeDevice();
-  const pool = new BufferPool(device, 4096 * MIB, () => {});
+  const pool = new BufferPool(device, 4096 * MIB, () => {}, () => {});
   let caches = Array.from({ length: 64 }, () => pool.take(4096));
   for (let n = 2; n <= 1200; n++) {
     caches = caches.map((old) => {
@@ -62,7 +62,7 @@ pools('a cache that grows by a position each time stays within a small multiple 
   assert.is(live, 64 * 1200 * 4096);
   assert.is(reserved, device.held);
   assert.ok(reserved < 3.5 * live, `${reserved} held for ${live} live`);
-  const small = new BufferPool(new FakeDevice(), 4096 * MIB, () => {});
+  const small = new BufferPool(new FakeDevice(), 4096 * MIB, () => {}, () => {});
   for (let n = 1, old = small.take(4); n <= 1200; n++) {
     const grown = small.take(8192 * n);
     small.give(old);
@@ -74,7 +74,7 @@ pools('a cache that grows by a position each time stays within a small multiple 
 
 pools('a step that repeats gets the same buffers, and none is destroyed', () => {
   const device = new FakeDevice();
-  const pool = new BufferPool(device, 4096 * MIB, () => {});
+  const pool = new BufferPool(device, 4096 * MIB, () => {}, () => {});
   const step = () => {
     const taken = Array.from({ length: 200 }, (_, i) => pool.take((i + 1) * 20_000));
     for (const buffer of taken) pool.give(buffer);
@@ -87,7 +87,7 @@ pools('a step that repeats gets the same buffers, and none is destroyed', () => 
 });
 
 pools('what lies idle longest goes first, when a peak is long past', () => {
-  const pool = new BufferPool(new FakeDevice(), 4096 * MIB, () => {});
+  const pool = new BufferPool(new FakeDevice(), 4096 * MIB, () => {}, () => {});
   const buffers = [50, 60, 70].map((mib) => pool.take(mib * MIB));
   for (const buffer of [buffers[1], buffers[0], buffers[2]]) pool.give(buffer);
   assert.is(pool.trim(), null);
@@ -100,7 +100,7 @@ pools('idle buffers make room when memory runs out; where they do not suffice th
   let pool!: BufferPool;
   const device = new FakeDevice(100 * MIB, () => assert.ok(pool.outOfMemory()));
   let relieved = 0;
-  pool = new BufferPool(device, 4096 * MIB, () => {
+  pool = new BufferPool(device, 4096 * MIB, () => {}, () => {
     relieved++;
     pool.shrink(0);
   });
@@ -116,7 +116,7 @@ pools('idle buffers make room when memory runs out; where they do not suffice th
   assert.is(pool.memory.live, 0);
   assert.is(pool.take(8 * MIB).capacity, 8 * MIB);
   assert.not.ok(pool.outOfMemory(), 'not while nothing is made');
-  const bound = new BufferPool(new FakeDevice(), 100 * MIB, () => {});
+  const bound = new BufferPool(new FakeDevice(), 100 * MIB, () => {}, () => {});
   assert.is(bound.take(99 * MIB).capacity, 100 * MIB);
   assert.throws(() => bound.take(101 * MIB), (e: Error) => e instanceof OutOfMemoryError);
 });

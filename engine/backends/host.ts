@@ -19,14 +19,19 @@ export interface Extent {
   readonly dtype: DType;
 }
 
-/** @throws ArgumentError unless `data` is all that a buffer holds, as `Backend.write` has it */
-export function expectAll(buffer: Extent, data: HostArray): void {
+/** @throws ArgumentError unless `data` is all that a buffer holds, or a piece from `start` on, as `Backend.write` has it */
+export function expectFits(buffer: Extent, data: HostArray, start?: number): void {
   const type = hostArrayType(buffer.dtype);
+  const items = hostItems(buffer.dtype, buffer.size);
   const typed = data instanceof type || (type === Float32Array && data instanceof Float64Array);
-  if (typed && data.length === hostItems(buffer.dtype, buffer.size)) return;
+  const end = (start ?? 0) + data.length;
+  const whole = type === Uint16Array ? (at: number) => at % 2 === 0 || at === items : () => true;
+  const fits = start === undefined ? end === items : start >= 0 && end <= items && whole(start) && whole(end);
+  if (typed && fits) return;
+  const piece = type === Uint16Array ? `a piece of ${type.name} with an even number of items` : `a piece of ${type.name}`;
   throw new ArgumentError(
-    `write: ${data.constructor.name} of ${data.length} for a buffer of ${buffer.size} ${buffer.dtype}, ` +
-      `expected ${type.name} of ${hostItems(buffer.dtype, buffer.size)}`,
+    `write: ${data.constructor.name} of ${data.length}${start === undefined ? '' : ` from item ${start} on`} for a ` +
+      `buffer of ${buffer.size} ${buffer.dtype}, expected ${start === undefined ? type.name : piece} of ${items}`,
   );
 }
 

@@ -3,7 +3,7 @@ import { type DType, type HostArray, isFloat } from '../../dtype.ts';
 import { OutOfMemoryError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectAll, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
+import { expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
 
 /** The elements of a tensor in an array of their own. */
@@ -58,10 +58,18 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
     this.memory.reserved = this.memory.live;
   }
 
-  write(buffer: HostBuffer, data: HostArray): void {
+  allocTogether(parts: readonly Extent[]): HostBuffer[] {
+    return parts.map(({ size, dtype }) => this.alloc(size, dtype));
+  }
+
+  write(buffer: HostBuffer, data: HostArray, start?: number): void {
     expectReplayable('a tensor is uploaded', this.recorded !== null);
-    expectAll(buffer, data);
-    buffer.data.set(data);
+    expectFits(buffer, data, start);
+    buffer.data.set(data, start);
+  }
+
+  writeAll(buffers: readonly HostBuffer[], data: readonly HostArray[]): void {
+    buffers.forEach((buffer, i) => this.write(buffer, data[i]));
   }
 
   async read(buffer: HostBuffer, size: number, dtype: DType): Promise<HostArray> {

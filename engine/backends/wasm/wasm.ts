@@ -6,7 +6,7 @@ import { KernelError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
 import { slotsOf } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectAll, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
+import { expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
 import { RecordedMemory } from '../recorded-memory.ts';
 import { type WasmCall, WasmRecorder } from './planner.ts';
@@ -82,10 +82,18 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
     this.memory.freed(buffer.bytes);
   }
 
-  write(buffer: WasmBuffer, data: HostArray): void {
+  allocTogether(parts: readonly Extent[]): WasmBuffer[] {
+    return parts.map(({ size, dtype }) => this.alloc(size, dtype));
+  }
+
+  write(buffer: WasmBuffer, data: HostArray, start?: number): void {
     expectReplayable('a tensor is uploaded', this.recorded !== null);
-    expectAll(buffer, data);
-    this.view(buffer.ptr, buffer.size, buffer.dtype).set(data);
+    expectFits(buffer, data, start);
+    this.view(buffer.ptr, buffer.size, buffer.dtype).set(data, start);
+  }
+
+  writeAll(buffers: readonly WasmBuffer[], data: readonly HostArray[]): void {
+    buffers.forEach((buffer, i) => this.write(buffer, data[i]));
   }
 
   async read(buffer: WasmBuffer, size: number, dtype: DType): Promise<HostArray> {

@@ -10,12 +10,20 @@ declare global {
   interface GPUDevice {}
 }
 
-/** A pooled GPUBuffer. `id` is stable for the buffer's life and keys cached bind groups. */
+/** A pooled GPUBuffer, or a part of one. `id` is stable for the buffer's life and keys cached bind groups. */
 export interface GpuBuffer extends Extent {
   readonly id: number;
   readonly gpu: GPUBuffer;
-  /** Size of the GPUBuffer. */
+  /** Where in the GPUBuffer it begins, and how many bytes are its own. */
+  readonly offset: number;
   readonly capacity: number;
+  /** Of a part, the whole GPUBuffer. */
+  readonly whole: GpuBuffer | null;
+  /** Of a whole, the parts that it was divided into, by their sizes, and how many of those are in use. */
+  readonly divisions: Map<string, GpuBuffer[]>;
+  partsInUse: number;
+  /** The submit that the latest dispatch on it goes out with. */
+  submit: number;
   /** What the tensor asked for. */
   size: number;
   dtype: DType;
@@ -29,6 +37,8 @@ export interface GpuBuffer extends Extent {
 }
 
 const MIB = 2 ** 20;
+/** Where bindings may begin on every device, in bytes. */
+const PART_ALIGNMENT = 256;
 /** Idle bytes that are always worth holding. */
 const MIN_IDLE = 32 * MIB;
 /**
@@ -106,12 +116,13 @@ export class BufferPool {
   private refused = false;
 
   /**
-   * `limit`: bytes of the largest buffer that can be bound. `relieve`: called when the system gives no more memory;
-   * submits what is enqueued, so that idle buffers may be destroyed.
+   * `limit`: bytes of the largest buffer that can be bound. `submit` sends off what is enqueued and calls `trim`.
+   * `relieve`: called when the system gives no more memory; destroys all idle buffers after a submit.
    */
   constructor(
     private readonly device: { createBuffer(descriptor: { size: number; usage: number }): GPUBuffer },
     readonly limit: number,
+    private readonly submit: () => void,
     private readonly relieve: () => void,
   ) {}
 
@@ -135,7 +146,35 @@ export class BufferPool {
     return buffer;
   }
 
+  /**
+   * Buffers of so many bytes side by side in one GPUBuffer, which goes back when the last of them does; null where one
+   * cannot be as large.
+   */
+  takeTogether(bytes: readonly number[]): GpuBuffer[] | null {
+    const sizes = bytes.map((size) => Math.ceil(Math.max(4, size) / PART_ALIGNMENT) * PART_ALIGNMENT);
+    const sum = sizes.reduce((total, size) => total + size, 0);
+    if (sum > this.limit) return null;
+    const whole = this.take(sum);
+    const key = sizes.join();
+    let parts = whole.divisions.get(key);
+    if (!parts) {
+      let offset = 0;
+      parts = sizes.map((capacity) => this.buffer(whole.gpu, capacity, whole, (offset += capacity) - capacity));
+      whole.divisions.set(key, parts);
+    }
+    whole.partsInUse = parts.length;
+    for (const part of parts) {
+      part.takes++;
+      part.failure = null;
+    }
+    return parts;
+  }
+
   give(buffer: GpuBuffer): void {
+    if (buffer.whole) {
+      if (--buffer.whole.partsInUse === 0) this.give(buffer.whole);
+      return;
+    }
     this.memory.freed(buffer.bytes);
     this.idleBytes += buffer.capacity;
     buffer.idleSince = this.clock++;
@@ -151,8 +190,12 @@ export class BufferPool {
    */
   trim(): ReadonlySet<number> | null {
     this.recentPeak = Math.max(this.memory.live, this.recentPeak * (1 - FORGET));
-    const bound = Math.max(MIN_IDLE, IDLE_PER_PEAK * this.recentPeak);
-    return this.idleBytes > bound ? this.shrink(0.75 * bound) : null;
+    return this.idleBytes > this.bound ? this.shrink(0.75 * this.bound) : null;
+  }
+
+  /** Idle bytes that are held at most from one submit to the next. */
+  private get bound(): number {
+    return Math.max(MIN_IDLE, IDLE_PER_PEAK * this.recentPeak);
   }
 
   /** Destroys the longest idle buffers until at most `most` bytes are idle. As `trim`, only right after a submit. */
@@ -166,6 +209,7 @@ export class BufferPool {
       }
       buffer.gpu.destroy();
       destroyed.add(buffer.id);
+      for (const parts of buffer.divisions.values()) for (const { id } of parts) destroyed.add(id);
       this.idleBytes -= buffer.capacity;
       this.memory.reserved -= buffer.capacity;
     }
@@ -183,6 +227,7 @@ export class BufferPool {
   }
 
   private create(capacity: number): GpuBuffer {
+    if (this.idleBytes > this.bound) this.submit();
     let gpu = this.tryCreate(capacity);
     if (!gpu) {
       this.relieve();
@@ -195,7 +240,13 @@ export class BufferPool {
       );
     }
     this.memory.reserved += capacity;
-    return { id: this.nextId++, gpu, capacity, size: 0, dtype: 'f32', bytes: 0, idleSince: 0, takes: 0, failure: null };
+    return this.buffer(gpu, capacity, null, 0);
+  }
+
+  private buffer(gpu: GPUBuffer, capacity: number, whole: GpuBuffer | null, offset: number): GpuBuffer {
+    const place = { id: this.nextId++, gpu, offset, capacity, whole, divisions: new Map<string, GpuBuffer[]>() };
+    const use = { bytes: 0, idleSince: 0, takes: 0, failure: null, partsInUse: 0, submit: 0 };
+    return { ...place, ...use, size: 0, dtype: 'f32' };
   }
 
   private tryCreate(size: number): GPUBuffer | null {

@@ -70,7 +70,10 @@ export class Pipelines {
     if (this.groups.size >= MAX_GROUPS) this.dropOldest();
     const group = this.device.createBindGroup({
       layout: compiled.layout,
-      entries: slots.map((slot, binding) => ({ binding, resource: { buffer: buffers[slot]!.gpu } })),
+      entries: slots.map((slot, binding) => {
+        const { gpu, offset, capacity } = buffers[slot]!;
+        return { binding, resource: { buffer: gpu, offset, size: capacity } };
+      }),
     });
     this.groups.set(key, { group, buffers: slots.map((slot) => buffers[slot]!.id) });
     return group;

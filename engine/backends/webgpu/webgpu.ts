@@ -4,7 +4,7 @@ import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../
 import type { AnyOp } from '../../op.ts';
 import { type Slot, slotsOf } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectAll, expectReplayable, expectSame, hostArrayFor, POISON } from '../host.ts';
+import { expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, POISON } from '../host.ts';
 import { widen } from '../../widen.ts';
 import { RecordedMemory } from '../recorded-memory.ts';
 import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './buffers.ts';
@@ -83,8 +83,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   private readonly pipelines: Pipelines;
   private readonly params: ParamsArena;
-  /** Dispatches in the encoder. */
+  /** Dispatches in the encoder, and how many submits there were before, and one. */
   private used = 0;
+  private submits = 1;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
   /** The pipeline that the open pass has set. */
@@ -115,10 +116,11 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.poison = options.poison ?? false;
     this.pipelines = new Pipelines(device);
     const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
-    this.pool = new BufferPool(device, limit, () => {
+    const relieve = () => {
       this.flush();
       this.pipelines.forget(this.pool.shrink(0));
-    });
+    };
+    this.pool = new BufferPool(device, limit, () => this.flush(), relieve);
     this.params = new ParamsArena(device, this.pipelines);
     device.addEventListener?.('uncapturederror', (event) => {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
@@ -182,14 +184,29 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   alloc(size: number, dtype: DType): GpuBuffer {
     this.check();
-    const buffer = this.take(byteLength(dtype, size));
+    return this.claim(this.take(byteLength(dtype, size)), { size, dtype });
+  }
+
+  allocTogether(parts: readonly Extent[]): GpuBuffer[] {
+    this.check();
+    const buffers = this.recording ? null : this.pool.takeTogether(parts.map(({ size, dtype }) => byteLength(dtype, size)));
+    if (!buffers) return parts.map(({ size, dtype }) => this.alloc(size, dtype));
+    return buffers.map((buffer, i) => this.claim(buffer, parts[i]));
+  }
+
+  private claim(buffer: GpuBuffer, { size, dtype }: Extent): GpuBuffer {
     buffer.size = size;
     buffer.dtype = dtype;
-    if (this.poison) {
-      this.flush();
-      this.device.queue.writeBuffer(buffer.gpu, 0, new Uint32Array(buffer.capacity / 4).fill(POISON));
-    }
+    if (this.poison) this.send(buffer, 0, new Uint32Array(buffer.capacity / 4).fill(POISON));
     return buffer;
+  }
+
+  /** Writes to a buffer, from so many bytes on, after all that was enqueued on it. */
+  private send(buffer: GpuBuffer, start: number, data: ArrayBufferView): void {
+    // What is written is there before the dispatches that are still gathered: only those on the buffer need go first.
+    if ((buffer.whole ?? buffer).submit === this.submits) this.flush();
+    const { gpu, offset } = buffer;
+    this.device.queue.writeBuffer(gpu, offset + start, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
   }
 
   free(buffer: GpuBuffer): void {
@@ -213,18 +230,31 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     return this.recording.memory.take(capacity, () => this.pool.take(capacity));
   }
 
-  write(buffer: GpuBuffer, data: HostArray): void {
+  write(buffer: GpuBuffer, data: HostArray, start?: number): void {
     this.check();
     expectReplayable('a tensor is uploaded', this.recording !== null);
-    expectAll(buffer, data);
-    this.flush();
-    let bytes: HostArray = data instanceof Float64Array ? Float32Array.from(data) : data;
-    if (bytes.byteLength % 4 !== 0) {
-      const padded = new Uint16Array(bytes.length + 1);
-      padded.set(bytes);
-      bytes = padded;
+    expectFits(buffer, data, start);
+    const bytes = sendable(data);
+    this.send(buffer, (start ?? 0) * (data instanceof Float64Array ? 4 : data.BYTES_PER_ELEMENT), bytes);
+  }
+
+  writeAll(buffers: readonly GpuBuffer[], data: readonly HostArray[]): void {
+    const [first] = buffers;
+    const parts = first?.whole && [...first.whole.divisions.values()].find((own) => own[0] === first);
+    if (!parts || parts.length !== buffers.length || parts.some((part, i) => part !== buffers[i])) {
+      buffers.forEach((buffer, i) => this.write(buffer, data[i]));
+      return;
     }
-    this.device.queue.writeBuffer(buffer.gpu, 0, bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength);
+    this.check();
+    expectReplayable('a tensor is uploaded', this.recording !== null);
+    const last = parts.at(-1)!;
+    const bytes = new Uint8Array(last.offset + last.capacity);
+    parts.forEach((part, i) => {
+      expectFits(part, data[i]);
+      const own = sendable(data[i]);
+      bytes.set(new Uint8Array(own.buffer, own.byteOffset, own.byteLength), part.offset);
+    });
+    this.send(first.whole!, 0, bytes);
   }
 
   async read(buffer: GpuBuffer, size: number, dtype: DType): Promise<HostArray> {
@@ -241,7 +271,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     });
     this.endPass();
     this.encoder ??= this.device.createCommandEncoder();
-    this.encoder.copyBufferToBuffer(buffer.gpu, 0, copy, 0, bytes);
+    this.encoder.copyBufferToBuffer(buffer.gpu, buffer.offset, copy, 0, bytes);
     this.flush();
     try {
       await copy.mapAsync(0x1, 0, bytes);
@@ -334,7 +364,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       for (const bytes of plan.scratch) buffers.push(this.take(bytes));
       for (const i of plan.reads) if (buffers[i]!.failure) throw buffers[i]!.failure!;
       if (plan.op.mutates.length > 0) {
-        for (const { shader, slots } of plan.launches) expectApart(plan.op.name, shader, slots.map((i) => buffers[i]));
+        for (const { shader, slots } of plan.launches) expectApart(plan.op.name, shader, slots.map((i) => buffers[i]!.whole ?? buffers[i]));
       }
       let passed = true;
       for (const shader of plan.shaders) passed = this.pipelines.passed(shader) && passed;
@@ -378,6 +408,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.device.queue.submit([this.encoder.finish()]);
     this.encoder = null;
     this.used = 0;
+    this.submits++;
     const destroyed = this.pool.trim();
     if (destroyed) this.pipelines.forget(destroyed);
   }
@@ -442,6 +473,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     const group = this.pipelines.bindGroup(compiled, slots, buffers);
     into.setBindGroup(0, group);
     if (params) into.setBindGroup(1, params.group);
+    for (const slot of slots) (buffers[slot]!.whole ?? buffers[slot]!).submit = this.submits;
     into.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     this.recording?.commands.push({ pipeline: compiled.pipeline, group, params: params?.group ?? null, grid, op });
     if (++this.used === MOST_DISPATCHES) this.flush();
@@ -503,6 +535,15 @@ function expectApart(name: string, { bindings }: Shader, bound: readonly unknown
     if (bound.indexOf(bound[i]) === i) continue;
     throw new KernelError(`${name}: would write to the memory of another of its tensors; give it a copy`);
   }
+}
+
+/** Host data as whole words. */
+function sendable(data: HostArray): Exclude<HostArray, Float64Array> {
+  if (data instanceof Float64Array) return Float32Array.from(data);
+  if (data.byteLength % 4 === 0) return data;
+  const padded = new Uint16Array(data.length + 1);
+  padded.set(data);
+  return padded;
 }
 
 /** By name: the class is a global in browsers alone. */
