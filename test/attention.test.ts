@@ -45,6 +45,18 @@ test('a single head by hand: softmax(q·k/√d) v over the visible keys', async 
   }
 });
 
+/** o of q (L, H, D) on k and v (S, KV, D), causal and aligned to the end, in f64; 0 for what sees no key. */
+function causal(q: Float32Array, k: Float32Array, v: Float32Array, [L, H, KV, D]: readonly number[]): number[] {
+  const keys = k.length / (KV * D);
+  return Array.from({ length: L * H }, (_, row) => {
+    const [i, kv] = [Math.floor(row / H), Math.floor((row % H) / (H / KV))];
+    const seen = Array.from({ length: Math.max(0, i + 1 + keys - L) }, (_, j) => (j * KV + kv) * D);
+    const dot = (at: number) => q.subarray(row * D, (row + 1) * D).reduce((sum, x, d) => sum + x * k[at + d], 0);
+    const p = softmaxRow(seen.map((at) => dot(at) / Math.sqrt(D)));
+    return Array.from({ length: D }, (_, d) => seen.reduce((sum, at, j) => sum + p[j] * v[at + d], 0));
+  }).flat();
+}
+
 /** [batch, heads, key heads, tokens, keys, head size] */
 type Sizes = readonly [number, number, number, number, number, number];
 
@@ -79,7 +91,7 @@ function inputsOf({ sizes, layout, masked }: Omit<Case, 'name'>): Input[] {
 
 for (const c of cases) {
   test(`WebGPU is the reference: ${c.name}`, async () => {
-    const body = ([q, k, v, mask]: Tensor[]) => [attention(q, k, v, { causal: c.causal, layout: c.layout }, mask)];
+    const body = ([q, k, v, mask]: Tensor[]) => [attention(q, k, v, { causal: c.causal, layout: c.layout, mask })];
     const want = await evaluate(reference, inputsOf(c), body);
     assertNear(await evaluate(gpu, inputsOf(c), body), want, c.name, 1e-5);
   });
@@ -105,7 +117,7 @@ test('both layouts are the same attention', async () => {
 
 test('rows that see no key are 0 with gradients of 0', async () => {
   const c = { sizes: [1, 4, 2, 3, 3, 8], causal: false, layout: 'blhd', masked: true } as const;
-  const body = ([q, k, v, mask]: Tensor[]) => [attention(q, k, v, { layout: c.layout }, mask)];
+  const body = ([q, k, v, mask]: Tensor[]) => [attention(q, k, v, { layout: c.layout, mask })];
   for (const backend of [reference, gpu]) {
     for (const values of await evaluate(backend, inputsOf(c), body)) assert.ok(values.every((x: number) => x === 0));
   }
@@ -134,7 +146,7 @@ test('large logits stay finite', async () => {
   }
 });
 
-interface How extends AttentionOptions {
+interface How extends Omit<AttentionOptions, 'mask'> {
   readonly mask?: readonly number[];
 }
 
@@ -143,7 +155,7 @@ async function single(backend: Backend, q: number[], k: number[], v: number[], d
   const tensors = [q, k, v].map((data) => fromData(backend, data, [1, 1, data.length / dim, dim]));
   for (const t of tensors) t.requiresGrad = true;
   const mask = how.mask && fromData(backend, how.mask, [1, how.mask.length], 'i32');
-  const o = attention(tensors[0], tensors[1], tensors[2], how, mask);
+  const o = attention(tensors[0], tensors[1], tensors[2], { ...how, mask });
   backwardFrom([o], [fromData(backend, new Float32Array(o.size).fill(1), o.shape)], add);
   const results = [o, ...tensors.map((t) => t.grad!)];
   const [y, dq, dk, dv] = await Promise.all(results.map(async (t) => [...(await t.data())]));
@@ -235,21 +247,39 @@ test('values and gradients of many causal tokens, one of them not finite, are th
   }
 });
 
-test('decoding with a count of keys on the device is attention over those keys', async () => {
-  const [heads, kv, room, dim] = [4, 2, 70, 8];
-  for (const backend of [reference, gpu]) {
-    const q = fromData(backend, random(heads * dim, 1), [1, 1, heads, dim]);
-    const cache = [2, 3].map((seed) => random(room * kv * dim, seed));
-    const whole = cache.map((data) => fromData(backend, data, [1, room, kv, dim]));
-    for (const count of [1, 16, 33, 70]) {
-      const cut = cache.map((data) => fromData(backend, data.slice(0, count * kv * dim), [1, count, kv, dim]));
-      const keyCount = fromData(backend, [count], [1], 'i32');
-      const got = await attention(q, whole[0], whole[1], { causal: true, layout: 'blhd', keyCount }).data();
-      const want = await attention(q, cut[0], cut[1], { causal: true, layout: 'blhd' }).data();
-      assertNear([got], [want], `${backend.kind}, ${count} keys`, 1e-6);
+/** Rows of a cache with room, the rest poisoned: counts of keys, tokens of q, capacity; query heads, key heads, size. */
+const CACHES: readonly (readonly [counts: readonly number[], length: number, room: number, sizes: readonly number[]])[] = [
+  [[1, 70], 1, 70, [4, 2, 8]],
+  [[33], 1, 70, [4, 2, 8]],
+  [[5, 2, 64], 4, 70, [4, 2, 8]],
+  [[20, 40], 17, 50, [2, 2, 12]],
+  [[300, 1, 700, 0, 513], 1, 700, [4, 2, 20]],
+  [[400, 500], 3, 600, [2, 1, 6]],
+];
+
+for (const [counts, length, room, [heads, kv, dim]] of CACHES) {
+  test(`decoding ${length} on a cache with ${counts} of ${room} keys is attention over those alone`, async () => {
+    const batch = Math.max(2, counts.length);
+    const of = (b: number) => counts[Math.min(b, counts.length - 1)];
+    const queries = random(batch * length * heads * dim, 1);
+    const caches = [2, 3].map((seed) => random(batch * room * kv * dim, seed, 4));
+    for (let b = 0; b < batch; b++) {
+      for (const x of caches) x.subarray((b * room + of(b)) * kv * dim, (b + 1) * room * kv * dim).fill(NaN);
     }
-  }
-});
+    const each = length * heads * dim;
+    const want = Array.from({ length: batch }, (_, b) => {
+      const rows = caches.map((x) => x.subarray(b * room * kv * dim, (b * room + of(b)) * kv * dim));
+      return causal(queries.subarray(b * each, (b + 1) * each), rows[0], rows[1], [length, heads, kv, dim]);
+    });
+    for (const backend of [reference, gpu, wasm]) {
+      const q = fromData(backend, queries, [batch, length, heads, dim]);
+      const [k, v] = caches.map((data) => fromData(backend, data, [batch, room, kv, dim]));
+      const keyCount = fromData(backend, [...counts], [counts.length], 'i32');
+      const got = await attention(q, k, v, { causal: true, layout: 'blhd', keyCount }).data();
+      assertNear([got], [Float32Array.from(want.flat())], backend.kind, 1e-6);
+    }
+  });
+}
 
 test('shapes that do not fit are refused by name', () => {
   const t = (...shape: number[]) => fromData(reference, new Float32Array(shape.reduce((a, b) => a * b, 1)), shape);
@@ -258,7 +288,7 @@ test('shapes that do not fit are refused by name', () => {
   refused(() => attention(t(1, 3, 2, 4), t(1, 2, 2, 4), t(1, 2, 2, 4)), /k has shape \[1, 2, 2, 4\]/);
   refused(() => attention(t(1, 2, 2, 4), t(1, 2, 2, 4), t(1, 2, 3, 4)), /v has shape/);
   const [x, mask] = [t(1, 2, 2, 4), fromData(reference, [1], [1, 1], 'i32')];
-  refused(() => attention(x, x, x, {}, mask), /mask/);
+  refused(() => attention(x, x, x, { mask }), /mask/);
 });
 
 test.run();

@@ -318,7 +318,7 @@ test('what may be left out may be null', async () => {
   const none = null as never;
   for (const b of backends) {
     const [q, x, w] = [heads(b), floats(b, 1, 2, 2), floats(b, 2, 2)];
-    assert.equal(await list(attention(q, q, q, { keyCount: none }, none)), await list(attention(q, q, q)), b.kind);
+    assert.equal(await list(attention(q, q, q, { keyCount: none, mask: none })), await list(attention(q, q, q)), b.kind);
     const conv = (missing: never) => list(causalConv1d(x, w, missing, { initial: missing }));
     assert.equal(await conv(undefined as never), await conv(none), b.kind);
   }
@@ -338,7 +338,7 @@ test('a start below 0 puts tokens before position 0', async () => {
   const x = random(5 * 4, 3);
   for (const b of backends) {
     const t = fromData(b, x, [1, 5, 4]);
-    const moved = await list(rope(t, {}, fromData(b, [-2], [1], 'i32')));
+    const moved = await list(rope(t, { start: fromData(b, [-2], [1], 'i32') }));
     // Turning on by two positions undoes it: rotations add up.
     for (let l = 0; l < 5; l++) {
       for (let j = 0; j < 2; j++) {

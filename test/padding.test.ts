@@ -165,7 +165,7 @@ test('rope from a position for each row', async () => {
       const data = random(2 * 3 * 4 * 6, 1);
       const x = fromData(backend, data, [2, 3, 4, 6]);
       x.requiresGrad = true;
-      const y = rope(x, { layout, rotaryDim: 4 }, fromData(backend, [5, 2], [2], 'i32'));
+      const y = rope(x, { layout, rotaryDim: 4, start: fromData(backend, [5, 2], [2], 'i32') });
       backward(sum(square(add(y, x))));
       const grad = await x.grad!.data();
       for (const [b, offset] of [5, 2].entries()) {
@@ -178,7 +178,7 @@ test('rope from a position for each row', async () => {
         assert.equal(grad.slice(b * 72, (b + 1) * 72), await row.grad!.data(), backend.kind);
       }
       const three = fromData(backend, [1, 2, 3], [3], 'i32');
-      assert.throws(() => rope(x, { layout }, three), (e: Error) => e instanceof ShapeError && /start/.test(e.message));
+      assert.throws(() => rope(x, { layout, start: three }), (e: Error) => e instanceof ShapeError && /start/.test(e.message));
     }
   }
 });

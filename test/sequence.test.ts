@@ -33,7 +33,7 @@ test('rope takes its first position from the device', async () => {
   for (const backend of [reference, gpu]) {
     const x = fromData(backend, random(2 * 3 * 8, 1), [2, 3, 8]);
     const start = fromData(backend, [7], [1], 'i32');
-    const moved = rope(x, { offset: 2 }, start);
+    const moved = rope(x, { offset: 2, start });
     const fixed = rope(x, { offset: 9 });
     assertNear([await moved.data()], [await fixed.data()], backend.kind, 0);
   }

@@ -36,7 +36,7 @@ const CASES: Record<string, Case> = {
   ],
   'attention, masked': [
     { B: 2, KV: 1, L: 2, S: 3, D: 5 },
-    (t, { B, KV, L, S, D }) => ops.attention(t(B, 2, L, D), t(B, KV, S, D), t(B, KV, S, D), {}, t.ids(B, S)),
+    (t, { B, KV, L, S, D }) => ops.attention(t(B, 2, L, D), t(B, KV, S, D), t(B, KV, S, D), { mask: t.ids(B, S) }),
   ],
   ssd_scan: [
     { B: 2, L: 3, H: 2, P: 3, G: 1, N: 4 },

@@ -1,31 +1,35 @@
+import { apply } from '../../engine/apply.ts';
 import { ArgumentError } from '../../engine/errors.ts';
-import { apply, defineOp, type HostArg, type Op, spec } from '../../engine/positional.ts';
+import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { backwardLaunches, forwardLaunches } from './kernels.ts';
-import type { AttentionAttrs, AttentionSizes } from './shape.ts';
-import { attentionSizes, checkAttention, optionalInputs } from './shape.ts';
 import type { HeadLayout } from './rope.ts';
+import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionSizes } from './shape.ts';
+import { checkAttention, countStep } from './shape.ts';
+import { backwardLaunches, forwardLaunches } from './variants.ts';
 
+/** What attention may be given beside q, k and v. */
 export interface AttentionOptions {
-  /** Token i of L sees keys up to i + S − L: aligned to the end. Default false. */
+  /** Token i of L sees the first i + n − L + 1 of the n keys: aligned to the end. Default false. */
   readonly causal?: boolean;
   /** Default 1/√Dh. */
   readonly scale?: number;
-  /** Default 'bhld'. */
+  /** Where heads and tokens are in q, k and v. Default 'bhld'. */
   readonly layout?: HeadLayout;
-  /** i32 [1]: only that many of the first keys exist (none below 0, all above S); S is the room. Without gradients. */
-  readonly keyCount?: Tensor;
-}
-
-interface BackwardAttrs extends AttentionAttrs {
-  /** Which of dq, dk, dv come out. */
-  readonly wants: readonly [boolean, boolean, boolean];
+  /** i32, u32 or bool (B, S): keys with 0 are not seen. */
+  readonly mask?: Tensor | null;
+  /**
+   * i32 [B], or [1] for all of the batch: how many of the first keys there are, n; none below 0, all above S. What
+   * lies behind them is not read, so that k and v may be caches with room to grow: with `causal`, the L tokens of q are
+   * the last of the n. n is data: a captured step replays with another n. Such an attention has no gradient.
+   */
+  readonly keyCount?: Tensor | null;
 }
 
 /** Offsets of rows, the keys each sees and their scores, for the reference loops. */
-function walker(s: AttentionSizes, attrs: AttentionAttrs, [q, k]: readonly HostArg[], mask?: HostArg, count?: HostArg) {
+function walker(s: AttentionSizes, attrs: AttentionAttrs, { q, k, mask, keyCount }: AttentionInputs<HostArg>) {
   const group = s.heads / s.kvHeads;
-  const keys = count ? Math.max(0, Math.min(count.data[0], s.keys)) : s.keys;
+  const keys = (b: number) =>
+    keyCount ? Math.max(0, Math.min(keyCount.data[b * countStep(keyCount)], s.keys)) : s.keys;
   const query = (b: number, h: number, i: number) => b * s.heads * s.length * s.dim + h * s.qHead + i * s.qToken;
   const key = (b: number, h: number, j: number) =>
     b * s.kvHeads * s.keys * s.dim + Math.floor(h / group) * s.kHead + j * s.kToken;
@@ -33,14 +37,13 @@ function walker(s: AttentionSizes, attrs: AttentionAttrs, [q, k]: readonly HostA
   const round = q.data instanceof Float64Array ? (x: number) => x : Math.fround;
   const open = (b: number, j: number) => !mask || mask.data[b * s.keys + j] !== 0;
   return {
-    keys,
     query,
     key,
     open,
     score: (b: number, h: number, i: number, j: number) =>
       open(b, j) ? round(round(dot(q, query(b, h, i), k, key(b, h, j), s.dim)) * attrs.scale) : -Infinity,
     /** Keys that there are for token i: causal attention is aligned to the end. */
-    end: (i: number) => (attrs.causal ? Math.max(0, i + 1 + keys - s.length) : keys),
+    end: (b: number, i: number) => (attrs.causal ? Math.max(0, i + 1 + keys(b) - s.length) : keys(b)),
   };
 }
 
@@ -64,136 +67,109 @@ function wasmSizes(s: AttentionSizes, { scale, causal }: AttentionAttrs) {
 }
 
 /** Beside o, for the backward, each query's largest score m (WASM, WebGPU: before the scale) and log Σ exp(score − m). */
-const attentionOp: Op<AttentionAttrs> = defineOp({
+const attentionOp = defineOp({
   name: 'attention',
-  shape(inputs, attrs) {
+  inputs: ['q', 'k', 'v', 'mask?', 'keyCount?'],
+  outputs: ['o', 'stats'],
+  shape(inputs, attrs: AttentionAttrs) {
     const s = checkAttention(inputs, attrs);
-    return [spec(inputs[0].shape), spec([s.batch, s.heads, s.length, 2])];
+    return { o: spec(inputs.q.shape, inputs.q.dtype), stats: spec([s.batch, s.heads, s.length, 2]) };
   },
-  reference({ inputs, outputs: [o, stats], attrs }) {
-    const [q, k, v] = inputs;
-    const { mask, count } = optionalInputs(inputs, attrs);
-    const s = attentionSizes(q, k, attrs.layout);
-    const at = walker(s, attrs, inputs, mask, count);
-    const scores = new Float64Array(at.keys);
+  reference(inputs, { o, stats }, attrs) {
+    const s = attentionSizes(inputs, attrs.layout);
+    const at = walker(s, attrs, inputs);
+    const scores = new Float64Array(s.keys);
     forEachRow(s, (b, h, i, row) => {
+      const end = at.end(b, i);
       let top = -Infinity;
-      for (let j = 0; j < at.end(i); j++) {
+      for (let j = 0; j < end; j++) {
         scores[j] = at.score(b, h, i, j);
         top = Math.max(top, scores[j]);
       }
       // NaN among the scores is no reason to call the row one without keys.
       const some = top !== -Infinity;
       let sum = 0;
-      for (let j = 0; j < at.end(i); j++) sum += scores[j] = some ? Math.exp(scores[j] - top) : 0;
+      for (let j = 0; j < end; j++) sum += scores[j] = some ? Math.exp(scores[j] - top) : 0;
       stats.data.set(some ? [top, Math.log(sum)] : [0, 0], 2 * row);
       for (let d = 0; d < s.dim; d++) {
         let value = 0;
-        for (let j = 0; j < at.end(i); j++) value += scores[j] * v.data[at.key(b, h, j) + d];
+        for (let j = 0; j < end; j++) value += scores[j] * inputs.v.data[at.key(b, h, j) + d];
         o.data[at.query(b, h, i) + d] = some ? value / sum : value;
       }
     });
   },
-  webgpu({ inputs, outputs, attrs, caps }) {
-    return forwardLaunches(attentionSizes(inputs[0], inputs[1], attrs.layout), attrs, inputs, outputs, caps);
-  },
-  wasm({ inputs, outputs: [o, stats], attrs, k: kernels, scratch }) {
+  asStored: { webgpu: ['q', 'k', 'v'] },
+  webgpu: (inputs, outputs, attrs, device) => forwardLaunches(inputs, outputs, attrs, device),
+  wasm({ q, k, v, mask, keyCount }, { o, stats }, attrs, { k: kernels, sizes, scratch }) {
     if (!(attrs.scale > 0)) return false;
-    const [q, k, v] = inputs;
-    const { mask, count } = optionalInputs(inputs, attrs);
-    const s = attentionSizes(q, k, attrs.layout);
-    const room = scratch(kernels.attention_scratch(s.length, s.dim));
-    const given = [q.ptr, k.ptr, v.ptr, mask?.ptr ?? 0, count?.ptr ?? 0, o.ptr, stats.ptr] as const;
-    kernels.attention(...given, ...wasmSizes(s, attrs), room);
+    const s = attentionSizes({ q, k }, attrs.layout);
+    const room = scratch(sizes.attention_scratch(s.length, s.dim));
+    kernels.attention(q, k, v, mask, keyCount, countStep(keyCount), o, stats, ...wasmSizes(s, attrs), room);
     return true;
   },
-  saves: { inputs: [0, 1, 2, 3], outputs: [0, 1] },
-  backward({ attrs, inputSpecs, needs, grads: [grad], input, output }) {
-    if (attrs.counted) throw new ArgumentError('attention: keyCount is for decoding and has no gradient; use a mask');
-    const rest = attrs.masked ? [input(3)] : [];
-    const inputs = [input(0), input(1), input(2), ...rest, output(0), output(1), grad!];
-    const wants = [needs[0], needs[1], needs[2]] as const;
-    const formed = apply(attentionBackward, inputs, { ...attrs, wants });
-    let next = 0;
-    return inputSpecs.map((_, i) => (i < 3 && wants[i] ? formed[next++] : null));
-  },
-  flops: ({ inputs: [q, k], attrs }) => {
-    const s = attentionSizes(q, k, attrs.layout);
-    return 4 * q.size * s.keys;
+  saves: ['q', 'k', 'v', 'mask', 'o', 'stats'],
+  backward({ attrs, saved: { q, k, v, mask, o, stats }, specs, needs, grads }) {
+    if (specs.keyCount) throw new ArgumentError('attention: keyCount is for decoding and has no gradient; use a mask');
+    const wants = { q: needs.q, k: needs.k, v: needs.v };
+    const { dq, dk, dv } = apply(attentionBackward, { q, k, v, o, stats, grad: grads.o!, mask }, { ...attrs, wants });
+    return { q: dq, k: dk, v: dv };
   },
 });
 
-const attentionBackward: Op<BackwardAttrs> = defineOp({
+interface BackwardAttrs extends AttentionAttrs {
+  /** Whose gradients come out. */
+  readonly wants: Readonly<Record<'q' | 'k' | 'v', boolean>>;
+}
+
+const attentionBackward = defineOp({
   name: 'attention_backward',
-  shape([q, k, v], { wants }) {
-    return [q, k, v].filter((_, i) => wants[i]).map((t) => spec(t.shape));
+  inputs: ['q', 'k', 'v', 'o', 'stats', 'grad', 'mask?'],
+  outputs: ['dq?', 'dk?', 'dv?'],
+  shape({ q, k, v }, { wants }: BackwardAttrs) {
+    return { ...(wants.q && { dq: q }), ...(wants.k && { dk: k }), ...(wants.v && { dv: v }) };
   },
-  reference({ inputs, outputs, attrs }) {
-    const [q, k, v] = inputs;
-    const [o, stats, grad] = inputs.slice(-3);
-    const s = attentionSizes(q, k, attrs.layout);
-    const at = walker(s, attrs, inputs, attrs.masked ? inputs[3] : undefined);
-    let next = 0;
-    const [dq, dk, dv] = attrs.wants.map((want) => (want ? outputs[next++].data.fill(0) : undefined));
+  reference(inputs, { dq, dk, dv }, attrs) {
+    const { q, k, v, o, stats, grad } = inputs;
+    const s = attentionSizes(inputs, attrs.layout);
+    const at = walker(s, attrs, inputs);
+    for (const sums of [dq, dk, dv]) sums?.data.fill(0);
     forEachRow(s, (b, h, i, row) => {
       const x = at.query(b, h, i);
       const delta = dot(grad, x, o, x, s.dim);
-      for (let j = 0; j < at.end(i); j++) {
+      for (let j = 0; j < at.end(b, i); j++) {
         const y = at.key(b, h, j);
         const p = Math.exp(at.score(b, h, i, j) - stats.data[2 * row] - stats.data[2 * row + 1]);
         const ds = at.open(b, j) ? p * (dot(grad, x, v, y, s.dim) - delta) * attrs.scale : 0;
         for (let d = 0; d < s.dim; d++) {
-          if (dq) dq[x + d] += ds * k.data[y + d];
-          if (dk) dk[y + d] += ds * q.data[x + d];
-          if (dv) dv[y + d] += p * grad.data[x + d];
+          if (dq) dq.data[x + d] += ds * k.data[y + d];
+          if (dk) dk.data[y + d] += ds * q.data[x + d];
+          if (dv) dv.data[y + d] += p * grad.data[x + d];
         }
       }
     });
   },
-  webgpu({ inputs, outputs, attrs, caps, scratch }) {
-    const [q, k, v] = inputs;
-    const [o, stats, grad] = inputs.slice(-3);
-    const s = attentionSizes(q, k, attrs.layout);
-    let next = 0;
-    const [dq, dk, dv] = attrs.wants.map((want) => (want ? outputs[next++] : undefined));
-    const keyed = dk !== undefined || dv !== undefined;
-    const args = {
-      ...{ q, k, v, o, stats, grad },
-      mask: attrs.masked ? inputs[3] : undefined,
-      dq: dq ?? scratch(q.shape),
-      dk: keyed ? (dk ?? scratch(k.shape)) : undefined,
-      dv: keyed ? (dv ?? scratch(v.shape)) : undefined,
-      rows: scratch([...stats.shape.slice(0, -1), 4]),
-    };
-    return backwardLaunches(s, attrs, args, caps);
-  },
-  wasm({ inputs, outputs, attrs, k: kernels, scratch }) {
+  asStored: { webgpu: ['q', 'k', 'v', 'o', 'grad'] },
+  webgpu: (inputs, outputs, attrs, device) => backwardLaunches(inputs, outputs, attrs, device),
+  wasm({ q, k, v, o, stats, grad, mask }, { dq, dk, dv }, attrs, { k: kernels, sizes, scratch }) {
     if (!(attrs.scale > 0)) return false;
-    const [q, k, v] = inputs;
-    const [o, stats, grad] = inputs.slice(-3);
-    const s = attentionSizes(q, k, attrs.layout);
-    let next = 0;
-    const [dq, dk, dv] = attrs.wants.map((want) => (want ? outputs[next++].ptr : 0));
-    const room = scratch(kernels.attention_scratch(s.length, s.dim));
-    const given = [q.ptr, k.ptr, v.ptr, attrs.masked ? inputs[3].ptr : 0, o.ptr, stats.ptr, grad.ptr] as const;
-    kernels.attention_backward(...given, dq, dk, dv, ...wasmSizes(s, attrs), room);
+    const s = attentionSizes({ q, k }, attrs.layout);
+    const room = scratch(sizes.attention_scratch(s.length, s.dim));
+    kernels.attention_backward(q, k, v, mask, o, stats, grad, dq, dk, dv, ...wasmSizes(s, attrs), room);
     return true;
   },
-  flops: ({ inputs: [q, k], attrs }) => 10 * q.size * attentionSizes(q, k, attrs.layout).keys,
 });
 
 /**
  * Scaled dot-product attention, softmax(scale · q kᵀ) v, with grouped heads: query head h reads key head
  * ⌊h / (H/KV)⌋. A row that sees no key gives 0, and no gradient. A masked key has the weight 0, which times a value
- * that is not finite is NaN, as in torch; a key after a causal token does not reach it at all.
- * @param q f32 (B, H, L, Dh); with layout 'blhd' (B, L, H, Dh). Dh ≤ 256
- * @param k f32 (B, KV, S, Dh) or (B, S, KV, Dh), KV a divisor of H; v likewise
- * @param mask i32 or bool (B, S); keys with 0 are not seen
- * @returns the shape of q
+ * that is not finite is NaN, as in torch; a key after a causal token, or behind `keyCount`, does not reach it at all.
+ * @param q f32, f16 or bf16 (B, H, L, Dh); with layout 'blhd' (B, L, H, Dh). Dh ≤ 256
+ * @param k likewise (B, KV, S, Dh) or (B, S, KV, Dh), KV a divisor of H
+ * @param v as k. Scores and sums are f32, whatever q, k and v are stored in
+ * @returns shape and dtype of q
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}, mask?: Tensor): Tensor {
-  const { causal = false, scale = 1 / Math.sqrt(q.shape[q.shape.length - 1] || 1), layout = 'bhld', keyCount } = options;
-  const inputs = [q, k, v, mask, keyCount].filter((tensor) => tensor != null);
-  const attrs = { causal, scale, layout, masked: mask != null, counted: keyCount != null };
-  return apply(attentionOp, inputs, attrs)[0];
+export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  const { causal = false, scale = 1 / Math.sqrt(q.shape[q.shape.length - 1] || 1), layout = 'bhld' } = options;
+  const inputs = { q, k, v, mask: options.mask ?? undefined, keyCount: options.keyCount ?? undefined };
+  return apply(attentionOp, inputs, { causal, scale, layout }).o;
 }

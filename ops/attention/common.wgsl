@@ -45,30 +45,30 @@ fn key_offset(b: u32, kv: u32, key: u32) -> u32 {
   return b * params.kv_heads * params.keys * params.dim + kv * params.k_head + key * params.k_token;
 }
 
-/** How many keys token i sees: causal attention is aligned to the end. */
-fn seen_by(i: u32) -> u32 {
-  let all = key_count();
+/** How many keys token i of batch b sees: causal attention is aligned to the end. */
+fn seen_by(b: u32, i: u32) -> u32 {
+  let all = key_count(b);
   if (params.causal == 0u) { return all; }
   return u32(max(0, i32(i + 1u + all) - i32(params.length)));
 }
 
-fn row_seen(r: u32) -> u32 {
+fn row_seen(b: u32, r: u32) -> u32 {
   if (r >= rows_of_problem()) { return 0u; }
-  return seen_by(r % params.length);
+  return seen_by(b, r % params.length);
 }
 
 /** Keys that any of `count` rows from `first` on sees. */
-fn tile_seen(first: u32, count: u32) -> u32 {
+fn tile_seen(b: u32, first: u32, count: u32) -> u32 {
   let last = min(first + count, rows_of_problem()) - 1u;
-  if (first / params.length != last / params.length) { return seen_by(params.length - 1u); }
-  return seen_by(last % params.length);
+  if (first / params.length != last / params.length) { return seen_by(b, params.length - 1u); }
+  return seen_by(b, last % params.length);
 }
 
 /**
  * Keys that each of `count` rows from `first` on sees. What only some see has the weight 0 for the others, but must not
  * be multiplied with it: it may be infinite or NaN. The test for it in every product would cost a fifth of the time.
  */
-fn tile_whole(first: u32, count: u32) -> u32 {
+fn tile_whole(b: u32, first: u32, count: u32) -> u32 {
   let last = min(first + count, rows_of_problem()) - 1u;
-  return seen_by(select(first % params.length, 0u, first / params.length != last / params.length));
+  return seen_by(b, select(first % params.length, 0u, first / params.length != last / params.length));
 }

@@ -1,6 +1,7 @@
 // Attention, forward, without tiles: SPLIT threads take one query row, each every SPLIT-th key, BLOCK keys at a time,
 // with the row and its output in registers. For small heads, where a tile's barriers cost more than they save, for
 // one token against many keys, and, with no loop unrolled, for drivers on the CPU, which compile tiles for minutes.
+// With PARTS, that many share the keys that a row sees; each leaves Σ p·v, its largest score and Σ p to merge.wgsl.
 var<workgroup> tops: array<f32, DIRECT>;
 var<workgroup> totals: array<f32, DIRECT>;
 var<workgroup> outs: array<vec4<f32>, MERGED * DV>;
@@ -8,7 +9,8 @@ var<workgroup> outs: array<vec4<f32>, MERGED * DV>;
 @compute @workgroup_size(DIRECT)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
-  let index = flat_group(group, groups) * (DIRECT / SPLIT) + local / SPLIT;
+  let share = flat_group(group, groups) * (DIRECT / SPLIT) + local / SPLIT;
+  let index = share / PARTS;
   let lane = local % SPLIT;
   let rows = rows_of_problem();
   let valid = index < rows * params.problems;
@@ -17,7 +19,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let kv = problem % params.kv_heads;
   let r = index % rows;
   let at = row_offset(b, kv, r);
-  let seen = select(0u, row_seen(r), valid);
+  let all = select(0u, row_seen(b, r), valid);
+  let each = (all + PARTS - 1u) / PARTS;
+  let begin = min(share % PARTS * each, all);
+  let seen = min(begin + each, all);
   var q: array<vec4<f32>, DV>;
   var o: array<vec4<f32>, DV>;
   for (var d = 0u; d < DV; d++) {
@@ -26,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   var top = nothing();
   var sum = 0.0;
-  for (var key = lane; key < seen; key += BLOCK * SPLIT) {
+  for (var key = begin + lane; key < seen; key += BLOCK * SPLIT) {
     var from_key: array<u32, BLOCK>;
     var s: array<f32, BLOCK>;
     for (var u = 0u; u < BLOCK; u++) {
@@ -65,8 +70,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   if (SPLIT == 1u) {
     if (valid) {
-      for (var d = 0u; d < DV; d++) { store_o(at, d, o[d] * inverse(sum)); }
-      stats[row_stat(b, kv, r)] = stats_of(top, sum);
+      for (var d = 0u; d < DV; d++) { leave(share, at, d, o[d], sum); }
+      leave_stats(share, row_stat(b, kv, r), top, sum);
     }
     return;
   }
@@ -84,7 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var k = 0u; k < SPLIT; k++) {
       value += outs[((first + k) % MERGED) * DV + d] * weight(tops[first + k], whole);
     }
-    store_o(at, d, value * inverse(total));
+    leave(share, at, d, value, total);
   }
-  if (lane == 0u && valid) { stats[row_stat(b, kv, r)] = stats_of(whole, total); }
+  if (lane == 0u && valid) { leave_stats(share, row_stat(b, kv, r), whole, total); }
 }

@@ -26,7 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let rows = select(0u, rows_of_problem(), valid);
   let open = key_open(b, key);
   for (var r = lane; r < rows; r += SPLIT) {
-    if (key >= row_seen(r)) { continue; }
+    if (key >= row_seen(b, r)) { continue; }
     let from_row = row_offset(b, kv, r);
     let stat = row_stats[row_stat(b, kv, r)];
     var s = 0.0;

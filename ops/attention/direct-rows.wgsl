@@ -13,7 +13,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let kv = problem % params.kv_heads;
   let r = index % rows;
   let at = row_offset(b, kv, r);
-  let seen = select(0u, row_seen(r), valid);
+  let seen = select(0u, row_seen(b, r), valid);
   let stat = row_stats[row_stat(b, kv, r)];
   var q: array<vec4<f32>, DV>;
   var grad: array<vec4<f32>, DV>;

@@ -21,7 +21,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 
   for (var r = t; r < ROWS; r += THREADS) {
     row_at[r] = row_offset(b, kv, first + r);
-    row_keys[r] = row_seen(first + r);
+    row_keys[r] = row_seen(b, first + r);
   }
   for (var e = t; e < ROWS * DV; e += THREADS) {
     let r = e / DV;
@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var top = nothing();
   var sum = 0.0;
 
-  let last = tile_seen(first, ROWS);
+  let last = tile_seen(b, first, ROWS);
   for (var k0 = 0u; k0 < last; k0 += KEYS) {
     for (var e = t; e < KEYS * DV; e += THREADS) {
       let key = k0 + e / DV;
@@ -88,7 +88,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (lane == 0u) { row_scale[soft_row] = shrink; }
     workgroupBarrier();
     for (var i = 0u; i < TO; i++) { out[i] *= row_scale[min(out_row + i * OUT_ROWS, ROWS - 1u)]; }
-    if (tile_whole(first, ROWS) >= k0 + KEYS) {
+    if (tile_whole(b, first, ROWS) >= k0 + KEYS) {
       for (var key = 0u; key < KEYS; key++) {
         let value = kv_tile[key * STRIDE + out_column];
         for (var i = 0u; i < TO; i++) {

@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var dv: array<vec4<f32>, TK>;
 
   for (var first = 0u; first < rows_of_problem(); first += ROWS) {
-    if (tile_seen(first, ROWS) <= k0) { continue; }
+    if (tile_seen(b, first, ROWS) <= k0) { continue; }
     for (var e = t; e < ROWS * DV; e += THREADS) {
       let r = first + e / DV;
       var query = vec4<f32>();
@@ -68,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var i = 0u; i < TR; i++) {
       let r = ty + i * ROW_GROUPS;
-      let seen = row_seen(first + r);
+      let seen = row_seen(b, first + r);
       var stat = vec4<f32>();
       if (first + r < rows_of_problem()) { stat = row_stats[row_stat(b, kv, first + r)]; }
       for (var j = 0u; j < TC; j++) {
@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       }
     }
     workgroupBarrier();
-    if (tile_whole(first, ROWS) >= k0 + KEYS) {
+    if (tile_whole(b, first, ROWS) >= k0 + KEYS) {
       for (var r = 0u; r < ROWS; r++) {
         let query = q_tile[r * STRIDE + out_column];
         let grad = do_tile[r * STRIDE + out_column];
@@ -95,7 +95,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       for (var r = 0u; r < ROWS; r++) {
         let query = q_tile[r * STRIDE + out_column];
         let grad = do_tile[r * STRIDE + out_column];
-        let seen = row_seen(first + r);
+        let seen = row_seen(b, first + r);
         for (var i = 0u; i < TK; i++) {
           let c = min(out_row + i * OUT_ROWS, KEYS - 1u);
           if (k0 + c >= seen) { continue; }

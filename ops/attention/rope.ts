@@ -1,8 +1,10 @@
+import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.ts';
 import { FLAT_INDEX, grid1d, shader, type Shader } from '../../engine/backends/webgpu/launch.ts';
-import { expectDType } from '../../engine/dtype.ts';
+import { at } from '../../engine/backends/wasm/planner.ts';
+import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { apply1, defineOp, type Op, spec } from '../../engine/positional.ts';
+import { defineOp, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { show } from '../common/shapes.ts';
 
@@ -18,6 +20,11 @@ export interface RopeOptions {
   readonly offset?: number;
   /** Default 'bhld'. */
   readonly layout?: HeadLayout;
+  /**
+   * i32 [B], B x's first dimension, or [1] for all: added to the offset. It is data on the device: a captured step
+   * replays with other positions. A start below 0 puts tokens before position 0.
+   */
+  readonly start?: Tensor | null;
 }
 
 interface RopeAttrs {
@@ -111,10 +118,12 @@ function ropeShader(rotaryDim: number, theta: number, dynamic: boolean): Shader 
   }));
 }
 
-const ropeOp: Op<RopeAttrs> = defineOp({
+const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
   name: 'rope',
-  shape([x, start], { rotaryDim, theta, offset, layout }) {
-    expectDType('rope', 'x', x.dtype, 'f32');
+  inputs: ['x', 'start?'],
+  outputs: ['y'],
+  shape({ x, start }, { rotaryDim, theta, offset, layout }: RopeAttrs) {
+    expectDType('rope', 'x', x.dtype, ...FLOATS);
     const least = layout === 'bhld' ? 2 : 3;
     if (x.shape.length < least) {
       throw new ShapeError(`rope: x has shape ${show(x.shape)}, expected at least ${least} dimensions for ${layout}`);
@@ -136,9 +145,9 @@ const ropeOp: Op<RopeAttrs> = defineOp({
         throw new ShapeError(`rope: start has shape ${show(start.shape)}, expected ${want}`);
       }
     }
-    return [spec(x.shape)];
+    return { y: spec(x.shape, x.dtype) };
   },
-  reference({ inputs: [x, start], outputs: [y], attrs }) {
+  reference({ x, start }, { y }, attrs) {
     const { rotaryDim, theta, inverse } = attrs;
     const { length, inner } = tokens(x.shape, attrs.layout);
     const dim = x.shape[x.shape.length - 1];
@@ -159,48 +168,46 @@ const ropeOp: Op<RopeAttrs> = defineOp({
       for (let j = rotaryDim; j < dim; j++) y.data[row * dim + j] = x.data[row * dim + j];
     }
   },
-  webgpu({ inputs, outputs: [y], attrs }) {
+  webgpu({ x, start }, { y }, attrs) {
     const { length, inner } = tokens(y.shape, attrs.layout);
     const dim = y.shape[y.shape.length - 1];
     const rows = y.size / dim;
     return [
       {
-        shader: ropeShader(attrs.rotaryDim, attrs.theta, inputs.length > 1),
-        args: [...inputs, y],
-        params: [rows, dim, length, inner, attrs.offset, attrs.inverse ? -1 : 1, rows / (inputs[1]?.size ?? 1)],
+        shader: ropeShader(attrs.rotaryDim, attrs.theta, start !== undefined),
+        args: start ? [x, start, y] : [x, y],
+        params: [rows, dim, length, inner, attrs.offset, attrs.inverse ? -1 : 1, rows / (start?.size ?? 1)],
         grid: grid1d(rows * (dim - attrs.rotaryDim / 2), WG),
       },
     ];
   },
-  wasm({ inputs: [x, start], outputs: [y], attrs: { rotaryDim, theta, offset, layout, inverse }, k, scratch }) {
+  wasm({ x, start }, { y }, { rotaryDim, theta, offset, layout, inverse }, { k, sizes: { rope_scratch }, scratch }) {
     const { length, inner } = tokens(y.shape, layout);
     const dim = y.shape[y.shape.length - 1];
     const starts = start?.size ?? 1;
     const sizes = [y.size / dim / starts, dim, length, inner, rotaryDim] as const;
-    const table = scratch(k.rope_scratch(length, rotaryDim));
+    const table = scratch(rope_scratch(length, rotaryDim));
     const how = [theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
     for (let b = 0; b < starts; b++) {
-      const at = (b * y.size * 4) / starts;
-      k.rope(x.ptr + at, start ? start.ptr + 4 * b : 0, y.ptr + at, ...sizes, ...how);
+      const bytes = (b * y.size * 4) / starts;
+      k.rope(at(x, bytes), start && at(start, 4 * b), at(y, bytes), ...sizes, ...how);
     }
     return true;
   },
-  saves: { inputs: [1] },
-  backward: ({ attrs, inputSpecs, input, grads: [dy] }) => {
-    const start = inputSpecs.length > 1 ? [input(1)] : [];
-    const dx = apply1(ropeOp, [dy!, ...start], { ...attrs, inverse: !attrs.inverse });
-    return [dx, ...start.map(() => null)];
-  },
+  saves: ['start'],
+  backward: ({ attrs, saved: { start }, grads }) => ({
+    x: apply(ropeOp, { x: grads.y!, start }, { ...attrs, inverse: !attrs.inverse }).y,
+  }),
 });
 
 /**
  * Rotary position embedding (Su et al. 2021) in Phi's form: of the first `rotaryDim` dimensions of each head, i turns
  * with i + rotaryDim/2 by position · theta^(−2i/rotaryDim); the others pass. Exact at any position below 2³².
- * @param x f32 (…, H, L, Dh), or with layout 'blhd' (…, L, H, Dh); token l is at position offset + l
- * @param start i32 [1], or [B] with one for each of x's first dimension, added to the offset: positions that live on
- * the device
+ * @param x f32, f16 or bf16 (…, H, L, Dh), or with layout 'blhd' (…, L, H, Dh); token l is at position
+ * start + offset + l
+ * @returns shape and dtype of x
  */
-export function rope(x: Tensor, options: RopeOptions = {}, start?: Tensor): Tensor {
-  const { rotaryDim = x.shape[x.shape.length - 1], theta = 10000, offset = 0, layout = 'bhld' } = options;
-  return apply1(ropeOp, start ? [x, start] : [x], { rotaryDim, theta, offset, layout, inverse: false });
+export function rope(x: Tensor, options: RopeOptions = {}): Tensor {
+  const { rotaryDim = x.shape[x.shape.length - 1], theta = 10000, offset = 0, layout = 'bhld', start } = options;
+  return apply(ropeOp, { x, start: start ?? undefined }, { rotaryDim, theta, offset, layout, inverse: false }).y;
 }

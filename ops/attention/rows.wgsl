@@ -20,7 +20,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let kv = problem % params.kv_heads;
 
   for (var r = t; r < ROWS; r += THREADS) {
-    row_keys[r] = row_seen(first + r);
+    row_keys[r] = row_seen(b, first + r);
     stat_tile[r] = vec4<f32>();
     if (first + r < rows_of_problem()) { stat_tile[r] = row_stats[row_stat(b, kv, first + r)]; }
   }
@@ -41,7 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let out_row = t / DV;
   var dq: array<vec4<f32>, TO>;
 
-  let seen = tile_seen(first, ROWS);
+  let seen = tile_seen(b, first, ROWS);
   let last = select(seen, params.keys, FUSED == 1u);
   for (var k0 = 0u; k0 < last; k0 += KEYS) {
     for (var e = t; e < KEYS * DV; e += THREADS) {
@@ -87,7 +87,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       }
     }
     workgroupBarrier();
-    let whole = tile_whole(first, ROWS);
+    let whole = tile_whole(b, first, ROWS);
     if (whole >= k0 + KEYS) {
       for (var key = 0u; key < KEYS; key++) {
         let k4 = k_tile[key * STRIDE + out_column];

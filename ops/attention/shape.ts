@@ -1,17 +1,23 @@
 import { expectFinite, expectOneOf } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
-import { expectDType } from '../../engine/dtype.ts';
+import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import type { HeadLayout } from './rope.ts';
 import { expectRank, expectShape, show } from '../common/shapes.ts';
+import type { HeadLayout } from './rope.ts';
 
 export interface AttentionAttrs {
   readonly causal: boolean;
   readonly scale: number;
   readonly layout: HeadLayout;
-  /** Which optional inputs follow q, k and v, in this order. */
-  readonly masked: boolean;
-  readonly counted: boolean;
+}
+
+/** What attention reads, whatever stands for the tensors. */
+export interface AttentionInputs<T> {
+  readonly q: T;
+  readonly k: T;
+  readonly v: T;
+  readonly mask?: T;
+  readonly keyCount?: T;
 }
 
 /** Sizes and strides in elements: of heads and tokens in q and o, and in k and v. */
@@ -28,7 +34,7 @@ export interface AttentionSizes {
   readonly kToken: number;
 }
 
-export function attentionSizes(q: Spec, k: Spec, layout: HeadLayout): AttentionSizes {
+export function attentionSizes({ q, k }: { readonly q: Spec; readonly k: Spec }, layout: HeadLayout): AttentionSizes {
   const [batch, q1, q2, dim] = q.shape;
   const [, k1, k2] = k.shape;
   if (layout === 'bhld') {
@@ -41,21 +47,25 @@ export function attentionSizes(q: Spec, k: Spec, layout: HeadLayout): AttentionS
   return { batch, heads, kvHeads, length, keys, dim, ...strides };
 }
 
+/** Elements between the counts of two rows of the batch: 0 where one count is for all. */
+export function countStep(keyCount: Spec | undefined): number {
+  return keyCount && keyCount.shape[0] > 1 ? 1 : 0;
+}
+
 /** Largest head that the kernels' tiles hold. */
 const MAX_DIM = 256;
 
 /** @throws ShapeError or DTypeError naming the argument */
-export function checkAttention(inputs: readonly Spec[], attrs: AttentionAttrs): AttentionSizes {
-  const [q, k, v] = inputs;
-  const names = ['q', 'k', 'v'];
+export function checkAttention(inputs: AttentionInputs<Spec>, attrs: AttentionAttrs): AttentionSizes {
+  const { q, k, v, mask, keyCount } = inputs;
   expectOneOf('attention', 'causal', attrs.causal, true, false);
   expectFinite('attention', 'scale', attrs.scale);
   expectOneOf('attention', 'layout', attrs.layout, 'bhld', 'blhd');
-  for (let i = 0; i < 3; i++) {
-    expectDType('attention', names[i], inputs[i].dtype, 'f32');
-    expectRank('attention', names[i], inputs[i], 4);
+  for (const [name, x] of Object.entries({ q, k, v })) {
+    expectDType('attention', name, x.dtype, ...FLOATS);
+    expectRank('attention', name, x, 4);
   }
-  const s = attentionSizes(q, k, attrs.layout);
+  const s = attentionSizes(inputs, attrs.layout);
   expectShape('attention', 'v', v, k.shape);
   if (k.shape[0] !== s.batch || k.shape[3] !== s.dim || s.heads % s.kvHeads !== 0) {
     throw new ShapeError(
@@ -66,20 +76,13 @@ export function checkAttention(inputs: readonly Spec[], attrs: AttentionAttrs): 
   if (s.dim > MAX_DIM) {
     throw new ShapeError(`attention: q ${show(q.shape)} has heads of ${s.dim}, expected ≤ ${MAX_DIM}`);
   }
-  const { mask, count } = optionalInputs(inputs, attrs);
   if (mask) {
     expectDType('attention', 'mask', mask.dtype, 'i32', 'u32', 'bool');
     expectShape('attention', 'mask', mask, [s.batch, s.keys]);
   }
-  if (count) {
-    expectDType('attention', 'keyCount', count.dtype, 'i32');
-    expectShape('attention', 'keyCount', count, [1]);
+  if (keyCount) {
+    expectDType('attention', 'keyCount', keyCount.dtype, 'i32');
+    expectShape('attention', 'keyCount', keyCount, [keyCount.shape[0] === 1 ? 1 : s.batch]);
   }
   return s;
-}
-
-/** The optional inputs, by name. */
-export function optionalInputs<T>(inputs: readonly T[], attrs: AttentionAttrs): { mask?: T; count?: T } {
-  const mask = attrs.masked ? inputs[3] : undefined;
-  return { mask, count: attrs.counted ? inputs[attrs.masked ? 4 : 3] : undefined };
 }

@@ -107,16 +107,16 @@ size_t EXPORT(attention_scratch)(size_t length, size_t dim) {
 }
 
 // o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in
-// floats) say; query head h reads key head h/(H/KV). mask: i32 (B, S), 0 hides a key;, or null. count: an i32, only
-// that many of the first keys exist;, or null. causal is aligned to the end. scale > 0. stats (B, H, L, 2) is for the
-// backward; a query that sees no key gets o = 0.
+// floats) say; query head h reads key head h/(H/KV). mask: i32 (B, S), 0 hides a key;, or null. counts: how many of
+// the first keys exist, for each b an i32 at b·count_step;, or null. causal is aligned to the end of those. scale > 0.
+// stats (B, H, L, 2) is for the backward; a query that sees no key gets o = 0.
 void EXPORT(attention)(const float *q, const float *k, const float *v, const int32_t *_Nullable mask,
-                       const int32_t *_Nullable count, float *o, float *stats, size_t B, size_t H, size_t KV,
-                       size_t L, size_t S, size_t D, size_t q_head, size_t q_token, size_t k_head, size_t k_token,
-                       float scale, int causal, Forward *scratch) {
-  size_t keys = !count ? S : *count < 0 ? 0 : least((size_t)*count, S);
-  Shape s = {L, keys, D, q_token, k_token, scale, causal};
+                       const int32_t *_Nullable counts, size_t count_step, float *o, float *stats, size_t B, size_t H,
+                       size_t KV, size_t L, size_t S, size_t D, size_t q_head, size_t q_token, size_t k_head,
+                       size_t k_token, float scale, int causal, Forward *scratch) {
   for (size_t b = 0; b < B; b++) {
+    int32_t count = counts ? counts[b * count_step] : 0;
+    Shape s = {L, !counts ? S : count < 0 ? 0 : least((size_t)count, S), D, q_token, k_token, scale, causal};
     for (size_t h = 0; h < H; h++) {
       size_t kv = b * KV * S * D + h / (H / KV) * k_head;
       size_t at = b * H * L * D + h * q_head, row = (b * H + h) * L;

@@ -40,16 +40,16 @@ export class PhiAttention {
     const [b, l, d] = h.shape;
     const start = padding?.start;
     const turn = { rotaryDim: rotaryDim(this.c), theta: this.c.rope_theta, layout: 'blhd' as const };
-    const rotary = { ...turn, offset: start ? 0 : offset };
+    const rotary = { ...turn, start, offset: start ? 0 : offset };
     const split = (y: Tensor, heads: number) => reshape(y, [b, l, heads, this.headSize]);
-    const q = rope(split(this.q_proj.forward(h), this.heads), rotary, start);
-    let k = rope(split(this.k_proj.forward(h), this.kv), rotary, start);
+    const q = rope(split(this.q_proj.forward(h), this.heads), rotary);
+    let k = rope(split(this.k_proj.forward(h), this.kv), rotary);
     let v = split(this.v_proj.forward(h), this.kv);
     if (past) {
       k = cat([past.k, k], 1);
       v = cat([past.v, v], 1);
     }
-    const y = attention(q, k, v, { causal: true, layout: 'blhd' }, padding?.mask);
+    const y = attention(q, k, v, { causal: true, layout: 'blhd', mask: padding?.mask });
     return [this.dense.forward(reshape(y, [b, l, d])), { kind: 'attention', k, v }];
   }
 }

@@ -1,0 +1,24 @@
+// One row of o from the PARTS that direct-forward.wgsl made of its keys, a thread for each vec4.
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flat_index(group, groups, local, 64u);
+  let index = i / DV;
+  let d = i % DV;
+  let rows = rows_of_problem();
+  if (index >= rows * params.problems) { return; }
+  var top = nothing();
+  for (var part = index * PARTS; part < (index + 1u) * PARTS; part++) { top = max(top, part_stats[part].x); }
+  var value = vec4<f32>();
+  var sum = 0.0;
+  for (var part = index * PARTS; part < (index + 1u) * PARTS; part++) {
+    let shrink = weight(part_stats[part].x, top);
+    value += shrink * parts[part * DV + d];
+    sum += shrink * part_stats[part].y;
+  }
+  let problem = index / rows;
+  let b = problem / params.kv_heads;
+  let kv = problem % params.kv_heads;
+  store_o(row_offset(b, kv, index % rows), d, value * inverse(sum));
+  if (d == 0u) { stats[row_stat(b, kv, index % rows)] = stats_of(top, sum); }
+}
