@@ -150,7 +150,7 @@ const CASES: [name: string, inputs: number[][], outputs: number[][], attrs: obje
   ['topk', [[200_000_000]], [[5], [5]], { k: 5, dim: 0 }],
   ['topk', [[MANY, 4]], [[MANY, 1], [MANY, 1]], { k: 1, dim: 1 }],
   ['cumsum', [[MANY, 64]], [[MANY, 64]], { dim: 1, reverse: false }],
-  ['index_select_backward', [[8], [8, 64]], [[MANY, 64]], { dim: 0, shape: [MANY, 64] }],
+  ['index_select_backward', [[8], [8, 64]], [[MANY, 64]], { dim: 0, shape: [MANY, 64], dtype: 'f32' }],
   ['layer_norm', [[MANY, 4], [4], [4]], [[MANY, 4], [MANY, 1], [MANY, 1]], { group: 4, eps: 0 }],
   ['layer_norm_weight_backward', [[2, MANY], [2, MANY], [2, 1], [2, 1]], [[MANY], [MANY]], { group: MANY }],
   [

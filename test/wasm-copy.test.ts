@@ -46,7 +46,7 @@ test('gather_rows and scatter_rows', () => {
       const [table, x] = [random(4 * n, 1), random(rows.length * n, 2)];
       const indices = Int32Array.of(3, 0, 3, 4, 0);
       const [picked, sums] = [m.out(5 * n), m.out(4 * n)];
-      m.kernels.exports.gather_rows(m.put(table), m.put(indices), picked, 5, n, 4);
+      m.kernels.exports.gather_rows(m.put(table), m.put(indices), picked, 5, n, 4, 0);
       const room = m.out(m.kernels.exports.scatter_rows_scratch(rows.length, n, 4) / 4);
       m.kernels.exports.scatter_rows(m.put(x), m.put(Int32Array.from(rows)), sums, rows.length, n, 4, room);
       const want = new Array<number>(4 * n).fill(0);

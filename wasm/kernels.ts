@@ -84,8 +84,8 @@ export interface KernelCalls<P = Address> {
   /** Copies 32-bit words between views of four dimensions: sizes s, strides f of x and t of y in words, which may be 0 or negative. x and y point at the first element. */
   strided_copy(x: P, y: P, s0: number, s1: number, s2: number, s3: number, f0: number, f1: number, f2: number, f3: number, t0: number, t1: number, t2: number, t3: number): void;
 
-  /** y[r] = table[indices[r]], f32 rows of n; NaN where the index (i32) is not one of the table's `count` rows. */
-  gather_rows(table: P, indices: P, y: P, rows: number, n: number, count: number): void;
+  /** y[r] = table[indices[r]], rows of n stored in a format, which come out as f32; NaN where the index (i32) is not one of the table's `count` rows. */
+  gather_rows(table: P, indices: P, y: P, rows: number, n: number, count: number, format: number): void;
 
   /** table[k] = Σ x[r] over the r with indices[r] = k, in their order, in f32 rows of n. Only indices that come often have sums in f64. */
   scatter_rows(x: P, indices: P, table: P, rows: number, n: number, count: number, sums: P): void;

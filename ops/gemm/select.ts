@@ -89,7 +89,7 @@ function splitCounts(g: Layout, t: Tile, units: number): number[] {
  *    outputs get 128×128, awkward counts of tiles a smaller one, and weight gradients (few tiles, K = tokens) a split.
  */
 export function select(g: Layout, caps: GemmCaps): Choice {
-  if (caps.cpu) return { kind: 'direct' };
+  if (caps.cpu || g.K === 0) return { kind: 'direct' };
   if (skinnyFits(g, caps)) return { kind: 'skinny' };
   const units = caps.computeUnits ?? 132;
   const candidates = TILES.filter((t) => fits(t, caps)).flatMap((t) =>

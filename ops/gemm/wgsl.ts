@@ -90,8 +90,8 @@ function forced(g: Layout, caps: GemmCaps, force: GemmForce): Choice {
 
 function check(g: Layout, caps: GemmCaps): void {
   const sizes = [g.M, g.N, g.K, ...g.batch];
-  if (!sizes.every((n) => Number.isInteger(n) && n > 0)) {
-    throw new ShapeError(`gemm: M, N, K and batch must be integers of at least 1, got ${sizes.join(', ')}`);
+  if (!sizes.every((n) => Number.isInteger(n) && n >= 0)) {
+    throw new ShapeError(`gemm: M, N, K and batch must be integers of at least 0, got ${sizes.join(', ')}`);
   }
   if (!caps.f16 && [g.a.dtype, g.b.dtype, g.c.dtype, g.bias].includes('f16')) {
     throw new DeviceError('gemm: f16 operands need the feature shader-f16, which this device lacks; use f32');

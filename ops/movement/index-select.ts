@@ -1,36 +1,60 @@
+import { apply } from '../../engine/apply.ts';
+import { accessor, plain } from '../../engine/access.ts';
+import type { Spec } from '../../engine/backend.ts';
+import { at } from '../../engine/backends/wasm/planner.ts';
 import { FLAT_INDEX, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
-import { type DType, expectDType, isFloat } from '../../engine/dtype.ts';
-import { apply1, defineOp, hostSums, type Op, spec } from '../../engine/positional.ts';
+import { accessOf, byteLength, type DType, expectDType, FLOATS, formatNumber, isBlock, isFloat, isPlain } from '../../engine/dtype.ts';
+import { defineOp, hostSums, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { cast } from '../elementwise/cast.ts';
 import { FLAT_MAIN, flatLaunch, sumInBlocks } from '../common/flat.ts';
 import { columnSum } from '../common/rows.ts';
-import scatterRows from './scatter-rows.wgsl';
 import { around, expectRank, normalizeDim } from '../common/shapes.ts';
+import scatterRows from './scatter-rows.wgsl';
 
-export interface LookupAttrs {
+interface LookupAttrs {
   readonly dim: number;
 }
 
 /** The bits of a quiet NaN, for what an index out of range would have named. */
 const NAN_BITS = 0x7fc00000;
 
-const READERS = {
-  word: { type: 'u32', load: 'xs[i]' },
-  f16: { type: 'u32', load: 'bitcast<u32>(unpack2x16float(xs[i / 2u])[i % 2u])' },
-  bf16: { type: 'u32', load: 'select(xs[i / 2u] << 16u, xs[i / 2u] & 0xffff0000u, i % 2u == 1u)' },
-  quad: { type: 'vec4<u32>', load: 'xs[i]' },
-} as const;
-
-function lookupShader(reader: keyof typeof READERS) {
-  const { type, load } = READERS[reader];
-  const out = reader === 'quad' ? 'vec4<u32>' : 'u32';
-  return shader(`index_select.${reader}`, () => ({
-    reads: { xs: type, index: 'i32' },
-    writes: { ys: out },
-    params: { n: 'u32', count: 'u32', length: 'u32', inner: 'u32', nan: 'u32' },
-    code: /* wgsl */ `
-fn load(i: u32) -> ${out} { return ${load}; }
+/**
+ * Slices of `table` along `dim` that `index` names, in its order, as f32 where the table stores something narrower; the
+ * shape rule is the caller's.
+ */
+export function lookupOp(name: string, shape: (table: Spec, index: Spec, attrs: LookupAttrs) => Spec): Op<LookupAttrs, 'table' | 'index', 'y'> {
+  return defineOp({
+    name,
+    inputs: ['table', 'index'],
+    outputs: ['y'],
+    asStored: { webgpu: ['table'], wasm: ['table'] },
+    shape({ table, index }, attrs: LookupAttrs) {
+      expectDType(name, 'index', index.dtype, 'i32');
+      return { y: shape(table, index, attrs) };
+    },
+    reference({ table, index }, { y }, { dim }) {
+      const { outer, length, inner } = around(table.shape, dim);
+      const nothing = isFloat(table.dtype) ? NaN : 0;
+      let i = 0;
+      for (let o = 0; o < outer; o++) {
+        for (const k of index.data) {
+          const known = k >= 0 && k < length;
+          for (let c = 0; c < inner; c++) y.data[i++] = known ? table.data[(o * length + k) * inner + c] : nothing;
+        }
+      }
+    },
+    webgpu({ table, index }, { y }, { dim }, { caps }) {
+      const { length, inner } = around(table.shape, dim);
+      const wide = inner % 4 === 0;
+      const step = wide ? 4 : 1;
+      // Words keep their bits, whatever they stand for.
+      const own = isPlain(table.dtype) ? plain('u32') : accessOf(table.dtype, caps);
+      const [from, to] = [accessor(own, wide), accessor(plain(own.type), wide)];
+      const kernel = shader(`index_select.${from.key}`, () => ({
+        reads: { table: from, index: 'i32' },
+        writes: { y: to },
+        params: { n: 'u32', count: 'u32', length: 'u32', inner: 'u32', nothing: 'u32' },
+        code: /* wgsl */ `
 ${FLAT_MAIN} {
   let i = flat_index(group, groups, local, WG);
   if (i >= params.n) { return; }
@@ -38,63 +62,37 @@ ${FLAT_MAIN} {
   let row = i / params.inner;
   let outer = row / params.count;
   let k = u32(index[row % params.count]);
-  var value = ${out}(params.nan);
-  if (k < params.length) { value = load((outer * params.length + k) * params.inner + c); }
-  ys[i] = value;
+  var value = ${to.stored}(bitcast<${own.type}>(params.nothing));
+  if (k < params.length) { value = load_table((outer * params.length + k) * params.inner + c); }
+  store_y(i, value);
 }`,
-  }));
-}
-
-function reader(dtype: DType, inner: number): keyof typeof READERS {
-  if (dtype === 'f16' || dtype === 'bf16') return dtype;
-  return inner % 4 === 0 ? 'quad' : 'word';
-}
-
-/** Slices of `x` along `dim` that `index` names, in its order; the shape rule is the caller's. */
-export function lookupOp(name: string, shape: Op<LookupAttrs>['shape']): Op<LookupAttrs> {
-  return defineOp<LookupAttrs>({
-    name,
-    shape(inputs, attrs) {
-      expectDType(name, 'index', inputs[1].dtype, 'i32');
-      return shape(inputs, attrs);
+      }));
+      const params = [y.size / step, index.size, length, inner / step, isFloat(table.dtype) ? NAN_BITS : 0];
+      return [flatLaunch(kernel, [table, index, y], params, y.size / step)];
     },
-    reference({ inputs: [x, index], outputs: [y], attrs: { dim } }) {
-      const { outer, length, inner } = around(x.shape, dim);
-      const nothing = isFloat(x.dtype) ? NaN : 0;
-      let i = 0;
+    wasm({ table, index }, { y }, { dim }, { k }) {
+      if (!isFloat(table.dtype)) return false;
+      const { outer, length, inner } = around(table.shape, dim);
       for (let o = 0; o < outer; o++) {
-        for (const k of index.data) {
-          const known = k >= 0 && k < length;
-          for (let c = 0; c < inner; c++) y.data[i++] = known ? x.data[(o * length + k) * inner + c] : nothing;
-        }
-      }
-    },
-    webgpu({ inputs: [x, index], outputs: [y], attrs: { dim } }) {
-      const { length, inner } = around(x.shape, dim);
-      const kind = reader(x.dtype, inner);
-      const width = kind === 'quad' ? 4 : 1;
-      const params = [y.size / width, index.size, length, inner / width, isFloat(x.dtype) ? NAN_BITS : 0];
-      return [flatLaunch(lookupShader(kind), [x, index, y], params, y.size / width)];
-    },
-    wasm({ inputs: [x, index], outputs: [y], attrs: { dim }, k }) {
-      if (x.dtype !== 'f32') return false;
-      const { outer, length, inner } = around(x.shape, dim);
-      for (let o = 0; o < outer; o++) {
-        const [from, to] = [x.ptr + o * length * inner * 4, y.ptr + o * index.size * inner * 4];
-        k.gather_rows(from, index.ptr, to, index.size, inner, length);
+        const from = at(table, byteLength(table.dtype, o * length * inner));
+        const to = at(y, 4 * o * index.size * inner);
+        k.gather_rows(from, index, to, index.size, inner, length, formatNumber(table.dtype));
       }
       return true;
     },
-    saves: { inputs: [1] },
-    backward({ needs, grads, inputSpecs: [{ shape, dtype }], input, attrs }) {
-      if (!needs[0]) return [null, null];
-      return [cast(apply1(lookupBackward, [input(1), grads[0]!], { dim: attrs.dim, shape }), dtype), null];
+    saves: ['index'],
+    backward({ needs, grads, specs, saved: { index }, attrs: { dim } }) {
+      const { shape, dtype } = specs.table;
+      if (!needs.table || isBlock(dtype)) return {};
+      return { table: apply(lookupBackward, { index, dy: grads.y! }, { dim, shape, dtype }).dx };
     },
   });
 }
 
 interface LookupBackwardAttrs extends LookupAttrs {
+  /** Of the table. */
   readonly shape: readonly number[];
+  readonly dtype: DType;
 }
 
 /** One invocation per element of dx walks over the index: for short rows. */
@@ -123,10 +121,12 @@ const MIN_SLICE = 256;
  * dx[o, k, c] = Σ over j with index[j] = k of dy[o, j, c], in the order of j. Without atomics, so that every run gives
  * the same bits: each workgroup owns rows of dx and reads the whole index (or a slice of it, where dx is small).
  */
-const lookupBackward = /* @__PURE__ */ defineOp<LookupBackwardAttrs>({
+const lookupBackward = /* @__PURE__ */ defineOp({
   name: 'index_select_backward',
-  shape: (_, { shape }) => [spec(shape)],
-  reference({ inputs: [index, dy], outputs: [dx], attrs: { dim } }) {
+  inputs: ['index', 'dy'],
+  outputs: ['dx'],
+  shape: (_, { shape, dtype }: LookupBackwardAttrs) => ({ dx: spec(shape, dtype) }),
+  reference({ index, dy }, { dx }, { dim }) {
     const { outer, length, inner } = around(dx.shape, dim);
     const [sums] = hostSums([dx]);
     let i = 0;
@@ -138,7 +138,7 @@ const lookupBackward = /* @__PURE__ */ defineOp<LookupBackwardAttrs>({
     }
     dx.data.set(sums.data);
   },
-  webgpu({ inputs: [index, dy], outputs: [dx], attrs: { dim }, scratch }) {
+  webgpu({ index, dy }, { dx }, { dim }, { scratch }) {
     const { outer, length, inner } = around(dx.shape, dim);
     const count = index.size;
     if (outer > 1 || inner < COLUMNS / 8) {
@@ -168,31 +168,30 @@ const lookupBackward = /* @__PURE__ */ defineOp<LookupBackwardAttrs>({
     };
     return slices === 1 ? [first] : [first, columnSum(target, dx, slices, dx.size, 0)];
   },
-  wasm({ inputs: [index, dy], outputs: [dx], attrs: { dim }, k, scratch }) {
+  wasm({ index, dy }, { dx }, { dim }, { k, sizes, scratch }) {
     const { outer, length, inner } = around(dx.shape, dim);
-    const room = scratch(k.scatter_rows_scratch(index.size, inner, length));
+    const room = scratch(sizes.scatter_rows_scratch(index.size, inner, length));
     for (let o = 0; o < outer; o++) {
-      const [from, to] = [dy.ptr + o * index.size * inner * 4, dx.ptr + o * length * inner * 4];
-      k.scatter_rows(from, index.ptr, to, index.size, inner, length, room);
+      const [from, to] = [at(dy, o * index.size * inner * 4), at(dx, o * length * inner * 4)];
+      k.scatter_rows(from, index, to, index.size, inner, length, room);
     }
     return true;
   },
 });
 
-/** The op behind `indexSelect`. */
-export const indexSelectOp = /* @__PURE__ */ lookupOp('index_select', ([x, index], { dim }) => {
-  expectDType('index_select', 'x', x.dtype, 'f32', 'i32', 'u32', 'bool');
+const indexSelectOp = /* @__PURE__ */ lookupOp('index_select', (x, index, { dim }) => {
+  expectDType('index_select', 'x', x.dtype, ...FLOATS, 'i32', 'u32', 'bool');
   expectRank('index_select', 'index', index, 1);
-  return [spec([...x.shape.slice(0, dim), index.shape[0], ...x.shape.slice(dim + 1)], x.dtype)];
+  return spec([...x.shape.slice(0, dim), index.shape[0], ...x.shape.slice(dim + 1)], x.dtype);
 });
 
 /**
  * Slices of `x` along `dim`, in the order of `index` (torch.index_select). An index out of range gives NaN, and 0 for
  * integers.
- * @param x (…, n, …) of any 4-byte dtype; gradients for f32
+ * @param x (…, n, …) of any dtype but int8 and int4; gradients for floats
  * @param index i32 (m)
- * @returns (…, m, …)
+ * @returns (…, m, …) of x's dtype
  */
 export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
-  return apply1(indexSelectOp, [x, index], { dim: normalizeDim('index_select', dim, x.shape.length) });
+  return apply(indexSelectOp, { table: x, index }, { dim: normalizeDim('index_select', dim, x.shape.length) }).y;
 }

@@ -1,4 +1,5 @@
 // Copies between strided views: what permute, slice, cat, expand and flip are made of.
+#include "formats.h"
 #include "rows.h"
 
 typedef struct {
@@ -51,14 +52,13 @@ void EXPORT(strided_copy)(const uint32_t *x, uint32_t *y, size_t s0, size_t s1, 
       copy_plane(x + (ptrdiff_t)i * f0 + (ptrdiff_t)j * f1, y + (ptrdiff_t)i * t0 + (ptrdiff_t)j * t1, outer, inner);
 }
 
-// y[r] = table[indices[r]], f32 rows of n; NaN where the index (i32) is not one of the table's `count` rows.
-void EXPORT(gather_rows)(const float *table, const int32_t *indices, float *y, size_t rows, size_t n, size_t count) {
+// y[r] = table[indices[r]], rows of n stored in a format, which come out as f32; NaN where the index (i32) is not one of
+// the table's `count` rows.
+void EXPORT(gather_rows)(const void *table, const int32_t *indices, float *y, size_t rows, size_t n, size_t count,
+                         size_t format) {
   for (size_t r = 0; r < rows; r++, y += n) {
-    int known = (uint32_t)indices[r] < count;
-    const float *x = table + (known ? (size_t)indices[r] * n : 0);
-    size_t j = 0;
-    for (; known && j + 4 <= n; j += 4) st(y + j, ld(x + j));
-    for (; j < n; j++) y[j] = known ? x[j] : __builtin_nanf("");
+    if ((uint32_t)indices[r] < count) widen_some(table, (size_t)indices[r] * n, n, y, format);
+    else for (size_t j = 0; j < n; j++) y[j] = __builtin_nanf("");
   }
 }
 

@@ -1,0 +1,88 @@
+import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import { type GpuPlanner, type Launch, wholeShader } from '../../engine/backends/webgpu/launch.ts';
+import type { HostArg } from '../../engine/op.ts';
+import type { Slot } from '../../engine/plan.ts';
+import { type GemmArg, gemmVariant } from './wgsl.ts';
+
+/** C[M,N] = op(A)·op(B) (+ bias) over up to two batch dimensions; a batch stride of 0 repeats that operand. */
+export interface Product {
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly transA: boolean;
+  readonly transB: boolean;
+  readonly batch: readonly [number, number];
+  readonly strideA: readonly [number, number];
+  readonly strideB: readonly [number, number];
+}
+
+/** A plain product of matrices, no batch. */
+export function plainProduct(M: number, N: number, K: number, transA: boolean, transB: boolean): Product {
+  return { M, N, K, transA, transB, batch: [1, 1], strideA: [0, 0], strideB: [0, 0] };
+}
+
+/** The product in loops. */
+export function productOnHost(g: Product, a: HostArg, b: HostArg, bias: HostArg | undefined, c: HostArg): void {
+  const [aRow, aStep] = g.transA ? [1, g.M] : [g.K, 1];
+  const [bStep, bColumn] = g.transB ? [1, g.K] : [g.N, 1];
+  let at = 0;
+  for (let outer = 0; outer < g.batch[0]; outer++) {
+    for (let inner = 0; inner < g.batch[1]; inner++) {
+      const aBase = outer * g.strideA[0] + inner * g.strideA[1];
+      const bBase = outer * g.strideB[0] + inner * g.strideB[1];
+      for (let m = 0; m < g.M; m++) {
+        for (let n = 0; n < g.N; n++) {
+          let sum = bias ? bias.data[n] : 0;
+          for (let k = 0; k < g.K; k++) {
+            sum += a.data[aBase + m * aRow + k * aStep] * b.data[bBase + k * bStep + n * bColumn];
+          }
+          c.data[at++] = sum;
+        }
+      }
+    }
+  }
+}
+
+/** Operands of a product. */
+export interface ProductSlots {
+  readonly a: Slot;
+  readonly b: Slot;
+  /** (N), of products without batch. */
+  readonly bias?: Slot;
+  readonly c: Slot;
+}
+
+/** Notes the calls of the C kernels that make the product. */
+export function productOnWasm(g: Product, { a, b, bias, c }: ProductSlots, { k, sizes, scratch }: WasmPlanner): void {
+  const transposed = [Number(g.transA), Number(g.transB)] as const;
+  const work = scratch(sizes.gemm_scratch(g.M, g.N, g.K, transposed[0]));
+  if (g.batch[0] * g.batch[1] === 1) {
+    k.gemm(a, b, c, bias, g.M, g.N, g.K, ...transposed, 0, work);
+    return;
+  }
+  const strides = [g.strideA[1], g.strideB[1], g.M * g.N] as const;
+  for (let outer = 0; outer < g.batch[0]; outer++) {
+    const [aAt, bAt] = [at(a, 4 * outer * g.strideA[0]), at(b, 4 * outer * g.strideB[0])];
+    const cAt = at(c, 4 * outer * g.batch[1] * g.M * g.N);
+    k.gemm_batched(aAt, bAt, cAt, g.batch[1], ...strides, g.M, g.N, g.K, ...transposed, 0, work);
+  }
+}
+
+/** The product as launches, two where K is split. */
+export function productOnGpu(g: Product, operands: ProductSlots, { caps, scratch }: GpuPlanner): Launch[] {
+  const bias = operands.bias ? { bias: 'f32' as const } : {};
+  const spec = { ...g, a: { strides: g.strideA }, b: { strides: g.strideB }, ...bias };
+  const variant = gemmVariant(spec, { ...caps, cpu: caps.software });
+  const room = variant.scratch > 0 ? scratch([variant.scratch]) : undefined;
+  const of = (name: GemmArg) => (name === 'scratch' ? room! : operands[name]!);
+  return variant.launches.map(({ key, code, bindings, params, grid }) => ({
+    shader: wholeShader(key, () => ({
+      bindings: bindings.map((b) => (b.access === 'read' ? 'r' : 'w')).join(''),
+      paramTypes: params.map((p) => p.type),
+      source: () => code,
+    })),
+    params: params.map((p) => p.value),
+    grid,
+    args: bindings.map((b) => of(b.arg)),
+  }));
+}

@@ -1,0 +1,132 @@
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { Backend } from '../engine/backend.ts';
+import { elements } from '../engine/backend.ts';
+import { decode, type DType, FLOATS, isBlock, WEIGHTS } from '../engine/dtype.ts';
+import { scope } from '../engine/scope.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
+import { backward, embedding, linear, matmul } from '../ops/index.ts';
+import { random } from './support/agree.ts';
+import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+
+const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
+const test = suite('products of weights in every format');
+
+test.after(() => backends.forEach(closeBackend));
+
+/** Relative rounding of what a dtype stores; of f32 after sums of some hundred terms. */
+const ROUNDING: Partial<Record<DType, number>> = { f32: 1e-6, f16: 2 ** -11, bf16: 2 ** -8 };
+
+/** A matrix in f64, and how to index it. */
+interface Matrix {
+  readonly rows: number;
+  readonly columns: number;
+  at(i: number, j: number): number;
+}
+
+const transposed = ({ rows, columns, at }: Matrix): Matrix => ({ rows: columns, columns: rows, at: (i, j) => at(j, i) });
+
+/** The matrix that a tensor stores, `skip` elements in. */
+async function stored(t: Tensor, [rows, columns]: readonly number[] = t.shape, skip = 0): Promise<Matrix> {
+  const values = decode(t.dtype, await t.data(), t.size);
+  return { rows, columns, at: (i, j) => values[skip + i * columns + j] };
+}
+
+/** Fails unless a tensor holds a·b + bias, beside what rounding does to terms of that size. */
+async function expectProduct(label: string, y: Tensor, a: Matrix, b: Matrix, bias?: Matrix, skip = 0): Promise<void> {
+  const got = decode(y.dtype, await y.data(), y.size);
+  for (let m = 0; m < a.rows; m++) {
+    for (let n = 0; n < b.columns; n++) {
+      let [sum, size] = [bias?.at(0, n) ?? 0, 1];
+      for (let k = 0; k < a.columns; k++) {
+        sum += a.at(m, k) * b.at(k, n);
+        size += Math.abs(a.at(m, k) * b.at(k, n));
+      }
+      const error = Math.abs(got[skip + m * b.columns + n] - sum);
+      const most = ROUNDING[y.dtype]! * Math.abs(sum) + ROUNDING.f32! * size;
+      assert.ok(error <= most, `${label}: [${m}, ${n}] is ${got[skip + m * b.columns + n]}, expected ${sum}`);
+    }
+  }
+}
+
+function tensor(backend: Backend, seed: number, shape: readonly number[], dtype: DType): Tensor {
+  const t = fromData(backend, random(elements(shape), seed), shape, dtype);
+  t.requiresGrad = !isBlock(dtype);
+  return t;
+}
+
+/** Calls with each backend and format; `step` is what the last dimension of a tensor in that format must divide by. */
+async function each(body: (backend: Backend, format: DType, step: number) => Promise<void> | void): Promise<void> {
+  for (const backend of backends) {
+    for (const format of WEIGHTS) await body(backend, format, isBlock(format) ? 64 : 1);
+  }
+}
+
+test('linear and its gradients', () =>
+  each(async (backend, format, step) => {
+    for (const dtype of FLOATS) {
+      for (const [rows, inner, out] of [[1, 3 * step, 70], [1, 64, 7], [3, 5 * step, 33], [9, 320, 68], [40, 37 * step, 64]]) {
+        const label = `${backend.kind} ${dtype} ${rows}×${inner} by ${format} of ${out}`;
+        const x = tensor(backend, 1, [rows, inner], dtype);
+        const w = tensor(backend, 2, [out, inner], format);
+        const b = tensor(backend, 3, [out], dtype);
+        const dy = tensor(backend, 4, [rows, out], dtype);
+        const y = linear(x, w, b);
+        assert.is(y.dtype, dtype, label);
+        const [X, W, DY] = [await stored(x), await stored(w), await stored(dy)];
+        await expectProduct(label, y, X, transposed(W), await stored(b, [1, out]));
+        backward(y, dy);
+        await expectProduct(`${label}: dx`, x.grad!, DY, W);
+        assert.is(w.grad?.dtype, isBlock(format) ? undefined : format, label);
+        if (w.grad) await expectProduct(`${label}: dw`, w.grad, transposed(DY), X);
+        await expectProduct(`${label}: db`, b.grad!, { rows: 1, columns: rows, at: () => 1 }, DY);
+        for (const t of [x, w, b, dy, y]) t.dispose();
+      }
+    }
+  }));
+
+test('matmul, also over batches that repeat', () =>
+  each(async (backend, format, step) => {
+    for (const dtype of FLOATS) {
+      for (const [batchA, batchB, M, K, N] of [[1, 1, 1, 70, 2 * step], [2, 2, 5, 33, 3 * step], [3, 1, 4, 8, step], [1, 2, 40, 20, 64]]) {
+        const label = `${backend.kind} ${dtype} ${batchA}×${M}×${K} by ${format} ${batchB}×${K}×${N}`;
+        const a = tensor(backend, 1, [batchA, M, K], dtype);
+        const b = tensor(backend, 2, [batchB, K, N], format);
+        const c = matmul(a, b);
+        assert.is(c.dtype, dtype === format || isBlock(format) ? dtype : 'f32', label);
+        for (let z = 0; z < Math.max(batchA, batchB); z++) {
+          const A = await stored(a, [M, K], batchA > 1 ? z * M * K : 0);
+          const B = await stored(b, [K, N], batchB > 1 ? z * K * N : 0);
+          await expectProduct(label, c, A, B, undefined, z * M * N);
+        }
+        for (const t of [a, b, c]) t.dispose();
+      }
+    }
+  }));
+
+test('gradients of matmul have the dtypes of what they are of', () =>
+  each(async (backend, format, step) => {
+    const [a, b] = [tensor(backend, 1, [2, 3, 5], 'f16'), tensor(backend, 2, [5, 2 * step], format)];
+    const dc = tensor(backend, 3, [2, 3, 2 * step], matmul(a, b).dtype);
+    scope(() => backward(matmul(a, b), dc));
+    const [A, B, DC] = [await stored(a, [6, 5]), await stored(b), await stored(dc, [6, 2 * step])];
+    const label = `${backend.kind} ${format}`;
+    assert.equal([a.grad?.dtype, b.grad?.dtype], ['f16', isBlock(format) ? undefined : format], label);
+    await expectProduct(label, a.grad!, DC, transposed(B));
+    if (b.grad) await expectProduct(label, b.grad, transposed(A), DC);
+    for (const t of [a, b, dc]) t.dispose();
+  }));
+
+test('embedding gives the numbers that are stored', () =>
+  each(async (backend, format, step) => {
+    for (const width of [step, 3 * step, 64]) {
+      const table = tensor(backend, 1, [5, width], format);
+      const y = embedding(table, fromData(backend, [4, 0, 4, 2], [2, 2], 'i32'));
+      const T = await stored(table);
+      const rows = [4, 0, 4, 2].flatMap((row) => Array.from({ length: width }, (_, j) => T.at(row, j)));
+      assert.equal([y.dtype, y.shape, ...(await y.data())], ['f32', [2, 2, width], ...rows], `${backend.kind} ${format}`);
+      table.dispose();
+    }
+  }));
+
+test.run();
