@@ -235,10 +235,10 @@ const distillCase = (rows: number, columns: number) =>
 const adamwCase = (rows: number, columns: number) =>
   rowsCase('adamw', [rows, columns], 7, (param, data) => {
     const [grad, m, v] = [data.f32(rows, columns), data.f32(rows, columns), data.f32(rows, columns)];
-    const [step, next] = [0, 0].map((count) => reshape(data.values(count), []));
-    const stats = data.values(1, 1, 1);
-    const rates = { lr: 1e-6, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01 } as const;
-    return () => adamwStep({ param, grad, m, v, step, next, stats, ...rates });
+    const [step, lr] = [0, 1e-6].map((value) => reshape(data.values(value), []));
+    const [before, stats] = [data.values(0), data.values(1, 1, 1)];
+    const rates = { index: 0, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01 } as const;
+    return () => adamwStep({ param, grad, m, v, step, before, stats, lr, ...rates });
   });
 
 const addCase = (rows: number, columns: number) =>

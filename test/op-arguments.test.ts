@@ -13,6 +13,7 @@ import {
   argmax,
   attention,
   backward,
+  beginStep,
   binary,
   cast,
   cat,
@@ -252,7 +253,6 @@ const FINITE: [name: string, use: Use, least: number, most: number][] = [
   ['dropout p', (b, p) => dropout(vector(b), p, 1), 0, 1],
   ['rope theta', (b, theta) => rope(heads(b), { theta }), 1e-300, Infinity],
   ['gradNorm maxNorm', (b, most) => gradNorm([vector(b)], most), 0, Infinity],
-  ['adamwStep lr', (b, lr) => adamw(b, { lr }), 0, Infinity],
   ['adamwStep eps', (b, eps) => adamw(b, { eps }), 0, Infinity],
   ['adamwStep weightDecay', (b, weightDecay) => adamw(b, { weightDecay }), 0, Infinity],
   ['adamwStep first beta', (b, beta) => adamw(b, { betas: [beta, 0.9] }), 0, 1 - Number.EPSILON],
@@ -289,9 +289,10 @@ for (const [name, use] of NUMBERS) {
 /** One step of AdamW from ones, with something else among its numbers. */
 const adamw = (b: Backend, other: object): void => {
   const [param, grad, m, v] = [1, 1, 0, 0].map((value) => fill(b, [2], value));
-  const [step, next] = [0, 0].map((value) => fill(b, [], value));
-  const rates = { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0 } as const;
-  adamwStep({ param, grad, m, v, step, next, stats: gradNorm([grad], 0), ...rates, ...other });
+  const [step, lr] = [0, 0.1].map((value) => fill(b, [], value));
+  const { stats, before } = beginStep([grad], [step], 0);
+  const rates = { index: 0, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0 } as const;
+  adamwStep({ param, grad, m, v, step, before, stats, lr, ...rates, ...other });
 };
 const divergence = (b: Backend, other: object): Tensor =>
   distillLoss(matrix(b), matrix(b), { kind: 'kl', temperature: 2, reduction: 'mean', ...other });

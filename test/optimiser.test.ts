@@ -1,9 +1,10 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../engine/backend.ts';
+import { capture } from '../engine/capture.ts';
 import { CheckpointError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
-import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
+import { fromData, scalar, type Tensor, update } from '../engine/tensor.ts';
 import { AdamW, type AdamWOptions } from '../models/nn/optimiser.ts';
 import { pretrainTask, Trainer } from '../models/matvlm/train/loop.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
@@ -44,7 +45,8 @@ type Given = readonly (readonly [Tensor, readonly number[] | null])[];
 function step(optimiser: AdamW, lr: number, grads: Given, loss = 1): Tensor {
   return scope(() => {
     for (const [param, grad] of grads) if (grad) backward(sum(mul(param, fromData(param.backend, grad, param.shape))));
-    return optimiser.step(lr, scalar(grads[0][0].backend, loss));
+    const { backend } = grads[0][0];
+    return optimiser.step(scalar(backend, lr), scalar(backend, loss));
   });
 }
 
@@ -92,6 +94,42 @@ test('bias correction counts the updates of a parameter: no steps that were skip
   }
 });
 
+test('a captured step is replayed with the rate, the gradients and the counts of the time', async () => {
+  for (const backend of backends) {
+    const options: AdamWOptions = { betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0.1, clip: 1 };
+    const loss = scalar(backend, 1);
+    const [eager, replayed] = [0, 1].map(() => {
+      const w = parameter(backend, [1, -2], [1, 2]);
+      return { w, optimiser: new AdamW(new Map([['w', w]]), options), g: zeros(backend, [1, 2]), lr: scalar(backend, 0.1) };
+    });
+    const take = ({ w, optimiser, g, lr }: typeof eager) => {
+      backward(sum(mul(w, g)));
+      return optimiser.step(lr, loss);
+    };
+    update(replayed.g, [0.5, 3]);
+    const made = capture(backend, () => take(replayed));
+    const steps = [[0.5, 3, 0.1], [-1, 2, 0.05], [NaN, 1, 0.05], [0.25, -1, 1e-3]];
+    for (const [i, [a, b, lr]] of steps.entries()) {
+      for (const { g, lr: rate } of [eager, replayed]) {
+        update(g, [a, b]);
+        update(rate, [lr]);
+      }
+      const stats = scope(() => take(eager));
+      if (i > 0) made.replay();
+      assert.equal([...(await made.result.data())], [...(await stats.data())], `${backend.kind}: stats of step ${i}`);
+      assert.equal([...(await replayed.w.data())], [...(await eager.w.data())], `${backend.kind}: step ${i}`);
+      stats.dispose();
+    }
+    made.result.dispose();
+    made.dispose();
+    for (const { w, optimiser, g, lr } of [eager, replayed]) {
+      optimiser.dispose();
+      for (const t of [w, g, lr]) t.dispose();
+    }
+    loss.dispose();
+  }
+});
+
 test('a first step moves by the rate, however near 1 the decay rates are, and later ones as in f64', async () => {
   for (const backend of backends) {
     for (const betas of [[0.9, 0.99999], [0.9999, 0.999999], [0, 0], [0.5, 0.9]] as const) {
@@ -119,8 +157,9 @@ test('the correction after many updates is that of f64', async () => {
         const made = scope(() => {
           const [param, m, v] = [zeros(backend, [1]), zeros(backend, [1]), zeros(backend, [1])];
           const given = { grad: fromData(backend, [1], [1]), stats: fromData(backend, [1, 1, 1], [3]) };
-          const [step, next] = [scalar(backend, t - 1), scalar(backend, 0)];
-          adamwStep({ ...given, param, m, v, step, next, lr: 1, betas: [beta, 0], eps: 0, weightDecay: 0 });
+          const counts = { step: scalar(backend, 0), before: fromData(backend, [7, t - 1], [2]), index: 1 };
+          const rates = { lr: scalar(backend, 1), betas: [beta, 0], eps: 0, weightDecay: 0 } as const;
+          adamwStep({ ...given, ...counts, ...rates, param, m, v });
           return param;
         });
         const want = (1 - beta) / Math.expm1(t * Math.log(beta));

@@ -84,15 +84,14 @@ test('adamw: three steps as torch has them, and none where a gradient is not fin
       const start = random(n, n);
       const [p, taken, left] = [m.inout(start), m.put([9, clip, 1]), m.put([NaN, NaN, 0])];
       const [first, second] = [m.inout(new Float32Array(n)), m.inout(new Float32Array(n))];
-      let [count, next, skipped] = [m.inout([0]), m.out(1), m.out(1)];
+      const [count, skipped, rate] = [m.inout([0]), m.out(1), m.put([lr])];
       const want = Array.from(start, (v) => ({ p: v, m: 0, v: 0 }));
       for (let step = 1; step <= 3; step++) {
         const g = random(n, step + 10);
         const [c1, c2] = [1 - beta1 ** step, 1 - beta2 ** step];
-        const rates = [n, lr, beta1, beta2, eps, decay] as const;
-        m.kernels.exports.adamw(p, m.put(g), first, second, count, skipped, left, ...rates);
-        m.kernels.exports.adamw(p, m.put(g), first, second, skipped, next, taken, ...rates);
-        [count, next] = [next, count];
+        const rates = [rate, n, beta1, beta2, eps, decay] as const;
+        m.kernels.exports.adamw(p, m.put(g), first, second, skipped, count, left, ...rates);
+        m.kernels.exports.adamw(p, m.put(g), first, second, count, skipped, taken, ...rates);
         want.forEach((w, i) => {
           const grad = g[i] * clip;
           w.m = beta1 * w.m + (1 - beta1) * grad;

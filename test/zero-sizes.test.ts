@@ -121,10 +121,10 @@ const CASES: Record<string, Case> = {
     pair,
     (t, { M, N }) => {
       const [param, grad, m, v] = [0, 0, 0, 0].map(() => t(M, N).detach());
-      const [step, next] = [0, 0].map((count) => fromData(param.backend, [count], []));
-      const stats = ops.gradNorm([grad], 1);
-      const rates = { lr: 0.1, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0 } as const;
-      ops.adamwStep({ param, grad, m, v, step, next, stats, ...rates });
+      const [step, lr] = [0, 0.1].map((value) => fromData(param.backend, [value], []));
+      const { stats, before } = ops.beginStep([grad], [step], 1);
+      const rates = { betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0 } as const;
+      ops.adamwStep({ param, grad, m, v, step, before, index: 0, stats, lr, ...rates });
       return [param, m];
     },
   ],

@@ -114,8 +114,11 @@ export interface KernelCalls<P = Address> {
   /** dstudent = dy·factor·weight·k·(softmax(k·student) − softmax(k·teacher)). */
   kl_div_backward(student: P, teacher: P, stats: P, factor: P, dy: P, weights: P | undefined, dstudent: P, rows: number, n: number, k: number): void;
 
-  /** AdamW (Loshchilov & Hutter 2019) as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^t, for the parameter's t-th update; next is t, and step was before it. stats: the gradient's norm, the factor that clips it, and 0 where it is not finite: then nothing changes. */
-  adamw(p: P, g: P, m: P, v: P, step: P, next: P, stats: P, n: number, lr: number, beta1: number, beta2: number, eps: number, decay: number): void;
+  /** Of the norms of n gradients: [their norm, what clips it to max_norm (0 does not clip), 1 if it and the loss (or null) are finite else 0]. */
+  clip_scale(norms: P, loss: P | undefined, stats: P, n: number, max_norm: number): void;
+
+  /** AdamW (Loshchilov & Hutter 2019) as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^t, for the parameter's t-th update; step becomes t, and before is what it was. stats: the gradient's norm, the factor that clips it, and 0 where it is not finite: then nothing changes. rate: lr. */
+  adamw(p: P, g: P, m: P, v: P, step: P, before: P, stats: P, rate: P, n: number, beta1: number, beta2: number, eps: number, decay: number): void;
 
   /** Layer norm (mean ≠ 0), RMS norm (mean = 0) and gated RMS norm of `rows` runs of `group` channels; weights have `channels`, a multiple of group. gate 0: none; 1: u = x·silu(z) is normalised; 2: the result is multiplied by silu(z). y = (u − mean)·rstd·w + b. Writes mean and rstd [rows]. z and b may be 0. */
   norm(x: P, z: P | undefined, w: P, b: P | undefined, y: P, mean: P | undefined, rstd: P, rows: number, group: number, channels: number, eps: number, gate: number): void;

@@ -1,7 +1,7 @@
 import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { scalar, type Tensor } from '../../engine/tensor.ts';
-import { adamwStep, cat, gradNorm, reshape, zerosLike } from '../../ops/index.ts';
+import { adamwStep, beginStep, cat, reshape, zerosLike } from '../../ops/index.ts';
 
 export interface AdamWOptions {
   readonly betas: readonly [number, number];
@@ -16,19 +16,17 @@ interface Slot {
   readonly param: Tensor;
   readonly m: Tensor;
   readonly v: Tensor;
-  /** How often the parameter was updated, and where a step puts it: they change places. */
-  step: Tensor;
-  next: Tensor;
+  /** f32 []: how often the parameter was updated. */
+  readonly step: Tensor;
 }
 
 /** The state of a parameter that was not updated yet. */
 function fresh(param: Tensor): Omit<Slot, 'param'> {
-  const [step, next] = [scalar(param.backend, 0), scalar(param.backend, 0)];
-  return { m: zerosLike(param), v: zerosLike(param), step, next };
+  return { m: zerosLike(param), v: zerosLike(param), step: scalar(param.backend, 0) };
 }
 
 /** What the optimiser owns of a slot. */
-const stateOf = ({ m, v, step, next }: Slot): Tensor[] => [m, v, step, next];
+const stateOf = ({ m, v, step }: Slot): Tensor[] => [m, v, step];
 
 /**
  * AdamW over named parameters. Moments, and how often each parameter was updated, live on the device with the
@@ -53,22 +51,24 @@ export class AdamW {
    * Takes one step with the gradients that backward left, and frees them. A parameter without a gradient stays, and
    * its bias correction does not count the step. Nothing changes when a gradient, or the loss they are of, is not
    * finite.
+   * All that differs from one step to the next is in tensors: a captured step can be replayed.
+   * @param lr f32 []: the learning rate, at least 0
    * @param loss f32 of one element
    * @param beside more tensors of one element, to be read back with the result
    * @returns f32 [gradient norm before clipping, clip scale, 1 if the step was taken, …beside]
    * @throws OutOfMemoryError before anything changed
    */
-  step(lr: number, loss: Tensor, beside: readonly Tensor[] = []): Tensor {
+  step(lr: Tensor, loss: Tensor, beside: readonly Tensor[] = []): Tensor {
     return noGrad(() =>
       scope(() => {
         const slots = [...this.slots.values()].filter((s) => s.param.grad);
-        const stats = gradNorm(slots.map((s) => s.param.grad!), this.options.clip, loss);
+        const [grads, counts] = [slots.map(({ param }) => param.grad!), slots.map(({ step }) => step)];
+        const { stats, before } = beginStep(grads, counts, this.options.clip, loss);
         const result = cat([stats, ...beside.map((t) => reshape(t, [1]))], 0);
         const { betas, eps } = this.options;
-        for (const slot of slots) {
+        for (const [index, slot] of slots.entries()) {
           const weightDecay = slot.param.shape.length >= 2 ? this.options.weightDecay : 0;
-          adamwStep({ ...slot, grad: slot.param.grad!, stats, lr, betas, eps, weightDecay });
-          [slot.step, slot.next] = [slot.next, slot.step];
+          adamwStep({ ...slot, grad: grads[index], before, index, stats, lr, betas, eps, weightDecay });
         }
         this.zeroGrad();
         return result;

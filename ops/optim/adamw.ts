@@ -1,12 +1,16 @@
-import { expectFinite } from '../../engine/arguments.ts';
+import { apply } from '../../engine/apply.ts';
+import { expectFinite, expectWhole } from '../../engine/arguments.ts';
+import { at } from '../../engine/backends/wasm/planner.ts';
 import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
+import { elements } from '../../engine/backend.ts';
 import { expectDType } from '../../engine/dtype.ts';
-import { apply, defineOp } from '../../engine/positional.ts';
+import { defineOp } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectShape } from '../common/shapes.ts';
 
 interface AdamWAttrs {
-  readonly lr: number;
+  /** Where the parameter's count is in `before`. */
+  readonly index: number;
   readonly betas: readonly [number, number];
   readonly eps: number;
   readonly weightDecay: number;
@@ -29,10 +33,11 @@ fn correction(t: f32, log_beta: f32) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
   let first = flat_index(group, groups, local, WG * EACH);
-  if (first == 0u) { next[0] = step[0] + stats[2]; }
+  let t = before[params.index] + stats[2];
+  if (first == 0u) { step[0] = t; }
   if (stats[2] == 0.0) { return; }
-  let correction1 = correction(step[0] + 1.0, params.log1);
-  let correction2 = correction(step[0] + 1.0, params.log2);
+  let correction1 = correction(t, params.log1);
+  let correction2 = correction(t, params.log2);
   for (var j = 0u; j < EACH; j++) {
     let i = first + j * WG;
     if (i >= params.n) { return; }
@@ -42,64 +47,65 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     ms[i] = m;
     vs[i] = v;
     let change = m / correction1 / (sqrt(v / correction2) + params.eps);
-    values[i] -= params.lr * (params.decay * values[i] + change);
+    values[i] -= lr[0] * (params.decay * values[i] + change);
   }
 }`;
 
 /** ln β where β may be 0. */
 const logOf = (beta: number) => Math.max(Math.log(beta), -1000);
 
-/** The first four have one shape. */
-const INPUTS = ['param', 'grad', 'm', 'v', 'step', 'next', 'stats'] as const;
-
-const adamwOp = /* @__PURE__ */ defineOp<AdamWAttrs>({
+const adamwOp = /* @__PURE__ */ defineOp({
   name: 'adamw',
-  mutates: [0, 2, 3, 5],
-  shape(inputs, { lr, betas, eps, weightDecay }) {
+  inputs: ['param', 'grad', 'm', 'v', 'step', 'before', 'stats', 'lr'],
+  outputs: [],
+  mutates: ['param', 'm', 'v', 'step'],
+  shape({ before, ...others }, { index, betas, eps, weightDecay }: AdamWAttrs) {
     for (const beta of betas) expectFinite('adamw', 'a beta', beta, 0, 1 - Number.EPSILON);
-    expectFinite('adamw', 'lr', lr, 0);
     expectFinite('adamw', 'eps', eps, 0);
     expectFinite('adamw', 'weightDecay', weightDecay, 0);
-    inputs.forEach((t, i) => {
-      expectDType('adamw', INPUTS[i], t.dtype, 'f32');
-      expectShape('adamw', INPUTS[i], t, i < 4 ? inputs[0].shape : INPUTS[i] === 'stats' ? [3] : []);
-    });
-    return [];
+    expectDType('adamw', 'before', before.dtype, 'f32');
+    expectWhole('adamw', 'index', index, 0, elements(before.shape) - 1);
+    const { shape } = others.param;
+    const shapes = { param: shape, grad: shape, m: shape, v: shape, step: [], stats: [3], lr: [] };
+    for (const name of Object.keys(shapes) as (keyof typeof shapes)[]) {
+      expectDType('adamw', name, others[name].dtype, 'f32');
+      expectShape('adamw', name, others[name], shapes[name]);
+    }
+    return {};
   },
-  reference({ inputs: [param, grad, m, v, step, next, stats], attrs: { lr, betas, eps, weightDecay } }) {
+  reference({ param, grad, m, v, step, before, stats, lr }, _, { index, betas, eps, weightDecay }) {
     const [, clip, finite] = stats.data;
-    next.data[0] = step.data[0] + finite;
+    const t = before.data[index] + finite;
+    step.data[0] = t;
     if (finite === 0) return;
     const [beta1, beta2] = betas;
-    const t = next.data[0];
     const [correction1, correction2] = betas.map((beta) => -Math.expm1(t * Math.log(beta)));
     for (let i = 0; i < param.size; i++) {
       const g = grad.data[i] * clip;
       m.data[i] = beta1 * m.data[i] + (1 - beta1) * g;
       v.data[i] = beta2 * v.data[i] + (1 - beta2) * g * g;
       const change = m.data[i] / correction1 / (Math.sqrt(v.data[i] / correction2) + eps);
-      param.data[i] -= lr * (weightDecay * param.data[i] + change);
+      param.data[i] -= lr.data[0] * (weightDecay * param.data[i] + change);
     }
   },
-  webgpu({ inputs: [param, grad, m, v, step, next, stats], attrs: { lr, betas: [beta1, beta2], eps, weightDecay } }) {
+  webgpu({ param, grad, m, v, step, before, stats, lr }, _, { index, betas: [beta1, beta2], eps, weightDecay }) {
     const kernel = shader('adamw', () => ({
-      reads: { grads: 'f32', step: 'f32', stats: 'f32' },
-      writes: { values: 'f32', ms: 'f32', vs: 'f32', next: 'f32' },
+      reads: { grads: 'f32', before: 'f32', stats: 'f32', lr: 'f32' },
+      writes: { values: 'f32', ms: 'f32', vs: 'f32', step: 'f32' },
       params: {
-        ...{ n: 'u32', lr: 'f32', eps: 'f32', decay: 'f32' },
+        ...{ n: 'u32', index: 'u32', eps: 'f32', decay: 'f32' },
         ...{ beta1: 'f32', rest1: 'f32', log1: 'f32', beta2: 'f32', rest2: 'f32', log2: 'f32' },
       },
       constants: { WG, EACH },
       code: UPDATE,
     }));
     const decays = [beta1, 1 - beta1, logOf(beta1), beta2, 1 - beta2, logOf(beta2)];
-    const args = [grad, step, stats, param, m, v, next];
-    const params = [param.size, lr, eps, weightDecay, ...decays];
+    const args = [grad, before, stats, lr, param, m, v, step];
+    const params = [param.size, index, eps, weightDecay, ...decays];
     return [{ shader: kernel, args, params, grid: grid1d(param.size, WG * EACH) }];
   },
-  wasm({ inputs: [param, grad, m, v, step, next, stats], attrs: { lr, betas, eps, weightDecay }, k }) {
-    const tensors = [param.ptr, grad.ptr, m.ptr, v.ptr, step.ptr, next.ptr, stats.ptr] as const;
-    k.adamw(...tensors, param.size, lr, ...betas, eps, weightDecay);
+  wasm({ param, grad, m, v, step, before, stats, lr }, _, { index, betas, eps, weightDecay }, { k }) {
+    k.adamw(param, grad, m, v, step, at(before, 4 * index), stats, lr, param.size, ...betas, eps, weightDecay);
     return true;
   },
 });
@@ -110,13 +116,16 @@ export interface AdamWStep {
   /** First and second moment, of the parameter's shape. */
   readonly m: Tensor;
   readonly v: Tensor;
-  /** f32 []: the updates that the parameter has had, which the bias correction goes by. */
+  /** f32 []: becomes the number of updates that the parameter has had, which the bias correction goes by. */
   readonly step: Tensor;
-  /** f32 []: becomes what `step` is to be in the next call. */
-  readonly next: Tensor;
+  /** f32 (parameters): what their `step`s hold before they change, as `beginStep` gives it. */
+  readonly before: Tensor;
+  /** Which of `before` is the parameter's. */
+  readonly index: number;
   /** What `gradNorm` gave: the clip scale, and whether the step is to be taken at all. */
   readonly stats: Tensor;
-  readonly lr: number;
+  /** f32 []: the learning rate. */
+  readonly lr: Tensor;
   /** Decay rates of the moments, each at least 0 and less than 1. */
   readonly betas: readonly [number, number];
   readonly eps: number;
@@ -125,8 +134,8 @@ export interface AdamWStep {
 
 /**
  * One AdamW step in place, all tensors f32 (Loshchilov and Hutter 2019, as torch computes it). Where `stats` says that
- * a gradient or the loss is not finite nothing changes, neither parameter nor moments, and `next` is `step`.
+ * a gradient or the loss is not finite nothing changes, neither parameter nor moments, and `step` is as `before`.
  */
-export function adamwStep({ param, grad, m, v, step, next, stats, ...attrs }: AdamWStep): void {
-  apply(adamwOp, [param, grad, m, v, step, next, stats], attrs);
+export function adamwStep({ index, betas, eps, weightDecay, ...tensors }: AdamWStep): void {
+  apply(adamwOp, tensors, { index, betas, eps, weightDecay });
 }

@@ -1,12 +1,12 @@
 import { expectFinite } from '../../engine/arguments.ts';
-import { elements } from '../../engine/backend.ts';
-import { shader } from '../../engine/backends/webgpu/launch.ts';
-import { expectDType } from '../../engine/dtype.ts';
+import { type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
+import { at } from '../../engine/backends/wasm/planner.ts';
+import { apply } from '../../engine/apply.ts';
+import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
-import { apply, apply1, defineOp, spec } from '../../engine/positional.ts';
-import { scope } from '../../engine/scope.ts';
+import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { zeros } from '../elementwise/fill.ts';
+import { expectShape } from '../common/shapes.ts';
 import { squaresWgsl } from '../common/squares.ts';
 
 const WG = 256;
@@ -33,102 +33,106 @@ fn norm(local: u32, mine: vec3<f32>) -> f32 {
 }
 `;
 
-interface Into {
-  /** Where the norms of this gradient's parts begin. */
-  readonly offset: number;
-  readonly groups: number;
-}
-
-/** Writes the norms of a gradient's parts into their place among those of all gradients. */
-const normIntoOp = /* @__PURE__ */ defineOp<Into>({
-  name: 'norm_into',
-  mutates: [1],
-  shape([g, norms], { offset, groups }) {
-    expectDType('norm_into', 'gradient', g.dtype, 'f32');
-    expectDType('norm_into', 'norms', norms.dtype, 'f32');
-    const room = elements(norms.shape);
-    if (offset < 0 || offset + groups > room) {
-      throw new ArgumentError(`norm_into: ${groups} norms from ${offset} on do not fit into ${room}`);
-    }
-    return [];
-  },
-  reference({ inputs: [g, norms], attrs: { offset, groups } }) {
-    norms.data.fill(0, offset, offset + groups);
-    let sum = 0;
-    for (let i = 0; i < g.size; i++) sum += g.data[i] * g.data[i];
-    norms.data[offset] = Math.sqrt(sum);
-  },
-  webgpu({ inputs: [g, norms], attrs: { offset, groups } }) {
-    const kernel = shader('norm_into', () => ({
-      reads: { xs: 'f32' },
-      writes: { norms: 'f32' },
-      params: { n: 'u32', offset: 'u32' },
-      constants: { WG },
-      code: /* wgsl */ `${NORM}
+/** Norms of the parts of one gradient, one a workgroup, and a copy of its count of updates. */
+const partsShader = (counted: boolean) =>
+  shader(`grad_norm.parts.${counted}`, () => ({
+    reads: { xs: 'f32', ...(counted ? { count: 'f32' } : {}) },
+    writes: { norms: 'f32', ...(counted ? { before: 'f32' } : {}) },
+    params: { n: 'u32', offset: 'u32', index: 'u32' },
+    constants: { WG },
+    code: /* wgsl */ `${NORM}
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
   var mine = vec3<f32>();
   for (var i = group.x * WG + local; i < params.n; i += groups.x * WG) { mine += squares(xs[i]); }
   let all = norm(local, mine);
-  if (local == 0u) { norms[params.offset + group.x] = all; }
+  if (local > 0u) { return; }
+  norms[params.offset + group.x] = all;
+  ${counted ? 'if (group.x == 0u) { before[params.index] = count[0]; }' : ''}
 }`,
-    }));
-    return [{ shader: kernel, args: [g, norms], params: [g.size, offset], grid: [groups, 1, 1] }];
-  },
-  wasm({ inputs: [g, norms], attrs: { offset, groups }, k }) {
-    k.fill(norms.ptr + offset * 4, groups, 0);
-    k.l2_distance(g.ptr, undefined, norms.ptr + offset * 4, g.size);
-    return true;
-  },
-});
+  }));
 
-interface Clip {
-  readonly maxNorm: number;
-}
-
-/** [norm, clip scale, 1 where norm and loss are finite else 0] from the norms of all parts, and perhaps a loss. */
-const clipScaleOp = /* @__PURE__ */ defineOp<Clip>({
-  name: 'clip_scale',
-  shape(_, { maxNorm }) {
-    expectFinite('gradNorm', 'maxNorm', maxNorm, 0);
-    return [spec([3])];
-  },
-  reference({ inputs: [norms, loss], outputs: [stats], attrs: { maxNorm } }) {
-    let sum = 0;
-    for (let i = 0; i < norms.size; i++) sum += norms.data[i] * norms.data[i];
-    // As it is stored: a norm may be beyond what f32 holds.
-    stats.data[0] = Math.sqrt(sum);
-    const [norm] = stats.data;
-    const scale = maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1;
-    const finite = Number.isFinite(norm) && (!loss || Number.isFinite(loss.data[0]));
-    stats.data.set([scale, finite ? 1 : 0], 1);
-  },
-  webgpu({ inputs: [norms, ...loss], outputs: [stats], attrs: { maxNorm } }) {
-    const judged = loss.length > 0;
-    const kernel = shader(`clip_scale.${judged}`, () => ({
-      reads: { norms: 'f32', ...(judged ? { loss: 'f32' } : {}) },
-      writes: { stats: 'f32' },
-      params: { n: 'u32', max_norm: 'f32' },
-      constants: { WG },
-      code: /* wgsl */ `${NORM}
+const statsShader = (judged: boolean) =>
+  shader(`grad_norm.stats.${judged}`, () => ({
+    reads: { norms: 'f32', ...(judged ? { loss: 'f32' } : {}) },
+    writes: { stats: 'f32' },
+    params: { n: 'u32', max_norm: 'f32' },
+    constants: { WG },
+    code: /* wgsl */ `${NORM}
 fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 @compute @workgroup_size(WG)
 fn main(@builtin(local_invocation_index) local: u32) {
   var mine = vec3<f32>();
   for (var i = local; i < params.n; i += WG) { mine += squares(norms[i]); }
   let all = norm(local, mine);
-  if (local == 0u) {
-    let finite = is_finite(all)${judged ? ' && is_finite(loss[0])' : ''};
-    stats[0] = all;
-    stats[1] = select(1.0, min(1.0, params.max_norm / (all + 1e-6)), params.max_norm > 0.0);
-    stats[2] = select(0.0, 1.0, finite);
-  }
+  if (local > 0u) { return; }
+  stats[0] = all;
+  stats[1] = select(1.0, min(1.0, params.max_norm / (all + 1e-6)), params.max_norm > 0.0);
+  stats[2] = select(0.0, 1.0, is_finite(all)${judged ? ' && is_finite(loss[0])' : ''});
 }`,
-    }));
-    return [{ shader: kernel, args: [norms, ...loss, stats], params: [norms.size, maxNorm], grid: [1, 1, 1] }];
+  }));
+
+interface GradNormAttrs {
+  readonly maxNorm: number;
+  /** How many of the tensors are gradients; the others are their parameters' counts of updates, where any are given. */
+  readonly gradients: number;
+}
+
+const gradNormOp = /* @__PURE__ */ defineOp({
+  name: 'grad_norm',
+  inputs: ['loss?', 'tensors*'],
+  outputs: ['stats', 'before?'],
+  shape({ tensors }, { maxNorm, gradients }: GradNormAttrs) {
+    expectFinite('gradNorm', 'maxNorm', maxNorm, 0);
+    tensors.forEach((tensor, i) => {
+      if (i < gradients) return expectDType('gradNorm', 'a gradient', tensor.dtype, ...FLOATS);
+      expectDType('gradNorm', 'a count', tensor.dtype, 'f32');
+      expectShape('gradNorm', 'a count', tensor, []);
+    });
+    const counts = tensors.length - gradients;
+    return { stats: spec([3]), before: counts > 0 ? spec([counts]) : undefined };
+  },
+  reference({ loss, tensors }, { stats, before }, { maxNorm, gradients }) {
+    let sum = 0;
+    for (const { data } of tensors.slice(0, gradients)) for (const v of data) sum += v * v;
+    // As it is stored: a norm may be beyond what f32 holds.
+    stats.data[0] = Math.sqrt(sum);
+    const [norm] = stats.data;
+    const scale = maxNorm > 0 ? Math.min(1, maxNorm / (norm + 1e-6)) : 1;
+    const finite = Number.isFinite(norm) && (!loss || Number.isFinite(loss.data[0]));
+    stats.data.set([scale, finite ? 1 : 0], 1);
+    before?.data.set(tensors.slice(gradients).map(({ data }) => data[0]));
+  },
+  webgpu({ loss, tensors }, { stats, before }, { maxNorm, gradients }, { scratch }) {
+    const groups = tensors.slice(0, gradients).map(({ size }) => groupsOf(size));
+    const norms = scratch([groups.reduce((a, b) => a + b)]);
+    let offset = 0;
+    const launches = groups.map((count, i): Launch => {
+      const params = [tensors[i].size, offset, i];
+      offset += count;
+      const args = before ? [tensors[i], tensors[gradients + i], norms, before] : [tensors[i], norms];
+      return { shader: partsShader(before !== undefined), args, params, grid: [count, 1, 1] };
+    });
+    const args = loss ? [norms, loss, stats] : [norms, stats];
+    const params = [norms.size, maxNorm];
+    return [...launches, { shader: statsShader(loss !== undefined), args, params, grid: [1, 1, 1] }];
+  },
+  wasm({ loss, tensors }, { stats, before }, { maxNorm, gradients }, { k, scratch }) {
+    const norms = scratch(4 * gradients);
+    for (let i = 0; i < gradients; i++) {
+      k.l2_distance(tensors[i], undefined, at(norms, 4 * i), tensors[i].size);
+      if (before) k.strided_copy(tensors[gradients + i], at(before, 4 * i), 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    }
+    k.clip_scale(norms, loss, stats, gradients, maxNorm);
+    return true;
   },
 });
+
+function run(grads: readonly Tensor[], counts: readonly Tensor[], maxNorm: number, loss?: Tensor) {
+  if (grads.length === 0) throw new ArgumentError('gradNorm: no gradients were given; nothing is trained');
+  return apply(gradNormOp, { loss, tensors: [...grads, ...counts] }, { maxNorm, gradients: grads.length });
+}
 
 /**
  * Global norm of all gradients and what follows from it, left on the device: f32 [norm, min(1, maxNorm/(norm + 1e-6)),
@@ -139,15 +143,29 @@ fn main(@builtin(local_invocation_index) local: u32) {
  * @param loss f32 of one element, which must be finite too
  */
 export function gradNorm(grads: readonly Tensor[], maxNorm: number, loss?: Tensor): Tensor {
-  if (grads.length === 0) throw new ArgumentError('gradNorm: no gradients were given; nothing is trained');
-  return scope(() => {
-    const counts = grads.map((g) => groupsOf(g.size));
-    const norms = zeros(grads[0].backend, [counts.reduce((a, b) => a + b)]);
-    let offset = 0;
-    grads.forEach((g, i) => {
-      apply(normIntoOp, [g, norms], { offset, groups: counts[i] });
-      offset += counts[i];
-    });
-    return apply1(clipScaleOp, loss ? [norms, loss] : [norms], { maxNorm });
-  });
+  return run(grads, [], maxNorm, loss).stats;
+}
+
+export interface StepStart {
+  /** What `gradNorm` gives. */
+  readonly stats: Tensor;
+  /** f32 (parameters): a copy of their counts, which kernels read while the step changes these. */
+  readonly before: Tensor;
+}
+
+/**
+ * What `adamwStep` needs to know of all parameters together.
+ * @param counts f32 [], one a gradient: the updates that its parameter has had
+ */
+export function beginStep(
+  grads: readonly Tensor[],
+  counts: readonly Tensor[],
+  maxNorm: number,
+  loss?: Tensor,
+): StepStart {
+  if (counts.length !== grads.length) {
+    throw new ArgumentError(`beginStep: ${counts.length} counts for ${grads.length} gradients, expected one for each`);
+  }
+  const { stats, before } = run(grads, counts, maxNorm, loss);
+  return { stats, before: before! };
 }

@@ -5,7 +5,7 @@ import { diskFolder } from '../../engine/node/source.ts';
 import { Checkpoint } from '../../engine/safetensors/index.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
-import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { fromData, scalar, type Tensor } from '../../engine/tensor.ts';
 import { ssmLayers } from '../../models/matvlm/config.ts';
 import { distillPlain, isTrainable, type LossParts, setTrainable } from '../../models/matvlm/distill.ts';
 import { generateIds, prefill } from '../../models/matvlm/generate.ts';
@@ -341,7 +341,7 @@ async function* stepChecks(r: Replay): AsyncGenerator<Check> {
     const made = scope(() => {
       const parts = studentLoss(r, publishedLosses);
       backward(parts.total);
-      return { ...parts, stats: optimiser.step(2e-4, parts.total) };
+      return { ...parts, stats: optimiser.step(scalar(parts.total.backend, 2e-4), parts.total) };
     });
     yield r.number(`step${i}.loss`, await made.total.item(), want.loss);
     yield r.number(`step${i}.kl`, await made.kl!.item(), want.kl);

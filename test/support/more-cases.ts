@@ -97,10 +97,11 @@ export const moreCases: readonly MoreCase[] = [
     differentiable: false,
     run: ([x, grad, m, v], backend) => {
       const [param, first, second] = [x, m, v].map((t) => noGrad(() => clone(t)));
-      const [step, next, stats] = [scalar(backend, 1), scalar(backend, 0), fromData(backend, [2, 0.5, 1], [3])];
-      const rates = { lr: 1e-2, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1 } as const;
-      adamwStep({ param, grad, m: first, v: second, step, next, stats, ...rates });
-      return [param, first, second, next];
+      const [step, before] = [scalar(backend, 0), fromData(backend, [5, 1], [2])];
+      const given = { stats: fromData(backend, [2, 0.5, 1], [3]), lr: scalar(backend, 1e-2) };
+      const rates = { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1 } as const;
+      adamwStep({ param, grad, m: first, v: second, step, before, index: 1, ...given, ...rates });
+      return [param, first, second, step];
     },
   },
 ];

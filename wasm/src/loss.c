@@ -115,26 +115,39 @@ INLINE double whole_power(double x, size_t n) {
   return y;
 }
 
+// Of the norms of n gradients: [their norm, what clips it to max_norm (0 does not clip), 1 if it and the loss (or null)
+// are finite else 0].
+void EXPORT(clip_scale)(const float *norms, const float *_Nullable loss, float *stats, size_t n, double max_norm) {
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) sum += (double)norms[i] * norms[i];
+  float norm = (float)__builtin_sqrt(sum);
+  double scale = max_norm > 0 ? max_norm / (norm + 1e-6) : 1;
+  stats[0] = norm;
+  stats[1] = (float)(scale > 1 ? 1 : scale);
+  stats[2] = norm - norm == 0 && (!loss || *loss - *loss == 0);
+}
+
 // AdamW (Loshchilov & Hutter 2019) as torch has it: p ← p·(1 − lr·decay) − lr/c1·m/(√(v/c2) + eps), c = 1 − beta^t, for
-// the parameter's t-th update; next is t, and step was before it. stats: the gradient's norm, the factor that clips it,
-// and 0 where it is not finite: then nothing changes.
-void EXPORT(adamw)(float *p, const float *g, float *m, float *v, const float *step, float *next, const float *stats,
-                   size_t n, float lr, double beta1, double beta2, float eps, float decay) {
-  *next = *step + stats[2];
+// the parameter's t-th update; step becomes t, and before is what it was. stats: the gradient's norm, the factor that
+// clips it, and 0 where it is not finite: then nothing changes. rate: lr.
+void EXPORT(adamw)(float *p, const float *g, float *m, float *v, float *step, const float *before, const float *stats,
+                   const float *rate, size_t n, double beta1, double beta2, float eps, float decay) {
+  *step = *before + stats[2];
   if (stats[2] == 0.0f) return;
   // 1 − βᵗ in f64, where 1 − β of a β near 1 keeps its digits.
-  double c1 = 1.0 - whole_power(beta1, *next), c2 = 1.0 - whole_power(beta2, *next);
+  double c1 = 1.0 - whole_power(beta1, *step), c2 = 1.0 - whole_power(beta2, *step);
+  float lr = *rate;
   f4 factor = splat(stats[1]), b1 = splat((float)beta1), b2 = splat((float)beta2), keep = splat(1.0f - lr * decay);
   f4 rest1 = splat((float)(1.0 - beta1)), rest2 = splat((float)(1.0 - beta2));
-  f4 rate = splat((float)(lr / c1)), root = splat((float)(1.0 / __builtin_sqrt(c2))), epsilon = splat(eps);
+  f4 first_rate = splat((float)(lr / c1)), root = splat((float)(1.0 / __builtin_sqrt(c2))), epsilon = splat(eps);
   for (size_t i = 0; i < n; i += 4) {
     size_t left = n - i;
     f4 grad = mul4(ld_upto(g + i, left), factor);
     f4 first = fma4(b1, ld_upto(m + i, left), mul4(rest1, grad));
     f4 second = fma4(b2, ld_upto(v + i, left), mul4(rest2, mul4(grad, grad)));
-    f4 step = div4(mul4(rate, first), fma4(wasm_f32x4_sqrt(second), root, epsilon));
+    f4 change = div4(mul4(first_rate, first), fma4(wasm_f32x4_sqrt(second), root, epsilon));
     st_upto(m + i, left, first);
     st_upto(v + i, left, second);
-    st_upto(p + i, left, sub4(mul4(ld_upto(p + i, left), keep), step));
+    st_upto(p + i, left, sub4(mul4(ld_upto(p + i, left), keep), change));
   }
 }

@@ -1,7 +1,7 @@
 import { CheckpointError, NumericError } from '../../../engine/errors.ts';
 import { Random } from '../../../engine/random.ts';
 import { scope } from '../../../engine/scope.ts';
-import type { Tensor } from '../../../engine/tensor.ts';
+import { scalar, type Tensor } from '../../../engine/tensor.ts';
 import { add, backward } from '../../../ops/index.ts';
 import { distillVqa, isTrainable, type LossParts, setTrainable, vqaLoss } from '../distill.ts';
 import type { PassOptions } from '../layers/decoder.ts';
@@ -208,7 +208,7 @@ export class Trainer {
         const parts = batches.map((batch, i) => this.gradients(batch, random, shares[i]));
         names.push(...PARTS.filter((name) => parts[0][name]));
         const [total, ...rest] = (['total', ...names] as const).map((name) => parts.map((p) => p[name]!).reduce(add));
-        return this.optimiser.step(lr, total, [total, ...rest]);
+        return this.optimiser.step(scalar(total.backend, lr), total, [total, ...rest]);
       });
     } catch (error) {
       this.optimiser.zeroGrad();
