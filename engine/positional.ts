@@ -92,10 +92,9 @@ export function defineOp<A>(op: Positional<A>): Op<A> {
     webgpu: (inputs: Any, outputs: Any, attrs: A, device: GpuPlanner) =>
       op.webgpu({ inputs: list<Slot>('i', inputs), outputs: list<Slot>('o', outputs), attrs, ...device }),
     wasm: op.wasm && ((inputs: Any, outputs: Any, attrs: A, planner: WasmPlanner) => {
-      const arg = (slot: Slot): WasmArg => ({ ...slot, ptr: (slot.slot + 1) * TAG });
       return op.wasm!({
-        inputs: list<Slot>('i', inputs).map(arg),
-        outputs: list<Slot>('o', outputs).map(arg),
+        inputs: list<Slot>('i', inputs).map(wasmArg),
+        outputs: list<Slot>('o', outputs).map(wasmArg),
         attrs,
         k: tagged(planner),
         scratch: (bytes) => (bytes === 0 ? 0 : (planner.scratch(bytes).slot + 1) * TAG),
@@ -121,7 +120,9 @@ export function defineOp<A>(op: Positional<A>): Op<A> {
   return { ...op, named };
 }
 
-function tagged({ k, sizes }: WasmPlanner): KernelExports {
+export const wasmArg = (slot: Slot): WasmArg => ({ ...slot, ptr: (slot.slot + 1) * TAG });
+
+export function tagged({ k, sizes }: WasmPlanner): KernelExports {
   const address = (v: number): number | Address =>
     v >= TAG && v < 64 * TAG && Number.isInteger(v) ? { slot: Math.floor(v / TAG) - 1, offset: v % TAG } : v;
   return new Proxy({} as KernelExports, {

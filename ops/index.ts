@@ -1,6 +1,5 @@
 /** All ops. One module per op or family; importing a name pulls in only what it needs. */
 export * from './optim/adamw.ts';
-export * from './reduce/argmax.ts';
 export * from './attention/attention.ts';
 export * from './elementwise/backward.ts';
 export * from './elementwise/binary.ts';
@@ -21,7 +20,6 @@ export * from './optim/grad-norm.ts';
 export * from './movement/index-select.ts';
 export * from './movement/join.ts';
 export * from './reduce/l2-distance.ts';
-export * from './norm/l2norm.ts';
 export * from './gemm/linear.ts';
 export * from './gemm/matmul.ts';
 export * from './norm/norm.ts';
@@ -34,7 +32,7 @@ export * from './attention/rope.ts';
 export * from './elementwise/scalar.ts';
 export * from './reduce/softmax.ts';
 export * from './ssd/ssd-scan.ts';
-export * from './reduce/topk.ts';
+export * from './reduce/sort.ts';
 export * from './movement/tril.ts';
 export * from './elementwise/unary.ts';
 export * from './movement/view.ts';

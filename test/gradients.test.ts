@@ -175,7 +175,9 @@ test('every op that takes 16 bits gives gradients in their dtype, and writes bes
       const want = runInHalves(reference, op, tensors, 'f32');
       for (const [i, grad] of grads.entries()) {
         assert.is(grad.dtype, dtype, op.id);
-        sameWithin(await numbers(grad), await want[i].data(), dtype === 'f16' ? 2 ** -8 : 2 ** -6, `${op.id} ${dtype}`);
+        // What is made of the output, as the gradient of softmax, sees its rounding as well.
+        const most = (dtype === 'f16' ? 2 ** -8 : 2 ** -6) * (/softmax/.test(op.op) ? 2 : 1);
+        sameWithin(await numbers(grad), await want[i].data(), most, `${op.id} ${dtype}`);
       }
       [...grads, ...want].forEach((t) => t.dispose());
     }

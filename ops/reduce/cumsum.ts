@@ -1,24 +1,21 @@
+import { accessor } from '../../engine/access.ts';
+import { apply } from '../../engine/apply.ts';
 import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
-import { expectDType } from '../../engine/dtype.ts';
-import { apply1, defineOp, type Op, spec } from '../../engine/positional.ts';
+import { accessOf, expectDType, FLOATS } from '../../engine/dtype.ts';
+import { defineOp, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { around, eachLine, normalizeDim } from '../common/shapes.ts';
 import code from './cumsum.wgsl';
-import { around, normalizeDim } from '../common/shapes.ts';
+import type { Lines } from './variants.ts';
 
 interface CumsumAttrs {
   readonly dim: number;
+  /** From the end of each line. */
   readonly reverse: boolean;
 }
 
-const INDEX = /* wgsl */ `
-fn base_of(line: u32) -> u32 { return (line / params.inner) * params.len * params.inner + line % params.inner; }
-fn index(base: u32, k: u32) -> u32 {
-  return base + select(k, params.len - 1u - k, params.reverse == 1u) * params.inner;
-}
-`;
-
 /** For many or short lines: every thread sums one of its own. */
-const ALONE = /* wgsl */ `
+const LINE_A_THREAD = /* wgsl */ `
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
@@ -30,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var part = T(0);
     let end = min(params.len, k + 256u);
     for (; k < end; k++) {
-      part += x[index(base, k)];
+      part += load_x(index(base, k));
       y[index(base, k)] = sum + part;
     }
     sum += part;
@@ -38,41 +35,59 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 }
 `;
 
-export const cumsumOp: Op<CumsumAttrs> = /* @__PURE__ */ defineOp<CumsumAttrs>({
-  name: 'cumsum',
-  shape([x]) {
-    expectDType('cumsum', 'x', x.dtype, 'f32', 'i32');
-    return [spec(x.shape, x.dtype)];
+const VARIANTS: readonly { name: string; when(sizes: Lines): boolean; linesPerGroup: number; code: string }[] = [
+  {
+    name: 'thread',
+    when: ({ lines, length, inner }) => length <= 16 || (inner > 1 && lines >= 4096),
+    linesPerGroup: 256,
+    code: LINE_A_THREAD,
   },
-  reference({ inputs: [x], outputs: [y], attrs: { dim, reverse } }) {
-    const { outer, length, inner } = around(x.shape, dim);
-    for (let line = 0; line < outer * inner; line++) {
-      const base = Math.floor(line / inner) * length * inner + (line % inner);
+  { name: 'workgroup', when: () => true, linesPerGroup: 1, code },
+];
+
+const INDEX = /* wgsl */ `
+fn base_of(line: u32) -> u32 { return (line / params.inner) * params.len * params.inner + line % params.inner; }
+fn index(base: u32, k: u32) -> u32 {
+  return base + select(k, params.len - 1u - k, params.reverse == 1u) * params.inner;
+}
+`;
+
+const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
+  name: 'cumsum',
+  inputs: ['x'],
+  outputs: ['y'],
+  asStored: { webgpu: ['x'] },
+  shape({ x }, _: CumsumAttrs) {
+    expectDType('cumsum', 'x', x.dtype, ...FLOATS, 'i32', 'u32');
+    return { y: spec(x.shape, x.dtype) };
+  },
+  reference({ x }, { y }, { dim, reverse }) {
+    eachLine(x.shape, dim, (base, step, length) => {
       let sum = 0;
       for (let k = 0; k < length; k++) {
-        const i = base + (reverse ? length - 1 - k : k) * inner;
+        const i = base + (reverse ? length - 1 - k : k) * step;
         sum += x.data[i];
         y.data[i] = sum;
       }
-    }
+    });
   },
-  webgpu({ inputs: [x], outputs: [y], attrs: { dim, reverse } }) {
+  webgpu({ x }, { y }, { dim, reverse }, { caps }) {
     const { outer, length, inner } = around(x.shape, dim);
     const lines = outer * inner;
-    const alone = length <= 16 || (inner > 1 && lines >= 4096);
-    const kernel = shader(`cumsum.${x.dtype}.${alone}`, () => ({
-      reads: { x: x.dtype },
-      writes: { y: x.dtype },
+    const { name, linesPerGroup, code } = VARIANTS.find(({ when }) => when({ lines, length, inner }))!;
+    const access = accessOf(x.dtype, caps);
+    const kernel = shader(`cumsum.${access.key}.${name}`, () => ({
+      reads: { x: accessor(access, false) },
+      writes: { y: access.type },
       params: { lines: 'u32', len: 'u32', inner: 'u32', reverse: 'u32' },
-      code: `alias T = ${x.dtype};${FLAT_INDEX}${INDEX}${alone ? ALONE : code}`,
+      code: `alias T = ${access.type};${FLAT_INDEX}${INDEX}${code}`,
     }));
-    const params = [lines, length, inner, reverse ? 1 : 0];
-    return [{ shader: kernel, args: [x, y], params, grid: grid1d(lines, alone ? 256 : 1) }];
+    return [{ shader: kernel, args: [x, y], params: [lines, length, inner, reverse ? 1 : 0], grid: grid1d(lines, linesPerGroup) }];
   },
-  backward: ({ attrs, grads }) => [apply1(cumsumOp, [grads[0]!], { ...attrs, reverse: !attrs.reverse })],
+  backward: ({ attrs, grads }) => ({ x: apply(cumsumOp, { x: grads.y! }, { ...attrs, reverse: !attrs.reverse }).y }),
 });
 
-/** Running sum along `dim`: f32 or i32 of any shape → the same. */
+/** Running sum along `dim`: floats, i32 or u32 of any shape → the same; integers wrap around. */
 export function cumsum(x: Tensor, dim: number): Tensor {
-  return apply1(cumsumOp, [x], { dim: normalizeDim('cumsum', dim, x.shape.length), reverse: false });
+  return apply(cumsumOp, { x }, { dim: normalizeDim('cumsum', dim, x.shape.length), reverse: false }).y;
 }

@@ -14,7 +14,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let k = start + local;
     let here = inside && k < params.len;
     var sum = T(0);
-    if (here) { sum = x[index(base, k)]; }
+    if (here) { sum = load_x(index(base, k)); }
     sums[local] = sum;
     workgroupBarrier();
     for (var step = 1u; step < 256u; step *= 2u) {

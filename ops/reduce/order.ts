@@ -4,16 +4,27 @@ export function comesBefore(a: number, i: number, b: number, j: number): boolean
   return a > b || a !== a;
 }
 
-/** WGSL: integers that sort as the floats do, NaN largest. */
-export const ORDER = /* wgsl */ `
+/** WGSL: whole numbers that sort as the floats do, NaN largest. */
+const FLOAT_KEY = /* wgsl */ `
 fn order_key(v: f32) -> u32 {
   let bits = bitcast<u32>(v);
   if ((bits & 0x7fffffffu) > 0x7f800000u) { return 0xffffffffu; }
   if (bits == 0x80000000u) { return 0x80000000u; }
   return bits ^ select(0x80000000u, 0xffffffffu, (bits >> 31u) == 1u);
 }
-// Largest key, and the lower index among equals.
+`;
+
+const KEYS = {
+  f32: FLOAT_KEY,
+  i32: 'fn order_key(v: i32) -> u32 { return bitcast<u32>(v) ^ 0x80000000u; }\n',
+  u32: 'fn order_key(v: u32) -> u32 { return v; }\n',
+};
+
+/** WGSL for values of a type: `order_key`, and of two pairs (key, index) that with the largest key, of equals the lower. */
+export const orderWgsl = (type: keyof typeof KEYS): string => /* wgsl */ `${KEYS[type]}
 fn first_of(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
   return select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y));
 }
 `;
+
+export const ORDER = /* @__PURE__ */ orderWgsl('f32');

@@ -7,7 +7,10 @@ import {
   adamwStep,
   addInto,
   addScalar,
+  all,
+  any,
   arange,
+  argmin,
   cast,
   clone,
   copy_,
@@ -16,7 +19,11 @@ import {
   gradNorm,
   l2Distance,
   mulScalar,
+  prod,
+  sort,
+  std,
   topk,
+  variance,
 } from '../../ops/index.ts';
 import { random } from './agree.ts';
 import type { HostTensor } from './golden-types.ts';
@@ -68,6 +75,20 @@ export const moreCases: readonly MoreCase[] = [
   { id: 'dropout', inputs: [inputs[0]], differentiable: true, run: ([x]) => [dropout(x, 0.3, 2 ** 40 + 5)] },
   { id: 'l2_distance', inputs, differentiable: true, run: ([a, b]) => [l2Distance(a, b)] },
   { id: 'topk', inputs: [f32(SHAPE, 3)], differentiable: true, run: ([x]) => topk(x, 3, 1) },
+  { id: 'sort', inputs: [f32(SHAPE, 3)], differentiable: true, run: ([x]) => [...sort(x, 0), ...sort(x, 1, true)] },
+  {
+    id: 'std and var',
+    inputs: [f32([4, 3, 5], 9)],
+    differentiable: true,
+    run: ([x]) => [std(x, { dim: [0, 2] }), variance(x), variance(x, { dim: 1, correction: 0.5, keepdim: true })],
+  },
+  { id: 'prod', inputs: [f32(SHAPE, 10)], differentiable: true, run: ([x]) => [prod(x, { dim: 1 }), prod(x, { dim: 0 })] },
+  {
+    id: 'any, all, argmin',
+    inputs: [f32(SHAPE, 11, onGrid)],
+    differentiable: false,
+    run: ([x]) => [any(x, { dim: 1 }), all(x, { dim: [0] }), argmin(x, 1), argmin(x)],
+  },
   ...(['f16', 'bf16'] as const).map((dtype): MoreCase => ({
     id: `cast to ${dtype} and back`,
     inputs: [f32(SHAPE, 4, onGrid)],

@@ -1,0 +1,179 @@
+import { expectWhole } from '../../engine/arguments.ts';
+import { accessor } from '../../engine/access.ts';
+import { apply } from '../../engine/apply.ts';
+import { FLAT_INDEX, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
+import { accessOf, expectDType, FLOATS } from '../../engine/dtype.ts';
+import { ShapeError } from '../../engine/errors.ts';
+import { defineOp, spec } from '../../engine/op.ts';
+import { scope } from '../../engine/scope.ts';
+import type { Tensor } from '../../engine/tensor.ts';
+import { around, eachLine, normalizeDim, show } from '../common/shapes.ts';
+import { gather } from '../movement/gather.ts';
+import { reshape } from '../movement/reshape.ts';
+import { comesBefore, orderWgsl } from './order.ts';
+
+interface SortAttrs {
+  readonly dim: number;
+  /** How many of each line are wanted, from the front. */
+  readonly keep: number;
+  readonly descending: boolean;
+}
+
+/** Elements that one workgroup sorts. */
+const BLOCK = 256;
+
+const MAIN = /* wgsl */ `
+@compute @workgroup_size(${BLOCK})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32)`;
+
+/** A workgroup a block: each element counts those that come before it. */
+const SORT_BLOCKS = /* wgsl */ `
+var<workgroup> keys: array<u32, ${BLOCK}>;
+${MAIN} {
+  let at = flat_group(group, groups);
+  let line = at / params.runs;
+  let run = at % params.runs;
+  let begin = run * ${BLOCK}u;
+  let count = select(0u, min(${BLOCK}u, params.len - begin), line < params.lines);
+  let base = (line / params.inner) * params.len * params.inner + line % params.inner;
+  if (local < count) { keys[local] = key_of(load_x(base + (begin + local) * params.inner)); }
+  workgroupBarrier();
+  if (local >= count) { return; }
+  let own = keys[local];
+  var place = 0u;
+  for (var j = 0u; j < count; j++) { place += select(0u, 1u, keys[j] < own || (keys[j] == own && j < local)); }
+  emit(line, run, place, vec2(own, begin + local));
+}`;
+
+/** A thread an element: in the run of two it comes after those before it in its own, and those of the other. */
+const MERGE = /* wgsl */ `
+fn count_of(run: u32) -> u32 {
+  let begin = run * params.width;
+  return min(params.cap, select(0u, params.len - begin, begin < params.len));
+}
+${MAIN} {
+  let i = flat_index(group, groups, local, ${BLOCK}u);
+  let place = i % params.cap;
+  let run = (i / params.cap) % params.runs;
+  let line = i / (params.cap * params.runs);
+  if (line >= params.lines || place >= count_of(run)) { return; }
+  let own = x[i];
+  let other = (line * params.runs + (run ^ 1u)) * params.cap;
+  var low = 0u;
+  var high = count_of(run ^ 1u);
+  while (low < high) {
+    let middle = (low + high) / 2u;
+    let key = x[other + middle].x;
+    // Of equals those of the first run come first.
+    if (key < own.x || (key == own.x && (run & 1u) == 1u)) { low = middle + 1u; } else { high = middle; }
+  }
+  emit(line, run / 2u, place + low, own);
+}`;
+
+/** Puts an element, number `place` of a run, where the next launch wants it; of each run as many as are wanted. */
+const EMIT_PAIR = /* wgsl */ `
+fn emit(line: u32, run: u32, place: u32, pair: vec2<u32>) {
+  if (place < params.out) { y[(line * params.out_runs + run) * params.out + place] = pair; }
+}`;
+/** Writes its index as the result. */
+const EMIT_INDEX = /* wgsl */ `
+fn emit(line: u32, run: u32, place: u32, pair: vec2<u32>) {
+  if (place < params.out) {
+    y[(line / params.inner * params.out + place) * params.inner + line % params.inner] = i32(pair.y);
+  }
+}`;
+
+/** Lines as they are in x, and their runs: `width` elements of x, `cap` of which were kept, and so on for what is written. */
+const PARAMS = {
+  ...({ lines: 'u32', len: 'u32', inner: 'u32' } as const),
+  ...({ runs: 'u32', width: 'u32', cap: 'u32', out: 'u32', out_runs: 'u32' } as const),
+};
+
+const keyOf = (type: string, descending: boolean) =>
+  `fn key_of(v: ${type}) -> u32 { return ${descending ? '~' : ''}order_key(v); }`;
+
+/** Indices that sort each line: blocks in workgroup memory, then merges of two runs until one is left. */
+const sortOp = /* @__PURE__ */ defineOp({
+  name: 'sort',
+  inputs: ['x'],
+  outputs: ['indices'],
+  asStored: { webgpu: ['x'] },
+  shape: ({ x }, { dim, keep }: SortAttrs) => ({ indices: spec(x.shape.map((d, i) => (i === dim ? keep : d)), 'i32') }),
+  reference({ x }, { indices }, { dim, keep, descending }) {
+    let line = 0;
+    eachLine(x.shape, dim, (base, step, length) => {
+      const at = (i: number) => x.data[base + i * step];
+      const before = (i: number, j: number) =>
+        descending ? comesBefore(at(i), i, at(j), j) : comesBefore(at(j), i, at(i), j);
+      const order = Array.from({ length }, (_, i) => i).sort((i, j) => (before(i, j) ? -1 : 1));
+      const first = Math.floor(line / step) * keep * step + (line++ % step);
+      for (let k = 0; k < keep; k++) indices.data[first + k * step] = order[k];
+    });
+  },
+  webgpu({ x }, { indices }, { dim, keep, descending }, { caps, scratch }) {
+    const { outer, length, inner } = around(x.shape, dim);
+    const lines = outer * inner;
+    const access = accessOf(x.dtype, caps);
+    const launches: Launch[] = [];
+    let [from, cap] = [x, 0];
+    const launch = (pass: 'blocks' | 'merge', runs: number, width: number, threads: number, outRuns: number) => {
+      const last = outRuns === 1;
+      const out = Math.min(keep, pass === 'blocks' ? width : 2 * width);
+      const to = last ? indices : scratch([lines, outRuns, out, 2], 'u32');
+      const kernel = shader(`sort.${pass === 'blocks' ? `${access.key}.${descending}` : pass}.${last}`, () => ({
+        reads: { x: pass === 'blocks' ? accessor(access, false) : 'vec2<u32>' },
+        writes: { y: last ? 'i32' : 'vec2<u32>' },
+        params: PARAMS,
+        code: [
+          FLAT_INDEX,
+          last ? EMIT_INDEX : EMIT_PAIR,
+          ...(pass === 'blocks' ? [orderWgsl(access.type), keyOf(access.type, descending), SORT_BLOCKS] : [MERGE]),
+        ].join(''),
+      }));
+      const params = [lines, length, inner, runs, width, cap, out, outRuns];
+      launches.push({ shader: kernel, args: [from, to], params, grid: grid1d(lines * runs * threads, BLOCK) });
+      [from, cap] = [to, out];
+    };
+    let runs = Math.max(1, Math.ceil(length / BLOCK));
+    launch('blocks', runs, BLOCK, BLOCK, runs);
+    for (let width = BLOCK; runs > 1; width *= 2, runs = Math.ceil(runs / 2)) {
+      launch('merge', runs, width, cap, Math.ceil(runs / 2));
+    }
+    return launches;
+  },
+});
+
+/** The first `keep` along `dim` of x sorted, and where they stood. */
+function sorted(name: string, x: Tensor, dim: number, keep: number, descending: boolean): [Tensor, Tensor] {
+  expectDType(name, 'x', x.dtype, ...FLOATS, 'i32', 'u32');
+  const { outer, length, inner } = around(x.shape, dim);
+  return scope(() => {
+    const { indices } = apply(sortOp, { x }, { dim, keep, descending });
+    const values = gather(reshape(x, [outer, length, inner]), 1, reshape(indices, [outer, keep, inner]));
+    return [reshape(values, indices.shape), indices];
+  });
+}
+
+/**
+ * x sorted along `dim`, and the indices (i32) at which the values stood. Equal values keep their order; NaN is largest.
+ * The values carry a gradient.
+ * @param x floats, i32 or u32
+ */
+export function sort(x: Tensor, dim = -1, descending = false): [values: Tensor, indices: Tensor] {
+  const along = normalizeDim('sort', dim, x.shape.length);
+  return sorted('sort', x, along, x.shape[along] ?? 1, descending);
+}
+
+/**
+ * The k largest elements along `dim`, largest first, and their indices (i32); the lower index first among equals, NaN
+ * largest. The values carry a gradient.
+ * @param x floats, i32 or u32
+ */
+export function topk(x: Tensor, k: number, dim = -1): [values: Tensor, indices: Tensor] {
+  const along = normalizeDim('topk', dim, x.shape.length);
+  const most = x.shape[along] ?? 1;
+  expectWhole('topk', 'k', k);
+  if (k > most) throw new ShapeError(`topk: k is ${k}, expected at most the ${most} of dim ${dim} of ${show(x.shape)}`);
+  return sorted('topk', x, along, k, true);
+}
