@@ -26,7 +26,7 @@ export * from './norm/norm.ts';
 export * from './movement/onehot.ts';
 export * from './movement/pad.ts';
 export * from './reduce/reduce.ts';
-export * from './movement/repeat-interleave.ts';
+export * from './movement/repeat.ts';
 export * from './movement/reshape.ts';
 export * from './attention/rope.ts';
 export * from './elementwise/scalar.ts';

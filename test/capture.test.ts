@@ -7,7 +7,7 @@ import { capture } from '../engine/capture.ts';
 import { ArgumentError } from '../engine/errors.ts';
 import { keep, scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { add, addInto, backward, clone, linear, mul, mulScalar, square, sum, zeros } from '../ops/index.ts';
+import { add, addInto, backward, clone, linear, mul, mulScalar, sliceScatter_, square, sum, zeros } from '../ops/index.ts';
 import { closeBackend, openGpu } from './support/backends.ts';
 
 const gpu = await openGpu();
@@ -74,6 +74,20 @@ for (const backend of backends) {
     assert.equal(await list(y), [4, 5, 6]);
     made.dispose();
     for (const t of [x, y]) t.dispose();
+  });
+
+  test(`a slice is written where a tensor says by then, and never outside, ${on}`, async () => {
+    const [cache, row] = [fromData(backend, new Float32Array(8), [2, 4]), fromData(backend, [1, 2], [2, 1])];
+    const start = fromData(backend, [1], [1], 'i32');
+    const made = capture(backend, () => sliceScatter_(cache, row, 1, start));
+    for (const [at, ...values] of [[2, 3, 4], [7, 5, 6], [-9, 7, 8]]) {
+      backend.write(start.buffer, Int32Array.of(at));
+      write(row, ...values);
+      made.replay();
+    }
+    assert.equal(await list(cache), [7, 1, 3, 5, 8, 2, 4, 6]);
+    made.dispose();
+    for (const t of [cache, row, start]) t.dispose();
   });
 
   test(`disposing frees all, whether the body ended well or not, ${on}`, async () => {

@@ -17,7 +17,7 @@ test('strided_copy: every order of four dimensions, repeats and reversals', () =
       const to = [sizes[1] * sizes[2] * sizes[3], sizes[2] * sizes[3], sizes[3], 1];
       const x = random(270, 3);
       const y = m.out(270);
-      m.kernels.exports.strided_copy(m.put(x), y, ...quad(sizes), ...quad(from), ...quad(to));
+      m.kernels.exports.strided_copy(m.put(x), y, 4, ...quad(sizes), ...quad(from), ...quad(to), 0, 0, 0);
       const want: number[] = [];
       for (let i = 0; i < sizes[0]; i++) {
         for (let j = 0; j < sizes[1]; j++) {
@@ -30,7 +30,7 @@ test('strided_copy: every order of four dimensions, repeats and reversals', () =
       m.finish(`copy ${order}`);
     }
     const y = m.out(12);
-    m.kernels.exports.strided_copy(m.put([1, 2, 3]) + 8, y, 1, 1, 4, 3, 0, 0, 0, -1, 0, 0, 3, 1);
+    m.kernels.exports.strided_copy(m.put([1, 2, 3]) + 8, y, 4, 1, 1, 4, 3, 0, 0, 0, -1, 0, 0, 3, 1, 0, 0, 0);
     assert.equal(Array.from(m.read(y, 12)), [3, 2, 1, 3, 2, 1, 3, 2, 1, 3, 2, 1]);
     m.finish('repeat and reverse');
   }

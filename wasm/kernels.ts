@@ -81,8 +81,8 @@ export interface KernelCalls<P = Address> {
   /** Gradients of `causal_conv1d`; each of dx, dw, db, dinitial may be 0. All are overwritten. */
   causal_conv1d_backward(x: P, w: P, bias: P | undefined, initial: P | undefined, dy: P, dx: P | undefined, dw: P | undefined, db: P | undefined, dinitial: P | undefined, B: number, C: number, L: number, K: number, token_major: number, silu: number, scratch: P): void;
 
-  /** Copies 32-bit words between views of four dimensions: sizes s, strides f of x and t of y in words, which may be 0 or negative. x and y point at the first element. */
-  strided_copy(x: P, y: P, s0: number, s1: number, s2: number, s3: number, f0: number, f1: number, f2: number, f3: number, t0: number, t1: number, t2: number, t3: number): void;
+  /** Copies elements of 4 or 2 bytes between views of four dimensions: sizes s, strides f of x and t of y in elements, which may be 0 or negative. x and y point at the first element. start, unless null, is an i32: y moves on by as many times `step` elements, at least 0 and at most `most` times. */
+  strided_copy(x: P, y: P, bytes: number, s0: number, s1: number, s2: number, s3: number, f0: number, f1: number, f2: number, f3: number, t0: number, t1: number, t2: number, t3: number, start: P | undefined, step: number, most: number): void;
 
   /** y[r] = table[indices[r]], rows of n stored in a format, which come out as f32; NaN where the index (i32) is not one of the table's `count` rows. */
   gather_rows(table: P, indices: P, y: P, rows: number, n: number, count: number, format: number): void;

@@ -93,7 +93,7 @@ ${MAIN}`,
     const [from, to] = [[attrs.stride, height * width, width, 1] as const, [size, kh * kw, kw, 1] as const];
     for (let i = 0; i < batch * rows; i++) {
       const at = (Math.floor(i / rows) * channels * height + (i % rows) * attrs.stride) * width;
-      k.strided_copy(x.ptr + at * 4, y.ptr + i * columns * size * 4, columns, channels, kh, kw, ...from, ...to);
+      k.strided_copy(x.ptr + at * 4, y.ptr + i * columns * size * 4, 4, columns, channels, kh, kw, ...from, ...to, 0, 0, 0);
     }
     return true;
   },

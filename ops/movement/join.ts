@@ -1,36 +1,36 @@
+import { apply } from '../../engine/apply.ts';
+import type { Spec } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { apply, apply1, defineOp, spec } from '../../engine/positional.ts';
+import { spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { normalizeAxis, normalizeDim, show, strides } from '../common/shapes.ts';
 import { zeros } from '../elementwise/fill.ts';
 import { reshape } from './reshape.ts';
-import { normalizeAxis, normalizeDim, show, strides } from '../common/shapes.ts';
-import { copyOnHost, copyOnWasm, gatherCopy, launchCopy, scatterCopy } from './strided.ts';
+import { defineCopyOp, expectMovable, gatherCopy, scatterCopy, type View } from './strided.ts';
 
 interface Along {
   readonly dim: number;
 }
 
-/** Where each part begins along the dimension, in elements of the whole. */
-function offsets(sizes: readonly number[], step: number): number[] {
-  let at = 0;
-  return sizes.map((size) => {
-    const offset = at * step;
-    at += size;
-    return offset;
+/** How each of the parts, which lie one after the other along a dimension of the whole, is seen in it. */
+function viewsOf({ shape }: Spec, parts: readonly Spec[], dim: number): View[] {
+  const own = strides(shape);
+  let start = 0;
+  return parts.map((part) => {
+    const offset = start * own[dim];
+    start += part.shape[dim];
+    return { strides: own, offset };
   });
 }
 
-function parts(whole: readonly number[], pieces: readonly { shape: readonly number[] }[], dim: number) {
-  const own = strides(whole);
-  const starts = offsets(pieces.map((p) => p.shape[dim]), own[dim]);
-  return { own, starts };
-}
-
-const catOp = /* @__PURE__ */ defineOp<Along>({
+const catOp = /* @__PURE__ */ defineCopyOp<Along, 'xs*', 'y'>({
   name: 'cat',
-  shape(inputs, { dim }) {
-    const [first] = inputs;
-    for (const x of inputs) {
+  inputs: ['xs*'],
+  outputs: ['y'],
+  shape({ xs }, { dim }) {
+    const [first] = xs;
+    expectMovable('cat', first);
+    for (const x of xs) {
       const fits = x.shape.length === first.shape.length && x.shape.every((d, i) => i === dim || d === first.shape[i]);
       if (!fits || x.dtype !== first.dtype) {
         throw new ShapeError(
@@ -38,29 +38,22 @@ const catOp = /* @__PURE__ */ defineOp<Along>({
         );
       }
     }
-    const total = inputs.reduce((sum, x) => sum + x.shape[dim], 0);
-    return [spec(first.shape.map((d, i) => (i === dim ? total : d)), first.dtype)];
+    const total = xs.reduce((sum, x) => sum + x.shape[dim], 0);
+    return { y: spec(first.shape.map((d, i) => (i === dim ? total : d)), first.dtype) };
   },
-  reference({ inputs, outputs: [y], attrs: { dim } }) {
-    const { own, starts } = parts(y.shape, inputs, dim);
-    inputs.forEach((x, i) => copyOnHost(scatterCopy(x.shape, own, starts[i]), x, y));
+  copies({ xs }, { y }, { dim }) {
+    const views = viewsOf(y, xs, dim);
+    return xs.map((x, i) => scatterCopy(x, y, views[i]));
   },
-  webgpu({ inputs, outputs: [y], attrs: { dim } }) {
-    const { own, starts } = parts(y.shape, inputs, dim);
-    return inputs.flatMap((x, i) => (x.size === 0 ? [] : [launchCopy(scatterCopy(x.shape, own, starts[i]), x, y)]));
-  },
-  wasm({ inputs, outputs: [y], attrs: { dim }, k }) {
-    const { own, starts } = parts(y.shape, inputs, dim);
-    return inputs.every((x, i) => copyOnWasm(k, scatterCopy(x.shape, own, starts[i]), x, y));
-  },
-  backward: ({ attrs, grads, inputSpecs }) =>
-    apply(splitOp, [grads[0]!], { dim: attrs.dim, sizes: inputSpecs.map((s) => s.shape[attrs.dim]) }),
+  backward: ({ attrs: { dim }, grads, specs }) => ({
+    xs: apply(splitOp, { x: grads.y! }, { dim, sizes: specs.xs.map(({ shape }) => shape[dim]) }).ys,
+  }),
 });
 
 /** Joins tensors of one dtype along a dimension; all others must agree. */
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   if (tensors.length === 0) throw new ShapeError('cat: no tensors were given, expected at least one');
-  return apply1(catOp, tensors, { dim: normalizeAxis('cat', dim, tensors[0].shape.length) });
+  return apply(catOp, { xs: tensors }, { dim: normalizeAxis('cat', dim, tensors[0].shape.length) }).y;
 }
 
 /** Joins tensors of one shape along a new dimension. */
@@ -74,34 +67,29 @@ interface Sizes extends Along {
   readonly sizes: readonly number[];
 }
 
-const splitOp = /* @__PURE__ */ defineOp<Sizes>({
+const splitOp = /* @__PURE__ */ defineCopyOp<Sizes, 'x', 'ys*'>({
   name: 'split',
-  shape([x], { dim, sizes }) {
+  inputs: ['x'],
+  outputs: ['ys*'],
+  shape({ x }, { dim, sizes }) {
+    expectMovable('split', x);
     const total = sizes.reduce((sum, n) => sum + n, 0);
     if (total !== x.shape[dim]) {
       throw new ShapeError(`split: sizes ${show(sizes)} add up to ${total}, dim ${dim} of ${show(x.shape)} is ${x.shape[dim]}`);
     }
-    return sizes.map((n) => spec(x.shape.map((d, i) => (i === dim ? n : d)), x.dtype));
+    return { ys: sizes.map((n) => spec(x.shape.map((d, i) => (i === dim ? n : d)), x.dtype)) };
   },
-  reference({ inputs: [x], outputs, attrs: { dim } }) {
-    const { own, starts } = parts(x.shape, outputs, dim);
-    outputs.forEach((y, i) => copyOnHost(gatherCopy(y.shape, own, starts[i]), x, y));
+  copies({ x }, { ys }, { dim }) {
+    const views = viewsOf(x, ys, dim);
+    return ys.map((y, i) => gatherCopy(x, y, views[i]));
   },
-  webgpu({ inputs: [x], outputs, attrs: { dim } }) {
-    const { own, starts } = parts(x.shape, outputs, dim);
-    return outputs.flatMap((y, i) => (y.size === 0 ? [] : [launchCopy(gatherCopy(y.shape, own, starts[i]), x, y)]));
-  },
-  wasm({ inputs: [x], outputs, attrs: { dim }, k }) {
-    const { own, starts } = parts(x.shape, outputs, dim);
-    return outputs.every((y, i) => copyOnWasm(k, gatherCopy(y.shape, own, starts[i]), x, y));
-  },
-  backward({ attrs, grads, outputSpecs }) {
-    const { backend } = grads.find((g) => g !== null)!;
-    return [cat(grads.map((g, i) => g ?? zeros(backend, outputSpecs[i].shape, outputSpecs[i].dtype)), attrs.dim)];
+  backward({ attrs, grads: { ys }, specs }) {
+    const { backend } = ys.find((g) => g !== null)!;
+    return { x: cat(ys.map((g, i) => g ?? zeros(backend, specs.ys[i].shape, specs.ys[i].dtype)), attrs.dim) };
   },
 });
 
 /** Cuts x into parts of those sizes along a dimension. */
 export function split(x: Tensor, sizes: readonly number[], dim = 0): Tensor[] {
-  return apply(splitOp, [x], { sizes, dim: normalizeAxis('split', dim, x.shape.length) });
+  return [...apply(splitOp, { x }, { sizes, dim: normalizeAxis('split', dim, x.shape.length) }).ys];
 }

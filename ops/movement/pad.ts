@@ -1,63 +1,73 @@
-import { expectWhole } from '../../engine/arguments.ts';
-import { encoder, expectStorable, isFloat } from '../../engine/dtype.ts';
+import { expectOneOf, expectWhole } from '../../engine/arguments.ts';
+import { expectStorable } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { apply1, defineOp, type Op, spec } from '../../engine/positional.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { launchFill } from '../elementwise/fill-kernel.ts';
-import { show, strides } from '../common/shapes.ts';
-import { copyOnHost, launchCopy, type StridedCopy } from './strided.ts';
+import { show } from '../common/shapes.ts';
+import { clone } from '../elementwise/copy.ts';
+import { fill } from '../elementwise/fill.ts';
+import { cat } from './join.ts';
+import { expand, flip, slice } from './view.ts';
 
-interface Padding {
-  /** Elements before x in each dimension of the whole; negative where x is cropped. */
-  readonly before: readonly number[];
-  readonly whole: readonly number[];
-  readonly value: number;
+export type PadMode = 'constant' | 'reflect' | 'replicate';
+
+/** What stands beside x along a dimension, `amount` of it. */
+type Margin = (x: Tensor, dim: number, amount: number, value: number) => Tensor;
+
+interface Mode {
+  readonly before: Margin;
+  readonly after: Margin;
+  /** How much at most, beside so many. */
+  readonly most: (size: number) => number;
 }
 
-/** The copy of the part of x that stays into the whole. */
-function inside(shape: readonly number[], { before, whole }: Padding): StridedCopy {
-  const skipped = shape.map((_, i) => Math.max(0, -before[i]));
-  const filled = shape.map((_, i) => Math.max(0, before[i]));
-  const size = shape.map((d, i) => Math.max(0, Math.min(d - skipped[i], whole[i] - filled[i])));
-  const dot = (a: readonly number[], b: readonly number[]) => a.reduce((sum, v, i) => sum + v * b[i], 0);
-  const [from, to] = [strides(shape), strides(whole)];
-  return { shape: size, from, fromOffset: dot(skipped, from), to, toOffset: dot(filled, to) };
-}
+const resized = (x: Tensor, dim: number, size: number) => x.shape.map((n, d) => (d === dim ? size : n));
+const constant: Margin = (x, dim, amount, value) => fill(x.backend, resized(x, dim, amount), value, x.dtype);
 
-const padOp: Op<Padding> = /* @__PURE__ */ defineOp<Padding>({
-  name: 'pad',
-  shape([x], { whole, value }) {
-    expectStorable('pad', value, x.dtype);
-    return [spec(whole, x.dtype)];
+const MODES: Readonly<Record<PadMode, Mode>> = {
+  constant: { before: constant, after: constant, most: () => Infinity },
+  reflect: {
+    before: (x, dim, amount) => flip(slice(x, dim, 1, amount + 1), [dim]),
+    after: (x, dim, amount) => flip(slice(x, dim, -amount - 1, -1), [dim]),
+    most: (size) => size - 1,
   },
-  reference({ inputs: [x], outputs: [y], attrs }) {
-    y.data.fill(isFloat(y.dtype) ? attrs.value : encoder(y.dtype)(attrs.value));
-    copyOnHost(inside(x.shape, attrs), x, y);
+  replicate: {
+    before: (x, dim, amount) => expand(slice(x, dim, 0, 1), resized(x, dim, amount)),
+    after: (x, dim, amount) => expand(slice(x, dim, -1), resized(x, dim, amount)),
+    most: (size) => (size > 0 ? Infinity : 0),
   },
-  webgpu({ inputs: [x], outputs: [y], attrs }) {
-    const copy = inside(x.shape, attrs);
-    return [launchFill(y, attrs.value), ...(copy.shape.includes(0) ? [] : [launchCopy(copy, x, y)])];
-  },
-  backward({ attrs, grads, inputSpecs }) {
-    const shape = inputSpecs[0].shape;
-    return [apply1(padOp, [grads[0]!], { before: attrs.before.map((b) => -b), whole: shape, value: 0 })];
-  },
-});
+};
 
 /**
- * Pads with a constant. `padding` is torch's: [before, after] of the last dimension first, then of the one before it.
- * Negative amounts crop.
- * @throws ArgumentError for amounts that are no whole numbers and a value that x's dtype cannot hold
+ * Pads with a constant, with what lies mirrored behind the edge (the edge itself left out), or with the edge
+ * (torch.nn.functional.pad). `padding` is torch's: [before, after] of the last dimension first, then of the one before
+ * it. Negative amounts crop.
+ * @param x of any dtype
+ * @param value of the constant; other modes have no use for it
+ * @throws ArgumentError for amounts that are no whole numbers, a value that x's dtype cannot hold and an unknown mode;
+ *   ShapeError for a list that does not fit x, for cropping more than x has and mirroring all of it or more
  */
-export function pad(x: Tensor, padding: readonly number[], value = 0): Tensor {
+export function pad(x: Tensor, padding: readonly number[], value = 0, mode: PadMode = 'constant'): Tensor {
   const rank = x.shape.length;
   if (padding.length % 2 !== 0 || padding.length > 2 * rank) {
     throw new ShapeError(`pad: ${show(padding)} is no list of [before, after] pairs for at most ${rank} dimensions`);
   }
   for (const amount of padding) expectWhole('pad', 'an amount of padding', amount, -(2 ** 31));
-  const at = (i: number, side: number) => padding[2 * (rank - 1 - i) + side] ?? 0;
-  const before = x.shape.map((_, i) => at(i, 0));
-  const whole = x.shape.map((d, i) => d + at(i, 0) + at(i, 1));
-  if (whole.some((d) => d < 0)) throw new ShapeError(`pad: ${show(padding)} crops more than ${show(x.shape)} has`);
-  return apply1(padOp, [x], { before, whole, value });
+  expectStorable('pad', value, x.dtype);
+  expectOneOf('pad', 'mode', mode, ...Object.keys(MODES));
+  const { before, after, most } = MODES[mode];
+  let y = x;
+  for (let i = 0; i < padding.length; i += 2) {
+    const [dim, first, last] = [rank - 1 - i / 2, padding[i], padding[i + 1]];
+    const size = x.shape[dim];
+    if (size + first + last < 0) throw new ShapeError(`pad: ${show(padding)} crops more than ${show(x.shape)} has`);
+    if (Math.max(first, last, 0) > Math.max(most(size), 0)) {
+      throw new ShapeError(`pad: ${show(padding)} needs more than ${show(x.shape)} has in dim ${dim} for mode ${mode}`);
+    }
+    const parts = [y];
+    if (first > 0) parts.unshift(before(y, dim, first, value));
+    if (last > 0) parts.push(after(y, dim, last, value));
+    if (parts.length > 1) y = cat(parts, dim);
+    if (Math.min(first, last) < 0) y = slice(y, dim, Math.max(0, -first), y.shape[dim] - Math.max(0, -last));
+  }
+  return y === x ? clone(x) : y;
 }

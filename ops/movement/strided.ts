@@ -1,8 +1,11 @@
+import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import { type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
 import type { Spec } from '../../engine/backend.ts';
-import { byteLength } from '../../engine/dtype.ts';
+import { byteLength, expectDType } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
-import { type Launch, FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
-import { type GpuArg, type HostArg, type KernelExports, type WasmArg } from '../../engine/positional.ts';
+import { type Bare, defineOp, type HostArg, type Named, type Op, type OpDefinition } from '../../engine/op.ts';
+import type { Slot } from '../../engine/plan.ts';
+import { FLAT_MAIN, flatLaunch } from '../common/flat.ts';
 import { show, strides as stridesOf } from '../common/shapes.ts';
 
 /**
@@ -17,14 +20,54 @@ export interface StridedCopy {
   readonly toOffset: number;
 }
 
-/** A copy into a contiguous tensor of that shape. */
-export function gatherCopy(shape: readonly number[], from: readonly number[], fromOffset = 0): StridedCopy {
-  return { shape, from, fromOffset, to: stridesOf(shape), toOffset: 0 };
+/** A copy from one operand of an op to another. */
+export interface Copy<T> extends StridedCopy {
+  readonly source: T;
+  readonly target: T;
+  /** Moves `toOffset` on, by data: `step` elements times the i32 in `start`, which is clamped to 0 … `most`. */
+  readonly moved?: { readonly start: T; readonly step: number; readonly most: number };
 }
 
-/** A copy out of a contiguous tensor of that shape. */
-export function scatterCopy(shape: readonly number[], to: readonly number[], toOffset = 0): StridedCopy {
-  return { shape, from: stridesOf(shape), fromOffset: 0, to, toOffset };
+/** A view of a contiguous tensor. */
+export interface View {
+  readonly strides: readonly number[];
+  readonly offset: number;
+}
+
+/** A copy of a view into a contiguous tensor. */
+export function gatherCopy<T extends Spec>(source: T, target: T, { strides, offset }: View): Copy<T> {
+  const { shape } = target;
+  return { source, target, shape, from: strides, fromOffset: offset, to: stridesOf(shape), toOffset: 0 };
+}
+
+/** A copy of a contiguous tensor into a view. */
+export function scatterCopy<T extends Spec>(source: T, target: T, { strides, offset }: View): Copy<T> {
+  const { shape } = source;
+  return { source, target, shape, from: stridesOf(shape), fromOffset: 0, to: strides, toOffset: offset };
+}
+
+/** An op that moves elements as they are stored, by copies that specs and attributes determine. */
+interface CopyOp<A, I extends string, O extends string>
+  extends Pick<OpDefinition<A, I, O, never>, 'name' | 'inputs' | 'outputs' | 'shape' | 'backward' | 'mutates'> {
+  copies<T extends Spec>(inputs: Named<I, T>, outputs: Named<O, T>, attrs: A): readonly Copy<T>[];
+}
+
+export function defineCopyOp<A, const I extends string, const O extends string>(definition: CopyOp<A, I, O>): Op<A, I, O> {
+  const names = [...definition.inputs, ...definition.outputs].map((name) => name.replace(/[?*]$/, '') as Bare<I> | Bare<O>);
+  const copies = <T extends Spec>(inputs: Named<I, T>, outputs: Named<O, T>, attrs: A) =>
+    definition.copies(inputs, outputs, attrs).filter(({ shape }) => !shape.includes(0));
+  return defineOp<A, I, O>({
+    ...definition,
+    reference: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).forEach(copyOnHost),
+    webgpu: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).map(launchCopy),
+    wasm: (inputs, outputs, attrs, { k }) => copies(inputs, outputs, attrs).every((copy) => copyOnWasm(k, copy)),
+    asStored: { webgpu: names, wasm: names },
+  });
+}
+
+/** @throws DTypeError for formats that share a scale among elements, which cannot be moved one by one */
+export function expectMovable(op: string, x: Spec): void {
+  expectDType(op, 'x', x.dtype, 'f32', 'f16', 'bf16', 'i32', 'u32', 'bool');
 }
 
 interface Sized extends Spec {
@@ -35,7 +78,7 @@ interface Sized extends Spec {
  * Held against the tensors where their elements are touched, whatever an op worked out before.
  * @throws ArgumentError unless both have one dtype and hold all that the copy names
  */
-function expectInside({ shape, from, fromOffset, to, toOffset }: StridedCopy, source: Sized, target: Sized): void {
+function expectInside({ shape, from, fromOffset, to, toOffset, source, target, moved }: Copy<Sized>): void {
   const within = (steps: readonly number[], offset: number, size: number) => {
     let [low, high] = [offset, offset];
     for (let i = 0; i < shape.length; i++) {
@@ -45,15 +88,21 @@ function expectInside({ shape, from, fromOffset, to, toOffset }: StridedCopy, so
     }
     return low >= 0 && high < size;
   };
-  const fits = shape.includes(0) || (within(from, fromOffset, source.size) && within(to, toOffset, target.size));
-  if (fits && source.dtype === target.dtype) return;
+  const room = target.size - (moved ? moved.step * moved.most : 0);
+  if (source.dtype === target.dtype && within(from, fromOffset, source.size) && within(to, toOffset, room)) return;
   const named = [source, target].map(({ dtype, shape: s }) => `${dtype}${show(s)}`);
   throw new ArgumentError(`a copy of ${show(shape)} from ${named[0]} to ${named[1]} does not lie within them`);
 }
 
+interface Dim {
+  readonly size: number;
+  readonly from: number;
+  readonly to: number;
+}
+
 /** Merges neighbouring dimensions that both views walk as one, and drops those of size 1. */
-function merge({ shape, from, to }: StridedCopy): { size: number; from: number; to: number }[] {
-  const dims: { size: number; from: number; to: number }[] = [];
+function merge({ shape, from, to }: StridedCopy): Dim[] {
+  const dims: Dim[] = [];
   for (let i = 0; i < shape.length; i++) {
     if (shape[i] === 1) continue;
     const last = dims.at(-1);
@@ -67,8 +116,9 @@ function merge({ shape, from, to }: StridedCopy): { size: number; from: number; 
 }
 
 /** The copy in JavaScript; rows that both sides hold in one piece are copied whole. */
-export function copyOnHost(copy: StridedCopy, source: HostArg, target: HostArg): void {
-  expectInside(copy, source, target);
+function copyOnHost(copy: Copy<HostArg>): void {
+  expectInside(copy);
+  const { source, target, moved } = copy;
   const dims = merge(copy);
   const inner = dims.pop()!;
   const whole = inner.from === 1 && inner.to === 1;
@@ -82,33 +132,66 @@ export function copyOnHost(copy: StridedCopy, source: HostArg, target: HostArg):
       for (let i = 0; i < inner.size; i++) target.data[into + i * inner.to] = source.data[at + i * inner.from];
     }
   };
-  if (inner.size > 0 && dims.every((d) => d.size > 0)) walk(0, copy.fromOffset, copy.toOffset);
+  const start = moved ? Math.min(Math.max(moved.start.data[0], 0), moved.most) * moved.step : 0;
+  walk(0, copy.fromOffset, copy.toOffset + start);
 }
 
-/** The copy by a C kernel; false for 16-bit elements, and for views that do not come down to four dimensions. */
-export function copyOnWasm(k: KernelExports, copy: StridedCopy, source: WasmArg, target: WasmArg): boolean {
-  expectInside(copy, source, target);
-  const dims = merge(copy);
-  if (dims.length > 4 || byteLength(source.dtype, 1) !== 4) return false;
-  while (dims.length < 4) dims.unshift({ size: 1, from: 0, to: 0 });
-  const [a, b, c, d] = dims;
+/** A copy in units of several elements. */
+interface Units {
+  readonly dims: readonly Dim[];
+  readonly fromOffset: number;
+  readonly toOffset: number;
+  /** Units that one step of `moved` is. */
+  readonly step: number;
+}
+
+/** The copy in units of `count` elements that lie together, if it moves nothing but such at multiples of the number. */
+function inUnitsOf(count: number, { fromOffset, toOffset, moved }: StridedCopy & Copy<unknown>, dims: readonly Dim[]): Units | null {
+  const outer = dims.slice(0, -1);
+  const inner = dims[dims.length - 1];
+  const step = moved?.step ?? 0;
+  const numbers = [inner.size, fromOffset, toOffset, step, ...outer.flatMap(({ from, to }) => [from, to])];
+  const together = count === 1 || (inner.from === 1 && inner.to === 1);
+  if (!together || numbers.some((n) => n % count !== 0)) return null;
+  return {
+    dims: [...outer.map(({ size, from, to }) => ({ size, from: from / count, to: to / count })), { ...inner, size: inner.size / count }],
+    fromOffset: fromOffset / count,
+    toOffset: toOffset / count,
+    step: step / count,
+  };
+}
+
+/** The copy by a C kernel; false for views that do not come down to four dimensions. */
+function copyOnWasm(k: WasmPlanner['k'], copy: Copy<Slot>): boolean {
+  expectInside(copy);
+  const { source, target, moved } = copy;
+  const merged = merge(copy);
+  if (merged.length > 4) return false;
+  while (merged.length < 4) merged.unshift({ size: 1, from: 0, to: 0 });
+  const element = byteLength(source.dtype, 1);
+  const words = inUnitsOf(4 / element, copy, merged);
+  const bytes = words ? 4 : element;
+  const { dims: [a, b, c, d], fromOffset, toOffset, step } = words ?? inUnitsOf(1, copy, merged)!;
   k.strided_copy(
-    source.ptr + copy.fromOffset * 4,
-    target.ptr + copy.toOffset * 4,
+    at(source, fromOffset * bytes),
+    at(target, toOffset * bytes),
+    bytes,
     ...([a.size, b.size, c.size, d.size] as const),
     ...([a.from, b.from, c.from, d.from] as const),
     ...([a.to, b.to, c.to, d.to] as const),
+    moved?.start,
+    step,
+    moved?.most ?? 0,
   );
   return true;
 }
 
-const WG = 256;
-
-/** What one thread moves: four words of 32 bits, one, or an element of 16 bits. */
-const UNITS = {
-  quad: { bytes: 16, reads: 'vec4<u32>', writes: 'vec4<u32>', move: 'ys[goal] = xs[source];' },
-  word: { bytes: 4, reads: 'u32', writes: 'u32', move: 'ys[goal] = xs[source];' },
-  half: {
+/** What one thread moves: four words of 32 bits, one, or an element of 16 bits. The first that fits is taken. */
+const UNITS = [
+  { name: 'quad', bytes: 16, reads: 'vec4<u32>', writes: 'vec4<u32>', move: 'ys[goal] = xs[source];' },
+  { name: 'word', bytes: 4, reads: 'u32', writes: 'u32', move: 'ys[goal] = xs[source];' },
+  {
+    name: 'half',
     bytes: 2,
     reads: 'u32',
     writes: 'atomic<u32>',
@@ -118,36 +201,28 @@ const UNITS = {
   atomicAnd(&ys[goal >> 1u], ~(0xffffu << shift));
   atomicOr(&ys[goal >> 1u], bits << shift);`,
   },
-} as const;
+] as const;
 
-type Unit = keyof typeof UNITS;
-
-function kernel(rank: number, unit: Unit) {
-  return shader(`strided_copy.${rank}.${unit}`, () => {
-    const { reads, writes, move } = UNITS[unit];
-    const dims = Array.from({ length: rank }, (_, i) => i);
+function kernel(rank: number, { name, reads, writes, move }: (typeof UNITS)[number], moved: boolean) {
+  return shader(`strided_copy.${rank}.${name}${moved ? '.moved' : ''}`, () => {
+    const dims = Array.from({ length: rank }, (_, i) => rank - 1 - i);
     const fields = dims.flatMap((i) => [[`size${i}`, 'u32'] as const, [`from${i}`, 'i32'] as const, [`to${i}`, 'i32'] as const]);
-    const steps = dims.reverse().map(
-      (i) => `  {
+    const steps = dims.map((i) => `  {
     let k = i32(rest ${i === 0 ? '' : `% params.size${i}`});
     rest = rest / params.size${i};
     source += k * params.from${i};
     goal += k * params.to${i};
-  }`,
-    );
+  }`);
     return {
-      reads: { xs: reads },
+      reads: { xs: reads, ...(moved && { start: 'i32' }) },
       writes: { ys: writes },
-      params: { n: 'u32', source: 'i32', goal: 'i32', ...Object.fromEntries(fields) },
-      constants: { WG },
-      code: /* wgsl */ `${FLAT_INDEX}
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
+      params: { n: 'u32', source: 'i32', goal: 'i32', step: 'i32', most: 'i32', ...Object.fromEntries(fields) },
+      code: /* wgsl */ `
+${FLAT_MAIN} {
   var rest = flat_index(group, groups, local, WG);
   if (rest >= params.n) { return; }
   var source = params.source;
-  var goal = params.goal;
+  var goal = params.goal${moved ? ' + params.step * clamp(start[0], 0, params.most)' : ''};
 ${steps.join('\n')}
   ${move}
 }`,
@@ -155,33 +230,17 @@ ${steps.join('\n')}
   });
 }
 
-/** Whether the copy moves whole groups of so many elements that lie together and begin at multiples of the number. */
-function inGroupsOf(count: number, dims: readonly { size: number; from: number; to: number }[], copy: StridedCopy): boolean {
-  if (count === 1) return true;
-  const inner = dims[dims.length - 1];
-  const whole = [inner.size, copy.fromOffset, copy.toOffset].every((n) => n % count === 0);
-  if (inner.from !== 1 || inner.to !== 1 || !whole) return false;
-  for (let i = 0; i < dims.length - 1; i++) if (dims[i].from % count !== 0 || dims[i].to % count !== 0) return false;
-  return true;
-}
-
 /** The copy as one launch. Bits are moved, whatever the dtype, in the largest unit that sizes and strides allow. */
-export function launchCopy(copy: StridedCopy, source: GpuArg, target: GpuArg): Launch {
-  expectInside(copy, source, target);
-  const dims = merge(copy);
-  const bytes = byteLength(source.dtype, 1);
-  const elementsIn = (unit: Unit) => UNITS[unit].bytes / bytes;
-  const narrow = bytes === 2 ? 'half' : 'word';
-  const unit = (['quad', 'word'] as const).find((u) => inGroupsOf(elementsIn(u), dims, copy)) ?? narrow;
-  const group = elementsIn(unit);
-  const params = [0, copy.fromOffset / group, copy.toOffset / group];
-  let n = 1;
-  dims.forEach(({ size, from, to }, i) => {
-    const inner = i === dims.length - 1;
-    const count = inner ? size / group : size;
-    params.push(count, inner ? from : from / group, inner ? to : to / group);
-    n *= count;
-  });
-  params[0] = n;
-  return { shader: kernel(dims.length, unit), args: [source, target], params, grid: grid1d(n, WG) };
+function launchCopy(copy: Copy<Slot>): Launch {
+  expectInside(copy);
+  const { source, target, moved } = copy;
+  const merged = merge(copy);
+  const element = byteLength(source.dtype, 1);
+  const fits = (unit: (typeof UNITS)[number]) => inUnitsOf(unit.bytes / element, copy, merged);
+  const unit = UNITS.find((u) => u.bytes >= element && fits(u))!;
+  const { dims, fromOffset, toOffset, step } = fits(unit)!;
+  const n = dims.reduce((product, { size }) => product * size, 1);
+  const params = [n, fromOffset, toOffset, step, moved?.most ?? 0];
+  for (const { size, from, to } of [...dims].reverse()) params.push(size, from, to);
+  return flatLaunch(kernel(dims.length, unit, !!moved), moved ? [source, moved.start, target] : [source, target], params, n);
 }

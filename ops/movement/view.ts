@@ -1,28 +1,30 @@
+import { apply } from '../../engine/apply.ts';
 import { expectWhole } from '../../engine/arguments.ts';
+import type { Spec } from '../../engine/backend.ts';
+import { expectDType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { apply1, defineOp, type Op, spec } from '../../engine/positional.ts';
-import type { Tensor } from '../../engine/tensor.ts';
+import { type Op, type OpDefinition, spec } from '../../engine/op.ts';
+import { Tensor } from '../../engine/tensor.ts';
+import { broadcastStrides, expectAlike, normalizeAxis, normalizeDim, show, strides } from '../common/shapes.ts';
 import { zeros } from '../elementwise/fill.ts';
 import { sumTo } from '../reduce/reduce.ts';
-import { broadcastStrides, expectAlike, normalizeAxis, normalizeDim, show, strides } from '../common/shapes.ts';
-import { copyOnHost, copyOnWasm, gatherCopy, launchCopy, scatterCopy, type StridedCopy } from './strided.ts';
+import { defineCopyOp, expectMovable, gatherCopy, scatterCopy, type View } from './strided.ts';
 
-/** Copies of x seen through other strides: permute, expand, flip and slice are all one kernel. */
-function viewOp<A>(
+/** A copy of x seen through other strides: permute, expand, flip and slice are all one kernel. */
+export function viewOp<A>(
   name: string,
-  plan: (shape: readonly number[], attrs: A) => StridedCopy,
-  backward: Op<A>['backward'],
-): Op<A> {
-  return defineOp<A>({
+  view: (shape: readonly number[], attrs: A) => View & { readonly shape: readonly number[] },
+  backward: OpDefinition<A, 'x', 'y', never>['backward'],
+): Op<A, 'x', 'y'> {
+  return defineCopyOp<A, 'x', 'y'>({
     name,
-    shape: ([x], attrs) => [spec(plan(x.shape, attrs).shape, x.dtype)],
-    reference({ inputs: [x], outputs: [y], attrs }) {
-      copyOnHost(plan(x.shape, attrs), x, y);
+    inputs: ['x'],
+    outputs: ['y'],
+    shape({ x }, attrs) {
+      expectMovable(name, x);
+      return { y: spec(view(x.shape, attrs).shape, x.dtype) };
     },
-    webgpu({ inputs: [x], outputs: [y], attrs }) {
-      return y.size === 0 ? [] : [launchCopy(plan(x.shape, attrs), x, y)];
-    },
-    wasm: ({ inputs: [x], outputs: [y], attrs, k }) => copyOnWasm(k, plan(x.shape, attrs), x, y),
+    copies: ({ x }, { y }, attrs) => [gatherCopy(x, y, view(x.shape, attrs))],
     backward,
   });
 }
@@ -33,14 +35,8 @@ interface Dims {
 
 const permuteOp = /* @__PURE__ */ viewOp<Dims>(
   'permute',
-  (shape, { dims }) => {
-    const own = strides(shape);
-    return gatherCopy(dims.map((d) => shape[d]), dims.map((d) => own[d]));
-  },
-  ({ attrs, grads }) => {
-    const inverse = attrs.dims.map((_, i) => attrs.dims.indexOf(i));
-    return [permute(grads[0]!, inverse)];
-  },
+  (shape, { dims }) => ({ shape: dims.map((d) => shape[d]), strides: dims.map((d) => strides(shape)[d]), offset: 0 }),
+  ({ attrs: { dims }, grads }) => ({ x: permute(grads.y!, dims.map((_, i) => dims.indexOf(i))) }),
 );
 
 /** Reorders dimensions: dimension i of the result is dimension `dims[i]` of x. */
@@ -49,17 +45,13 @@ export function permute(x: Tensor, dims: readonly number[]): Tensor {
   if (order.length !== x.shape.length || new Set(order).size !== order.length) {
     throw new ShapeError(`permute: dims ${show(dims)} are no order of the ${x.shape.length} dimensions of ${show(x.shape)}`);
   }
-  return apply1(permuteOp, [x], { dims: order });
+  return apply(permuteOp, { x }, { dims: order }).y;
 }
 
-interface Shape {
-  readonly shape: readonly number[];
-}
-
-const expandOp = /* @__PURE__ */ viewOp<Shape>(
+const expandOp = /* @__PURE__ */ viewOp<{ readonly shape: readonly number[] }>(
   'expand',
-  (shape, attrs) => gatherCopy(attrs.shape, broadcastStrides(shape, attrs.shape)),
-  ({ grads, inputSpecs }) => [sumTo(grads[0]!, inputSpecs[0].shape)],
+  (from, { shape }) => ({ shape, strides: broadcastStrides(from, shape), offset: 0 }),
+  ({ grads, specs }) => ({ x: sumTo(grads.y!, specs.x.shape) }),
 );
 
 /** Repeats dimensions of size 1 to `shape`; −1 keeps a dimension. A copy, not a view. */
@@ -69,7 +61,7 @@ export function expand(x: Tensor, shape: readonly number[]): Tensor {
   const sizes = target.every((d) => Number.isInteger(d) && d >= 0);
   const fits = sizes && offset >= 0 && x.shape.every((d, i) => d === 1 || d === target[i + offset]);
   if (!fits) throw new ShapeError(`expand: ${show(x.shape)} does not broadcast to ${show(shape)}`);
-  return apply1(expandOp, [x], { shape: target });
+  return apply(expandOp, { x }, { shape: target }).y;
 }
 
 const flipOp = /* @__PURE__ */ viewOp<Dims>(
@@ -77,70 +69,39 @@ const flipOp = /* @__PURE__ */ viewOp<Dims>(
   (shape, { dims }) => {
     const own = strides(shape);
     const offset = dims.reduce((sum, d) => sum + own[d] * Math.max(shape[d] - 1, 0), 0);
-    return gatherCopy(shape, own.map((s, d) => (dims.includes(d) ? -s : s)), offset);
+    return { shape, strides: own.map((s, d) => (dims.includes(d) ? -s : s)), offset };
   },
-  ({ attrs, grads }) => [flip(grads[0]!, attrs.dims)],
+  ({ attrs, grads }) => ({ x: flip(grads.y!, attrs.dims) }),
 );
 
 /** Reverses the order along dimensions. @throws ShapeError when one is named twice or x has none */
 export function flip(x: Tensor, dims: readonly number[]): Tensor {
   const own = dims.map((d) => normalizeAxis('flip', d, x.shape.length));
   if (new Set(own).size < own.length) throw new ShapeError(`flip: dims ${show(dims)} name a dimension twice`);
-  return apply1(flipOp, [x], { dims: own });
+  return apply(flipOp, { x }, { dims: own }).y;
 }
 
 interface Range {
   readonly dim: number;
   readonly start: number;
-  readonly length: number;
   readonly step: number;
 }
 
-/** Strides and offset of a range along one dimension of `shape`. */
-function rangeOf(shape: readonly number[], { dim, start, step }: Range) {
+/** What a range along one dimension of `shape` leaves to be seen. */
+function rangeOf(shape: readonly number[], { dim, start, step }: Range): View {
   const own = strides(shape);
   return { strides: own.map((s, d) => (d === dim ? s * step : s)), offset: start * own[dim] };
 }
 
-const sliceOp = /* @__PURE__ */ viewOp<Range>(
+const sliceOp = /* @__PURE__ */ viewOp<Range & { readonly length: number }>(
   'slice',
-  (shape, attrs) => {
-    const range = rangeOf(shape, attrs);
-    return gatherCopy(shape.map((d, i) => (i === attrs.dim ? attrs.length : d)), range.strides, range.offset);
-  },
-  ({ attrs, grads, inputSpecs }) => {
-    const dx = zeros(grads[0]!.backend, inputSpecs[0].shape, inputSpecs[0].dtype);
-    apply1Into(dx, grads[0]!, attrs);
-    return [dx];
+  (shape, attrs) => ({ ...rangeOf(shape, attrs), shape: shape.map((d, i) => (i === attrs.dim ? attrs.length : d)) }),
+  ({ attrs: { dim, start, step }, grads, specs }) => {
+    const dx = zeros(grads.y!.backend, specs.x.shape, specs.x.dtype);
+    apply(sliceScatterOp, { dst: dx, src: grads.y! }, { dim, start, step });
+    return { x: dx };
   },
 );
-
-/** Writes src into a range of dst, in place. */
-const sliceScatterOp = /* @__PURE__ */ defineOp<Range>({
-  name: 'slice_scatter_',
-  mutates: [0],
-  shape([dst, src], { dim, length }) {
-    const shape = dst.shape.map((d, i) => (i === dim ? length : d));
-    expectAlike('slice_scatter_', 'src', src, { shape, dtype: dst.dtype });
-    return [];
-  },
-  reference({ inputs: [dst, src], attrs }) {
-    const range = rangeOf(dst.shape, attrs);
-    copyOnHost(scatterCopy(src.shape, range.strides, range.offset), src, dst);
-  },
-  webgpu({ inputs: [dst, src], attrs }) {
-    const range = rangeOf(dst.shape, attrs);
-    return src.size === 0 ? [] : [launchCopy(scatterCopy(src.shape, range.strides, range.offset), src, dst)];
-  },
-  wasm({ inputs: [dst, src], attrs, k }) {
-    const range = rangeOf(dst.shape, attrs);
-    return copyOnWasm(k, scatterCopy(src.shape, range.strides, range.offset), src, dst);
-  },
-});
-
-function apply1Into(dst: Tensor, src: Tensor, range: Range): void {
-  apply1(sliceScatterOp, [dst, src], range);
-}
 
 /**
  * x[…, start:end:step, …] along one dimension, as Python has it: negative counts from the end, null or undefined end
@@ -156,5 +117,49 @@ export function slice(x: Tensor, dim: number, start: number, end: number | null 
   const clip = (i: number) => Math.min(Math.max(i < 0 ? i + n : i, 0), n);
   const from = clip(start);
   const length = Math.max(0, Math.ceil((clip(end ?? n) - from) / step));
-  return apply1(sliceOp, [x], { dim: d, start: from, length, step: Math.min(step, Math.max(n, 1)) });
+  return apply(sliceOp, { x }, { dim: d, start: from, length, step: Math.min(step, Math.max(n, 1)) }).y;
+}
+
+const sliceScatterOp = /* @__PURE__ */ defineCopyOp<Range, 'dst' | 'src' | 'start?', never>({
+  name: 'slice_scatter_',
+  inputs: ['dst', 'src', 'start?'],
+  outputs: [],
+  mutates: ['dst'],
+  shape({ dst, src, start }, attrs) {
+    const { dim, step } = attrs;
+    expectMovable('slice_scatter_', dst);
+    expectAlike('slice_scatter_', 'src', src, spec(dst.shape.map((d, i) => (i === dim ? src.shape[i] : d)), dst.dtype));
+    const last = dst.shape[dim] - Math.max(0, src.shape[dim] - 1) * step - Math.min(src.shape[dim], 1);
+    if (last < 0) {
+      throw new ShapeError(`slice_scatter_: src has shape ${show(src.shape)}, more than ${show(dst.shape)} in dim ${dim}`);
+    }
+    expectWhole('slice_scatter_', 'start', attrs.start, 0, last);
+    if (!start) return {};
+    expectDType('slice_scatter_', 'start', start.dtype, 'i32');
+    if (start.shape.some((d) => d !== 1)) {
+      throw new ShapeError(`slice_scatter_: start has shape ${show(start.shape)}, expected one element`);
+    }
+    return {};
+  },
+  copies<T extends Spec>({ dst, src, start }: { dst: T; src: T; start?: T }, _: object, attrs: Range) {
+    const most = dst.shape[attrs.dim] - src.shape[attrs.dim];
+    const moved = start && { start, step: strides(dst.shape)[attrs.dim], most };
+    return [{ ...scatterCopy(src, dst, rangeOf(dst.shape, attrs)), moved }];
+  },
+});
+
+/**
+ * dst[…, start : start + n, …] ← src along one dimension, in place, where src has n entries of it: the way to append to
+ * a preallocated cache. Not recorded on the tape.
+ * @param dst of any dtype that stores elements by themselves
+ * @param src of dst's dtype, and of its shape but for a size of at most dst's in `dim`
+ * @param start where to write: a number, or an i32 tensor of one element, which may hold another one at each replay of
+ *   a capture. A tensor's number is clamped to 0 … dst's size − n: nothing is ever written outside.
+ * @throws ArgumentError for a number from which src does not fit; ShapeError, DTypeError for a src or start of another
+ *   shape or dtype
+ */
+export function sliceScatter_(dst: Tensor, src: Tensor, dim: number, start: number | Tensor): void {
+  const own = normalizeAxis('slice_scatter_', dim, dst.shape.length);
+  const data = start instanceof Tensor ? start : undefined;
+  apply(sliceScatterOp, { dst, src, start: data }, { dim: own, start: data ? 0 : (start as number), step: 1 });
 }

@@ -122,7 +122,8 @@ const gradNormOp = /* @__PURE__ */ defineOp({
     const norms = scratch(4 * gradients);
     for (let i = 0; i < gradients; i++) {
       k.l2_distance(tensors[i], undefined, at(norms, 4 * i), tensors[i].size);
-      if (before) k.strided_copy(tensors[gradients + i], at(before, 4 * i), 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+      const one = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0] as const;
+      if (before) k.strided_copy(tensors[gradients + i], at(before, 4 * i), 4, ...one, undefined, 0, 0);
     }
     k.clip_scale(norms, loss, stats, gradients, maxNorm);
     return true;

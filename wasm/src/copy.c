@@ -41,15 +41,26 @@ INLINE void copy_plane(const uint32_t *x, uint32_t *y, Dim outer, Dim inner) {
   }
 }
 
-// Copies 32-bit words between views of four dimensions: sizes s, strides f of x and t of y in words, which may be 0 or
-// negative. x and y point at the first element.
-void EXPORT(strided_copy)(const uint32_t *x, uint32_t *y, size_t s0, size_t s1, size_t s2, size_t s3, ptrdiff_t f0,
-                          ptrdiff_t f1, ptrdiff_t f2, ptrdiff_t f3, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t t2,
-                          ptrdiff_t t3) {
+INLINE void copy_halves(const uint16_t *x, uint16_t *y, Dim outer, Dim inner) {
+  for (size_t i = 0; i < outer.size; i++, x += outer.from, y += outer.to)
+    for (size_t j = 0; j < inner.size; j++) y[j * inner.to] = x[j * inner.from];
+}
+
+// Copies elements of 4 or 2 bytes between views of four dimensions: sizes s, strides f of x and t of y in elements, which
+// may be 0 or negative. x and y point at the first element. start, unless null, is an i32: y moves on by as many times
+// `step` elements, at least 0 and at most `most` times.
+void EXPORT(strided_copy)(const uint8_t *x, uint8_t *y, size_t bytes, size_t s0, size_t s1, size_t s2, size_t s3,
+                          ptrdiff_t f0, ptrdiff_t f1, ptrdiff_t f2, ptrdiff_t f3, ptrdiff_t t0, ptrdiff_t t1,
+                          ptrdiff_t t2, ptrdiff_t t3, const int32_t *_Nullable start, size_t step, size_t most) {
   Dim outer = {s2, f2, t2}, inner = {s3, f3, t3};
+  if (start && *start > 0) y += bytes * step * least((size_t)*start, most);
   for (size_t i = 0; i < s0; i++)
-    for (size_t j = 0; j < s1; j++)
-      copy_plane(x + (ptrdiff_t)i * f0 + (ptrdiff_t)j * f1, y + (ptrdiff_t)i * t0 + (ptrdiff_t)j * t1, outer, inner);
+    for (size_t j = 0; j < s1; j++) {
+      const uint8_t *from = x + (ptrdiff_t)bytes * ((ptrdiff_t)i * f0 + (ptrdiff_t)j * f1);
+      uint8_t *to = y + (ptrdiff_t)bytes * ((ptrdiff_t)i * t0 + (ptrdiff_t)j * t1);
+      if (bytes == 4) copy_plane((const uint32_t *)from, (uint32_t *)to, outer, inner);
+      else copy_halves((const uint16_t *)from, (uint16_t *)to, outer, inner);
+    }
 }
 
 // y[r] = table[indices[r]], rows of n stored in a format, which come out as f32; NaN where the index (i32) is not one of
