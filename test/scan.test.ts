@@ -6,11 +6,12 @@ import type { HostArray } from '../engine/dtype.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { ssdScan } from '../ops/index.ts';
+import { cast, repeatInterleave, reshape, slice, ssdScan, ssdStep_ } from '../ops/index.ts';
 import { assertNear, checkGradients, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
+const wasm = await openBackend('wasm');
 const gpu = await openGpu();
 const test = suite('ssd scan');
 
@@ -20,6 +21,7 @@ if (process.env.MATVLM_TILED) Object.assign((gpu as unknown as { caps: object })
 
 test.after(() => {
   closeBackend(gpu);
+  closeBackend(wasm);
   closeBackend(reference);
 });
 
@@ -152,6 +154,69 @@ test('pieces with the state handed on, and single tokens, are the whole', async 
   }
 });
 
+/** Heads of x, B and C, which the heads of dt share. */
+const SHARED = [
+  { x: 4, b: 4, c: 4, p: 8, n: 8 },
+  { x: 2, b: 1, c: 4, p: 5, n: 7 },
+  { x: 1, b: 2, c: 1, p: 3, n: 20 },
+];
+
+for (const { x: xHeads, b: bHeads, c: cHeads, p, n } of SHARED) {
+  test(`steps in place go on from a scan as a scan does: heads ${xHeads}, ${bHeads}, ${cHeads}`, async () => {
+    const [batch, length, heads, first] = [2, 6, 4, 3];
+    const sizes = [xHeads * p, bHeads * n, cHeads * n, heads];
+    const width = sizes.reduce((sum, size) => sum + size, 2);
+    const packed = random(batch * length * width, 5);
+    const perHead = [random(heads, 3, 4, 0.5), random(heads, 4), random(heads, 7)];
+    for (const backend of [reference, wasm, gpu]) {
+      const [A_log, D, dt_bias] = perHead.map((data) => fromData(backend, data, [heads]));
+      const rows = fromData(backend, packed, [batch, length, width]);
+      // Where x, B, C and dt begin in a row, whose first and last values nobody reads.
+      const from = sizes.map((_, i) => 1 + sizes.slice(0, i).reduce((sum, size) => sum + size, 0));
+      const part = (tokens: Tensor, i: number) => slice(tokens, 2, from[i], from[i] + sizes[i]);
+      const scanned = (begin: number, end: number, initialState: Tensor | null) => {
+        const tokens = slice(rows, 1, begin, end);
+        const spread = (i: number, own: number, size: number) =>
+          repeatInterleave(reshape(part(tokens, i), [batch, end - begin, own, size]), heads / own, 2);
+        const [x, B, C] = [spread(0, xHeads, p), spread(1, bHeads, n), spread(2, cHeads, n)];
+        return ssdScan({ x, dt: part(tokens, 3), A_log, B, C, D, dt_bias }, { initialState });
+      };
+      const [, state] = scanned(0, first, null);
+      const [want, last] = scanned(first, length, state);
+      const ys: number[][] = [];
+      for (let t = first; t < length; t++) {
+        const of = slice(rows, 1, t, t + 1);
+        const [x, B, C, dt] = sizes.map((size, i) => ({ of, from: from[i], to: from[i] + size }));
+        ys.push([...(await ssdStep_(state, { x, dt, A_log, B, C, D, dt_bias }).data())]);
+      }
+      const got = Array.from({ length: batch }, (_, b) => ys.flatMap((y) => y.slice(b * heads * p, (b + 1) * heads * p)));
+      assertNear([Float32Array.from(got.flat()), await state.data()], [await want.data(), await last.data()], backend.kind, 1e-6);
+    }
+  });
+}
+
+test('a step takes tensors of 16 bits, and its shapes are checked', async () => {
+  for (const backend of [reference, wasm, gpu]) {
+    const t = (...shape: number[]) => fromData(backend, random(elements(shape), shape.length), shape);
+    const heads = { A_log: t(2), D: t(2), dt_bias: t(2) };
+    const token = { x: t(1, 1, 2, 4), dt: t(1, 1, 2), B: t(1, 1, 1, 4), C: t(1, 1, 2, 4) };
+    const half = Object.fromEntries(Object.entries(token).map(([name, v]) => [name, cast(v, 'bf16')])) as typeof token;
+    const exact = Object.fromEntries(Object.entries(half).map(([name, v]) => [name, cast(v, 'f32')])) as typeof token;
+    const [a, b] = [t(1, 2, 4, 4), t(1, 2, 4, 4)];
+    const y = ssdStep_(a, { ...half, ...heads });
+    assert.is(y.dtype, 'bf16');
+    assert.equal(await y.data(), await cast(ssdStep_(b, { ...exact, ...heads }), 'bf16').data());
+    assert.equal(await a.data(), await b.data());
+    const refused = (given: object, says: RegExp) =>
+      assert.throws(() => ssdStep_(a, { ...token, ...heads, ...given }), (e: Error) => says.test(e.message));
+    refused({ dt: t(1, 1, 3) }, /dt has 3 values a token, expected 2/);
+    refused({ x: t(1, 1, 3, 4) }, /x has 12 values a token/);
+    refused({ B: t(1, 2, 1, 4) }, /B has shape \[1, 2, 1, 4\], expected one token/);
+    refused({ x: { of: token.x, from: 0, to: 9 } }, /x.to is 9/);
+    assert.throws(() => ssdStep_(token.x, { ...token, ...heads, x: token.x }), /another of its tensors/);
+  }
+});
+
 test('steps of any size stay finite', async () => {
   const s = { batch: 1, length: 40, heads: 2, p: 8, groups: 1, n: 8 };
   const inputs = inputsOf(s);
@@ -164,10 +229,18 @@ test('a device with eight storage bindings gives the same', async () => {
   if (gpu.kind !== 'webgpu') return;
   const caps = (gpu as unknown as { caps: { maxStorageBuffers: number } }).caps;
   const inputs = inputsOf({ batch: 2, length: 16, heads: 4, p: 8, groups: 2, n: 8 });
-  const want = await evaluate(gpu, inputs, scan());
+  const token = { batch: 2, length: 1, heads: 4, p: 8, groups: 2, n: 8 };
+  const stepped = async (x: number[]) => {
+    const [given, dt, A_log, B, C, D, dt_bias, state] = inputsOf(token).map(({ shape, data }) =>
+      fromData(gpu, data ?? random(elements(shape), 3), shape),
+    );
+    return [await ssdStep_(state, { x: reshape(given, x), dt, A_log, B, C, D, dt_bias }).data(), await state.data()];
+  };
+  const want = [...(await evaluate(gpu, inputs, scan())), ...(await stepped([2, 1, 4, 8]))];
   const before = caps.maxStorageBuffers;
   Object.assign(caps, { maxStorageBuffers: 8 });
-  const got = await evaluate(gpu, inputs, scan());
+  // A backend keeps its plans: with other attributes and shapes it plans anew.
+  const got = [...(await evaluate(gpu, inputs, scan(255))), ...(await stepped([2, 1, 32]))];
   Object.assign(caps, { maxStorageBuffers: before });
   assertNear(got, want, 'packed', 0);
 });

@@ -1,18 +1,21 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { elements } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { causalConv1d, rope } from '../ops/index.ts';
+import { cast, causalConv1d, causalConv1dStep_, rope, slice } from '../ops/index.ts';
 import { assertNear, checkGradients, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
+const wasm = await openBackend('wasm');
 const gpu = await openGpu();
 const test = suite('sequence ops');
 
 test.after(() => {
   closeBackend(gpu);
+  closeBackend(wasm);
   closeBackend(reference);
 });
 
@@ -91,6 +94,48 @@ test('a causal conv carried over a cut is the conv of the whole', async () => {
       }).data();
     const parts = [...(await run(0, cut)), ...(await run(cut, length))];
     assertNear([Float32Array.from(parts)], [await run(0, length)], backend.kind, 1e-6);
+  }
+});
+
+for (const width of [1, 2, 4, 8]) {
+  test(`steps in place move a causal conv of width ${width} on as the conv of the whole`, async () => {
+    const [batch, length, channels, first] = [2, 12, 5, 8];
+    const all = random(batch * length * (channels + 3), 1);
+    for (const backend of [reference, wasm, gpu]) {
+      const rows = fromData(backend, all, [batch, length, channels + 3]);
+      const x = slice(rows, 2, 2, 2 + channels);
+      const w = fromData(backend, random(channels * width, 2), [channels, width]);
+      const bias = width > 2 ? fromData(backend, random(channels, 4), [channels]) : null;
+      const activation = width === 2 ? null : 'silu';
+      const columns = slice(x, 1, first - width + 1, first);
+      const whole = causalConv1d(x, w, bias, { activation, layout: 'blc' });
+      for (let t = first; t < length; t++) {
+        const token = { of: slice(rows, 1, t, t + 1), from: 2, to: 2 + channels };
+        const y = causalConv1dStep_(columns, token, w, bias, { activation });
+        assertNear([await y.data()], [await slice(whole, 1, t, t + 1).data()], `${backend.kind}, token ${t}`, 1e-6);
+      }
+      if (width > 1) assert.equal(await columns.data(), await slice(x, 1, length - width + 1).data(), backend.kind);
+    }
+  });
+}
+
+test('a step of a causal conv takes 16 bits, and its shapes are checked', async () => {
+  for (const backend of [reference, wasm, gpu]) {
+    for (const dtype of ['f16', 'bf16'] as const) {
+      const shapes = [[2, 3, 5], [2, 1, 5], [5, 4], [5]];
+      const made = shapes.map((shape, i) => cast(fromData(backend, random(elements(shape), i), shape), dtype));
+      const [columns, x, w, bias] = made;
+      const wide = made.map((t) => cast(t, 'f32'));
+      const want = causalConv1dStep_(wide[0], wide[1], wide[2], wide[3], { activation: 'silu' });
+      const got = causalConv1dStep_(columns, x, w, bias, { activation: 'silu' });
+      assert.is(got.dtype, dtype);
+      assert.equal(await got.data(), await cast(want, dtype).data(), `${backend.kind} ${dtype}`);
+      assert.equal(await columns.data(), await cast(wide[0], dtype).data(), `${backend.kind} ${dtype} columns`);
+      const refused = (run: () => unknown, says: RegExp) => assert.throws(run, (e: Error) => says.test(e.message));
+      refused(() => causalConv1dStep_(columns, slice(x, 2, 1), w, bias), /w has shape \[5, 4\], expected \[4, /);
+      refused(() => causalConv1dStep_(x, x, w, bias), /another of its tensors/);
+      refused(() => causalConv1dStep_(slice(columns, 1, 1), x, w, bias), /columns has shape \[2, 2, 5\]/);
+    }
   }
 });
 

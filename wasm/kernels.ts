@@ -78,6 +78,9 @@ export interface KernelCalls<P = Address> {
   /** Depthwise causal convolution y[l] = act(bias + Σ_k w[k]·x[l−K+1+k]), w (C, K), K ≤ 8. x and y (B, C, L) with initial (B, C, K−1); tokenMajor: (B, L, C) with initial (B, K−1, C). bias and initial may be 0. silu: act. */
   causal_conv1d(x: P, w: P, bias: P | undefined, initial: P | undefined, y: P, B: number, C: number, L: number, K: number, token_major: number, silu: number, scratch: P): void;
 
+  /** One token of `causal_conv1d`, token-major: columns (B, K−1, C) take it up where they lie. x: of sequence b behind b·x_row floats. y (B, C). */
+  causal_conv1d_step(x: P, w: P, bias: P | undefined, columns: P, y: P, B: number, C: number, K: number, x_row: number, silu: number, scratch: P): void;
+
   /** Gradients of `causal_conv1d`; each of dx, dw, db, dinitial may be 0. All are overwritten. */
   causal_conv1d_backward(x: P, w: P, bias: P | undefined, initial: P | undefined, dy: P, dx: P | undefined, dw: P | undefined, db: P | undefined, dinitial: P | undefined, B: number, C: number, L: number, K: number, token_major: number, silu: number, scratch: P): void;
 
@@ -161,6 +164,9 @@ export interface KernelCalls<P = Address> {
 
   /** The state space scan of Mamba-2: dt = softplus(dtRaw + dtBias), S ← exp(−dt·e^ALog)·S + dt·x ⊗ B, y = S·C + D·x. x, y (B, L, H, P); dtRaw (B, L, H); ALog, D, dtBias (H); Bs, Cs (B, L, G, N); initial, state (B, H, P, N). D, dtBias and initial may be 0. */
   ssd_scan(x: P, dt_raw: P, A_log: P, B: P, C: P, D: P | undefined, dt_bias: P | undefined, initial: P | undefined, y: P, state: P, batches: number, L: number, H: number, P: number, G: number, N: number, scratch: P): void;
+
+  /** One token of `ssd_scan`: the states (B, H, P, N) are updated where they lie. Sequence b reads its values behind b·x_row, b·dt_row, … floats; head h reads x, B and C of head h/x_share, h/B_share, h/C_share. y (B, H, P). */
+  ssd_step(x: P, dt_raw: P, B: P, C: P, A_log: P, D: P, dt_bias: P, state: P, y: P, batches: number, H: number, P: number, N: number, x_row: number, dt_row: number, B_row: number, C_row: number, x_share: number, B_share: number, C_share: number): void;
 
   /** Gradients of `ssd_scan`; all are overwritten. D, dtBias, initial, dstate and dALog, dD, ddtBias, dinitial may be 0. */
   ssd_scan_backward(x: P, dt_raw: P, A_log: P, B: P, C: P, D: P | undefined, dt_bias: P | undefined, initial: P | undefined, dy: P, dstate: P | undefined, dx: P, ddt: P, dA_log: P | undefined, dB: P, dC: P, dD: P | undefined, ddt_bias: P | undefined, dinitial: P | undefined, batches: number, L: number, H: number, P: number, G: number, N: number, scratch: P): void;

@@ -38,7 +38,8 @@ const WG = 256;
 /** Positions that a thread of the backward walks in one go, and threads a channel at most. */
 const SEGMENT = 32;
 const MAX_PARTS = 256;
-const MAX_WIDTH = 8;
+/** Taps that kernels take at most. */
+export const MAX_WIDTH = 8;
 
 interface Sizes {
   readonly batch: number;

@@ -5,7 +5,7 @@ import { type GpuArg, type GpuCall } from '../../engine/positional.ts';
 import backwardCode from './backward.wgsl';
 import commonCode from './common.wgsl';
 import passCode from './pass.wgsl';
-import prepareCode from './prepare.wgsl';
+import prepareCode from './discretised.wgsl';
 import rowsBackwardCode from './rows-backward.wgsl';
 import rowsCode from './rows.wgsl';
 import type { SsdAttrs, SsdSizes } from './shape.ts';
@@ -275,7 +275,13 @@ function rowsShader(s: SsdSizes, plan: Plan, caps: GpuCaps, w: Walk): Shader {
       FLAT_INDEX,
       upto(caps),
       reader('start', w.start),
-      reader('c', w.c),
+      `fn step_at(token: u32, head: u32) -> vec4<f32> { return steps[token * params.heads + head]; }
+fn x_at(token: u32, head: u32, p: u32) -> f32 { return xs[(token * params.heads + head) * params.p + p]; }
+fn group_of(head: u32) -> u32 { return head / (params.heads / params.groups); }
+fn b_at(token: u32, head: u32, n: u32) -> f32 { return bs[(token * params.groups + group_of(head)) * params.n + n]; }
+fn c_at(token: u32, head: u32, n: u32) -> f32 {
+  return ${w.c ? 'cs[(token * params.groups + group_of(head)) * params.n + n]' : '0.0'};
+}`,
       writer('y', w.y && 'ys['),
       writer('end', w.end && 'ends['),
       writer('tile', w.tiles && 'tiles['),
@@ -302,7 +308,16 @@ function prepare(inputs: readonly GpuArg[], steps: GpuArg, heads: number): Launc
     writes: { steps: 'vec4<f32>' },
     params: { total: 'u32', heads: 'u32' },
     constants: { WG },
-    code: `${FLAT_INDEX}\n${prepareCode}`,
+    code: `${FLAT_INDEX}
+${prepareCode}
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let i = flat_index(group, groups, local, WG);
+  if (i >= params.total) { return; }
+  let h = i % params.heads;
+  steps[i] = discretised(dts[i] + dt_bias[h], a_log[h], d_skip[h]);
+}`,
   }));
   return {
     shader: kernel,

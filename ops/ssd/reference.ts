@@ -18,7 +18,7 @@ function lane(s: SsdSizes, inputs: SsdInputs, b: number, h: number) {
   };
 }
 
-const softplus = (x: number) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
+export const softplus = (x: number) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 
 function forEachHead(s: SsdSizes, body: (b: number, h: number) => void): void {
   for (let b = 0; b < s.batch; b++) for (let h = 0; h < s.heads; h++) body(b, h);

@@ -1,5 +1,6 @@
 // SSD scan as the recurrence, for single tokens and for drivers on the CPU: LANES threads hold one row p of a state
-// and take one token after the other. With WANT_TILES the state before each token is kept for the backward.
+// and take one token after the other. With WANT_TILES the state before each token is kept for the backward. What
+// starts and what ends may be the same tensor: a thread reads its elements before it writes them.
 var<workgroup> parts: array<f32, WG>;
 
 @compute @workgroup_size(WG)
@@ -20,9 +21,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   for (var l = 0u; l < params.length; l++) {
     let token = batch * params.length + l;
-    let step = steps[token * params.heads + head];
-    let x = xs[(token * params.heads + head) * params.p + p];
-    let bc = (token * params.groups + head / (params.heads / params.groups)) * params.n;
+    let step = step_at(token, head);
+    let x = x_at(token, head, p);
     let decay = exp(step.x * step.y);
     var sum = 0.0;
     for (var k = 0u; k < upto(EACH); k++) {
@@ -31,8 +31,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         if (WANT_TILES == 1u && active_row) {
           store_tile((((batch * params.heads + head) * params.length + l) * params.p + p) * params.n + n, s[k]);
         }
-        s[k] = decay * s[k] + step.x * x * bs[bc + n];
-        if (WANT_Y == 1u) { sum += s[k] * c_at(bc + n); }
+        s[k] = decay * s[k] + step.x * x * b_at(token, head, n);
+        if (WANT_Y == 1u) { sum += s[k] * c_at(token, head, n); }
       }
     }
     if (WANT_Y == 1u) {

@@ -12,6 +12,7 @@ import {
   arange,
   argmin,
   cast,
+  causalConv1dStep_,
   clone,
   copy_,
   dropout,
@@ -22,6 +23,7 @@ import {
   prod,
   sort,
   std,
+  ssdStep_,
   topk,
   variance,
 } from '../../ops/index.ts';
@@ -110,6 +112,24 @@ export const moreCases: readonly MoreCase[] = [
     run: (_, b) => [arange(b, 9, { start: 2, step: 3 }), arange(b, 1, { step: 0.25, dtype: 'f32' })],
   },
   { id: 'copy_', inputs, differentiable: false, run: inPlace((dst, [src]) => copy_(dst, src)) },
+  {
+    id: 'causal_conv1d_step',
+    inputs: [f32([2, 3, 5], 1), f32([2, 1, 5], 2), f32([5, 4], 3), f32([5], 4)],
+    differentiable: false,
+    run: ([before, x, w, bias]) => {
+      const columns = clone(before);
+      return [causalConv1dStep_(columns, x, w, bias, { activation: 'silu' }), columns];
+    },
+  },
+  {
+    id: 'ssd_step',
+    inputs: [[2, 4, 3, 6], [2, 1, 2, 3], [2, 1, 4], [2, 1, 1, 6], [2, 1, 4, 6], [4], [4], [4]].map((s, i) => f32(s, i)),
+    differentiable: false,
+    run: ([before, x, dt, B, C, A_log, D, dt_bias]) => {
+      const state = clone(before);
+      return [ssdStep_(state, { x, dt, A_log, B, C, D, dt_bias }), state];
+    },
+  },
   { id: 'add_into', inputs, differentiable: false, run: inPlace((dst, [src]) => addInto(dst, src, 0.5)) },
   { id: 'grad norm', inputs, differentiable: false, run: (grads) => [gradNorm(grads, 0.5)] },
   {

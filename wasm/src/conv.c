@@ -141,6 +141,20 @@ void EXPORT(causal_conv1d)(const float *x, const float *w, const float *_Nullabl
   }
 }
 
+// One token of `causal_conv1d`, token-major: columns (B, K−1, C) take it up where they lie. x: of sequence b behind
+// b·x_row floats. y (B, C).
+void EXPORT(causal_conv1d_step)(const float *x, const float *w, const float *_Nullable bias, float *columns, float *y,
+                                size_t B, size_t C, size_t K, size_t x_row, int silu, float *scratch) {
+  transpose_weights(w, scratch, C, K);
+  for (size_t b = 0; b < B; b++, columns += (K - 1) * C) {
+    Conv s = {x + b * x_row, scratch, bias, columns, C, 1, K, silu};
+    tokens_forward(&s, y + b * C);
+    if (K == 1) continue;
+    for (size_t k = 0; k + 2 < K; k++) row_copy(columns + (k + 1) * C, columns + k * C, C);
+    row_copy(s.x, columns + (K - 2) * C, C);
+  }
+}
+
 // g of every token: [L, C].
 NOINLINE void tokens_slopes(const Conv *s, const float *dy, float *g) {
   for (size_t l = 0; l < s->length; l++, dy += s->channels, g += s->channels) {

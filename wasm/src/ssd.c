@@ -106,6 +106,22 @@ void EXPORT(ssd_scan)(const float *x, const float *dt_raw, const float *A_log, c
   }
 }
 
+// One token of `ssd_scan`: the states (B, H, P, N) are updated where they lie. Sequence b reads its values behind
+// b·x_row, b·dt_row, … floats; head h reads x, B and C of head h/x_share, h/B_share, h/C_share. y (B, H, P).
+void EXPORT(ssd_step)(const float *x, const float *dt_raw, const float *B, const float *C, const float *A_log,
+                      const float *D, const float *dt_bias, float *state, float *y, size_t batches, size_t H, size_t P,
+                      size_t N, size_t x_row, size_t dt_row, size_t B_row, size_t C_row, size_t x_share,
+                      size_t B_share, size_t C_share) {
+  for (size_t i = 0; i < batches * H; i++) {
+    size_t b = i / H, h = i % H;
+    float dt, a;
+    discretise(dt_raw + b * dt_row + h, 1, dt_bias[h], -exp1(A_log[h]), 1, &dt, &a);
+    Scan s = {P, N, 0, 0, x + b * x_row + h / x_share * P, B + b * B_row + h / B_share * N,
+              C + b * C_row + h / C_share * N, &dt, &a};
+    step(&s, state + i * P * N, 0, y + i * P, D[h]);
+  }
+}
+
 // Rows of the next state: to = a·from + xd ⊗ b; part[N] += Σ_p dy[p]·to[p] where `read` asks for it.
 INLINE void next_rows(const int rows, const int read, const float *from, float *to, size_t N, float a, const float *xd,
                       const float *dy, const float *b, float *part) {
