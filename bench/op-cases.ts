@@ -1,5 +1,6 @@
 import type { Backend } from '../engine/backend.ts';
 import { elements } from '../engine/backend.ts';
+import type { DType } from '../engine/dtype.ts';
 import { Random } from '../engine/random.ts';
 import { keep } from '../engine/scope.ts';
 import { backwardFrom } from '../engine/tape.ts';
@@ -47,12 +48,16 @@ export class Inputs {
 
   constructor(readonly backend: Backend) {}
 
-  /** Uniform in ±1; repeats after NOISE elements. */
   f32(...shape: number[]): Tensor {
+    return this.floats('f32', shape);
+  }
+
+  /** Uniform in ±1; repeats after NOISE elements. */
+  floats(dtype: DType, shape: readonly number[]): Tensor {
     const data = new Float32Array(elements(shape));
     const noise = Float32Array.from({ length: Math.min(NOISE, data.length) }, () => this.random.uniform(-1, 1));
     for (let at = 0; at < data.length; at += NOISE) data.set(noise.subarray(0, data.length - at), at);
-    return this.own(fromData(this.backend, data, shape));
+    return this.own(fromData(this.backend, data, shape, dtype));
   }
 
   /** Whole numbers from 0 to `below`. */

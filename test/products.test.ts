@@ -62,45 +62,54 @@ async function each(body: (backend: Backend, format: DType, step: number) => Pro
   }
 }
 
-test('linear and its gradients', () =>
-  each(async (backend, format, step) => {
-    for (const dtype of FLOATS) {
-      for (const [rows, inner, out] of [[1, 3 * step, 70], [1, 64, 7], [3, 5 * step, 33], [9, 320, 68], [40, 37 * step, 64]]) {
-        const label = `${backend.kind} ${dtype} ${rows}×${inner} by ${format} of ${out}`;
-        const x = tensor(backend, 1, [rows, inner], dtype);
-        const w = tensor(backend, 2, [out, inner], format);
-        const b = tensor(backend, 3, [out], dtype);
-        const dy = tensor(backend, 4, [rows, out], dtype);
-        const y = linear(x, w, b);
-        assert.is(y.dtype, dtype, label);
-        const [X, W, DY] = [await stored(x), await stored(w), await stored(dy)];
-        await expectProduct(label, y, X, transposed(W), await stored(b, [1, out]));
-        backward(y, dy);
-        await expectProduct(`${label}: dx`, x.grad!, DY, W);
-        assert.is(w.grad?.dtype, isBlock(format) ? undefined : format, label);
-        if (w.grad) await expectProduct(`${label}: dw`, w.grad, transposed(DY), X);
-        await expectProduct(`${label}: db`, b.grad!, { rows: 1, columns: rows, at: () => 1 }, DY);
-        for (const t of [x, w, b, dy, y]) t.dispose();
+/** x's dtype, the weight's formats, and sizes; those that blocks of 64 do not divide are for the others. */
+const LINEAR: [dtype: DType, formats: readonly DType[], sizes: [rows: number, inner: number, out: number][]][] = [
+  ['f32', WEIGHTS, [[1, 64, 72], [40, 320, 68]]],
+  ['f32', FLOATS, [[3, 35, 33]]],
+  ['f16', ['f16', 'f32', 'int4'], [[9, 320, 68]]],
+  ['bf16', ['bf16', 'int8'], [[9, 128, 33]]],
+];
+
+for (const [dtype, formats, sizes] of LINEAR) {
+  test(`linear and its gradients: x in ${dtype}, weights in ${formats.join(', ')}, sizes ${sizes.join('; ')}`, async () => {
+    for (const backend of backends) {
+      for (const format of formats) {
+        for (const [rows, inner, out] of sizes) {
+          const label = `${backend.kind} ${dtype} ${rows}×${inner} by ${format} of ${out}`;
+          const x = tensor(backend, 1, [rows, inner], dtype);
+          const w = tensor(backend, 2, [out, inner], format);
+          const b = tensor(backend, 3, [out], dtype);
+          const dy = tensor(backend, 4, [rows, out], dtype);
+          const y = linear(x, w, b);
+          assert.is(y.dtype, dtype, label);
+          const [X, W, DY] = [await stored(x), await stored(w), await stored(dy)];
+          await expectProduct(label, y, X, transposed(W), await stored(b, [1, out]));
+          backward(y, dy);
+          await expectProduct(`${label}: dx`, x.grad!, DY, W);
+          assert.is(w.grad?.dtype, isBlock(format) ? undefined : format, label);
+          if (w.grad) await expectProduct(`${label}: dw`, w.grad, transposed(DY), X);
+          await expectProduct(`${label}: db`, b.grad!, { rows: 1, columns: rows, at: () => 1 }, DY);
+          for (const t of [x, w, b, dy, y]) t.dispose();
+        }
       }
     }
-  }));
+  });
+}
 
 test('matmul, also over batches that repeat', () =>
   each(async (backend, format, step) => {
-    for (const dtype of FLOATS) {
-      for (const [batchA, batchB, M, K, N] of [[1, 1, 1, 70, 2 * step], [2, 2, 5, 33, 3 * step], [3, 1, 4, 8, step], [1, 2, 40, 20, 64]]) {
-        const label = `${backend.kind} ${dtype} ${batchA}×${M}×${K} by ${format} ${batchB}×${K}×${N}`;
-        const a = tensor(backend, 1, [batchA, M, K], dtype);
-        const b = tensor(backend, 2, [batchB, K, N], format);
-        const c = matmul(a, b);
-        assert.is(c.dtype, dtype === format || isBlock(format) ? dtype : 'f32', label);
-        for (let z = 0; z < Math.max(batchA, batchB); z++) {
-          const A = await stored(a, [M, K], batchA > 1 ? z * M * K : 0);
-          const B = await stored(b, [K, N], batchB > 1 ? z * K * N : 0);
-          await expectProduct(label, c, A, B, undefined, z * M * N);
-        }
-        for (const t of [a, b, c]) t.dispose();
+    for (const [batchA, batchB, M, K, N] of [[1, 1, 1, 72, 2 * step], [2, 2, 5, 33, 64], [3, 1, 4, 8, step], [1, 2, 40, 20, 64]]) {
+      const label = `${backend.kind} ${batchA}×${M}×${K} by ${format} ${batchB}×${K}×${N}`;
+      const a = tensor(backend, 1, [batchA, M, K], 'f16');
+      const b = tensor(backend, 2, [batchB, K, N], format);
+      const c = matmul(a, b);
+      assert.is(c.dtype, format === 'f16' || isBlock(format) ? 'f16' : 'f32', label);
+      for (let z = 0; z < Math.max(batchA, batchB); z++) {
+        const A = await stored(a, [M, K], batchA > 1 ? z * M * K : 0);
+        const B = await stored(b, [K, N], batchB > 1 ? z * K * N : 0);
+        await expectProduct(label, c, A, B, undefined, z * M * N);
       }
+      for (const t of [a, b, c]) t.dispose();
     }
   }));
 

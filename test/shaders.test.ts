@@ -9,6 +9,7 @@ import { publishedLosses } from '../models/matvlm/losses.ts';
 import { decodeStep, prefill } from '../models/matvlm/generate.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
 import { distillTask, pretrainTask, Trainer, type TrainSettings } from '../models/matvlm/train/loop.ts';
+import { makeProduct, productCases, WAYS } from './support/gemm-cases.ts';
 import { replayOp, readOpCases } from './support/golden-ops.ts';
 import { readTensors } from './support/golden-types.ts';
 import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
@@ -45,6 +46,13 @@ shaders('ops of the golden cases, forward and backward', async () => {
     const { error } = await replayOp(backend, op, tensors);
     // Values are not computed, so they may differ; anything else is a failure to compile or to dispatch.
     assert.match(error, /^(out|grad)\d+\[\d+\] /, `${op.id}: ${error}`);
+  }
+  await backend.sync();
+});
+
+shaders('matrix products by every kernel, chosen or not', async () => {
+  for (const one of productCases()) {
+    for (const { op, takes } of WAYS) if (takes(one.g, backend.caps)) makeProduct(backend, op, one).dispose();
   }
   await backend.sync();
 });

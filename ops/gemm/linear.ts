@@ -9,7 +9,8 @@ import { cast } from '../elementwise/cast.ts';
 import { reshape } from '../movement/reshape.ts';
 import { sum } from '../reduce/reduce.ts';
 import { matmul2d } from './matmul.ts';
-import { plainProduct, type Product, productOnGpu, productOnHost, productOnWasm } from './product.ts';
+import { plainProduct, type Product, productOnHost, productOnWasm } from './product.ts';
+import { productOnGpu } from './variants.ts';
 
 const rowsOf = ({ shape }: Spec): number => elements(shape.slice(0, -1));
 
@@ -22,6 +23,7 @@ const linearOp = /* @__PURE__ */ defineOp({
   name: 'linear',
   inputs: ['x', 'weight', 'bias?'],
   outputs: ['y'],
+  asStored: { webgpu: ['x', 'weight', 'bias', 'y'] },
   shape({ x, weight, bias }) {
     expectDType('linear', 'x', x.dtype, ...FLOATS);
     expectDType('linear', 'weight', weight.dtype, ...WEIGHTS);

@@ -8,7 +8,8 @@ import { broadcastShapes, show } from '../common/shapes.ts';
 import { reshape } from '../movement/reshape.ts';
 import { expand } from '../movement/view.ts';
 import { sumTo } from '../reduce/reduce.ts';
-import { type Product, productOnGpu, productOnHost, productOnWasm } from './product.ts';
+import { type Product, productOnHost, productOnWasm } from './product.ts';
+import { productOnGpu } from './variants.ts';
 
 interface MatmulAttrs {
   /** Whether a is stored (…, K, M), and b (…, N, K). */
@@ -37,6 +38,7 @@ const matmulOp: Op<MatmulAttrs, 'a' | 'b', 'c'> = /* @__PURE__ */ defineOp({
   name: 'matmul',
   inputs: ['a', 'b'],
   outputs: ['c'],
+  asStored: { webgpu: ['a', 'b', 'c'] },
   shape({ a, b }, attrs: MatmulAttrs) {
     expectDType('matmul', 'a', a.dtype, ...FLOATS);
     expectDType('matmul', 'b', b.dtype, ...WEIGHTS);

@@ -1,8 +1,6 @@
 import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
-import { type GpuPlanner, type Launch, wholeShader } from '../../engine/backends/webgpu/launch.ts';
 import type { HostArg } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { type GemmArg, gemmVariant } from './wgsl.ts';
 
 /** C[M,N] = op(A)·op(B) (+ bias) over up to two batch dimensions; a batch stride of 0 repeats that operand. */
 export interface Product {
@@ -66,23 +64,4 @@ export function productOnWasm(g: Product, { a, b, bias, c }: ProductSlots, { k, 
     const cAt = at(c, 4 * outer * g.batch[1] * g.M * g.N);
     k.gemm_batched(aAt, bAt, cAt, g.batch[1], ...strides, g.M, g.N, g.K, ...transposed, 0, work);
   }
-}
-
-/** The product as launches, two where K is split. */
-export function productOnGpu(g: Product, operands: ProductSlots, { caps, scratch }: GpuPlanner): Launch[] {
-  const bias = operands.bias ? { bias: 'f32' as const } : {};
-  const spec = { ...g, a: { strides: g.strideA }, b: { strides: g.strideB }, ...bias };
-  const variant = gemmVariant(spec, { ...caps, cpu: caps.software });
-  const room = variant.scratch > 0 ? scratch([variant.scratch]) : undefined;
-  const of = (name: GemmArg) => (name === 'scratch' ? room! : operands[name]!);
-  return variant.launches.map(({ key, code, bindings, params, grid }) => ({
-    shader: wholeShader(key, () => ({
-      bindings: bindings.map((b) => (b.access === 'read' ? 'r' : 'w')).join(''),
-      paramTypes: params.map((p) => p.type),
-      source: () => code,
-    })),
-    params: params.map((p) => p.value),
-    grid,
-    args: bindings.map((b) => of(b.arg)),
-  }));
 }
