@@ -157,7 +157,9 @@ function attach(node: Node, outputs: readonly (Tensor | undefined)[]): void {
 /** What a node saved, each made a tensor when it is asked for. */
 function views(node: Node): object {
   const saved = {};
-  for (const name of node.saved.keys()) Object.defineProperty(saved, name, { get: () => node.view(name) });
+  for (const name of node.saved.keys()) {
+    Object.defineProperty(saved, name, { enumerable: true, get: () => node.view(name) });
+  }
   return saved;
 }
 

@@ -3,9 +3,19 @@ import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
 import { ArgumentError, ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { add, backward, crossEntropy, distillLoss, type DistillOptions, l2Distance } from '../ops/index.ts';
+import {
+  add,
+  backward,
+  cast,
+  crossEntropy,
+  type CrossEntropyOptions,
+  distillLoss,
+  type DistillOptions,
+  l2Distance,
+} from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { gradients } from './wasm-machine.ts';
 
 const reference = await openBackend('reference');
 const gpu = await openGpu();
@@ -29,11 +39,77 @@ const options: DistillOptions[] = kinds.flatMap((kind) =>
   reductions.map((reduction) => ({ kind, reduction, temperature: 1.7 })),
 );
 
-test('cross-entropy agrees for narrow, wide and many rows', async () => {
-  for (const [rows, n] of [[1, 1], [9, 33], [2100, 12], [3, 5001]]) {
-    const data = random(rows * n, 3, 40);
-    const inputs = [{ shape: [rows, n], data }, { shape: [rows], data: labelsFor(rows, n) }];
-    await agree(inputs, ([x, t]) => [crossEntropy(x, t)], `${rows}×${n}`);
+/** torch's cross_entropy in f64, by its own formula: −log p of the label and the mean over all classes, each weighed. */
+function torchCrossEntropy(labels: Int32Array, n: number, options: CrossEntropyOptions & { weights?: Float32Array }) {
+  const { reduction = 'mean', labelSmoothing = 0, weights = new Float32Array(n).fill(1) } = options;
+  return (x: number[]): number[] => {
+    let total = 0;
+    const rows = Array.from(labels, (label, r) => {
+      const row = x.slice(r * n, r * n + n);
+      const max = Math.max(...row);
+      const lse = max + Math.log(row.reduce((sum, v) => sum + Math.exp(v - max), 0));
+      if (label === -100) return 0;
+      total += weights[label];
+      const smooth = row.reduce((sum, v, c) => sum + weights[c] * (lse - v), 0);
+      return (1 - labelSmoothing) * weights[label] * (lse - row[label]) + (labelSmoothing / n) * smooth;
+    });
+    if (reduction === 'none') return rows;
+    const sum = rows.reduce((a, b) => a + b, 0);
+    return [reduction === 'sum' ? sum : sum / total];
+  };
+}
+
+const targets: [rows: number, n: number, options: CrossEntropyOptions, weighted: boolean][] = [
+  [1, 1, {}, false],
+  [210, 12, {}, false],
+  [3, 701, {}, false],
+  [9, 33, {}, true],
+  [9, 33, { labelSmoothing: 1 }, false],
+  [210, 12, { labelSmoothing: 0.3 }, true],
+  [3, 701, { labelSmoothing: 0.3 }, true],
+  [9, 33, { reduction: 'sum' }, false],
+  [9, 33, { reduction: 'sum', labelSmoothing: 0.3 }, true],
+  [9, 33, { reduction: 'none' }, false],
+  [9, 33, { reduction: 'none', labelSmoothing: 0.3 }, true],
+];
+
+for (const [rows, n, options, weighted] of targets) {
+  const what = `${rows}×${n} ${JSON.stringify(options)}${weighted ? ', classes weighed' : ''}`;
+  test(`cross-entropy and its gradient are torch's: ${what}`, async () => {
+    const weights = weighted ? random(n, 9, 2, 1.1) : undefined;
+    const [data, labels] = [random(rows * n, 3, 20), labelsFor(rows, n)];
+    const f = torchCrossEntropy(labels, n, { ...options, weights });
+    const want = [f(Array.from(data))].map((v) => Float64Array.from(v));
+    want.push(Float64Array.from(gradients(f, [data], random(want[0].length, 101))[0]));
+    for (const backend of backends) {
+      const got = await evaluate(backend, [{ shape: [rows, n], data }, { shape: [rows], data: labels }], ([x, t]) => [
+        crossEntropy(x, t, { ...options, weight: weights && fromData(backend, weights, [n]) }),
+      ]);
+      assertNear(got, want, `${backend.kind} ${what}`, 2e-5);
+    }
+  });
+}
+
+test('losses of 16-bit logits are those of the same numbers in f32, their gradients in 16 bits', async () => {
+  const labels = labelsFor(9, 33);
+  for (const backend of backends) {
+    for (const [dtype, most] of [['f16', 1e-3], ['bf16', 8e-3]] as const) {
+      const [x, t] = [1, 2].map((seed) => cast(fromData(backend, random(9 * 33, seed, 8), [9, 33]), dtype));
+      const both = [x, cast(x, 'f32')];
+      const losses = both.map((logits) => {
+        logits.requiresGrad = true;
+        const weight = cast(fromData(backend, random(33, 5, 1, 1), [33]), logits.dtype);
+        const ce = crossEntropy(logits, fromData(backend, labels, [9], 'i32'), { weight, labelSmoothing: 0.1 });
+        const kl = distillLoss(logits, cast(t, logits.dtype), { kind: 'kl', temperature: 2, reduction: 'mean' });
+        const loss = add(ce, kl);
+        backward(loss);
+        return loss;
+      });
+      assert.equal([losses[0].dtype, x.grad!.dtype], ['f32', dtype]);
+      // The weights were rounded.
+      assertNear([await losses[0].data()], [await losses[1].data()], `${backend.kind} ${dtype}`, most);
+      assertNear([await cast(x.grad!, 'f32').data()], [await both[1].grad!.data()], `${backend.kind} ${dtype}`, most);
+    }
   }
 });
 

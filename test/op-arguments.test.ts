@@ -257,6 +257,7 @@ const FINITE: [name: string, use: Use, least: number, most: number][] = [
   ['adamwStep weightDecay', (b, weightDecay) => adamw(b, { weightDecay }), 0, Infinity],
   ['adamwStep first beta', (b, beta) => adamw(b, { betas: [beta, 0.9] }), 0, 1 - Number.EPSILON],
   ['adamwStep second beta', (b, beta) => adamw(b, { betas: [0.9, beta] }), 0, 1 - Number.EPSILON],
+  ['crossEntropy labelSmoothing', (b, x) => crossEntropy(matrix(b), fill(b, [2], 0, 'i32'), { labelSmoothing: x }), 0, 1],
   ['distillLoss temperature', (b, temperature) => divergence(b, { temperature }), 1e-300, Infinity],
   ['arange end', (b, end) => arange(b, end, { dtype: 'f32' }), -Infinity, Infinity],
   ['arange start', (b, start) => arange(b, 1, { start, dtype: 'f32' }), -Infinity, Infinity],
@@ -300,6 +301,7 @@ const divergence = (b: Backend, other: object): Tensor =>
 const WORDS: [name: string, use: Use][] = [
   ['causalConv1d layout', (b, layout) => causalConv1d(floats(b, 1, 2, 2), floats(b, 2, 2), null, { layout })],
   ['causalConv1d activation', (b, activation) => causalConv1d(floats(b, 1, 2, 2), floats(b, 2, 2), null, { activation })],
+  ['crossEntropy reduction', (b, reduction) => crossEntropy(matrix(b), fill(b, [2], 0, 'i32'), { reduction: reduction as never })],
   ['distillLoss kind', (b, kind) => divergence(b, { kind })],
   ['distillLoss reduction', (b, reduction) => divergence(b, { reduction })],
   ['attention causal', (b, causal) => attention(heads(b), heads(b), heads(b), { causal })],

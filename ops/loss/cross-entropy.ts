@@ -1,148 +1,217 @@
-import { expectWhole } from '../../engine/arguments.ts';
-import { shader } from '../../engine/backends/webgpu/launch.ts';
-import { expectDType } from '../../engine/dtype.ts';
-import { apply, apply1, defineOp, spec } from '../../engine/positional.ts';
+import { apply } from '../../engine/apply.ts';
+import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.ts';
+import { expectDType, FLOATS } from '../../engine/dtype.ts';
+import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { FLAT_MAIN, flatLaunch } from '../common/flat.ts';
-import { expectClasses, finishLaunch, finishOnHost, LOG_SUMS, maxAndLogSum } from './row-losses.ts';
-import { lanesFor, ROW_MAIN, ROW_WORKGROUP, rowGrid, ROWS } from '../common/rows.ts';
+import { launchElements, launchRows } from '../common/launch-kernel.ts';
 import { expectShape } from '../common/shapes.ts';
+import { expectClasses, LOG_SUMS, maxAndLogSum } from './log-sum.ts';
+import { launchReduction, reduceOnHost, type Reduction } from './reduction.ts';
 
 interface CrossEntropyAttrs {
   readonly ignoreIndex: number;
+  readonly labelSmoothing: number;
+  readonly reduction: 'mean' | 'sum' | 'none';
 }
 
-const FINISH = { factor: 1, byWeight: true, root: false };
+const reductionOf = ({ reduction }: CrossEntropyAttrs): Reduction => ({
+  factor: 1,
+  byWeight: reduction === 'mean',
+  sum: 'plain',
+});
 
-function forwardShader(lanes: number) {
-  return shader(`cross_entropy.${lanes}`, () => ({
-    reads: { xs: 'f32', labels: 'i32' },
-    writes: { losses: 'f32', counts: 'f32', stats: 'vec2<f32>' },
-    params: { rows: 'u32', columns: 'u32', ignore: 'i32', nan: 'u32' },
-    constants: { WG: ROW_WORKGROUP, LANES: lanes },
-    code: /* wgsl */ `${ROWS}${LOG_SUMS}
-${ROW_MAIN} {
-  let row = row_of(group, groups, local);
-  let lane = local % LANES;
-  let base = min(row, params.rows - 1u) * params.columns;
-  var sum = no_exp();
-  for (var c = lane; c < params.columns; c += LANES) { sum = join_exp(sum, vec2<f32>(xs[base + c], 1.0), 1.0); }
-  let stat = max_and_log_sum(sum, no_exp(), 1.0, local).xy;
-  if (row >= params.rows || lane > 0u) { return; }
-  let label = labels[row];
-  let counts_here = label != params.ignore;
-  var loss = bitcast<f32>(params.nan);
-  if (u32(label) < params.columns) { loss = stat.y - (xs[base + u32(label)] - stat.x); }
-  losses[row] = select(0.0, loss, counts_here);
-  counts[row] = select(0.0, 1.0, counts_here);
-  stats[row] = stat;
-}`,
-  }));
+/** What a class is worth as a target of a row: all is the label's, but for the share of label smoothing. */
+function targetOnHost({ labelSmoothing }: CrossEntropyAttrs, label: number, classes: number, weight?: HostArg) {
+  const own = (1 - labelSmoothing) * (weight ? weight.data[label] : 1);
+  return (c: number) => (c === label ? own : 0) + (labelSmoothing / classes) * (weight ? weight.data[c] : 1);
 }
 
-/** The op behind `crossEntropy`: also gives each row's maximum and log Σ exp(x − maximum), and 1 / labels that count. */
-export const crossEntropyOp = /* @__PURE__ */ defineOp<CrossEntropyAttrs>({
+/** WGSL of the same; a label that is no class has none. */
+const targets = (weighted: boolean, smooth: boolean) => /* wgsl */ `
+fn weight_of(c: u32) -> f32 { return ${weighted ? 'load_weight(min(c, params.columns - 1u))' : '1.0'}; }
+fn target_of(label: i32, c: u32) -> f32 {
+  let hit = u32(label) == c;
+  ${smooth ? 'let spread = params.smoothing / f32(params.columns) * weight_of(c);' : ''}
+  return ${smooth ? 'spread + select(0.0, (1.0 - params.smoothing) * weight_of(c), hit)' : 'select(0.0, weight_of(c), hit)'};
+}`;
+
+/** Σ target·−log p over the classes, and Σ target. */
+const ALL_CLASSES = /* wgsl */ `
+  var terms = vec2<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    let share = target_of(label, c);
+    terms += vec2<f32>(select(share * (stat.y - (load_logits(base + c) - stat.x)), 0.0, share == 0.0), share);
+  }
+  let sums = row_sum2(terms, local);`;
+
+const LABEL_ALONE = 'let sums = vec2<f32>(stat.y - (load_logits(base + at) - stat.x), 1.0);';
+
+/** What a device is told of the attributes. */
+const paramsOf = ({ ignoreIndex, labelSmoothing }: CrossEntropyAttrs) =>
+  ({ ignore: ['i32', ignoreIndex], smoothing: ['f32', labelSmoothing], nan: ['u32', 0x7fc00000] }) as const;
+
+/**
+ * Also gives each row's maximum and log Σ exp(x − maximum); 1 / Σ weights of labels that count, unless losses stay
+ * apart; and Σ of each row's targets where that is not 1.
+ */
+export const crossEntropyOp = /* @__PURE__ */ defineOp({
   name: 'cross_entropy',
-  shape([logits, labels], { ignoreIndex }) {
+  inputs: ['logits', 'labels', 'weight?'],
+  outputs: ['loss', 'stats', 'factor?', 'mass?'],
+  shape({ logits, labels, weight }, { ignoreIndex, labelSmoothing, reduction }: CrossEntropyAttrs) {
     expectWhole('cross_entropy', 'ignoreIndex', ignoreIndex, -(2 ** 31));
-    expectDType('cross_entropy', 'logits', logits.dtype, 'f32');
+    expectFinite('cross_entropy', 'labelSmoothing', labelSmoothing, 0, 1);
+    expectOneOf('cross_entropy', 'reduction', reduction, 'mean', 'sum', 'none');
+    expectDType('cross_entropy', 'logits', logits.dtype, ...FLOATS);
     expectDType('cross_entropy', 'labels', labels.dtype, 'i32');
     expectClasses('cross_entropy', 'logits', logits);
     expectShape('cross_entropy', 'labels', labels, logits.shape.slice(0, -1));
-    return [spec([]), spec([...labels.shape, 2]), spec([])];
+    if (weight) {
+      expectDType('cross_entropy', 'weight', weight.dtype, ...FLOATS);
+      expectShape('cross_entropy', 'weight', weight, logits.shape.slice(-1));
+    }
+    return {
+      loss: spec(reduction === 'none' ? labels.shape : []),
+      stats: spec([...labels.shape, 2]),
+      factor: reduction === 'none' ? undefined : spec([]),
+      mass: weight || labelSmoothing > 0 ? spec(labels.shape) : undefined,
+    };
   },
-  reference({ inputs: [logits, labels], outputs: [loss, stats, factor], attrs: { ignoreIndex } }) {
+  reference({ logits, labels, weight }, { loss, stats, factor, mass }, attrs) {
     const n = logits.shape.at(-1)!;
     let total = 0;
     let counted = 0;
     for (let r = 0; r < labels.size; r++) {
       const label = labels.data[r];
-      const [max, logSum] = maxAndLogSum(logits.data, r * n, n);
+      const row = logits.data.subarray(r * n, r * n + n);
+      const [max, logSum] = maxAndLogSum(row);
       stats.data.set([max, logSum], 2 * r);
-      if (label === ignoreIndex) continue;
-      counted++;
-      total += label >= 0 && label < n ? logSum - (logits.data[r * n + label] - max) : NaN;
+      const target = targetOnHost(attrs, label, n, weight);
+      let sum = label >= 0 && label < n ? 0 : NaN;
+      let all = 0;
+      for (let c = 0; c < n; c++) {
+        const share = target(c);
+        all += share;
+        if (share !== 0) sum += share * (logSum - (row[c] - max));
+      }
+      const ignored = label === attrs.ignoreIndex;
+      if (mass) mass.data[r] = all;
+      if (!factor) loss.data[r] = ignored ? 0 : sum;
+      if (ignored) continue;
+      counted += weight?.data[label] ?? 1;
+      total += sum;
     }
-    [loss.data[0], factor.data[0]] = finishOnHost(total, counted, FINISH);
+    if (factor) [loss.data[0], factor.data[0]] = reduceOnHost(total, counted, reductionOf(attrs));
   },
-  webgpu({ inputs: [logits, labels], outputs: [loss, stats, factor], attrs: { ignoreIndex }, scratch }) {
-    const n = logits.shape.at(-1)!;
-    const lanes = lanesFor(n);
-    const losses = scratch([labels.size]);
-    const counts = scratch([labels.size]);
-    return [
-      {
-        shader: forwardShader(lanes),
-        args: [logits, labels, losses, counts, stats],
-        params: [labels.size, n, ignoreIndex, 0x7fc00000],
-        grid: rowGrid(labels.size, lanes),
-      },
-      finishLaunch(losses, counts, loss, factor, FINISH),
-    ];
+  webgpu({ logits, labels, weight }, { loss, stats, factor, mass }, attrs, device) {
+    const losses = factor ? device.scratch([labels.size]) : loss;
+    const weights = factor && device.scratch([labels.size]);
+    const kernel = {
+      key: `cross_entropy.${attrs.labelSmoothing > 0}`,
+      reads: { logits, labels, weight },
+      writes: { losses, weights, stats, mass },
+      params: paramsOf(attrs),
+      declarations: () => `${LOG_SUMS}${targets(weight !== undefined, attrs.labelSmoothing > 0)}`,
+      body: () => /* wgsl */ `
+  var sum = no_exp();
+  for (var c = lane; c < params.columns; c += LANES) {
+    sum = join_exp(sum, vec2<f32>(load_logits(base + c), 1.0), 1.0);
+  }
+  let stat = max_and_log_sum(sum, no_exp(), 1.0, local).xy;
+  let label = load_labels(min(row, params.rows - 1u));
+  let at = min(u32(label), params.columns - 1u);
+  ${mass ? ALL_CLASSES : LABEL_ALONE}
+  if (row >= params.rows || lane > 0u) { return; }
+  let counts = label != params.ignore;
+  let loss = select(bitcast<f32>(params.nan), sums.x, u32(label) < params.columns);
+  store_losses(row, select(0.0, loss, counts));
+  ${weights ? 'store_weights(row, select(0.0, weight_of(u32(label)), counts));' : ''}
+  ${mass ? 'store_mass(row, sums.y);' : ''}
+  store_stats(2u * row, stat.x);
+  store_stats(2u * row + 1u, stat.y);`,
+    };
+    const perRow = launchRows(labels.size, logits.shape.at(-1)!, kernel, device);
+    return factor ? [perRow, launchReduction(reductionOf(attrs), { losses, weights }, { loss, factor }, device)] : [perRow];
   },
-  wasm({ inputs: [logits, labels], outputs: [loss, stats, factor], attrs: { ignoreIndex }, k }) {
-    const sizes = [labels.size, logits.shape.at(-1)!, ignoreIndex] as const;
-    k.cross_entropy(logits.ptr, labels.ptr, loss.ptr, stats.ptr, factor.ptr, ...sizes);
+  wasm({ logits, labels }, { loss, stats, factor, mass }, { ignoreIndex, reduction }, { k }) {
+    if (reduction !== 'mean' || mass) return false;
+    k.cross_entropy(logits, labels, loss, stats, factor!, labels.size, logits.shape.at(-1)!, ignoreIndex);
     return true;
   },
-  saves: { inputs: [0, 1], outputs: [1, 2] },
-  backward: ({ needs, input, output, grads, attrs }) => [
-    needs[0] ? apply1(crossEntropyBackward, [input(0), input(1), output(1), output(2), grads[0]!], attrs) : null,
-    null,
-  ],
+  asStored: { webgpu: ['logits', 'weight'] },
+  saves: ['logits', 'labels', 'weight', 'stats', 'factor', 'mass'],
+  backward: ({ needs, saved, grads, attrs }) => ({
+    logits: needs.logits ? apply(crossEntropyBackward, { ...saved, dy: grads.loss! }, attrs).dlogits : null,
+  }),
 });
 
-/** dlogits = dy/count·(softmax − one_hot(label)), 0 in rows that do not count. */
-const crossEntropyBackward = /* @__PURE__ */ defineOp<CrossEntropyAttrs>({
+/** dlogits = dy·factor·(mass·softmax − target), 0 in rows that do not count. */
+const crossEntropyBackward = /* @__PURE__ */ defineOp({
   name: 'cross_entropy_backward',
-  shape: ([logits]) => [spec(logits.shape)],
-  reference({ inputs: [logits, labels, stats, factor, dy], outputs: [dx], attrs: { ignoreIndex } }) {
+  inputs: ['logits', 'labels', 'weight?', 'stats', 'factor?', 'mass?', 'dy'],
+  outputs: ['dlogits'],
+  shape: ({ logits }, _: CrossEntropyAttrs) => ({ dlogits: spec(logits.shape, logits.dtype) }),
+  reference({ logits, labels, weight, stats, factor, mass, dy }, { dlogits }, attrs) {
     const n = logits.shape.at(-1)!;
-    const scale = factor.data[0] * dy.data[0];
-    for (let i = 0; i < dx.size; i++) {
-      const r = Math.floor(i / n);
-      const hit = labels.data[r] === i % n ? 1 : 0;
-      const log = logits.data[i] - stats.data[2 * r] - stats.data[2 * r + 1];
-      dx.data[i] = labels.data[r] === ignoreIndex ? 0 : scale * (Math.exp(log) - hit);
+    for (let r = 0; r < labels.size; r++) {
+      const scale = factor ? factor.data[0] * dy.data[0] : dy.data[r];
+      const target = targetOnHost(attrs, labels.data[r], n, weight);
+      for (let c = 0; c < n; c++) {
+        const p = Math.exp(logits.data[r * n + c] - stats.data[2 * r] - stats.data[2 * r + 1]);
+        const slope = scale * ((mass ? mass.data[r] : 1) * p - target(c));
+        dlogits.data[r * n + c] = labels.data[r] === attrs.ignoreIndex ? 0 : slope;
+      }
     }
   },
-  webgpu({ inputs: [logits, labels, stats, factor, dy], outputs: [dx], attrs: { ignoreIndex } }) {
-    const kernel = shader('cross_entropy.backward', () => ({
-      reads: { xs: 'f32', labels: 'i32', stats: 'vec2<f32>', factor: 'f32', dys: 'f32' },
-      writes: { dxs: 'f32' },
-      params: { n: 'u32', columns: 'u32', ignore: 'i32' },
-      code: /* wgsl */ `
-${FLAT_MAIN} {
-  let i = flat_index(group, groups, local, WG);
-  if (i >= params.n) { return; }
+  webgpu({ logits, labels, weight, stats, factor, mass, dy }, { dlogits }, attrs, device) {
+    const kernel = {
+      key: `cross_entropy.backward.${attrs.labelSmoothing > 0}`,
+      reads: { logits, labels, weight, stats, factor, mass, dy },
+      writes: { dlogits },
+      params: { columns: ['u32', logits.shape.at(-1)!], ...paramsOf(attrs) } as const,
+      declarations: () => targets(weight !== undefined, attrs.labelSmoothing > 0),
+      body: () => /* wgsl */ `
   let row = i / params.columns;
-  let label = labels[row];
-  let hit = select(0.0, 1.0, u32(label) == i - row * params.columns);
-  let slope = factor[0] * dys[0] * (exp((xs[i] - stats[row].x) - stats[row].y) - hit);
-  dxs[i] = select(slope, 0.0, label == params.ignore);
-}`,
-    }));
-    const params = [dx.size, logits.shape.at(-1)!, ignoreIndex];
-    return [flatLaunch(kernel, [logits, labels, stats, factor, dy, dx], params, dx.size)];
+  let label = load_labels(row);
+  let p = exp((load_logits(i) - load_stats(2u * row)) - load_stats(2u * row + 1u));
+  let scale = ${factor ? 'load_factor(0u) * load_dy(0u)' : 'load_dy(row)'};
+  let slope = scale * (${mass ? 'load_mass(row) * ' : ''}p - target_of(label, i - row * params.columns));
+  store_dlogits(i, select(slope, 0.0, label == params.ignore));`,
+    };
+    return [launchElements(logits.size, kernel, device)];
   },
-  wasm({ inputs: [logits, labels, stats, factor, dy], outputs: [dx], attrs: { ignoreIndex }, k }) {
+  wasm({ logits, labels, stats, factor, mass, dy }, { dlogits }, { ignoreIndex }, { k }) {
+    if (!factor || mass) return false;
     const sizes = [labels.size, logits.shape.at(-1)!, ignoreIndex] as const;
-    k.cross_entropy_backward(logits.ptr, labels.ptr, stats.ptr, factor.ptr, dy.ptr, dx.ptr, ...sizes);
+    k.cross_entropy_backward(logits, labels, stats, factor, dy, dlogits, ...sizes);
     return true;
   },
+  asStored: { webgpu: ['logits', 'weight'] },
 });
+
+export interface CrossEntropyOptions {
+  /** Rows of this label do not count. Default: −100. */
+  readonly ignoreIndex?: number;
+  /** Floats (V): factors of the classes, by which `mean` weighs too. No gradient goes to them. */
+  readonly weight?: Tensor;
+  /** Share of each target, 0 to 1, that is spread evenly over all classes (Szegedy et al. 2016). Default: 0. */
+  readonly labelSmoothing?: number;
+  /** `mean`: Σ rows / Σ weights of their labels; `sum`: Σ rows; `none`: the rows. Default: `mean`. */
+  readonly reduction?: 'mean' | 'sum' | 'none';
+}
 
 /**
- * Mean of −log softmax(logits)[label] over the labels that count (torch.nn.functional.cross_entropy). Where none
- * counts, loss and gradient are 0 (torch has NaN), so that a batch without answers does no harm; a label out of range
- * gives NaN.
- * @param logits f32 (…, V), V ≥ 1
+ * −log softmax(logits)[label] of the rows whose label counts (torch.nn.functional.cross_entropy). Where none counts,
+ * mean loss and gradient are 0 (torch has NaN), so that a batch without answers does no harm; a label out of range gives
+ * NaN.
+ * @param logits floats (…, V), V ≥ 1
  * @param labels i32 (…)
- * @returns f32 []
+ * @returns f32 [], or of the labels' shape where nothing is reduced
  */
-export function crossEntropy(logits: Tensor, labels: Tensor, options: { readonly ignoreIndex?: number } = {}): Tensor {
-  const [loss, stats, factor] = apply(crossEntropyOp, [logits, labels], { ignoreIndex: options.ignoreIndex ?? -100 });
-  stats.dispose();
-  factor.dispose();
+export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { weight, ignoreIndex = -100, labelSmoothing = 0, reduction = 'mean' } = options;
+  const attrs = { ignoreIndex, labelSmoothing, reduction };
+  const { loss, ...others } = apply(crossEntropyOp, { logits, labels, weight }, attrs);
+  for (const tensor of Object.values(others)) tensor?.dispose();
   return loss;
 }

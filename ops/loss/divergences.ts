@@ -1,0 +1,173 @@
+import type { HostArray } from '../../engine/dtype.ts';
+import { comesBefore } from '../reduce/order.ts';
+
+/**
+ * Statistics of a row: the student's maximum and log Σ exp((x − maximum)/T), the teacher's, and what else the gradient
+ * needs, `aux`: the loss for `reverse`, half the student's share of it for `jsd`, the teacher's argmax for `ce`.
+ */
+export const STATS = 5;
+
+/** On the host: a row of logits of student and teacher, and the logarithms of their probabilities at the temperature. */
+export interface HostRow {
+  readonly s: HostArray;
+  readonly t: HostArray;
+  readonly a: (c: number) => number;
+  readonly b: (c: number) => number;
+}
+
+/**
+ * A loss between two rows of logits s and t, with a = log p_s, b = log p_t, p = e^a, q = e^b. The code of
+ * the loss, of a row kernel, gives `logs`, the first four of its STATS, and `row_loss`; that of the slope sees the
+ * class c at i.
+ */
+interface Divergence {
+  /** Whether it is of logits over the temperature. */
+  readonly softened: boolean;
+  /** WGSL: a row's loss (for `l2` its root) and aux. */
+  readonly loss: string;
+  /** WGSL: the derivative of a row's loss by s[c], without 1/T. */
+  readonly slope: string;
+  readonly host: {
+    loss(row: HostRow): readonly [loss: number, aux: number];
+    slope(row: HostRow, c: number, aux: number): number;
+  };
+}
+
+/** 0·x = 0, also for infinite x. */
+const times = (p: number, x: number) => (p === 0 ? 0 : p * x);
+
+function logCosh(x: number): number {
+  const a = Math.abs(x);
+  return a + Math.log1p(Math.exp(-2 * a)) - Math.LN2;
+}
+
+/**
+ * WGSL. log cosh by its series near zero, where the logarithm would lose every digit: a student that has learned its
+ * teacher lives there.
+ */
+export const MATH = /* wgsl */ `
+fn scaled(p: f32, x: f32) -> f32 { return select(p * x, 0.0, p == 0.0); }
+fn log_cosh(x: f32) -> f32 {
+  let a = abs(x);
+  let s = x * x;
+  let near = s * (0.5 - s * (0.083333333 - s * (0.022222222 - s * 0.0067460317)));
+  return select(a + log(1.0 + exp(-2.0 * a)) - 0.69314718, near, a < 0.25);
+}
+`;
+
+/** Sums over the classes of (loss, aux). */
+const summed = (terms: string) => /* wgsl */ `
+  var sum_s = no_exp();
+  var sum_t = no_exp();
+  for (var c = lane; c < params.columns; c += LANES) {
+    sum_s = join_exp(sum_s, vec2<f32>(load_student(base + c), 1.0), params.k);
+    sum_t = join_exp(sum_t, vec2<f32>(load_teacher(base + c), 1.0), params.k);
+  }
+  let logs = max_and_log_sum(sum_s, sum_t, params.k, local);
+  var sums = vec2<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    let a = (load_student(base + c) - logs.x) * params.k - logs.y;
+    let b = (load_teacher(base + c) - logs.z) * params.k - logs.w;
+    let p = exp(a);
+    let q = exp(b);
+    sums += ${terms};
+  }
+  let row_loss = row_sum2(sums, local);`;
+
+type Term = (a: number, b: number) => readonly [loss: number, aux: number];
+
+const summedOnHost = (term: Term) => ({ s, a, b }: HostRow): [number, number] => {
+  const sums: [number, number] = [0, 0];
+  for (let c = 0; c < s.length; c++) term(a(c), b(c)).forEach((v, i) => (sums[i] += v));
+  return sums;
+};
+
+/** The teacher's argmax: the first of several, NaN the largest. */
+const ARGMAX = /* wgsl */ `
+  var sum = no_exp();
+  var best = vec2<u32>(0u, 0xffffffffu);
+  for (var c = lane; c < params.columns; c += LANES) {
+    sum = join_exp(sum, vec2<f32>(load_student(base + c), 1.0), 1.0);
+    best = first_of(best, vec2<u32>(order_key(load_teacher(base + c)), c));
+  }
+  let logs = max_and_log_sum(sum, no_exp(), 1.0, local);
+  places[local] = best;
+  workgroupBarrier();
+  for (var step = LANES / 2u; step > 0u; step /= 2u) {
+    if (local % LANES < step) { places[local] = first_of(places[local], places[local + step]); }
+    workgroupBarrier();
+  }
+  let place = places[local - lane].y;
+  let row_loss = vec2<f32>(logs.y - (load_student(base + place) - logs.x), f32(place));`;
+
+/** The norm, not its square: that is beyond f32 for differences that are not. */
+const NORM = /* wgsl */ `
+  let logs = vec4<f32>();
+  var sums = vec3<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    sums += squares(load_student(base + c) - load_teacher(base + c));
+  }
+  let row_loss = vec2<f32>(norm_of(vec3<f32>(row_sum2(sums.xy, local), row_sum(sums.z, local))), 0.0);`;
+
+/**
+ * Adding p_s − p_t, which sums to zero, makes every term of the KLs non-negative and cancels what rounding did to the
+ * two logsumexps.
+ */
+export const DIVERGENCES = {
+  kl: {
+    softened: true,
+    loss: summed('vec2<f32>(scaled(q, b - a) + (p - q), 0.0)'),
+    slope: 'p - q',
+    host: {
+      loss: summedOnHost((a, b) => [times(Math.exp(b), b - a), 0]),
+      slope: ({ a, b }, c) => Math.exp(a(c)) - Math.exp(b(c)),
+    },
+  },
+  reverse: {
+    softened: true,
+    loss: summed('vec2<f32>(scaled(p, a - b) + (q - p))'),
+    slope: 'scaled(p, a - b - aux)',
+    host: {
+      loss: summedOnHost((a, b) => [times(Math.exp(a), a - b), times(Math.exp(a), a - b)]),
+      slope: ({ a, b }, c, aux) => times(Math.exp(a(c)), a(c) - b(c) - aux),
+    },
+  },
+  jsd: {
+    softened: true,
+    loss: summed('vec2<f32>(scaled(0.5 * (p + q), log_cosh(0.5 * (a - b))), scaled(0.5 * p, log_cosh(0.5 * (a - b))))'),
+    slope: 'scaled(p, 0.5 * log_cosh(0.5 * (a - b)) - aux) + 0.25 * (p - q)',
+    host: {
+      loss: summedOnHost((a, b) =>
+        [(Math.exp(a) + Math.exp(b)) / 2, Math.exp(a) / 2].map((p) => times(p, logCosh((a - b) / 2))) as [number, number],
+      ),
+      slope({ a, b }, c, aux) {
+        const [p, q] = [Math.exp(a(c)), Math.exp(b(c))];
+        return times(p, logCosh((a(c) - b(c)) / 2) / 2 - aux) + (p - q) / 4;
+      },
+    },
+  },
+  ce: {
+    softened: false,
+    loss: ARGMAX,
+    slope: 'p - select(0.0, 1.0, u32(aux) == c)',
+    host: {
+      loss({ t, a }) {
+        let best = 0;
+        for (let c = 1; c < t.length; c++) if (comesBefore(t[c], c, t[best], best)) best = c;
+        return [-a(best), best];
+      },
+      slope: ({ a }, c, aux) => Math.exp(a(c)) - (c === aux ? 1 : 0),
+    },
+  },
+  l2: {
+    softened: false,
+    loss: NORM,
+    slope: '2.0 * (load_student(i) - load_teacher(i))',
+    host: {
+      loss: ({ s, t }) => [Array.from(s, (v, c) => (v - t[c]) ** 2).reduce((sum, v) => sum + v), 0],
+      slope: ({ s, t }, c) => 2 * (s[c] - t[c]),
+    },
+  },
+} as const satisfies Record<string, Divergence>;
+
+export type DistillKind = keyof typeof DIVERGENCES;

@@ -1,0 +1,45 @@
+import type { Spec } from '../../engine/backend.ts';
+import { ShapeError } from '../../engine/errors.ts';
+import { EXP_SUM } from '../common/exp-sum.ts';
+import { show } from '../common/shapes.ts';
+
+/** @throws ShapeError unless x is (…, V) with V ≥ 1: no distribution is over nothing */
+export function expectClasses(op: string, name: string, { shape }: Spec): void {
+  if (shape.length > 0 && shape[shape.length - 1] > 0) return;
+  throw new ShapeError(`${op}: ${name} has shape ${show(shape)}, expected (…, V) with at least one class`);
+}
+
+/**
+ * WGSL, to go with ROWS: `max_and_log_sum` joins the pairs (maximum, Σ exp(x − maximum)) of two series over a row's
+ * lanes, each as EXP_SUM makes them, and gives (maximum, log Σ) of both.
+ */
+export const LOG_SUMS = /* wgsl */ `${EXP_SUM}
+var<workgroup> pairs: array<vec4<f32>, WG>;
+fn max_and_log_sum(first: vec2<f32>, second: vec2<f32>, k: f32, local: u32) -> vec4<f32> {
+  pairs[local] = vec4<f32>(first, second);
+  workgroupBarrier();
+  for (var step = LANES / 2u; step > 0u; step /= 2u) {
+    if (local % LANES < step) {
+      let a = pairs[local];
+      let b = pairs[local + step];
+      pairs[local] = vec4<f32>(join_exp(a.xy, b.xy, k), join_exp(a.zw, b.zw, k));
+    }
+    workgroupBarrier();
+  }
+  let all = pairs[local - local % LANES];
+  workgroupBarrier();
+  return vec4<f32>(all.x, log(all.y), all.z, log(all.w));
+}
+`;
+
+/**
+ * The maximum of one row and log Σ exp((x − maximum)·scale): apart, because their sum would round the logarithm away
+ * where the maximum is large.
+ */
+export function maxAndLogSum(row: ArrayLike<number> & Iterable<number>, scale = 1): [number, number] {
+  let max = -Infinity;
+  for (const x of row) max = Math.max(max, x);
+  let sum = 0;
+  for (const x of row) sum += Math.exp((x - max) * scale);
+  return [max, Math.log(sum)];
+}
