@@ -84,16 +84,6 @@ export function around(shape: readonly number[], dim: number): { outer: number; 
   return { outer, length: shape[dim] ?? 1, inner };
 }
 
-/** Calls `line` for all elements along `dim` in turn: where the first lies, the step to the next, how many they are. */
-export function eachLine(
-  shape: readonly number[],
-  dim: number,
-  line: (base: number, step: number, length: number) => void,
-): void {
-  const { outer, length, inner } = around(shape, dim);
-  for (let o = 0; o < outer; o++) for (let c = 0; c < inner; c++) line(o * length * inner + c, inner, length);
-}
-
 /** @throws ShapeError unless `arg` has the rank */
 export function expectRank(op: string, name: string, arg: Spec, rank: number): void {
   if (arg.shape.length !== rank) {

@@ -1,11 +1,12 @@
-import { accessor } from '../../engine/access.ts';
 import { apply } from '../../engine/apply.ts';
-import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, grid1d } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { around, eachLine, normalizeDim } from '../common/shapes.ts';
+import { launchKernel } from '../common/launch-kernel.ts';
+import { around, normalizeDim } from '../common/shapes.ts';
 import code from './cumsum.wgsl';
+import { mapLines } from './map-lines.ts';
 import type { Lines } from './variants.ts';
 
 interface CumsumAttrs {
@@ -28,7 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let end = min(params.len, k + 256u);
     for (; k < end; k++) {
       part += load_x(index(base, k));
-      y[index(base, k)] = sum + part;
+      store_y(index(base, k), sum + part);
     }
     sum += part;
   }
@@ -62,27 +63,24 @@ const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
     return { y: spec(x.shape, x.dtype) };
   },
   reference({ x }, { y }, { dim, reverse }) {
-    eachLine(x.shape, dim, (base, step, length) => {
+    mapLines([x], y, dim, (line) => {
       let sum = 0;
-      for (let k = 0; k < length; k++) {
-        const i = base + (reverse ? length - 1 - k : k) * step;
-        sum += x.data[i];
-        y.data[i] = sum;
-      }
+      const add = (v: number) => (sum += v);
+      return reverse ? line.reverse().map(add).reverse() : line.map(add);
     });
   },
-  webgpu({ x }, { y }, { dim, reverse }, { caps }) {
+  webgpu({ x }, { y }, { dim, reverse }, device) {
     const { outer, length, inner } = around(x.shape, dim);
     const lines = outer * inner;
     const { name, linesPerGroup, code } = VARIANTS.find(({ when }) => when({ lines, length, inner }))!;
-    const access = accessOf(x.dtype, caps);
-    const kernel = shader(`cumsum.${access.key}.${name}`, () => ({
-      reads: { x: accessor(access, false) },
-      writes: { y: access.type },
-      params: { lines: 'u32', len: 'u32', inner: 'u32', reverse: 'u32' },
-      code: `alias T = ${access.type};${FLAT_INDEX}${INDEX}${code}`,
-    }));
-    return [{ shader: kernel, args: [x, y], params: [lines, length, inner, reverse ? 1 : 0], grid: grid1d(lines, linesPerGroup) }];
+    const { type } = accessOf(x.dtype, device.caps);
+    const kernel = {
+      ...{ key: `cumsum.${name}`, reads: { x }, writes: { y } },
+      params: { lines: ['u32', lines], len: ['u32', length], inner: ['u32', inner], reverse: ['u32', reverse ? 1 : 0] },
+      code: () => `alias T = ${type};${FLAT_INDEX}${INDEX}${code}`,
+      grid: grid1d(lines, linesPerGroup),
+    } as const;
+    return [launchKernel(kernel, device)];
   },
   backward: ({ attrs, grads }) => ({ x: apply(cumsumOp, { x: grads.y! }, { ...attrs, reverse: !attrs.reverse }).y }),
 });

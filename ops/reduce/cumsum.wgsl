@@ -24,7 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       sums[local] += before;
       workgroupBarrier();
     }
-    if (here) { y[index(base, k)] = carry + (part + sums[local]); }
+    if (here) { store_y(index(base, k), carry + (part + sums[local])); }
     part += sums[255];
     if (start / 256u % 32u == 31u) {
       carry += part;

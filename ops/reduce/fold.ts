@@ -1,12 +1,12 @@
-import { accessor } from '../../engine/access.ts';
-import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
-import { accessOf } from '../../engine/dtype.ts';
+import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import { accessOf, type DType } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
+import { launchKernel } from '../common/launch-kernel.ts';
 import { around } from '../common/shapes.ts';
 import { squaresWgsl } from '../common/squares.ts';
 import { launchFill } from '../elementwise/fill-kernel.ts';
 import foldCode from './fold.wgsl';
-import { layoutOf, type Variant, variantFor, WORKGROUP } from './variants.ts';
+import { layoutOf, variantFor, WORKGROUP } from './variants.ts';
 
 /** How many values become one, in WGSL: by an associative `join` of what each of them is alone. */
 export interface Fold {
@@ -28,46 +28,74 @@ export interface Value {
   readonly load: string;
 }
 
-/** The entry point of kernels that fold, to be followed by their body. */
-export const FOLD_MAIN = /* wgsl */ `
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32)`;
-
-export const FOLD_PARAMS = { lines: 'u32', len: 'u32', inner: 'u32', chunk: 'u32' } as const;
-
-const FOUR = 'join(join(lift(a, k), lift(b, k + LANES)), join(lift(c, k + 2u * LANES), lift(d, k + 3u * LANES)))';
-
-/** WGSL: `fold_line`, and what it needs. The shader has FOLD_PARAMS and the constants of a Variant's layout. */
-export function foldWgsl({ acc, lift, join, four = FOUR, helpers = '' }: Fold, { type, load }: Value): string {
-  return /* wgsl */ `${FLAT_INDEX}${helpers}
-alias Acc = ${acc};
-alias Value = ${type};
-fn value(i: u32) -> Value { return ${load}; }
-fn lift(v: Value, k: u32) -> Acc { return ${lift}; }
-fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
-fn four(a: Value, b: Value, c: Value, d: Value, k: u32) -> Acc { return ${four}; }
-${foldCode}`;
-}
-
-/** Workgroups that keep a large GPU busy. */
-const ENOUGH = 1024;
-
-/** One launch: it folds lines of `len`, each in `splits` parts. */
+/** A tensor seen as (outer, len, inner), which is folded along `len`, in so many parts. */
 interface Pass {
   readonly outer: number;
   readonly len: number;
   readonly inner: number;
   readonly splits: number;
-  readonly variant: Variant;
 }
+
+interface FoldKernel {
+  /** Part of the shader's key; unique for the WGSL. */
+  readonly key: string;
+  readonly reads: Readonly<Record<string, Slot>>;
+  readonly writes: Readonly<Record<string, Slot>>;
+  readonly params?: Readonly<Record<string, readonly ['f32', number]>>;
+  readonly fold: Fold;
+  readonly value: Value;
+  /** WGSL: functions that the body calls. */
+  readonly declarations: string;
+  /** WGSL of what each thread does, standing at its Place `at`, with the `total` that its line, or part of it, folds to. */
+  readonly body: string;
+}
+
+const FOUR = 'join(join(lift(a, k), lift(b, k + LANES)), join(lift(c, k + 2u * LANES), lift(d, k + 3u * LANES)))';
+
+/** A launch that folds each line, or part of it, and then does something with the total. */
+export function launchFold(kernel: FoldKernel, { outer, len, inner, splits }: Pass, device: GpuPlanner): Launch {
+  const { key, reads, writes, params, fold, value, declarations, body } = kernel;
+  const lines = outer * inner;
+  const variant = variantFor({ lines, length: len, inner });
+  const { acc, lift, join, four = FOUR, helpers = '' } = fold;
+  const chunk = Math.ceil(len / splits);
+  return launchKernel(
+    {
+      key: `${key}.${variant.name}`,
+      reads,
+      writes,
+      params: { lines: ['u32', lines], len: ['u32', len], inner: ['u32', inner], chunk: ['u32', chunk], ...params },
+      constants: layoutOf(variant),
+      code: () => /* wgsl */ `${FLAT_INDEX}${helpers}
+alias Acc = ${acc};
+alias Value = ${value.type};
+fn value(i: u32) -> Value { return ${value.load}; }
+fn lift(v: Value, k: u32) -> Acc { return ${lift}; }
+fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
+fn four(a: Value, b: Value, c: Value, d: Value, k: u32) -> Acc { return ${four}; }
+${foldCode}${declarations}
+@compute @workgroup_size(${WORKGROUP})
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let at = place_of(group, groups, local);
+  let total = fold_line(at, local);
+  ${body}
+}`,
+      grid: grid1d(lines * variant.lanes, WORKGROUP, splits),
+    },
+    device,
+  );
+}
+
+/** Workgroups that keep a large GPU busy. */
+const ENOUGH = 1024;
 
 function passOf(outer: number, len: number, inner: number): Pass {
   const variant = variantFor({ lines: outer * inner, length: len, inner });
   const tiles = Math.ceil((outer * inner * variant.lanes) / WORKGROUP);
   const wanted = Math.min(Math.ceil(len / (variant.lanes * 16)), Math.ceil(ENOUGH / Math.max(1, tiles)));
   const splits = Math.max(1, Math.ceil(len / Math.max(1, Math.ceil(len / wanted))));
-  return { outer, len, inner, splits, variant };
+  return { outer, len, inner, splits };
 }
 
 /** One pass per run of reduced dims, the last run first, and one more where a pass splits its run. */
@@ -123,39 +151,34 @@ export function foldLaunches(
   { name, fold, result, inputs, value, count, empty = 0 }: Folded,
   y: Slot,
   dims: readonly number[],
-  { caps, scratch }: GpuPlanner,
+  device: GpuPlanner,
 ): Launch[] {
   const [{ shape, size }] = Object.values(inputs);
   if (size === 0) return [launchFill(y, empty)];
   const passes = passesOver(shape, dims);
-  const words = /vec[34]/.test(fold.acc) ? 4 : fold.acc.startsWith('vec2') ? 2 : 1;
-  const type = accessOf(y.dtype, caps).type;
-  const own = Object.fromEntries(Object.entries(inputs).map(([n, { dtype }]) => [n, accessor(accessOf(dtype, caps), false)]));
-  const stored = Object.values(own).map(({ key }) => key).join();
+  const [, width = '1', type] = /^(?:vec(\d)<)?(\w+)/.exec(fold.acc)!;
+  const words = Array.from({ length: Number(width) }, (_, w) => w);
+  const whole = `${fold.acc}(${words.map((w) => `load_x(${width}u * i + ${w}u)`)})`;
+  const part = words.map((w) => `store_y(${width}u * o + ${w}u, total${width === '1' ? '' : `[${w}]`});`).join(' ');
   let from: Slot | null = null;
-  return passes.map(({ outer, len, inner, splits, variant }, i) => {
+  return passes.map((pass, i) => {
     const [first, last] = [i === 0, i === passes.length - 1];
-    const to = last ? y : scratch([outer, splits, inner, words]);
-    const key = `${name}.${first ? stored : 'parts'}.${last ? type : 'part'}.${variant.name}`;
-    const kernel = shader(key, () => ({
-      reads: first ? own : { x: fold.acc },
-      writes: { y: last ? type : fold.acc },
-      params: { ...FOLD_PARAMS, count: 'f32' },
-      constants: layoutOf(variant),
-      code: /* wgsl */ `
-${foldWgsl(first ? fold : { ...fold, lift: 'v', four: undefined }, first ? value : { type: fold.acc, load: 'x[i]' })}
-fn result(a: Acc) -> ${last ? type : 'Acc'} { return ${last ? result : 'a'}; }
-${FOLD_MAIN} {
-  let at = place_of(group, groups, local);
-  let total = fold_line(at, local);
+    const to = last ? y : device.scratch([pass.outer, pass.splits, pass.inner, words.length], type as DType);
+    const kernel = {
+      key: `${name}.${first ? 'first' : ''}${last ? 'last' : ''}`,
+      reads: first ? inputs : { x: from! },
+      writes: { y: to },
+      params: { count: ['f32', count ?? size / y.size] as const },
+      fold: first ? fold : { ...fold, lift: 'v', four: undefined },
+      value: first ? value : { type: fold.acc, load: whole },
+      declarations: last ? `fn result(a: Acc) -> ${accessOf(y.dtype, device.caps).type} { return ${result}; }` : '',
+      body: /* wgsl */ `
   if (at.lane == 0u && at.begin < at.end) {
-    y[(at.line / params.inner * groups.z + group.z) * params.inner + at.line % params.inner] = result(total);
-  }
-}`,
-    }));
-    const args = [...(first ? Object.values(inputs) : [from!]), to];
+    let o = (at.line / params.inner * groups.z + group.z) * params.inner + at.line % params.inner;
+    ${last ? 'store_y(o, result(total));' : part}
+  }`,
+    };
     from = to;
-    const params = [outer * inner, len, inner, Math.ceil(len / splits), count ?? size / y.size];
-    return { shader: kernel, args, params, grid: grid1d(outer * inner * variant.lanes, WORKGROUP, splits) };
+    return launchFold(kernel, pass, device);
   });
 }

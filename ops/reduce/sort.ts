@@ -1,15 +1,16 @@
 import { expectWhole } from '../../engine/arguments.ts';
-import { accessor } from '../../engine/access.ts';
 import { apply } from '../../engine/apply.ts';
-import { FLAT_INDEX, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { around, eachLine, normalizeDim, show } from '../common/shapes.ts';
+import { launchKernel } from '../common/launch-kernel.ts';
+import { around, normalizeDim, show } from '../common/shapes.ts';
 import { gather } from '../movement/gather.ts';
 import { reshape } from '../movement/reshape.ts';
+import { mapLines } from './map-lines.ts';
 import { comesBefore, orderWgsl } from './order.ts';
 
 interface SortAttrs {
@@ -19,7 +20,7 @@ interface SortAttrs {
   readonly descending: boolean;
 }
 
-/** Elements that one workgroup sorts. */
+/** Elements that one workgroup sorts, and its threads. */
 const BLOCK = 256;
 
 const MAIN = /* wgsl */ `
@@ -58,13 +59,13 @@ ${MAIN} {
   let run = (i / params.cap) % params.runs;
   let line = i / (params.cap * params.runs);
   if (line >= params.lines || place >= count_of(run)) { return; }
-  let own = x[i];
+  let own = vec2(load_x(2u * i), load_x(2u * i + 1u));
   let other = (line * params.runs + (run ^ 1u)) * params.cap;
   var low = 0u;
   var high = count_of(run ^ 1u);
   while (low < high) {
     let middle = (low + high) / 2u;
-    let key = x[other + middle].x;
+    let key = load_x(2u * (other + middle));
     // Of equals those of the first run come first.
     if (key < own.x || (key == own.x && (run & 1u) == 1u)) { low = middle + 1u; } else { high = middle; }
   }
@@ -74,24 +75,17 @@ ${MAIN} {
 /** Puts an element, number `place` of a run, where the next launch wants it; of each run as many as are wanted. */
 const EMIT_PAIR = /* wgsl */ `
 fn emit(line: u32, run: u32, place: u32, pair: vec2<u32>) {
-  if (place < params.out) { y[(line * params.out_runs + run) * params.out + place] = pair; }
+  if (place >= params.out) { return; }
+  let o = (line * params.out_runs + run) * params.out + place;
+  store_y(2u * o, pair.x);
+  store_y(2u * o + 1u, pair.y);
 }`;
 /** Writes its index as the result. */
 const EMIT_INDEX = /* wgsl */ `
 fn emit(line: u32, run: u32, place: u32, pair: vec2<u32>) {
-  if (place < params.out) {
-    y[(line / params.inner * params.out + place) * params.inner + line % params.inner] = i32(pair.y);
-  }
+  if (place >= params.out) { return; }
+  store_y((line / params.inner * params.out + place) * params.inner + line % params.inner, i32(pair.y));
 }`;
-
-/** Lines as they are in x, and their runs: `width` elements of x, `cap` of which were kept, and so on for what is written. */
-const PARAMS = {
-  ...({ lines: 'u32', len: 'u32', inner: 'u32' } as const),
-  ...({ runs: 'u32', width: 'u32', cap: 'u32', out: 'u32', out_runs: 'u32' } as const),
-};
-
-const keyOf = (type: string, descending: boolean) =>
-  `fn key_of(v: ${type}) -> u32 { return ${descending ? '~' : ''}order_key(v); }`;
 
 /** Indices that sort each line: blocks in workgroup memory, then merges of two runs until one is left. */
 const sortOp = /* @__PURE__ */ defineOp({
@@ -100,45 +94,41 @@ const sortOp = /* @__PURE__ */ defineOp({
   outputs: ['indices'],
   asStored: { webgpu: ['x'] },
   shape: ({ x }, { dim, keep }: SortAttrs) => ({ indices: spec(x.shape.map((d, i) => (i === dim ? keep : d)), 'i32') }),
-  reference({ x }, { indices }, { dim, keep, descending }) {
-    let line = 0;
-    eachLine(x.shape, dim, (base, step, length) => {
-      const at = (i: number) => x.data[base + i * step];
+  reference({ x }, { indices }, { dim, descending }) {
+    mapLines([x], indices, dim, (line) => {
       const before = (i: number, j: number) =>
-        descending ? comesBefore(at(i), i, at(j), j) : comesBefore(at(j), i, at(i), j);
-      const order = Array.from({ length }, (_, i) => i).sort((i, j) => (before(i, j) ? -1 : 1));
-      const first = Math.floor(line / step) * keep * step + (line++ % step);
-      for (let k = 0; k < keep; k++) indices.data[first + k * step] = order[k];
+        descending ? comesBefore(line[i], i, line[j], j) : comesBefore(line[j], i, line[i], j);
+      return [...line.keys()].sort((i, j) => (before(i, j) ? -1 : 1));
     });
   },
-  webgpu({ x }, { indices }, { dim, keep, descending }, { caps, scratch }) {
+  webgpu({ x }, { indices }, { dim, keep, descending }, device) {
     const { outer, length, inner } = around(x.shape, dim);
     const lines = outer * inner;
-    const access = accessOf(x.dtype, caps);
     const launches: Launch[] = [];
     let [from, cap] = [x, 0];
-    const launch = (pass: 'blocks' | 'merge', runs: number, width: number, threads: number, outRuns: number) => {
+    /** Of runs of `width` elements, `cap` were kept; `outRuns` with `out` elements come of them. */
+    const launch = (code: string, runs: number, width: number, out: number, outRuns: number, threads: number) => {
       const last = outRuns === 1;
-      const out = Math.min(keep, pass === 'blocks' ? width : 2 * width);
-      const to = last ? indices : scratch([lines, outRuns, out, 2], 'u32');
-      const kernel = shader(`sort.${pass === 'blocks' ? `${access.key}.${descending}` : pass}.${last}`, () => ({
-        reads: { x: pass === 'blocks' ? accessor(access, false) : 'vec2<u32>' },
-        writes: { y: last ? 'i32' : 'vec2<u32>' },
-        params: PARAMS,
-        code: [
-          FLAT_INDEX,
-          last ? EMIT_INDEX : EMIT_PAIR,
-          ...(pass === 'blocks' ? [orderWgsl(access.type), keyOf(access.type, descending), SORT_BLOCKS] : [MERGE]),
-        ].join(''),
-      }));
-      const params = [lines, length, inner, runs, width, cap, out, outRuns];
-      launches.push({ shader: kernel, args: [from, to], params, grid: grid1d(lines * runs * threads, BLOCK) });
+      const to = last ? indices : device.scratch([lines, outRuns, out, 2], 'u32');
+      const sizes = { lines, len: length, inner, runs, width, cap, out, out_runs: outRuns };
+      const kernel = {
+        key: `sort.${code === MERGE ? 'merge' : descending}.${last}`,
+        reads: { x: from },
+        writes: { y: to },
+        params: Object.fromEntries(Object.entries(sizes).map(([name, size]) => [name, ['u32', size] as const])),
+        code: () => FLAT_INDEX + (last ? EMIT_INDEX : EMIT_PAIR) + code,
+        grid: grid1d(lines * runs * threads, BLOCK),
+      };
+      launches.push(launchKernel(kernel, device));
       [from, cap] = [to, out];
     };
     let runs = Math.max(1, Math.ceil(length / BLOCK));
-    launch('blocks', runs, BLOCK, BLOCK, runs);
+    const { type } = accessOf(x.dtype, device.caps);
+    const key = /* wgsl */ `${orderWgsl(type)}
+fn key_of(v: ${type}) -> u32 { return ${descending ? '~' : ''}order_key(v); }`;
+    launch(key + SORT_BLOCKS, runs, BLOCK, Math.min(keep, BLOCK), runs, BLOCK);
     for (let width = BLOCK; runs > 1; width *= 2, runs = Math.ceil(runs / 2)) {
-      launch('merge', runs, width, cap, Math.ceil(runs / 2));
+      launch(MERGE, runs, width, Math.min(keep, 2 * width), Math.ceil(runs / 2), cap);
     }
     return launches;
   },
