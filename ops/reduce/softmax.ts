@@ -1,7 +1,6 @@
 import { apply } from '../../engine/apply.ts';
-import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
-import { defineOp, spec } from '../../engine/op.ts';
+import { defineOp, type OpDefinition, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { EXP_SUM } from '../common/exp-sum.ts';
@@ -37,9 +36,11 @@ fn exp_sum(v: vec4<f32>) -> vec2<f32> {
 const SUM: Fold = { acc: 'f32', lift: 'v', join: 'a + b' };
 
 const total = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
-const aboveLargest = (x: Float64Array): Float64Array => {
+const logSoftmaxOf = (x: Float64Array): Float64Array => {
   const largest = x.reduce((a, b) => Math.max(a, b), -Infinity);
-  return x.map((v) => v - largest);
+  const above = x.map((v) => v - largest);
+  const log = Math.log(total(above.map(Math.exp)));
+  return above.map((v) => v - log);
 };
 
 type Name = 'softmax' | 'log_softmax';
@@ -48,21 +49,13 @@ const KERNELS: Record<Name | `${Name}_backward`, Kernel> = {
     fold: EXPONENTIALS,
     load: 'load_x(i)',
     result: 'exp(load_x(i) - total.x) / total.y',
-    of(x) {
-      const terms = aboveLargest(x).map(Math.exp);
-      const sum = total(terms);
-      return terms.map((v) => v / sum);
-    },
+    of: (x) => logSoftmaxOf(x).map(Math.exp),
   },
   log_softmax: {
     fold: EXPONENTIALS,
     load: 'load_x(i)',
     result: '(load_x(i) - total.x) - log(total.y)',
-    of(x) {
-      const above = aboveLargest(x);
-      const log = Math.log(total(above.map(Math.exp)));
-      return above.map((v) => v - log);
-    },
+    of: logSoftmaxOf,
   },
   softmax_backward: {
     fold: SUM,
@@ -84,14 +77,8 @@ const KERNELS: Record<Name | `${Name}_backward`, Kernel> = {
   },
 };
 
-/** Reads each line twice: for what it folds to, and to write the results. */
-function launch(name: keyof typeof KERNELS, reads: Record<string, Slot>, out: Slot, dim: number, device: GpuPlanner): Launch {
-  const { outer, length: len, inner } = around(out.shape, dim);
-  const { fold, load, result } = KERNELS[name];
-  const kernel = {
-    ...{ key: name, reads, writes: { out }, fold, value: { type: 'f32', load } },
-    declarations: `fn result(i: u32, total: Acc) -> f32 { return ${result}; }`,
-    body: /* wgsl */ `
+/** WGSL: reads the line again, four loads under way at a time. */
+const WRITE_RESULTS = /* wgsl */ `
   let step = LANES * params.inner;
   var k = at.lane;
   for (; k + 3u * LANES < at.end; k += 4u * LANES) {
@@ -102,45 +89,50 @@ function launch(name: keyof typeof KERNELS, reads: Record<string, Slot>, out: Sl
   for (; k < at.end; k += LANES) {
     let i = at.base + k * params.inner;
     store_out(i, result(i, total));
-  }`,
-  };
-  return launchFold(kernel, { outer, len, inner, splits: 1 }, device);
+  }`;
+
+/** The op of a kernel: what comes out has the shape and dtype of the first input. */
+function lineOp(
+  name: keyof typeof KERNELS,
+  inputs: readonly string[],
+  gradient?: Pick<OpDefinition<SoftmaxAttrs, string, 'out', 'out'>, 'saves' | 'backward'>,
+) {
+  const { fold, load, result, of } = KERNELS[name];
+  return defineOp<SoftmaxAttrs, string, 'out', 'out'>({
+    name,
+    inputs,
+    outputs: ['out'],
+    asStored: { webgpu: inputs },
+    shape(given) {
+      const { shape, dtype } = given[inputs[0]];
+      expectDType(name, inputs[0], dtype, ...FLOATS);
+      return { out: spec(shape, dtype) };
+    },
+    reference: (given, { out }, { dim }) => mapLines(inputs.map((input) => given[input]), out, dim, of),
+    webgpu(reads, { out }, { dim }, device) {
+      const { outer, length: len, inner } = around(out.shape, dim);
+      const kernel = {
+        ...{ key: name, reads, writes: { out }, fold, value: { type: 'f32', load } },
+        declarations: `fn result(i: u32, total: Acc) -> f32 { return ${result}; }`,
+        body: WRITE_RESULTS,
+      };
+      return [launchFold(kernel, { outer, len, inner, splits: 1 }, device)];
+    },
+    wasm(given, { out }, { dim }, { k }) {
+      const { outer, length, inner } = around(out.shape, dim);
+      const call = k[name] as (...args: (Slot | number)[]) => void;
+      if (inner === 1) call(...inputs.map((input) => given[input]), out, outer, length);
+      return inner === 1;
+    },
+    ...gradient,
+  });
 }
 
 function softmaxOp(name: Name) {
-  const backward = `${name}_backward` as const;
-  const backwardOp = defineOp({
-    name: backward,
-    inputs: ['y', 'dy'],
-    outputs: ['dx'],
-    asStored: { webgpu: ['y', 'dy'] },
-    shape: ({ y }, _: SoftmaxAttrs) => ({ dx: spec(y.shape, y.dtype) }),
-    reference: ({ y, dy }, { dx }, { dim }) => mapLines([y, dy], dx, dim, KERNELS[backward].of),
-    webgpu: (inputs, { dx }, { dim }, device) => [launch(backward, inputs, dx, dim, device)],
-    wasm({ y, dy }, { dx }, { dim }, { k }) {
-      const { outer, length, inner } = around(y.shape, dim);
-      if (inner === 1) k[backward](y, dy, dx, outer, length);
-      return inner === 1;
-    },
-  });
-  return defineOp({
-    name,
-    inputs: ['x'],
-    outputs: ['y'],
-    asStored: { webgpu: ['x'] },
-    shape({ x }, _: SoftmaxAttrs) {
-      expectDType(name, 'x', x.dtype, ...FLOATS);
-      return { y: spec(x.shape, x.dtype) };
-    },
-    reference: ({ x }, { y }, { dim }) => mapLines([x], y, dim, KERNELS[name].of),
-    webgpu: (inputs, { y }, { dim }, device) => [launch(name, inputs, y, dim, device)],
-    wasm({ x }, { y }, { dim }, { k }) {
-      const { outer, length, inner } = around(x.shape, dim);
-      if (inner === 1) k[name](x, y, outer, length);
-      return inner === 1;
-    },
-    saves: ['y'],
-    backward: ({ saved: { y }, grads, attrs }) => ({ x: apply(backwardOp, { y, dy: grads.y! }, attrs).dx }),
+  const backwardOp = lineOp(`${name}_backward`, ['y', 'dy']);
+  return lineOp(name, ['x'], {
+    saves: ['out'],
+    backward: ({ saved, grads, attrs }) => ({ x: apply(backwardOp, { y: saved.out, dy: grads.out! }, attrs).out }),
   });
 }
 
@@ -148,10 +140,10 @@ const softmaxOps = /* @__PURE__ */ { softmax: softmaxOp('softmax'), log_softmax:
 
 /** exp(x) / Σ exp(x) along `dim`: floats of any shape → the same shape and dtype. */
 export function softmax(x: Tensor, dim = -1): Tensor {
-  return apply(softmaxOps.softmax, { x }, { dim: normalizeDim('softmax', dim, x.shape.length) }).y;
+  return apply(softmaxOps.softmax, { x }, { dim: normalizeDim('softmax', dim, x.shape.length) }).out;
 }
 
 /** x - log Σ exp(x) along `dim`: floats of any shape → the same shape and dtype. */
 export function logSoftmax(x: Tensor, dim = -1): Tensor {
-  return apply(softmaxOps.log_softmax, { x }, { dim: normalizeDim('log_softmax', dim, x.shape.length) }).y;
+  return apply(softmaxOps.log_softmax, { x }, { dim: normalizeDim('log_softmax', dim, x.shape.length) }).out;
 }
