@@ -3,8 +3,23 @@ import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { ShapeError } from '../engine/errors.ts';
+import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { fill, l2Distance, layerNorm, mulScalar, norm, rmsNorm, rmsNormGated } from '../ops/index.ts';
+import {
+  add,
+  backward,
+  cast,
+  clone,
+  fill,
+  l2Distance,
+  layerNorm,
+  mulScalar,
+  norm,
+  rmsNorm,
+  rmsNormGated,
+  square,
+  sum,
+} from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
@@ -48,6 +63,31 @@ test('gated RMS norm by groups, gated before and after', async () => {
       const inputs = [{ shape }, { shape, data: random(elements(shape), 8, 6) }, { shape: [shape.at(-1)!] }];
       const body = ([x, z, w]: Tensor[]) => [rmsNormGated(x, z, w, { groupSize, normBeforeGate })];
       await agree(inputs, body, `[${shape}] by ${groupSize}, norm first: ${normBeforeGate}`);
+    }
+  }
+});
+
+test('norms of 16-bit floats are those of the same numbers in f32, whatever the weights are stored in', async () => {
+  for (const backend of [reference, wasm, gpu]) {
+    for (const [dtype, weights, most] of [['f16', 'f32', 4e-3], ['f32', 'bf16', 4e-3], ['bf16', 'f16', 2e-2]] as const) {
+      const made = scope(() => {
+        const [x, z] = [1, 2].map((seed) => cast(fromData(backend, random(60, seed, 6), [5, 12]), dtype));
+        const [w, b] = [3, 4].map((seed) => cast(fromData(backend, random(12, seed), [12]), weights));
+        const wide = [x, z, w, b].map((t) => clone(cast(t, 'f32')));
+        const results = [[x, z, w, b], wide].map((leaves) => {
+          for (const leaf of leaves) leaf.requiresGrad = true;
+          const [x, z, w, b] = leaves;
+          const gated = rmsNormGated(layerNorm(x, w, b), z, w, { groupSize: 4 });
+          const y = cast(add(gated, cast(rmsNormGated(x, z, rmsNorm(w, b), { normBeforeGate: true }), gated.dtype)), 'f32');
+          backward(sum(square(y)));
+          return [y.detach(), ...leaves.map((leaf) => leaf.grad!.detach())];
+        });
+        assert.equal(results[0].slice(1).map((t) => t.dtype), [dtype, dtype, weights, weights]);
+        return results.flat().map((t) => cast(t, 'f32').detach());
+      });
+      const data = await Promise.all(made.map((t) => t.data()));
+      assertNear(data.slice(0, 5), data.slice(5), `${backend.kind} ${dtype} by ${weights}`, most);
+      for (const t of made) t.dispose();
     }
   }
 });

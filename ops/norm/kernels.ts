@@ -1,18 +1,17 @@
-import { FLAT_INDEX, type ShaderSpec } from '../../engine/backends/webgpu/launch.ts';
-import { ROW_MAIN, ROWS } from '../common/rows.ts';
+import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import type { Slot } from '../../engine/plan.ts';
+import { launchKernel, launchRows } from '../common/launch-kernel.ts';
+import { columnSum } from '../common/rows.ts';
 
-/** What tells the norms apart. */
-export interface NormKind {
-  readonly key: 'layer' | 'rms' | 'gateFirst' | 'gateLast';
-  readonly name: string;
-  /** Subtract the mean. */
+export interface NormAttrs {
+  /** Whether the mean is taken off. */
   readonly center: boolean;
-  readonly bias: boolean;
-  /** Multiply by silu(z): not at all, before or after the norm. */
+  /** Where silu(z) is multiplied by: not at all, before or after the norm. */
   readonly gate: 'none' | 'first' | 'last';
+  /** Consecutive channels that are normalised together. */
+  readonly group: number;
+  readonly eps: number;
 }
-
-type Source = Pick<ShaderSpec, 'reads' | 'writes' | 'params' | 'code'>;
 
 const SILU = /* wgsl */ `
 fn sigmoid_(v: f32) -> f32 { let e = exp(-abs(v)); return select(e, 1.0, v >= 0.0) / (1.0 + e); }
@@ -20,19 +19,10 @@ fn silu(v: f32) -> f32 { return v * sigmoid_(v); }
 fn dsilu(v: f32) -> f32 { let s = sigmoid_(v); return s * (1.0 + v * (1.0 - s)); }
 `;
 
-function helpers(kind: NormKind): string {
-  const value = kind.gate === 'first' ? 'xs[i] * silu(zs[i])' : 'xs[i]';
-  return `${kind.gate === 'none' ? '' : SILU}
-fn value(i: u32) -> f32 { return ${value}; }`;
-}
-
-function gateReads(kind: NormKind): Record<string, string> {
-  return kind.gate === 'none' ? {} : { zs: 'f32' };
-}
-
-function stats(kind: NormKind): Record<string, string> {
-  return kind.center ? { means: 'f32', rstds: 'f32' } : { rstds: 'f32' };
-}
+/** WGSL: `value`, which is normalised, and `after`, which the result is multiplied by. */
+const gated = (gate: NormAttrs['gate']) => /* wgsl */ `${gate === 'none' ? '' : SILU}
+fn value(i: u32) -> f32 { return load_x(i)${gate === 'first' ? ' * silu(load_z(i))' : ''}; }
+fn after(i: u32) -> f32 { return ${gate === 'last' ? 'silu(load_z(i))' : '1.0'}; }`;
 
 /**
  * WGSL: what rows of any f32 are multiplied by before they are summed, what before they are squared, and their
@@ -55,18 +45,22 @@ fn rstd_of(squares: f32, scale: f32, eps: f32) -> f32 {
   return 1.0 / (large * sqrt(1.0 + ratio * ratio));
 }`;
 
-/** One row of a group of channels per LANES invocations. */
-export function normForwardWgsl(kind: NormKind): Source {
-  const gate = kind.gate === 'last' ? ' * silu(zs[base + c])' : '';
-  return {
-    reads: { xs: 'f32', ...gateReads(kind), weight: 'f32', ...(kind.bias ? { bias: 'f32' } : {}) },
-    writes: { ys: 'f32', ...stats(kind) },
-    params: { rows: 'u32', columns: 'u32', groups: 'u32', eps: 'f32' },
-    code: /* wgsl */ `${ROWS}${helpers(kind)}${RSTD}
-${ROW_MAIN} {
-  let row = row_of(group, groups, local);
-  let lane = local % LANES;
-  let base = min(row, params.rows - 1u) * params.columns;
+type Slots<N extends string> = { readonly [K in N]?: Slot };
+
+/** y and the statistics of each row, which is a group of channels. */
+export function launchForward(
+  reads: Slots<'z' | 'bias'> & { readonly x: Slot; readonly weight: Slot },
+  writes: Slots<'y' | 'mean' | 'rstd'>,
+  { center, gate, group, eps }: NormAttrs,
+  device: GpuPlanner,
+): Launch {
+  const kernel = {
+    key: `norm.${gate}`,
+    reads,
+    writes,
+    params: { groups: ['u32', reads.weight.size / group], eps: ['f32', eps] } as const,
+    declarations: () => gated(gate) + RSTD,
+    body: () => /* wgsl */ `
   let w = (row % params.groups) * params.columns;
   let share = share_of(params.columns);
   var sums = vec2<f32>();
@@ -75,7 +69,7 @@ ${ROW_MAIN} {
     sums += vec2<f32>(v, abs(v));
   }
   let averages = row_sum2(sums, local) / (f32(params.columns) * share);
-  let mean = ${kind.center ? 'averages.x' : '0.0'};
+  let mean = ${center ? 'averages.x' : '0.0'};
   let scale = scale_for(averages.y);
   var squares = 0.0;
   for (var c = lane; c < params.columns; c += LANES) {
@@ -86,35 +80,39 @@ ${ROW_MAIN} {
   if (row >= params.rows) { return; }
   for (var c = lane; c < params.columns; c += LANES) {
     let hat = (value(base + c) * scale - mean * scale) * (rstd / scale);
-    let scaled = hat * weight[w + c]${kind.bias ? ' + bias[w + c]' : ''};
-    ys[base + c] = scaled${gate};
+    store_y(base + c, (hat * load_weight(w + c)${reads.bias ? ' + load_bias(w + c)' : ''}) * after(base + c));
   }
-  if (lane == 0u) { ${kind.center ? 'means[row] = mean; ' : ''}rstds[row] = rstd; }
-}`,
+  if (lane > 0u) { return; }
+  ${center ? 'store_mean(row, mean);' : ''}
+  store_rstd(row, rstd);`,
   };
+  return launchRows(reads.x.size / group, group, kernel, device);
 }
 
-/** dx (and dz): rstd·(g − mean(g) − x̂·mean(g·x̂)) with g = dy·weight, taken through the gate. */
-export function normBackwardWgsl(kind: NormKind): Source {
+/** dx and dz: rstd·(g − mean(g) − x̂·mean(g·x̂)) with g = dy·weight, taken through the gate. */
+export function launchInputsBackward(
+  reads: Slots<'z' | 'dy' | 'mean' | 'rstd'> & { readonly x: Slot; readonly weight: Slot },
+  writes: Slots<'dx' | 'dz'>,
+  { center, gate, group }: NormAttrs,
+  device: GpuPlanner,
+): Launch {
   const store = {
-    none: 'dxs[i] = du;',
-    first: 'dxs[i] = du * silu(zs[i]); dzs[i] = du * xs[i] * dsilu(zs[i]);',
-    last: 'dxs[i] = du; dzs[i] = dys[i] * weight[w + c] * hat * dsilu(zs[i]);',
-  }[kind.gate];
-  return {
-    reads: { xs: 'f32', ...gateReads(kind), weight: 'f32', dys: 'f32', ...stats(kind) },
-    writes: { dxs: 'f32', ...(kind.gate === 'none' ? {} : { dzs: 'f32' }) },
-    params: { rows: 'u32', columns: 'u32', groups: 'u32' },
-    code: /* wgsl */ `${ROWS}${helpers(kind)}
-fn slope(i: u32, w: u32) -> f32 { return dys[i] * weight[w]${kind.gate === 'last' ? ' * silu(zs[i])' : ''}; }
-${ROW_MAIN} {
-  let row = row_of(group, groups, local);
+    none: 'store_dx(i, du);',
+    first: 'store_dx(i, du * silu(load_z(i))); store_dz(i, du * load_x(i) * dsilu(load_z(i)));',
+    last: 'store_dx(i, du); store_dz(i, load_dy(i) * load_weight(w + c) * hat * dsilu(load_z(i)));',
+  };
+  const kernel = {
+    key: `norm.backward.${gate}`,
+    reads,
+    writes,
+    params: { groups: ['u32', reads.weight.size / group] } as const,
+    declarations: () => /* wgsl */ `${gated(gate)}
+fn slope(i: u32, w: u32) -> f32 { return load_dy(i) * load_weight(w) * after(i); }`,
+    body: () => /* wgsl */ `
   let safe = min(row, params.rows - 1u);
-  let lane = local % LANES;
-  let base = safe * params.columns;
   let w = (row % params.groups) * params.columns;
-  let mean = ${kind.center ? 'means[safe]' : '0.0'};
-  let rstd = rstds[safe];
+  let mean = ${center ? 'load_mean(safe)' : '0.0'};
+  let rstd = load_rstd(safe);
   var sums = vec2<f32>();
   for (var c = lane; c < params.columns; c += LANES) {
     let g = slope(base + c, w + c);
@@ -125,20 +123,39 @@ ${ROW_MAIN} {
   for (var c = lane; c < params.columns; c += LANES) {
     let i = base + c;
     let hat = (value(i) - mean) * rstd;
-    let du = rstd * (slope(i, w + c)${kind.center ? ' - means_of.x' : ''} - hat * means_of.y);
-    ${store}
-  }
-}`,
+    let du = rstd * (slope(i, w + c)${center ? ' - means_of.x' : ''} - hat * means_of.y);
+    ${store[gate]}
+  }`,
   };
+  return launchRows(reads.x.size / group, group, kernel, device);
 }
 
-/** First stage of dweight (and dbias): a tile of 64 channels over a slice of the rows, four rows at a time. */
-export function normWeightsWgsl(kind: NormKind): Source {
-  return {
-    reads: { xs: 'f32', ...gateReads(kind), dys: 'f32', ...stats(kind) },
-    writes: { partial: 'f32' },
-    params: { rows: 'u32', channels: 'u32', columns: 'u32', slice: 'u32', stride: 'u32' },
-    code: /* wgsl */ `${FLAT_INDEX}${helpers(kind)}
+/** Slices of rows that the first stage of the weights' gradient sums apart. */
+const SLICES = 256;
+const MIN_SLICE = 32;
+
+/** dweight and dbias: first of tiles of 64 channels over slices of the rows, four rows at a time; then of all. */
+export function launchWeightsBackward(
+  reads: Slots<'z' | 'dy' | 'mean' | 'rstd'> & { readonly x: Slot },
+  { dweight, dbias }: { readonly dweight: Slot; readonly dbias?: Slot },
+  { center, gate, group }: NormAttrs,
+  device: GpuPlanner,
+): Launch[] {
+  const channels = dweight.size;
+  const rows = reads.x.size / channels;
+  const perSlice = Math.max(MIN_SLICE, Math.ceil(rows / SLICES));
+  const slices = Math.max(1, Math.ceil(rows / perSlice));
+  const outputs = dbias ? [dweight, dbias] : [dweight];
+  const stride = channels * outputs.length;
+  const partial = device.scratch([slices, stride]);
+  const sizes = { rows, channels, columns: group, slice: perSlice, stride };
+  const first = launchKernel(
+    {
+      key: `norm.weights.${gate}.${outputs.length}`,
+      reads,
+      writes: { partial },
+      params: Object.fromEntries(Object.entries(sizes).map(([name, size]) => [name, ['u32', size]])),
+      code: () => /* wgsl */ `${FLAT_INDEX}${gated(gate)}
 var<workgroup> tree: array<vec2<f32>, 256>;
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -152,16 +169,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var r = group.z * params.slice + local / 64u; r < end; r += 4u) {
       let i = r * params.channels + c;
       let s = r * groups + first;
-      let g = dys[i]${kind.gate === 'last' ? ' * silu(zs[i])' : ''};
-      sums += vec2<f32>(g * (value(i)${kind.center ? ' - means[s]' : ''}) * rstds[s], g);
+      let g = load_dy(i) * after(i);
+      sums += vec2<f32>(g * (value(i)${center ? ' - load_mean(s)' : ''}) * load_rstd(s), g);
     }
   }
   tree[local] = sums;
   workgroupBarrier();
   if (local >= 64u || c >= params.channels) { return; }
   let total = (tree[local] + tree[local + 64u]) + (tree[local + 128u] + tree[local + 192u]);
-  partial[group.z * params.stride + c] = total.x;
-  ${kind.bias ? 'partial[group.z * params.stride + params.channels + c] = total.y;' : ''}
+  store_partial(group.z * params.stride + c, total.x);
+  ${dbias ? 'store_partial(group.z * params.stride + params.channels + c, total.y);' : ''}
 }`,
-  };
+      grid: grid1d(channels, 64, slices),
+    },
+    device,
+  );
+  return [first, ...outputs.map((out, i) => columnSum(partial, out, slices, stride, i * channels))];
 }
