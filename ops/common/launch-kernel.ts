@@ -3,7 +3,6 @@ import { grid1d, type GpuPlanner, type Launch, type Scalar, shader } from '../..
 import { accessOf } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { FLAT_MAIN } from './flat.ts';
-import { lanesFor, ROW_MAIN, ROW_WORKGROUP, rowGrid, ROWS } from './rows.ts';
 
 type Operands = Readonly<Record<string, Slot | undefined>>;
 
@@ -44,41 +43,16 @@ export function launchKernel(kernel: Kernel, { caps }: GpuPlanner): Launch {
   };
 }
 
-type Body = Omit<Kernel, 'code' | 'grid'> & {
+/** A kernel whose entry point is written for it. */
+export type KernelBody = Omit<Kernel, 'code' | 'grid'> & {
   /** WGSL: functions that the body calls. */
   declarations?(): string;
   /** WGSL of what an invocation does. */
   body(): string;
 };
 
-/**
- * A kernel that gives each of some rows several invocations. Its body sees the `row`, which may be past the last one, so
- * that all take part in `row_sum` (see ROWS); the invocation's place, `lane`, among the LANES of the row; and `base`,
- * where the row's elements begin.
- */
-export function launchRows(rows: number, columns: number, kernel: Body, device: GpuPlanner): Launch {
-  const lanes = lanesFor(columns);
-  return launchKernel(
-    {
-      ...kernel,
-      key: `${kernel.key}.${lanes}`,
-      params: { rows: ['u32', rows], columns: ['u32', columns], ...kernel.params },
-      constants: { WG: ROW_WORKGROUP, LANES: lanes, ...kernel.constants },
-      code: () => /* wgsl */ `${ROWS}${kernel.declarations?.() ?? ''}
-${ROW_MAIN} {
-  let row = row_of(group, groups, local);
-  let lane = local % LANES;
-  let base = min(row, params.rows - 1u) * params.columns;
-  ${kernel.body()}
-}`,
-      grid: rowGrid(rows, lanes),
-    },
-    device,
-  );
-}
-
 /** A kernel of one invocation for each of some elements. Its body sees the element's index `i`. */
-export function launchElements(size: number, kernel: Body, device: GpuPlanner): Launch {
+export function launchElements(size: number, kernel: KernelBody, device: GpuPlanner): Launch {
   return launchKernel(
     {
       ...kernel,

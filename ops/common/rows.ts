@@ -1,32 +1,20 @@
-import type { Launch } from '../../engine/backends/webgpu/launch.ts';
-import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
-import { type GpuArg } from '../../engine/positional.ts';
+import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
+import type { Slot } from '../../engine/plan.ts';
+import { type KernelBody, launchKernel } from './launch-kernel.ts';
 
 /** Invocations in a workgroup of the row kernels. */
-export const ROW_WORKGROUP = 256;
+const WG = 256;
 
 /** How many invocations share a row of that many columns: about four columns each, so that short rows waste none. */
-export function lanesFor(columns: number): number {
+function lanesFor(columns: number): number {
   let lanes = 8;
-  while (lanes < ROW_WORKGROUP && lanes * 4 < columns) lanes *= 2;
+  while (lanes < WG && lanes * 4 < columns) lanes *= 2;
   return lanes;
 }
 
-/** Workgroups for kernels that give each row `lanes` invocations. */
-export function rowGrid(rows: number, lanes: number): [number, number, number] {
-  return grid1d(rows * lanes, ROW_WORKGROUP);
-}
-
-/**
- * WGSL for row kernels, with constants WG and LANES: `row_of` is the invocation's row, `row_sum` and `row_sum2` add
- * over its lanes by a fixed tree. All invocations must call them, also those past the last row.
- */
-export const ROWS = /* wgsl */ `${FLAT_INDEX}
+/** WGSL: sums over a row's lanes, by a fixed tree. */
+const ROW_SUMS = /* wgsl */ `${FLAT_INDEX}
 var<workgroup> tree: array<vec2<f32>, WG>;
-
-fn row_of(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
-  return flat_group(group, groups) * (WG / LANES) + local / LANES;
-}
 fn row_sum2(value: vec2<f32>, local: u32) -> vec2<f32> {
   tree[local] = value;
   workgroupBarrier();
@@ -41,11 +29,33 @@ fn row_sum2(value: vec2<f32>, local: u32) -> vec2<f32> {
 fn row_sum(value: f32, local: u32) -> f32 { return row_sum2(vec2<f32>(value, 0.0), local).x; }
 `;
 
-/** The arguments of a row kernel's entry point. */
-export const ROW_MAIN = /* wgsl */ `
+/**
+ * A kernel that gives each of some rows several invocations. Its body sees the `row`, which may be past the last one, so
+ * that all take part in `row_sum` and `row_sum2`; the invocation's place, `lane`, among the LANES of the row; and `base`,
+ * where the row's elements begin.
+ */
+export function launchRows(rows: number, columns: number, kernel: KernelBody, device: GpuPlanner): Launch {
+  const lanes = lanesFor(columns);
+  return launchKernel(
+    {
+      ...kernel,
+      key: `${kernel.key}.${lanes}`,
+      params: { rows: ['u32', rows], columns: ['u32', columns], ...kernel.params },
+      constants: { WG, LANES: lanes, ...kernel.constants },
+      code: () => /* wgsl */ `${ROW_SUMS}${kernel.declarations?.() ?? ''}
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32)`;
+        @builtin(local_invocation_index) local: u32) {
+  let row = flat_group(group, groups) * (WG / LANES) + local / LANES;
+  let lane = local % LANES;
+  let base = min(row, params.rows - 1u) * params.columns;
+  ${kernel.body()}
+}`,
+      grid: grid1d(rows * lanes, WG),
+    },
+    device,
+  );
+}
 
 const COLUMN_SUM = /* wgsl */ `${FLAT_INDEX}
 var<workgroup> tree: array<f32, 256>;
@@ -86,7 +96,7 @@ const WIDE = 16384;
  * Second stage of a reduction over rows: y[c] = Σ_r x[r, offset + c] with `stride` values a row. Meant for some
  * hundred rows.
  */
-export function columnSum(x: GpuArg, y: GpuArg, rows: number, stride: number, offset: number): Launch {
+export function columnSum(x: Slot, y: Slot, rows: number, stride: number, offset: number): Launch {
   const wide = y.size >= WIDE;
   return {
     shader: shader(wide ? 'rows.column_sum.wide' : 'rows.column_sum', () => ({

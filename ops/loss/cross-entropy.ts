@@ -3,7 +3,8 @@ import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.t
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { launchElements, launchRows } from '../common/launch-kernel.ts';
+import { launchElements } from '../common/launch-kernel.ts';
+import { launchRows } from '../common/rows.ts';
 import { expectShape } from '../common/shapes.ts';
 import { expectClasses, LOG_SUMS, maxAndLogSum } from './log-sum.ts';
 import { launchReduction, reduceOnHost, type Reduction } from './reduction.ts';

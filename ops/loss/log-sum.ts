@@ -10,7 +10,7 @@ export function expectClasses(op: string, name: string, { shape }: Spec): void {
 }
 
 /**
- * WGSL, to go with ROWS: `max_and_log_sum` joins the pairs (maximum, Σ exp(x − maximum)) of two series over a row's
+ * WGSL for row kernels: `max_and_log_sum` joins the pairs (maximum, Σ exp(x − maximum)) of two series over a row's
  * lanes, each as EXP_SUM makes them, and gives (maximum, log Σ) of both.
  */
 export const LOG_SUMS = /* wgsl */ `${EXP_SUM}

@@ -1,7 +1,7 @@
 import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { launchKernel, launchRows } from '../common/launch-kernel.ts';
-import { columnSum } from '../common/rows.ts';
+import { launchKernel } from '../common/launch-kernel.ts';
+import { columnSum, launchRows } from '../common/rows.ts';
 
 export interface NormAttrs {
   /** Whether the mean is taken off. */
