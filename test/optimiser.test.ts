@@ -241,6 +241,17 @@ test('norms, those of gradients too, are right at every size of the numbers, and
   }
 });
 
+test('gradients of 16 bits have the norm of their numbers', async () => {
+  for (const backend of backends) {
+    for (const dtype of ['f16', 'bf16'] as const) {
+      const [a, b] = [fromData(backend, [3, 0, 0], [3], dtype), fromData(backend, [4], [1])];
+      const stats = gradNorm([a, b], 1);
+      assert.is((await stats.data())[0], 5, `${backend.kind} ${dtype}`);
+      for (const t of [a, b, stats]) t.dispose();
+    }
+  }
+});
+
 test('a step clipped from huge gradients moves as far as one of gradients that need none', async () => {
   const options: AdamWOptions = { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 1 };
   for (const backend of backends) {

@@ -6,8 +6,8 @@ import { FLAT_MAIN } from './flat.ts';
 
 type Operands = Readonly<Record<string, Slot | undefined>>;
 
-/** A kernel that reads and writes an element at a time, by `load_NAME(i)` and `store_NAME(i, v)`. */
-interface Kernel {
+/** A kernel that reads and writes an element at a time, by `load_NAME(i)` and `store_NAME(i, v)`; no NAME is i or v. */
+export interface Kernel {
   /** With the names and formats of the operands it tells kernels apart: everything else that changes the code is in it. */
   readonly key: string;
   /** Those that are undefined are left out. */

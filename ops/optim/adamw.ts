@@ -1,11 +1,12 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectWhole } from '../../engine/arguments.ts';
-import { at } from '../../engine/backends/wasm/planner.ts';
-import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
 import { elements } from '../../engine/backend.ts';
+import { at } from '../../engine/backends/wasm/planner.ts';
+import { FLAT_INDEX, grid1d } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { defineOp } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { launchKernel } from '../common/launch-kernel.ts';
 import { expectShape } from '../common/shapes.ts';
 
 interface AdamWAttrs {
@@ -33,21 +34,21 @@ fn correction(t: f32, log_beta: f32) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
   let first = flat_index(group, groups, local, WG * EACH);
-  let t = before[params.index] + stats[2];
-  if (first == 0u) { step[0] = t; }
-  if (stats[2] == 0.0) { return; }
+  let t = load_before(params.index) + load_stats(2u);
+  if (first == 0u) { store_step(0u, t); }
+  if (load_stats(2u) == 0.0) { return; }
   let correction1 = correction(t, params.log1);
   let correction2 = correction(t, params.log2);
   for (var j = 0u; j < EACH; j++) {
     let i = first + j * WG;
     if (i >= params.n) { return; }
-    let g = grads[i] * stats[1];
-    let m = params.beta1 * ms[i] + params.rest1 * g;
-    let v = params.beta2 * vs[i] + params.rest2 * g * g;
-    ms[i] = m;
-    vs[i] = v;
+    let g = load_grad(i) * load_stats(1u);
+    let m = params.beta1 * load_ms(i) + params.rest1 * g;
+    let v = params.beta2 * load_vs(i) + params.rest2 * g * g;
+    store_ms(i, m);
+    store_vs(i, v);
     let change = m / correction1 / (sqrt(v / correction2) + params.eps);
-    values[i] -= lr[0] * (params.decay * values[i] + change);
+    store_param(i, load_param(i) - load_lr(0u) * (params.decay * load_param(i) + change));
   }
 }`;
 
@@ -88,21 +89,21 @@ const adamwOp = /* @__PURE__ */ defineOp({
       param.data[i] -= lr.data[0] * (weightDecay * param.data[i] + change);
     }
   },
-  webgpu({ param, grad, m, v, step, before, stats, lr }, _, { index, betas: [beta1, beta2], eps, weightDecay }) {
-    const kernel = shader('adamw', () => ({
-      reads: { grads: 'f32', before: 'f32', stats: 'f32', lr: 'f32' },
-      writes: { values: 'f32', ms: 'f32', vs: 'f32', step: 'f32' },
-      params: {
-        ...{ n: 'u32', index: 'u32', eps: 'f32', decay: 'f32' },
-        ...{ beta1: 'f32', rest1: 'f32', log1: 'f32', beta2: 'f32', rest2: 'f32', log2: 'f32' },
-      },
+  webgpu(operands, _, { index, betas: [beta1, beta2], eps, weightDecay }, device) {
+    const { param, grad, m, v, step, before, stats, lr } = operands;
+    const numbers = { eps, decay: weightDecay, beta1, rest1: 1 - beta1, beta2, rest2: 1 - beta2 };
+    const logs = { log1: logOf(beta1), log2: logOf(beta2) };
+    const floats = Object.entries({ ...numbers, ...logs }).map(([name, value]) => [name, ['f32', value] as const]);
+    const kernel = {
+      key: 'adamw',
+      reads: { grad, before, stats, lr },
+      writes: { param, ms: m, vs: v, step },
+      params: { n: ['u32', param.size], index: ['u32', index], ...Object.fromEntries(floats) },
       constants: { WG, EACH },
-      code: UPDATE,
-    }));
-    const decays = [beta1, 1 - beta1, logOf(beta1), beta2, 1 - beta2, logOf(beta2)];
-    const args = [grad, before, stats, lr, param, m, v, step];
-    const params = [param.size, index, eps, weightDecay, ...decays];
-    return [{ shader: kernel, args, params, grid: grid1d(param.size, WG * EACH) }];
+      code: () => UPDATE,
+      grid: grid1d(param.size, WG * EACH),
+    } as const;
+    return [launchKernel(kernel, device)];
   },
   wasm({ param, grad, m, v, step, before, stats, lr }, _, { index, betas, eps, weightDecay }, { k }) {
     k.adamw(param, grad, m, v, step, at(before, 4 * index), stats, lr, param.size, ...betas, eps, weightDecay);

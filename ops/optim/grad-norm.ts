@@ -1,11 +1,11 @@
-import { expectFinite } from '../../engine/arguments.ts';
-import { type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
-import { at } from '../../engine/backends/wasm/planner.ts';
 import { apply } from '../../engine/apply.ts';
+import { expectFinite } from '../../engine/arguments.ts';
+import { at } from '../../engine/backends/wasm/planner.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
 import { expectShape } from '../common/shapes.ts';
 import { squaresWgsl } from '../common/squares.ts';
 
@@ -19,10 +19,12 @@ function groupsOf(size: number): number {
   return Math.min(MAX_GROUPS, Math.max(1, Math.ceil(size / PER_GROUP)));
 }
 
-/** WGSL: the norm over all invocations' sums of squares, for the first of them. */
-const NORM = /* wgsl */ `${squaresWgsl}
+/** WGSL: the norm of the numbers `load(i)` from `first` on, `step` apart. */
+const norm = (load: string) => /* wgsl */ `${squaresWgsl}
 var<workgroup> sums: array<vec3<f32>, WG>;
-fn norm(local: u32, mine: vec3<f32>) -> f32 {
+fn norm(first: u32, step: u32, local: u32) -> f32 {
+  var mine = vec3<f32>();
+  for (var i = first; i < params.n; i += step) { mine += squares(${load}(i)); }
   sums[local] = mine;
   workgroupBarrier();
   for (var half = WG / 2u; half > 0u; half = half / 2u) {
@@ -31,47 +33,8 @@ fn norm(local: u32, mine: vec3<f32>) -> f32 {
   }
   return norm_of(sums[0]);
 }
+@compute @workgroup_size(WG)
 `;
-
-/** Norms of the parts of one gradient, one a workgroup, and a copy of its count of updates. */
-const partsShader = (counted: boolean) =>
-  shader(`grad_norm.parts.${counted}`, () => ({
-    reads: { xs: 'f32', ...(counted ? { count: 'f32' } : {}) },
-    writes: { norms: 'f32', ...(counted ? { before: 'f32' } : {}) },
-    params: { n: 'u32', offset: 'u32', index: 'u32' },
-    constants: { WG },
-    code: /* wgsl */ `${NORM}
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  var mine = vec3<f32>();
-  for (var i = group.x * WG + local; i < params.n; i += groups.x * WG) { mine += squares(xs[i]); }
-  let all = norm(local, mine);
-  if (local > 0u) { return; }
-  norms[params.offset + group.x] = all;
-  ${counted ? 'if (group.x == 0u) { before[params.index] = count[0]; }' : ''}
-}`,
-  }));
-
-const statsShader = (judged: boolean) =>
-  shader(`grad_norm.stats.${judged}`, () => ({
-    reads: { norms: 'f32', ...(judged ? { loss: 'f32' } : {}) },
-    writes: { stats: 'f32' },
-    params: { n: 'u32', max_norm: 'f32' },
-    constants: { WG },
-    code: /* wgsl */ `${NORM}
-fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
-@compute @workgroup_size(WG)
-fn main(@builtin(local_invocation_index) local: u32) {
-  var mine = vec3<f32>();
-  for (var i = local; i < params.n; i += WG) { mine += squares(norms[i]); }
-  let all = norm(local, mine);
-  if (local > 0u) { return; }
-  stats[0] = all;
-  stats[1] = select(1.0, min(1.0, params.max_norm / (all + 1e-6)), params.max_norm > 0.0);
-  stats[2] = select(0.0, 1.0, is_finite(all)${judged ? ' && is_finite(loss[0])' : ''});
-}`,
-  }));
 
 interface GradNormAttrs {
   readonly maxNorm: number;
@@ -104,19 +67,44 @@ const gradNormOp = /* @__PURE__ */ defineOp({
     stats.data.set([scale, finite ? 1 : 0], 1);
     before?.data.set(tensors.slice(gradients).map(({ data }) => data[0]));
   },
-  webgpu({ loss, tensors }, { stats, before }, { maxNorm, gradients }, { scratch }) {
+  webgpu({ loss, tensors }, { stats, before }, { maxNorm, gradients }, device) {
     const groups = tensors.slice(0, gradients).map(({ size }) => groupsOf(size));
-    const norms = scratch([groups.reduce((a, b) => a + b)]);
-    let offset = 0;
-    const launches = groups.map((count, i): Launch => {
-      const params = [tensors[i].size, offset, i];
-      offset += count;
-      const args = before ? [tensors[i], tensors[gradients + i], norms, before] : [tensors[i], norms];
-      return { shader: partsShader(before !== undefined), args, params, grid: [count, 1, 1] };
-    });
-    const args = loss ? [norms, loss, stats] : [norms, stats];
-    const params = [norms.size, maxNorm];
-    return [...launches, { shader: statsShader(loss !== undefined), args, params, grid: [1, 1, 1] }];
+    const norms = device.scratch([groups.reduce((a, b) => a + b)]);
+    const offsets = groups.map((_, i) => groups.slice(0, i).reduce((a, b) => a + b, 0));
+    const parts = groups.map((count, i): Kernel => ({
+      key: 'grad_norm.parts',
+      reads: { x: tensors[i], count: before && tensors[gradients + i] },
+      writes: { norms, before },
+      params: { n: ['u32', tensors[i].size], offset: ['u32', offsets[i]], index: ['u32', i] },
+      constants: { WG },
+      code: () => /* wgsl */ `${norm('load_x')}
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  let all = norm(group.x * WG + local, groups.x * WG, local);
+  if (local > 0u) { return; }
+  store_norms(params.offset + group.x, all);
+  ${before ? 'if (group.x == 0u) { store_before(params.index, load_count(0u)); }' : ''}
+}`,
+      grid: [count, 1, 1],
+    }));
+    const whole: Kernel = {
+      key: 'grad_norm.stats',
+      reads: { norms, loss },
+      writes: { stats },
+      params: { n: ['u32', norms.size], max_norm: ['f32', maxNorm] },
+      constants: { WG },
+      code: () => /* wgsl */ `${norm('load_norms')}
+fn main(@builtin(local_invocation_index) local: u32) {
+  let all = norm(local, WG, local);
+  if (local > 0u) { return; }
+  store_stats(0u, all);
+  store_stats(1u, select(1.0, min(1.0, params.max_norm / (all + 1e-6)), params.max_norm > 0.0));
+  store_stats(2u, select(0.0, 1.0, is_finite(all)${loss ? ' && is_finite(load_loss(0u))' : ''}));
+}
+fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }`,
+      grid: [1, 1, 1],
+    };
+    return [...parts, whole].map((kernel) => launchKernel(kernel, device));
   },
   wasm({ loss, tensors }, { stats, before }, { maxNorm, gradients }, { k, scratch }) {
     const norms = scratch(4 * gradients);
@@ -128,6 +116,7 @@ const gradNormOp = /* @__PURE__ */ defineOp({
     k.clip_scale(norms, loss, stats, gradients, maxNorm);
     return true;
   },
+  asStored: { webgpu: ['tensors'] },
 });
 
 function run(grads: readonly Tensor[], counts: readonly Tensor[], maxNorm: number, loss?: Tensor) {
