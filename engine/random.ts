@@ -11,8 +11,8 @@ type Words = [number, number, number, number];
 
 const rotate = (x: number, k: number) => (x << k) | (x >>> (32 - k));
 
-/** A bijection of 32-bit integers that spreads every bit (Ellis, "lowbias32" family). */
-function mix(z: number): number {
+/** A bijection of 32-bit integers, given and taken as signed ones, that spreads every bit (Ellis, "lowbias32" family). */
+export function mix(z: number): number {
   z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
   z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
   return z ^ (z >>> 15);

@@ -17,6 +17,7 @@ export * from './loss/distill-loss.ts';
 export * from './elementwise/dropout.ts';
 export * from './movement/embedding.ts';
 export * from './elementwise/fill.ts';
+export * from './elementwise/random.ts';
 export * from './movement/gather.ts';
 export * from './optim/grad-norm.ts';
 export * from './movement/index-select.ts';

@@ -2,11 +2,13 @@ import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
-import type { ElementDType, HostArray } from '../engine/dtype.ts';
+import type { Backend } from '../engine/backend.ts';
+import { type DType, type ElementDType, FLOATS, type HostArray, isPlain } from '../engine/dtype.ts';
 import { fromBfloat, fromHalf, toBfloat, toHalf } from '../engine/half.ts';
 import { ArgumentError, DTypeError, ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import {
+  add,
   addInto,
   addScalar,
   arange,
@@ -17,11 +19,26 @@ import {
   clone,
   copy_,
   dropout,
+  elu,
+  eq,
   fill,
+  ge,
+  gt,
+  isinf,
+  isnan,
+  le,
+  leakyRelu,
+  logicalAnd,
+  logicalNot,
+  logicalOr,
   lt,
+  maskedFill,
   mul,
   mulScalar,
+  ne,
   pow,
+  rand,
+  randn,
   unary,
   where,
   zerosLike,
@@ -52,14 +69,17 @@ const shapes = (count: number) =>
       drop.map((n, k) => full.map((d, i) => ((flat[k] >> i) & 1 ? 1 : d)).slice(Math.min(n, full.length))),
     );
 
-test('functions of two arguments agree under any broadcasting', async () => {
+test('functions of two arguments agree under any broadcasting, in any format', async () => {
   const name = fc.constantFrom<BinaryName[]>('sub', 'div', 'maximum');
+  const dtype = fc.constantFrom(...FLOATS);
   await fc.assert(
-    fc.asyncProperty(name, shapes(2), async (op, [a, b]) => {
+    fc.asyncProperty(name, shapes(2), dtype, dtype, async (op, [a, b], first, second) => {
       const away = { shape: b, data: random(elements(b), 7, 1, op === 'div' ? 2 : 0) };
-      await agree([{ shape: a }, away], ([x, y]) => [binary(op, x, y)], `${op} [${a}] [${b}]`);
+      const body = ([x, y]: Tensor[]) => [cast(binary(op, cast(x, first), cast(y, second)), 'f32')];
+      const tolerance = first === 'f32' && second === 'f32' ? 1e-5 : 0.01;
+      await agree([{ shape: a }, away], body, `${op} ${first} [${a}] ${second} [${b}]`, tolerance);
     }),
-    { numRuns: 40, seed: 1 },
+    { numRuns: 60, seed: 1 },
   );
 });
 
@@ -115,12 +135,130 @@ test('sin and cos are exact to f32 on every driver, far from zero too', async ()
   }
 });
 
-test('comparison takes integers and refuses mixtures', async () => {
-  for (const backend of backends) {
-    const big = fromData(backend, [16777217, -5, 3], [3], 'i32');
-    const y = await lt(fromData(backend, [16777216], [1], 'i32'), big).data();
-    assert.equal([...y], [1, 0, 0]);
-    assert.throws(() => lt(big, fromData(backend, [1], [1])), (e: Error) => e instanceof DTypeError);
+/** Operands, or a number instead of the second, and the values of torch. */
+type Values = readonly [dtype: DType, x: number[], other: number[] | number, want: number[], gives?: DType];
+const MIXED = [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3, -3.7];
+const [MOST, LEAST, WORDS] = [2 ** 31 - 1, -(2 ** 31), 2 ** 32];
+
+const VALUES: Record<string, [run: (x: Tensor, other: Tensor, c: number) => Tensor, ...cases: Values[]]> = {
+  floor: [(x) => unary('floor', x), ['f32', MIXED, 0, [-3, -2, -1, 0, 1, 2, 3, -4]], ['f16', [-2.5, 7], 0, [-3, 7]]],
+  ceil: [(x) => unary('ceil', x), ['f32', MIXED, 0, [-2, -1, -0, 1, 2, 3, 3, -3]]],
+  round: [(x) => unary('round', x), ['f32', MIXED, 0, [-2, -2, -0, 0, 2, 2, 3, -4]], ['bf16', [0.5, 3.5], 0, [0, 4]]],
+  sign: [
+    (x) => unary('sign', x),
+    ['f32', [-2, 0, 3, NaN], 0, [-1, 0, 1, 0]],
+    ['i32', [-2, 0, 3], 0, [-1, 0, 1]],
+    ['u32', [0, WORDS - 1], 0, [0, 1]],
+  ],
+  neg: [(x) => unary('neg', x), ['i32', [1, LEAST], 0, [-1, LEAST]], ['u32', [1, 0], 0, [WORDS - 1, 0]]],
+  abs: [(x) => unary('abs', x), ['i32', [-5, 5, LEAST], 0, [5, 5, LEAST]], ['u32', [WORDS - 1], 0, [WORDS - 1]]],
+  relu: [(x) => unary('relu', x), ['i32', [-5, 5], 0, [0, 5]]],
+  square: [(x) => unary('square', x), ['i32', [-5, 65537], 0, [25, 131073]]],
+  add: [(a, b) => binary('add', a, b), ['i32', [MOST, -1], [1, 1], [LEAST, 0]], ['u32', [WORDS - 1], [2], [1]]],
+  sub: [(a, b) => binary('sub', a, b), ['i32', [LEAST], [1], [MOST]], ['u32', [0, 7], [1, 3], [WORDS - 1, 4]]],
+  mul: [
+    (a, b) => binary('mul', a, b),
+    ['i32', [65537, -3, MOST], [65537, 4, MOST], [131073, -12, 1]],
+    ['u32', [WORDS - 1], [WORDS - 1], [1]],
+  ],
+  div: [(a, b) => binary('div', a, b), ['i32', [7, -1, 1], [2, 4, 0], [3.5, -0.25, Infinity], 'f32']],
+  maximum: [(a, b) => binary('maximum', a, b), ['i32', [-1, 5], [1, 2], [1, 5]], ['u32', [WORDS - 1], [1], [WORDS - 1]]],
+  minimum: [(a, b) => binary('minimum', a, b), ['i32', [-1, 5], [1, 2], [-1, 2]], ['u32', [WORDS - 1], [1], [1]]],
+  remainder: [
+    (a, b) => binary('remainder', a, b),
+    ['f32', [7, -7, 7, -7, -0.5, 5, 6, 1e10, 3e38, 2 ** 100], [3, 3, -3, -3, 4, Infinity, 3, 7, 1e-3, 3], [1, 2, -2, -1, 3.5, 5, 0, 1e10 % 7, Math.fround(3e38) % Math.fround(1e-3), 1]],
+    ['f32', [-1, 1, 0, Infinity, NaN, 1], [Infinity, 0, 0, 2, 2, NaN], [Infinity, NaN, NaN, NaN, NaN, NaN]],
+    ['i32', [7, -7, 7, -7, 5, LEAST], [3, 3, -3, -3, 0, -1], [1, 2, -2, -1, 0, 0]],
+    ['u32', [WORDS - 1, 5], [10, 0], [5, 0]],
+  ],
+  mulScalar: [(x, _, c) => mulScalar(x, c), ['i32', [3, MOST], -2, [-6, 2]], ['u32', [3], WORDS - 1, [WORDS - 3]]],
+  addScalar: [(x, _, c) => addScalar(x, c), ['i32', [3, MOST], 1, [4, LEAST]]],
+  eq: [eq, ['f32', [1, 2, NaN, 0], [1, 3, NaN, -0], [1, 0, 0, 1], 'bool'], ['bool', [0, 1], [1, 1], [0, 1], 'bool']],
+  ne: [ne, ['f32', [1, 2, NaN, 0], [1, 3, NaN, -0], [0, 1, 1, 0], 'bool'], ['f16', [1, 2], [1, 1], [0, 1], 'bool']],
+  lt: [
+    lt,
+    ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [1, 0, 0, 0, 0], 'bool'],
+    ['i32', [2 ** 24, 2 ** 24, -5], [2 ** 24 + 1, -5, 3], [1, 0, 1], 'bool'],
+    ['u32', [1, WORDS - 1], [WORDS - 1, 1], [1, 0], 'bool'],
+  ],
+  le: [le, ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [1, 1, 0, 0, 0], 'bool']],
+  gt: [gt, ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [0, 0, 1, 0, 0], 'bool'], ['bf16', [2, 1], [1, 2], [1, 0], 'bool']],
+  ge: [ge, ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [0, 1, 1, 0, 0], 'bool']],
+  logicalAnd: [logicalAnd, ['f32', [0, 1, NaN, -0], [1, 2, 3, 4], [0, 1, 1, 0], 'bool'], ['i32', [LEAST], [1], [1], 'bool']],
+  logicalOr: [logicalOr, ['f32', [0, 0, NaN, -0], [0, 2, 0, 0], [0, 1, 1, 0], 'bool']],
+  logicalNot: [logicalNot, ['f16', [0, 2, NaN, -0], 0, [1, 0, 0, 1], 'bool'], ['bool', [0, 1], 0, [1, 0], 'bool']],
+  isnan: [isnan, ['f32', [NaN, 1, Infinity], 0, [1, 0, 0], 'bool'], ['bf16', [NaN, 1], 0, [1, 0], 'bool']],
+  isinf: [isinf, ['f32', [NaN, 1, Infinity, -Infinity], 0, [0, 0, 1, 1], 'bool'], ['f16', [-Infinity], 0, [1], 'bool']],
+  where: [
+    (x, other) => where(gt(x, other), x, other),
+    ['i32', [1, 5], [4, 2], [4, 5]],
+    ['u32', [1, WORDS - 1], [4, 2], [4, WORDS - 1]],
+    ['f16', [1, 5, 2.5], [4, 2, 0], [4, 5, 2.5]],
+  ],
+  maskedFill: [(x, _, c) => maskedFill(x, isnan(cast(x, 'f32')), c), ['bf16', [1, NaN], -2, [1, -2]]],
+  leakyRelu: [(x, _, c) => leakyRelu(x, c), ['f32', [-2, 3, 0, NaN, -Infinity], 0.5, [-1, 3, 0, NaN, -Infinity]]],
+  elu: [
+    (x, _, c) => elu(x, c),
+    ['f32', [-1, 2, -1e-4, -Infinity, NaN], 2, [2 * Math.expm1(-1), 2, 2 * Math.expm1(-1e-4), -2, NaN]],
+  ],
+  softsign: [(x) => unary('softsign', x), ['f32', [-3, 1, 3e38, Infinity], 0, [-0.75, 0.5, 1, NaN]]],
+  mish: [
+    (x) => unary('mish', x),
+    ['f32', [-30, -2, 0.5, 40], 0, [-30, -2, 0.5, 40].map((v) => v * Math.tanh(Math.log1p(Math.exp(v))))],
+  ],
+  hardswish: [(x) => unary('hardswish', x), ['f32', [-4, -3, -1.5, 1.5, 3, 5], 0, [0, 0, -0.375, 1.125, 3, 5]]],
+};
+
+for (const [name, [run, ...cases]] of Object.entries(VALUES)) {
+  test(`${name} has the values of torch`, async () => {
+    for (const backend of backends) {
+      for (const [dtype, x, other, want, gives = dtype] of cases) {
+        const second = fromData(backend, Array.isArray(other) ? other : x, [x.length], dtype);
+        const y = run(fromData(backend, x, [x.length], dtype), second, other as number);
+        assert.is(y.dtype, gives);
+        const got = isPlain(gives) ? await y.data() : await cast(y, 'f32').data();
+        want.forEach((w, i) => {
+          const right = Object.is(got[i] + 0, w + 0) || Math.abs(got[i] - w) <= 2e-6 * Math.abs(w);
+          assert.ok(right, `${backend.kind} ${dtype} ${name}(${x[i]}, ${Array.isArray(other) ? other[i] : other}) is ${got[i]}, expected ${w}`);
+        });
+      }
+    }
+  });
+}
+
+test('operands of other dtypes than an op takes are named', () => {
+  const of = (dtype: DType) => fill(reference, [2], 1, dtype);
+  const refused: [() => Tensor, RegExp][] = [
+    [() => add(of('i32'), of('f32')), /add: a is i32 and b is f32, expected one dtype, or floats; convert with cast\(\)/],
+    [() => lt(of('i32'), of('u32')), /lt: a is i32 and b is u32/],
+    [() => pow(of('i32'), of('i32')), /pow: a has dtype i32, expected f32 or f16 or bf16/],
+    [() => add(of('bool'), of('bool')), /add: a has dtype bool/],
+    [() => unary('exp', of('i32')), /exp: x has dtype i32/],
+    [() => where(of('bool'), of('i32'), of('f32')), /where: a is i32 and b is f32/],
+    [() => rand(reference, [2], 1, 'i32'), /rand: .*i32/],
+  ];
+  for (const [run, says] of refused) assert.throws(run, (e: Error) => e instanceof DTypeError && says.test(e.message));
+  assert.is(where(of('bool'), of('f16'), of('bf16')).dtype, 'f32');
+});
+
+test('random numbers are the same on every backend, uniform or normal, others for another seed', async () => {
+  const size = 20000;
+  for (const dtype of FLOATS) {
+    const of = async (draw: typeof rand, backend: Backend, seed: number) => [
+      ...(await cast(draw(backend, [size], seed, dtype), 'f32').data()),
+    ];
+    const drawn = await of(rand, reference, 2 ** 40 + 1);
+    assert.equal(await of(rand, gpu, 2 ** 40 + 1), drawn, dtype);
+    assert.ok(drawn.every((v) => v >= 0 && v < 1), dtype);
+    const other = await of(rand, reference, 1);
+    const mean = (values: number[]) => values.reduce((a, b) => a + b) / size;
+    const moment = (values: number[], center: number, k: number) => mean(values.map((v) => (v - center) ** k));
+    assert.ok(Math.abs(mean(drawn) - 0.5) < 0.01 && Math.abs(moment(drawn, 0.5, 2) - 1 / 12) < 0.002, dtype);
+    assert.ok(Math.abs(mean(drawn.map((v, i) => (v - 0.5) * (other[i] - 0.5)))) < 0.003, 'seeds have nothing in common');
+    const normal = await of(randn, reference, 7);
+    assertNear([Float64Array.from(await of(randn, gpu, 7))], [Float64Array.from(normal)], dtype, dtype === 'f32' ? 1e-6 : 1e-3);
+    const moments = [1, 2, 3, 4].map((k) => moment(normal, 0, k));
+    [0, 1, 0, 3].forEach((w, k) => assert.ok(Math.abs(moments[k] - w) < 0.04 * (k + 1), `${dtype}: moment ${k + 1} is ${moments[k]}`));
   }
 });
 

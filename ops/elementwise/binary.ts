@@ -1,26 +1,25 @@
+import { apply } from '../../engine/apply.ts';
 import { expectOneOf } from '../../engine/arguments.ts';
-import { expectDType } from '../../engine/dtype.ts';
-import { apply, apply1, defineOp, type Op, spec, type WasmArg, type WasmCall } from '../../engine/positional.ts';
+import type { WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import { FLOATS, isFloat } from '../../engine/dtype.ts';
+import type { Op } from '../../engine/op.ts';
+import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { binaryOnWasm } from './binary-wasm.ts';
-import { Elementwise } from './elementwise.ts';
-import { inFloat32 } from './half.ts';
+import { type Each, INTEGERS, promote, type Row, type Value, valuesOf } from './define.ts';
+import { defineDifferentiable } from './gradient.ts';
 import { nanWgsl } from './math.ts';
 import { power, powWgsl } from './pow.ts';
-import { sumTo } from '../reduce/reduce.ts';
-import { mulScalar } from './scalar.ts';
-import { broadcastIndex, broadcastShapes } from '../common/shapes.ts';
+import { remainderOf, remainderOfIntegers, remainderWgsl } from './remainder.ts';
+import { binaryOnWasm, hasBinaryKernel } from './wasm.ts';
 
-/** A partial derivative times dy in JavaScript and WGSL. */
+/** dy·∂f of (a, b, y, dy). */
 interface Slope {
-  readonly f: (a: number, b: number, dy: number) => number;
+  readonly f: Value;
   readonly wgsl: string;
 }
 
 /** One elementwise function of two arguments that broadcast, with its partial derivatives. */
-interface Row {
-  readonly f: (a: number, b: number) => number;
-  readonly wgsl: string;
+interface BinaryRow extends Row {
   /** dy·∂f/∂a, dy·∂f/∂b: formulas, or numbers for ∂f where they are constant. */
   readonly da: Slope | number;
   readonly db: Slope | number;
@@ -40,131 +39,91 @@ fn share(x: f32, other: f32, dy: f32) -> f32 {
 `;
 
 const ROWS = {
-  add: { f: (a, b) => a + b, wgsl: 'a + b', da: 1, db: 1 },
-  sub: { f: (a, b) => a - b, wgsl: 'a - b', da: 1, db: -1 },
+  add: { f: (a, b) => a + b, wgsl: 'a + b', da: 1, db: 1, integers: {} },
+  sub: { f: (a, b) => a - b, wgsl: 'a - b', da: 1, db: -1, integers: {} },
   mul: {
     f: (a, b) => a * b,
     wgsl: 'a * b',
-    da: { f: (_, b, dy) => dy * b, wgsl: 'dy * b' },
-    db: { f: (a, _, dy) => dy * a, wgsl: 'dy * a' },
+    da: { f: (_a, b, _y, dy) => dy * b, wgsl: 'dy * b' },
+    db: { f: (a, _b, _y, dy) => dy * a, wgsl: 'dy * a' },
+    integers: { f: Math.imul },
   },
   div: {
     f: (a, b) => a / b,
     wgsl: 'a / b',
-    da: { f: (_, b, dy) => dy / b, wgsl: 'dy / b' },
-    db: { f: (a, b, dy) => -dy * (a / b / b), wgsl: '-dy * (a / b / b)' },
+    da: { f: (_a, b, _y, dy) => dy / b, wgsl: 'dy / b' },
+    db: { f: (a, b, _, dy) => -dy * (a / b / b), wgsl: '-dy * (a / b / b)' },
+    integers: { f: (a, b) => Math.fround(a) / Math.fround(b), wgsl: 'f32(a) / f32(b)' },
   },
   maximum: {
     f: Math.max,
     wgsl: 'max_(a, b)',
-    da: { f: share, wgsl: 'share(a, b, dy)' },
-    db: { f: (a, b, dy) => share(b, a, dy), wgsl: 'share(b, a, dy)' },
+    da: { f: (a, b, _, dy) => share(a, b, dy), wgsl: 'share(a, b, dy)' },
+    db: { f: (a, b, _, dy) => share(b, a, dy), wgsl: 'share(b, a, dy)' },
     helpers: SHARE,
+    integers: { wgsl: 'max(a, b)' },
   },
   minimum: {
     f: Math.min,
     wgsl: 'min_(a, b)',
-    da: { f: (a, b, dy) => share(-a, -b, dy), wgsl: 'share(-a, -b, dy)' },
-    db: { f: (a, b, dy) => share(-b, -a, dy), wgsl: 'share(-b, -a, dy)' },
+    da: { f: (a, b, _, dy) => share(-a, -b, dy), wgsl: 'share(-a, -b, dy)' },
+    db: { f: (a, b, _, dy) => share(-b, -a, dy), wgsl: 'share(-b, -a, dy)' },
     helpers: SHARE,
+    integers: { wgsl: 'min(a, b)' },
+  },
+  remainder: {
+    f: remainderOf,
+    wgsl: 'remainder_(a, b)',
+    da: 1,
+    db: {
+      f: (a, b, _y, dy) => -dy * Math.round((a - remainderOf(a, b)) / b),
+      wgsl: '-dy * round((a - remainder_(a, b)) / b)',
+    },
+    helpers: remainderWgsl,
+    integers: { wgsl: remainderOfIntegers },
   },
   pow: {
     f: power,
     wgsl: 'pow_(a, b)',
-    da: { f: (a, b, dy) => (b === 0 ? 0 : dy * b * power(a, b - 1)), wgsl: 'pow_da(a, b, dy)' },
-    db: { f: (a, b, dy) => (a === 0 && b >= 0 ? 0 : dy * power(a, b) * Math.log(a)), wgsl: 'pow_db(a, b, dy)' },
+    da: { f: (a, b, _, dy) => (b === 0 ? 0 : dy * b * power(a, b - 1)), wgsl: 'pow_da(a, b, dy)' },
+    db: { f: (a, b, _, dy) => (a === 0 && b >= 0 ? 0 : dy * power(a, b) * Math.log(a)), wgsl: 'pow_db(a, b, dy)' },
     helpers: powWgsl,
   },
-} satisfies Record<string, Row>;
+} satisfies Record<string, BinaryRow>;
 
 export type BinaryName = keyof typeof ROWS;
 /** The names of all elementwise functions of two arguments. */
 export const binaryNames = Object.keys(ROWS) as BinaryName[];
 
-function forwardOp(name: BinaryName, row: Row): Op {
-  const kernel = new Elementwise({
-    name: `binary.${name}`,
-    reads: { a: 'f32', b: 'f32' },
-    writes: { y: 'f32' },
-    values: { y: row.wgsl },
-    helpers: row.helpers,
-  });
-  return defineOp({
+function binaryOp(name: BinaryName, row: BinaryRow): Op<object, 'a' | 'b', 'y'> {
+  const { da, db, helpers, integers } = row;
+  const partial = (slope: Slope | number) => (typeof slope === 'number' ? slope : { ...slope, f: () => slope.f });
+  return defineDifferentiable<object, 'a' | 'b'>({
     name,
-    shape([a, b]) {
-      expectDType(name, 'a', a.dtype, 'f32');
-      expectDType(name, 'b', b.dtype, 'f32');
-      return [spec(broadcastShapes(name, a.shape, b.shape))];
+    inputs: ['a', 'b'],
+    result(inputs) {
+      const dtype = promote(name, inputs, ...FLOATS, ...(integers ? INTEGERS : []));
+      return name === 'div' && !isFloat(dtype) ? 'f32' : dtype;
     },
-    reference({ inputs: [a, b], outputs: [y] }) {
-      const ia = broadcastIndex(a.shape, y.shape);
-      const ib = broadcastIndex(b.shape, y.shape);
-      for (let i = 0; i < y.size; i++) y.data[i] = row.f(a.data[ia[i]], b.data[ib[i]]);
-    },
-    webgpu: ({ inputs, outputs }) => [kernel.launch(inputs, outputs)],
-    wasm: ({ inputs: [a, b], outputs: [y], k }) => name !== 'pow' && binaryOnWasm(k, name, a, b, y),
-    saves: constant(row.da) && constant(row.db) ? {} : { inputs: [0, 1] },
-    backward({ input, inputSpecs, grads, needs }) {
-      const dy = grads[0]!;
-      const wanted = { a: needs[0] && !constant(row.da), b: needs[1] && !constant(row.db) };
-      const formed = wanted.a || wanted.b ? apply(BACKWARD[name], [input(0), input(1), dy], wanted) : [];
-      const reduce = (k: number, partial: Slope | number, own: Tensor) => {
-        const sum = sumTo(constant(partial) ? dy : own, inputSpecs[k].shape);
-        return constant(partial) && partial !== 1 ? mulScalar(sum, partial) : sum;
-      };
-      return [
-        needs[0] ? reduce(0, row.da, formed[0]) : null,
-        needs[1] ? reduce(1, row.db, formed[formed.length - 1]) : null,
-      ];
-    },
-  });
-}
-
-function constant(partial: Slope | number): partial is number {
-  return typeof partial === 'number';
-}
-
-interface Wanted {
-  readonly a: boolean;
-  readonly b: boolean;
-}
-
-/** dy·∂f/∂a and dy·∂f/∂b at the broadcast shape, those that are wanted, in one kernel. */
-function backwardOp(name: BinaryName, row: Row): Op<Wanted> {
-  const partialsOf = ({ a, b }: Wanted) => [...(a ? [row.da] : []), ...(b ? [row.db] : [])] as Slope[];
-  const kernels: Elementwise[] = [];
-  const kernelFor = (wanted: Wanted) => {
-    const code = (wanted.a ? 1 : 0) + (wanted.b ? 2 : 0);
-    return (kernels[code] ??= backwardKernel(`binary.${name}.backward${code}`, row, partialsOf(wanted)));
-  };
-  return defineOp<Wanted>({
-    name: `${name}_backward`,
-    shape: ([, , dy], wanted) => partialsOf(wanted).map(() => spec(dy.shape)),
-    reference({ inputs: [a, b, dy], outputs, attrs }) {
-      const ia = broadcastIndex(a.shape, dy.shape);
-      const ib = broadcastIndex(b.shape, dy.shape);
-      partialsOf(attrs).forEach(({ f }, k) => {
-        for (let i = 0; i < dy.size; i++) outputs[k].data[i] = f(a.data[ia[i]], b.data[ib[i]], dy.data[i]);
-      });
-    },
-    webgpu: ({ inputs, outputs, attrs }) => [kernelFor(attrs).launch(inputs, outputs)],
-    wasm: (call) => partialsOnWasm(name, call),
+    ...valuesOf(row, 'a'),
+    helpers,
+    partials: { a: partial(da), b: partial(db) },
+    wasm: ({ a, b }, y, _, { k }) => hasBinaryKernel(name) && binaryOnWasm(k, name, a, b, y),
+    wasmBackward: (read, made, _, { k }) => partialsOnWasm(name, read, made, k),
   });
 }
 
 /** The partials of mul and div by C kernels. */
-function partialsOnWasm(name: BinaryName, { inputs: [a, b, dy], outputs, attrs, k }: WasmCall<Wanted>): boolean {
-  const da = attrs.a ? outputs[0] : null;
-  const db = attrs.b ? outputs[outputs.length - 1] : null;
+function partialsOnWasm(name: BinaryName, { a, b, dy }: Each<Slot>, { da, db }: Each<Slot>, k: WasmPlanner['k']): boolean {
   switch (name) {
     case 'mul':
       return (!da || binaryOnWasm(k, 'mul', dy, b, da)) && (!db || binaryOnWasm(k, 'mul', dy, a, db));
     case 'div': {
-      const byB = (x: WasmArg, y: WasmArg) => binaryOnWasm(k, 'div', x, b, y);
+      const byB = (x: Slot, y: Slot) => binaryOnWasm(k, 'div', x, b, y);
       if (da && !byB(dy, da)) return false;
       if (!db) return true;
       const done = byB(a, db) && byB(db, db) && binaryOnWasm(k, 'mul', dy, db, db);
-      if (done) k.neg(db.ptr, db.ptr, db.size);
+      if (done) k.neg(db, db, db.size);
       return done;
     }
     default:
@@ -172,37 +131,28 @@ function partialsOnWasm(name: BinaryName, { inputs: [a, b, dy], outputs, attrs, 
   }
 }
 
-function backwardKernel(name: string, row: Row, partials: readonly Slope[]): Elementwise {
-  return new Elementwise({
-    name,
-    reads: { a: 'f32', b: 'f32', dy: 'f32' },
-    writes: Object.fromEntries(partials.map((_, k) => [`d${k}`, 'f32'])),
-    values: Object.fromEntries(partials.map(({ wgsl }, k) => [`d${k}`, wgsl])),
-    helpers: row.helpers,
-  });
-}
-
-const table = <T>(make: (name: BinaryName, row: Row) => T) =>
-  Object.fromEntries(binaryNames.map((name) => [name, make(name, ROWS[name])])) as Record<BinaryName, T>;
-
-const BACKWARD = /* @__PURE__ */ table(backwardOp);
 /** The op objects, by torch's names. */
-export const binaryOps = /* @__PURE__ */ table(forwardOp);
+const OPS = /* @__PURE__ */ Object.fromEntries(binaryNames.map((name) => [name, binaryOp(name, ROWS[name])]));
 
-/** Applies the elementwise function of that name to two float tensors that broadcast as torch has it. */
+/**
+ * Applies the elementwise function of that name to two tensors that broadcast as torch has it: floats → their dtype, f32
+ * where they differ. All but pow take whole numbers of one dtype too, which wrap around.
+ */
 export function binary(name: BinaryName, a: Tensor, b: Tensor): Tensor {
   expectOneOf('binary', 'name', name, ...binaryNames);
-  return bind(name)(a, b);
+  return apply(OPS[name], { a, b }, {}).y;
 }
 
-const bind = (name: BinaryName) => (a: Tensor, b: Tensor) =>
-  inFloat32([a, b], (inputs) => apply1(binaryOps[name], inputs, {}));
+const bind = (name: BinaryName) => (a: Tensor, b: Tensor) => binary(name, a, b);
 export const add = bind('add');
 export const sub = bind('sub');
 export const mul = bind('mul');
+/** a/b; of whole numbers too as f32. */
 export const div = bind('div');
 /** The larger of a and b; where they are equal each gets half the gradient. */
 export const maximum = bind('maximum');
 /** The smaller of a and b; where they are equal each gets half the gradient. */
 export const minimum = bind('minimum');
+/** What is left of a by whole multiples of b, exactly, with the sign of b. Of whole numbers, 0 where b is 0. */
+export const remainder = bind('remainder');
 export const pow = bind('pow');

@@ -1,76 +1,49 @@
-import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
-import { type DType, type ElementDType, encoder, isFloat } from '../../engine/dtype.ts';
-import { apply1, defineOp, spec } from '../../engine/positional.ts';
+import { apply } from '../../engine/apply.ts';
+import { type DType, encoder, formatNumber, isFloat } from '../../engine/dtype.ts';
+import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import conversions from './cast.wgsl';
+import { elementwise, type Expression, holds } from './kernel.ts';
+import { nanWgsl } from './math.ts';
 
-interface CastAttrs {
-  readonly to: DType;
-}
+/** WGSL stops at the largest float below an integer type's bound, and leaves open what becomes of NaN. */
+const toIntegers = /* wgsl */ `${nanWgsl}
+fn to_i32(value: f32) -> i32 { return select(select(i32(value), 0x7fffffff, value >= 2147483648.0), 0, is_nan(value)); }
+fn to_u32(value: f32) -> u32 { return select(select(u32(value), 0xffffffffu, value >= 4294967296.0), 0u, is_nan(value)); }
+`;
 
-/** WGSL: the array type that holds pairs of a dtype, how to read such a pair, and the type of what is read. */
-const SOURCES: Record<ElementDType, { stored: string; read: string; type: 'f32' | 'i32' | 'u32' }> = {
-  f32: { stored: 'vec2<f32>', read: 'x[i]', type: 'f32' },
-  f16: { stored: 'u32', read: 'vec2(from_half(x[i] & 0xffffu), from_half(x[i] >> 16u))', type: 'f32' },
-  bf16: { stored: 'u32', read: 'vec2(from_bfloat(x[i] & 0xffffu), from_bfloat(x[i] >> 16u))', type: 'f32' },
-  i32: { stored: 'vec2<i32>', read: 'x[i]', type: 'i32' },
-  u32: { stored: 'vec2<u32>', read: 'x[i]', type: 'u32' },
-  bool: { stored: 'vec2<u32>', read: 'x[i]', type: 'u32' },
+/** From one of the types that kernels compute on to another. */
+const CONVERSIONS: Readonly<Record<string, string>> = {
+  'f32 i32': 'to_i32(x)',
+  'f32 u32': 'to_u32(x)',
+  'i32 u32': 'u32(max(x, 0))',
+  'u32 i32': 'i32(min(x, 0x7fffffffu))',
 };
 
-/** WGSL: a pair `v` of f32, i32 or u32 as the dtype stores it. */
-function store(to: DType, type: 'f32' | 'i32' | 'u32'): string {
-  switch (to) {
-    case 'f16':
-      return 'to_half(f32(v.x)) | (to_half(f32(v.y)) << 16u)';
-    case 'bf16':
-      return 'to_bfloat(f32(v.x)) | (to_bfloat(f32(v.y)) << 16u)';
-    case 'bool':
-      // By the bits, −0 aside: drivers may take a comparison with NaN for false.
-      if (type === 'f32') return 'min(bitcast<vec2<u32>>(v) << vec2(1u), vec2(1u))';
-      return `select(vec2(0u), vec2(1u), v != vec2<${type}>())`;
-    case 'u32':
-      if (type === 'f32') return 'vec2(to_u32(v.x), to_u32(v.y))';
-      return type === 'i32' ? 'vec2<u32>(max(v, vec2(0)))' : 'v';
-    case 'i32':
-      if (type === 'f32') return 'vec2(to_i32(v.x), to_i32(v.y))';
-      return type === 'u32' ? 'vec2<i32>(min(v, vec2(0x7fffffffu)))' : 'v';
-    default:
-      return `vec2<${to}>(v)`;
-  }
-}
+const SIXTEEN_BITS: readonly DType[] = ['f16', 'bf16'];
 
-const WG = 256;
-
-export const castOp = /* @__PURE__ */ defineOp<CastAttrs>({
+const castOp = /* @__PURE__ */ defineOp({
   name: 'cast',
-  shape: ([x], { to }) => [spec(x.shape, to)],
-  reference({ inputs: [x], outputs: [y] }) {
+  inputs: ['x'],
+  outputs: ['y'],
+  shape: ({ x }, { to }: { to: DType }) => ({ y: spec(x.shape, to) }),
+  reference({ x }, { y }) {
     const to = isFloat(y.dtype) ? Number : encoder(y.dtype);
     for (let i = 0; i < y.size; i++) y.data[i] = to(x.data[i]);
   },
-  webgpu({ inputs: [x], outputs: [y] }) {
-    const kernel = shader(`cast.${x.dtype}.${y.dtype}`, () => ({
-      reads: { x: SOURCES[x.dtype as ElementDType].stored },
-      writes: { y: SOURCES[y.dtype as ElementDType].stored },
-      params: { pairs: 'u32' },
-      constants: { WG },
-      code: /* wgsl */ `${conversions}${FLAT_INDEX}
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, WG);
-  if (i >= params.pairs) { return; }
-  let v = ${SOURCES[x.dtype as ElementDType].read};
-  y[i] = ${store(y.dtype, SOURCES[x.dtype as ElementDType].type)};
-}`,
-    }));
-    const pairs = Math.ceil(y.size / 2);
-    return [{ shader: kernel, args: [x, y], params: [pairs], grid: grid1d(pairs, WG) }];
+  webgpu({ x }, { y }, _, { caps }) {
+    const convert: Expression = ({ x, y: to }) =>
+      y.dtype === 'bool' ? `select(0u, 1u, ${holds('x', x)})` : (CONVERSIONS[`${x} ${to}`] ?? `${to}(x)`);
+    const name = y.dtype === 'bool' ? 'cast.bool' : 'cast';
+    return [elementwise({ name, reads: { x }, writes: { y }, values: { y: convert }, helpers: toIntegers }, caps)];
   },
-  backward({ inputSpecs: [x], outputSpecs: [y], grads }) {
-    return [isFloat(x.dtype) && isFloat(y.dtype) ? cast(grads[0]!, x.dtype) : null];
+  wasm({ x }, { y }, _, { k }) {
+    if (y.dtype === 'f32' && isFloat(x.dtype)) k.widen(x, y, y.size, formatNumber(x.dtype));
+    else if (x.dtype === 'f32' && SIXTEEN_BITS.includes(y.dtype)) k.narrow(x, y, y.size, formatNumber(y.dtype));
+    else return false;
+    return true;
   },
+  asStored: { webgpu: ['x', 'y'], wasm: ['x', 'y'] },
+  backward: ({ specs: { x, y }, grads }) => ({ x: isFloat(x.dtype) && isFloat(y.dtype) ? cast(grads.y!, x.dtype) : null }),
 });
 
 /**
@@ -78,5 +51,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
  * "not 0". Differentiable between floats. Returns x itself where it has the dtype.
  */
 export function cast(x: Tensor, dtype: DType): Tensor {
-  return x.dtype === dtype ? x : apply1(castOp, [x], { to: dtype });
+  return x.dtype === dtype ? x : apply(castOp, { x }, { to: dtype }).y;
 }

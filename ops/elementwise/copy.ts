@@ -1,76 +1,79 @@
+import { apply } from '../../engine/apply.ts';
 import { expectNumber } from '../../engine/arguments.ts';
+import type { Launch } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
-import { apply, apply1, defineOp, spec } from '../../engine/positional.ts';
+import { defineOp, spec } from '../../engine/op.ts';
+import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { asWords, Elementwise } from './elementwise.ts';
 import { expectAlike } from '../common/shapes.ts';
+import { asWords, elementwise } from './kernel.ts';
 
-const copyKernel = /* @__PURE__ */ new Elementwise({
-  name: 'copy',
-  reads: { x: 'u32' },
-  writes: { y: 'u32' },
-  values: { y: 'x' },
-});
+function launchCopy(x: Slot, y: Slot): Launch {
+  return elementwise({ name: 'copy', reads: { x: asWords(x) }, writes: { y: asWords(y) }, values: { y: 'x' } }, { f16: false });
+}
 
-export const cloneOp = /* @__PURE__ */ defineOp({
+const cloneOp = /* @__PURE__ */ defineOp({
   name: 'clone',
-  shape: ([x]) => [spec(x.shape, x.dtype)],
-  reference({ inputs: [x], outputs: [y] }) {
+  inputs: ['x'],
+  outputs: ['y'],
+  shape: ({ x }) => ({ y: spec(x.shape, x.dtype) }),
+  reference({ x }, { y }) {
     y.data.set(x.data);
   },
-  webgpu: ({ inputs: [x], outputs: [y] }) => [copyKernel.launch([asWords(x)], [asWords(y)])],
-  backward: ({ grads }) => [grads[0]],
+  webgpu: ({ x }, { y }) => [launchCopy(x, y)],
+  asStored: { webgpu: ['x', 'y'] },
+  backward: ({ grads }) => ({ x: grads.y }),
 });
 
 /** The same elements in a buffer of their own: any dtype and shape. */
 export function clone(x: Tensor): Tensor {
-  return apply1(cloneOp, [x], {});
+  return apply(cloneOp, { x }, {}).y;
 }
 
-export const copyOp = /* @__PURE__ */ defineOp({
+const copyOp = /* @__PURE__ */ defineOp({
   name: 'copy_',
-  shape([dst, src]) {
+  inputs: ['dst', 'src'],
+  outputs: [],
+  shape({ dst, src }) {
     expectAlike('copy_', 'src', src, dst);
-    return [];
+    return {};
   },
-  reference({ inputs: [dst, src] }) {
+  reference({ dst, src }) {
     dst.data.set(src.data);
   },
-  webgpu: ({ inputs: [dst, src] }) => [copyKernel.launch([asWords(src)], [asWords(dst)])],
-  mutates: [0],
+  webgpu: ({ dst, src }) => [launchCopy(src, dst)],
+  asStored: { webgpu: ['dst', 'src'] },
+  mutates: ['dst'],
 });
 
 /** Overwrites `dst` with `src`, of the same shape and dtype. Not recorded. */
 export function copy_(dst: Tensor, src: Tensor): void {
-  if (dst.storage !== src.storage) apply(copyOp, [dst, src], {});
+  if (dst.storage !== src.storage) apply(copyOp, { dst, src }, {});
 }
 
-const addKernel = /* @__PURE__ */ new Elementwise({
+const addIntoOp = /* @__PURE__ */ defineOp({
   name: 'add_into',
-  reads: { src: 'f32' },
-  writes: { dst: 'f32' },
-  values: { dst: 'dst + params.scale * src' },
-  params: { scale: 'f32' },
-  update: true,
-});
-
-export const addIntoOp = /* @__PURE__ */ defineOp<{ scale: number }>({
-  name: 'add_into',
-  shape([dst, src], { scale }) {
+  inputs: ['dst', 'src'],
+  outputs: [],
+  shape({ dst, src }, { scale }: { scale: number }) {
     expectNumber('add_into', 'scale', scale);
     expectDType('add_into', 'dst', dst.dtype, 'f32');
     expectAlike('add_into', 'src', src, dst);
-    return [];
+    return {};
   },
-  reference({ inputs: [dst, src], attrs: { scale } }) {
+  reference({ dst, src }, _, { scale }) {
     for (let i = 0; i < dst.size; i++) dst.data[i] += scale * src.data[i];
   },
-  webgpu: ({ inputs: [dst, src], attrs }) => [addKernel.launch([src], [dst], [attrs.scale])],
-  wasm({ inputs: [dst, src], attrs: { scale }, k }) {
-    k.scale_add(src.ptr, dst.ptr, dst.size, scale, 1);
+  webgpu({ dst, src }, _, { scale }, { caps }) {
+    const values = { dst: 'dst + params.scale * src' };
+    const params = { scale: ['f32', scale] } as const;
+    return [elementwise({ name: 'add_into', reads: { src }, writes: { dst }, values, params, update: true }, caps)];
+  },
+  wasm({ dst, src }, _, { scale }, { k }) {
+    k.scale_add(src, dst, dst.size, scale, 1);
     return true;
   },
-  mutates: [0],
+  mutates: ['dst'],
 });
 
 /**
@@ -78,5 +81,5 @@ export const addIntoOp = /* @__PURE__ */ defineOp<{ scale: number }>({
  * @throws ArgumentError when both are the same storage
  */
 export function addInto(dst: Tensor, src: Tensor, scale = 1): void {
-  apply(addIntoOp, [dst, src], { scale });
+  apply(addIntoOp, { dst, src }, { scale });
 }

@@ -1,33 +1,48 @@
+import { apply } from '../../engine/apply.ts';
 import { expectFinite } from '../../engine/arguments.ts';
 import type { Backend } from '../../engine/backend.ts';
-import { type DType, encoder, expectStorable, isFloat } from '../../engine/dtype.ts';
+import type { Launch } from '../../engine/backends/webgpu/launch.ts';
+import { accessOf, byteLength, type DType, encoder, expectStorable, isFloat } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
-import { apply1, defineOp, spec } from '../../engine/positional.ts';
+import { defineOp, spec } from '../../engine/op.ts';
+import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { Elementwise } from './elementwise.ts';
-import { launchFill } from './fill-kernel.ts';
+import { asWords, elementwise } from './kernel.ts';
 
-interface FillAttrs {
-  readonly shape: readonly number[];
-  readonly value: number;
-  readonly dtype: DType;
+const word = /* @__PURE__ */ new DataView(new ArrayBuffer(4));
+
+/** The 32-bit word that fills a GPU buffer with the value. */
+function wordOf(value: number, dtype: DType): number {
+  if (dtype === 'f32') word.setFloat32(0, value);
+  else word.setUint32(0, encoder(dtype)(value) * (byteLength(dtype, 1) === 2 ? 0x10001 : 1));
+  return word.getUint32(0);
 }
 
-export const fillOp = /* @__PURE__ */ defineOp<FillAttrs>({
+/** Writes the value everywhere in y, of any dtype but block formats. */
+export function launchFill(y: Slot, value: number): Launch {
+  const params = { word: ['u32', wordOf(value, y.dtype)] } as const;
+  const words = { name: 'fill', reads: {}, writes: { y: asWords(y) }, values: { y: 'params.word' }, params };
+  return elementwise(words, { f16: false });
+}
+
+const fillOp = /* @__PURE__ */ defineOp({
   name: 'fill',
-  shape(_, { shape, value, dtype }) {
+  inputs: [],
+  outputs: ['y'],
+  shape(_, { shape, value, dtype }: { shape: readonly number[]; value: number; dtype: DType }) {
     expectStorable('fill', value, dtype);
-    return [spec(shape, dtype)];
+    return { y: spec(shape, dtype) };
   },
-  reference({ outputs: [y], attrs: { value, dtype } }) {
+  reference(_, { y }, { value, dtype }) {
     y.data.fill(isFloat(dtype) ? value : encoder(dtype)(value));
   },
-  webgpu: ({ outputs: [y], attrs: { value } }) => [launchFill(y, value)],
+  webgpu: (_, { y }, { value }) => [launchFill(y, value)],
+  asStored: { webgpu: ['y'] },
 });
 
 /** A tensor of `shape` with `value` everywhere. @throws ArgumentError for a value that the dtype cannot hold */
 export function fill(backend: Backend, shape: readonly number[], value: number, dtype: DType = 'f32'): Tensor {
-  return apply1(fillOp, [], { shape, value, dtype }, backend);
+  return apply(fillOp, {}, { shape, value, dtype }, backend).y;
 }
 
 export function zeros(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
@@ -50,30 +65,20 @@ interface ArangeAttrs {
   readonly dtype: DType;
 }
 
-const arangeKernels = {
-  f32: /* @__PURE__ */ arangeKernel('f32'),
-  i32: /* @__PURE__ */ arangeKernel('i32'),
-};
-
-function arangeKernel(type: 'f32' | 'i32'): Elementwise {
-  return new Elementwise({
-    name: `arange.${type}`,
-    reads: {},
-    writes: { y: type },
-    values: { y: `params.start + ${type}(i) * params.step` },
-    params: { start: type, step: type },
-  });
-}
-
-export const arangeOp = /* @__PURE__ */ defineOp<ArangeAttrs>({
+const arangeOp = /* @__PURE__ */ defineOp({
   name: 'arange',
-  shape: (_, { size, dtype }) => [spec([size], dtype)],
-  reference({ outputs: [y], attrs: { start, step } }) {
+  inputs: [],
+  outputs: ['y'],
+  shape: (_, { size, dtype }: ArangeAttrs) => ({ y: spec([size], dtype) }),
+  reference(_, { y }, { start, step }) {
     for (let i = 0; i < y.size; i++) y.data[i] = start + i * step;
   },
-  webgpu: ({ outputs, attrs: { start, step, dtype } }) => [
-    arangeKernels[dtype === 'f32' ? 'f32' : 'i32'].launch([], outputs, [start, step]),
-  ],
+  webgpu(_, { y }, { start, step }, { caps }) {
+    const { type } = accessOf(y.dtype, caps);
+    const params = { start: [type, start], step: [type, step] } as const;
+    const values = { y: `params.start + ${type}(i) * params.step` };
+    return [elementwise({ name: 'arange', reads: {}, writes: { y }, values, params }, caps)];
+  },
 });
 
 /**
@@ -95,5 +100,5 @@ export function arange(
   }
   const size = Math.max(0, Math.ceil((end - start) / step));
   if (size > 0) for (const value of [start, start + (size - 1) * step]) expectStorable('arange', value, dtype);
-  return apply1(arangeOp, [], { start, step, size, dtype }, backend);
+  return apply(arangeOp, {}, { start, step, size, dtype }, backend).y;
 }

@@ -37,6 +37,7 @@ export const nanWgsl = /* wgsl */ `
 fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 fn max_(a: f32, b: f32) -> f32 { return select(select(max(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn min_(a: f32, b: f32) -> f32 { return select(select(min(a, b), b, is_nan(b)), a, is_nan(a)); }
+fn sign_(x: f32) -> f32 { return select(sign(x), 0.0, is_nan(x)); }
 `;
 
 /**
@@ -82,5 +83,14 @@ fn log_(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
   if (bits > 0u && bits < 0x00800000u) { return log(f32(bits)) - 103.27893; }
   return log(x);
+}
+`;
+
+/** eˣ − 1 with the digits of small x: by its series up to ½. */
+export const expm1Wgsl = /* wgsl */ `
+fn expm1_(x: f32) -> f32 {
+  let p = 1.0 + x / 5.0 * (1.0 + x / 6.0 * (1.0 + x / 7.0 * (1.0 + x / 8.0)));
+  let near = x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * p)));
+  return select(exp(x) - 1.0, near, abs(x) < 0.5);
 }
 `;

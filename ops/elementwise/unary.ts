@@ -1,21 +1,23 @@
+import { apply } from '../../engine/apply.ts';
 import { expectOneOf } from '../../engine/arguments.ts';
-import { expectDType } from '../../engine/dtype.ts';
-import { apply1, defineOp, type Op, spec } from '../../engine/positional.ts';
+import type { Address, WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import { FLOATS } from '../../engine/dtype.ts';
+import type { Op } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { Elementwise } from './elementwise.ts';
-import { inFloat32 } from './half.ts';
+import { ratioWgsl } from '../common/squares.ts';
+import { INTEGERS, promote, type Row, type Value, valuesOf } from './define.ts';
+import { defineDifferentiable } from './gradient.ts';
 import { erf as erfOf, erfWgsl, logWgsl, nanWgsl, normalCdf } from './math.ts';
 import { trigWgsl } from './trig.ts';
 
 /**
  * One elementwise function: its value, and its derivative in terms of input x and output y, in JavaScript and WGSL.
- * The C kernels carry the same names (`wasm/src/unary.c`).
+ * Where wasm/src/unary.c has a function of the same name, it computes both.
  */
-interface Row {
-  readonly f: (x: number) => number;
-  readonly df: (x: number, y: number) => number;
-  readonly wgsl: string;
-  readonly dwgsl: string;
+interface UnaryRow extends Row {
+  /** A number, of which there is no WGSL, where it is constant. */
+  readonly df: ((x: number, y: number) => number) | number;
+  readonly dwgsl?: string;
   /** Functions the WGSL expressions call. */
   readonly helpers?: string;
 }
@@ -25,6 +27,10 @@ const INV_SQRT_2PI = 1 / Math.sqrt(2 * Math.PI);
 const TWO_OVER_SQRT_PI = 2 / Math.sqrt(Math.PI);
 
 const sigmoidOf = (x: number) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
+/** Also of NaN 0, as in torch. */
+const signOf = (x: number) => Number(x > 0) - Number(x < 0);
+/** Halves go to the even neighbour. */
+const roundOf = (x: number) => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
 const geluInner = (x: number) => SQRT_2_OVER_PI * (x + 0.044715 * x * x * x);
 
 /**
@@ -56,15 +62,28 @@ fn dgelu_tanh(x: f32) -> f32 {
 }
 `;
 
+/** With e = exp(−|x|), tanh(log(1 + eˣ)) is a ratio of polynomials that loses no digits. */
+const tanhSoftplus = (x: number) => {
+  const e = Math.exp(-Math.abs(x));
+  return x > 0 ? (1 + 2 * e) / (1 + 2 * e + 2 * e * e) : (e * (e + 2)) / (e * (e + 2) + 2);
+};
+const MISH = /* wgsl */ `${SIGMOID}
+fn tanh_softplus(x: f32) -> f32 {
+  let e = exp(-abs(x));
+  return select(e * (e + 2.0) / (e * (e + 2.0) + 2.0), (1.0 + 2.0 * e) / (1.0 + 2.0 * e + 2.0 * e * e), x > 0.0);
+}
+`;
+
 const ROWS = {
-  neg: { f: (x) => -x, df: () => -1, wgsl: '-x', dwgsl: '-1.0' },
+  neg: { f: (x) => -x, wgsl: '-x', df: -1, integers: { wgsl: '0 - x' } },
   // At NaN torch has 0.
   abs: {
     f: Math.abs,
-    df: (x) => Math.sign(x) || 0,
+    df: signOf,
     wgsl: 'abs(x)',
-    dwgsl: 'select(sign(x), 0.0, is_nan(x))',
+    dwgsl: 'sign_(x)',
     helpers: nanWgsl,
+    integers: { wgsl: 'abs(x)' },
   },
   exp: { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' },
   sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: trigWgsl },
@@ -78,7 +97,7 @@ const ROWS = {
     dwgsl: '-0.5 * y / x',
   },
   reciprocal: { f: (x) => 1 / x, df: (_, y) => -y * y, wgsl: '1.0 / x', dwgsl: '-y * y' },
-  square: { f: (x) => x * x, df: (x) => 2 * x, wgsl: 'x * x', dwgsl: '2.0 * x' },
+  square: { f: (x) => x * x, df: (x) => 2 * x, wgsl: 'x * x', dwgsl: '2.0 * x', integers: { f: (x) => Math.imul(x, x) } },
   tanh: { f: Math.tanh, df: (_, y) => 1 - y * y, wgsl: 'tanh_(x)', dwgsl: '1.0 - y * y', helpers: TANH },
   sigmoid: {
     f: sigmoidOf,
@@ -93,6 +112,7 @@ const ROWS = {
     wgsl: 'max_(x, 0.0)',
     dwgsl: 'select(0.0, 1.0, x > 0.0 || is_nan(x))',
     helpers: nanWgsl,
+    integers: { wgsl: 'max(x, 0)' },
   },
   silu: {
     f: (x) => x * sigmoidOf(x),
@@ -136,87 +156,87 @@ fn softplus_(x: f32) -> f32 { return max(x, 0.0) + log_of_one_plus(exp(-abs(x)))
     dwgsl: 'dgelu_tanh(x)',
     helpers: GELU_TANH,
   },
-} satisfies Record<string, Row>;
+  floor: { f: Math.floor, wgsl: 'floor(x)', df: 0 },
+  ceil: { f: Math.ceil, wgsl: 'ceil(x)', df: 0 },
+  round: { f: roundOf, wgsl: 'round(x)', df: 0 },
+  sign: {
+    f: signOf,
+    wgsl: 'sign_(x)',
+    df: 0,
+    helpers: nanWgsl,
+    integers: { wgsl: ({ x }) => `${x}(x > 0) - ${x}(x < 0)` },
+  },
+  softsign: {
+    f: (x) => x / (1 + Math.abs(x)),
+    df: (x) => 1 / (1 + Math.abs(x)) ** 2,
+    wgsl: 'ratio_of(x, 1.0 + abs(x))',
+    dwgsl: '1.0 / (1.0 + abs(x)) / (1.0 + abs(x))',
+    helpers: ratioWgsl,
+  },
+  mish: {
+    f: (x) => x * tanhSoftplus(x),
+    df: (x) => tanhSoftplus(x) + x * sigmoidOf(x) * (1 - tanhSoftplus(x) ** 2),
+    wgsl: 'x * tanh_softplus(x)',
+    dwgsl: 'tanh_softplus(x) + x * sigmoid_(x) * (1.0 - tanh_softplus(x) * tanh_softplus(x))',
+    helpers: MISH,
+  },
+  hardswish: {
+    f: (x) => x * (Math.min(Math.max(x + 3, 0), 6) / 6),
+    df: (x) => (x < -3 ? 0 : x <= 3 ? x / 3 + 0.5 : 1),
+    wgsl: 'x * (min_(max_(x + 3.0, 0.0), 6.0) / 6.0)',
+    dwgsl: 'select(select(1.0, x / 3.0 + 0.5, x <= 3.0), 0.0, x < -3.0)',
+    helpers: nanWgsl,
+  },
+} satisfies Record<string, UnaryRow>;
 
 export type UnaryName = keyof typeof ROWS;
 
 /** The names of all elementwise functions of one argument. */
 export const unaryNames = Object.keys(ROWS) as UnaryName[];
 
-/** Whether the derivative is written in terms of the input (x) or the output (y). */
-const needs = (row: Row, name: 'x' | 'y') => new RegExp(`\\b${name}\\b`).test(row.dwgsl);
+type CUnary = (x: Address, y: Address, n: number) => void;
+type CUnaryBackward = (x: Address, y: Address, dy: Address, dx: Address, n: number) => void;
 
-function forwardOp(name: UnaryName, row: Row): Op {
-  const [readsX, readsY] = [needs(row, 'x'), needs(row, 'y')];
-  const kernel = new Elementwise({
-    name: `unary.${name}`,
-    reads: { x: 'f32' },
-    writes: { y: 'f32' },
-    values: { y: row.wgsl },
-    helpers: row.helpers,
-  });
-  return defineOp({
+/** A C kernel by name; undefined where there is none. */
+const kernel = <T>(k: WasmPlanner['k'], name: string) => (k as unknown as Readonly<Record<string, T | undefined>>)[name];
+
+function unaryOp(name: UnaryName, row: UnaryRow): Op<object, 'x', 'y'> {
+  const { df, dwgsl, helpers, integers } = row;
+  const slope = df as Value;
+  return defineDifferentiable<object, 'x'>({
     name,
-    shape([x]) {
-      expectDType(name, 'x', x.dtype, 'f32');
-      return [spec(x.shape)];
+    inputs: ['x'],
+    result: (inputs) => promote(name, inputs, ...FLOATS, ...(integers ? INTEGERS : [])),
+    ...valuesOf(row, 'x'),
+    helpers,
+    partials: {
+      x: typeof df === 'number' ? df : { f: () => (x, y, dy) => dy * slope(x, y), wgsl: `dy * (${dwgsl})` },
     },
-    reference({ inputs: [x], outputs: [y] }) {
-      for (let i = 0; i < y.size; i++) y.data[i] = row.f(x.data[i]);
+    wasm({ x }, y, _, { k }) {
+      const call = kernel<CUnary>(k, name);
+      call?.(x, y, y.size);
+      return call !== undefined;
     },
-    webgpu: ({ inputs, outputs }) => [kernel.launch(inputs, outputs)],
-    wasm({ inputs: [x], outputs: [y], k }) {
-      k[name](x.ptr, y.ptr, y.size);
-      return true;
-    },
-    saves: { inputs: readsX ? [0] : [], outputs: readsY ? [0] : [] },
-    backward({ input, output, grads }) {
-      const dy = grads[0]!;
+    wasmBackward({ x, y, dy }, { dx }, _, { k }) {
+      const call = kernel<CUnaryBackward>(k, `${name}_backward`);
       // dy stands in for what the derivative does not look at.
-      return [apply1(BACKWARD[name], [readsX ? input(0) : dy, readsY ? output(0) : dy, dy], {})];
+      call?.(x ?? dy, y ?? dy, dy, dx, dx.size);
+      return call !== undefined;
     },
   });
 }
 
-/** dx = dy · f′(x), in one kernel. */
-function backwardOp(name: UnaryName, row: Row): Op {
-  const read = [needs(row, 'x'), needs(row, 'y'), true];
-  const kernel = new Elementwise({
-    name: `unary.${name}.backward`,
-    reads: Object.fromEntries(['x', 'y', 'dy'].filter((_, i) => read[i]).map((name) => [name, 'f32'])),
-    writes: { dx: 'f32' },
-    values: { dx: `dy * (${row.dwgsl})` },
-    helpers: row.helpers,
-  });
-  return defineOp({
-    name: `${name}_backward`,
-    shape: ([x]) => [spec(x.shape)],
-    reference({ inputs: [x, y, dy], outputs: [dx] }) {
-      for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[i] * row.df(x.data[i], y.data[i]);
-    },
-    webgpu: ({ inputs, outputs }) => [kernel.launch(inputs.filter((_, i) => read[i]), outputs)],
-    wasm({ inputs: [x, y, dy], outputs: [dx], k }) {
-      k[`${name}_backward`](x.ptr, y.ptr, dy.ptr, dx.ptr, dx.size);
-      return true;
-    },
-  });
-}
-
-function table(make: (name: UnaryName, row: Row) => Op): Record<UnaryName, Op> {
-  return Object.fromEntries(unaryNames.map((name) => [name, make(name, ROWS[name])])) as Record<UnaryName, Op>;
-}
-
-const BACKWARD = /* @__PURE__ */ table(backwardOp);
 /** The op objects, by torch's names. */
-export const unaryOps = /* @__PURE__ */ table(forwardOp);
+const OPS = /* @__PURE__ */ Object.fromEntries(unaryNames.map((name) => [name, unaryOp(name, ROWS[name])]));
 
 /** Applies the elementwise function of that name: floats of any shape → the same shape and dtype. */
 export function unary(name: UnaryName, x: Tensor): Tensor {
   expectOneOf('unary', 'name', name, ...unaryNames);
-  return bind(name)(x);
+  return apply(OPS[name], { x }, {}).y;
 }
 
-const bind = (name: UnaryName) => (x: Tensor) => inFloat32([x], (inputs) => apply1(unaryOps[name], inputs, {}));
+const bind = (name: UnaryName) => (x: Tensor) => unary(name, x);
+/** −x; whole numbers wrap around. */
 export const neg = bind('neg');
 export const abs = bind('abs');
 export const exp = bind('exp');
@@ -239,3 +259,17 @@ export const erf = bind('erf');
 export const gelu = bind('gelu');
 /** GELU by tanh (Phi's `gelu_new`, SigLIP's `gelu_pytorch_tanh`). */
 export const geluTanh = bind('gelu_tanh');
+/** The greatest whole number that is not above x. Its gradient is 0, as that of `ceil`, `round` and `sign`. */
+export const floor = bind('floor');
+export const ceil = bind('ceil');
+/** The nearest whole number, of two equally near the even one. */
+export const round = bind('round');
+/** −1, 0 or 1; 0 of NaN. */
+export const sign = bind('sign');
+/** x/(1 + |x|). */
+export const softsign = bind('softsign');
+/** x·tanh(softplus(x)). */
+export const mish = bind('mish');
+/** x·min(max(x + 3, 0), 6)/6. */
+export const hardswish = bind('hardswish');
+

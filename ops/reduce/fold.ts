@@ -4,7 +4,7 @@ import type { Slot } from '../../engine/plan.ts';
 import { launchKernel } from '../common/launch-kernel.ts';
 import { around } from '../common/shapes.ts';
 import { squaresWgsl } from '../common/squares.ts';
-import { launchFill } from '../elementwise/fill-kernel.ts';
+import { launchFill } from '../elementwise/fill.ts';
 import foldCode from './fold.wgsl';
 import { layoutOf, variantFor, WORKGROUP } from './variants.ts';
 

@@ -4,7 +4,7 @@ import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectShape } from '../common/shapes.ts';
 import { ratioWgsl } from '../common/squares.ts';
-import { Elementwise } from '../elementwise/elementwise.ts';
+import { elementwise } from '../elementwise/kernel.ts';
 import { foldLaunches, NORM } from './fold.ts';
 
 const l2DistanceOp = /* @__PURE__ */ defineOp({
@@ -38,14 +38,6 @@ const l2DistanceOp = /* @__PURE__ */ defineOp({
   },
 });
 
-const backwardKernel = /* @__PURE__ */ new Elementwise({
-  name: 'l2_distance.backward',
-  reads: { a: 'f32', b: 'f32', y: 'f32', dy: 'f32' },
-  writes: { da: 'f32' },
-  values: { da: 'select(dy * ratio_of(a - b, y), 0.0, y == 0.0)' },
-  helpers: ratioWgsl,
-});
-
 /** da = dy·(a − b)/‖a − b‖, and 0 where both are the same. */
 const l2DistanceBackward = /* @__PURE__ */ defineOp({
   name: 'l2_distance_backward',
@@ -56,7 +48,11 @@ const l2DistanceBackward = /* @__PURE__ */ defineOp({
     const norm = y.data[0] === 0 ? Infinity : y.data[0];
     for (let i = 0; i < da.size; i++) da.data[i] = dy.data[0] * ((a.data[i] - b.data[i]) / norm);
   },
-  webgpu: ({ a, b, y, dy }, { da }) => [backwardKernel.launch([a, b, y, dy], [da])],
+  webgpu(reads, { da }, _, { caps }) {
+    const values = { da: 'select(dy * ratio_of(a - b, y), 0.0, y == 0.0)' };
+    return [elementwise({ name: 'l2_distance_backward', reads, writes: { da }, values, helpers: ratioWgsl }, caps)];
+  },
+  asStored: { webgpu: ['a', 'b', 'y', 'dy', 'da'] },
   wasm({ a, b, y, dy }, { da }, _, { k }) {
     k.l2_distance_backward(a, b, y, dy, da, da.size);
     return true;

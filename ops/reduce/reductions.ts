@@ -1,15 +1,14 @@
 import { apply } from '../../engine/apply.ts';
 import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { type DType, FLOATS } from '../../engine/dtype.ts';
-import { defineOp, type HostArg, spec } from '../../engine/op.ts';
+import { defineOp, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { tagged, wasmArg } from '../../engine/positional.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { broadcastIndex } from '../common/shapes.ts';
 import { ratioWgsl } from '../common/squares.ts';
-import { binaryOnWasm } from '../elementwise/binary-wasm.ts';
-import { Elementwise } from '../elementwise/elementwise.ts';
+import { defineElementwise, fillWith, type Value } from '../elementwise/define.ts';
+import { elementwise } from '../elementwise/kernel.ts';
 import { nanWgsl } from '../elementwise/math.ts';
+import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { type Fold, NORM } from './fold.ts';
 import { orderWgsl } from './order.ts';
 
@@ -148,44 +147,29 @@ fn moments_of(a: vec3<f32>, b: vec3<f32>) -> vec3<f32> {
 `,
 };
 
-/**
- * An op of the gradients below: f of its operands and a number, in f32. The result has the shape of the first operand,
- * to which the others broadcast.
- */
+/** An op of the gradients below, in f32: f of its operands, which broadcast, and of `params.count`. */
 function pointwise<const I extends string>(
   name: string,
   inputs: readonly I[],
-  f: (...values: number[]) => number,
+  f: (count: number) => Value,
   wgsl: string,
-  helpers = '',
+  helpers?: string,
 ): (operands: Readonly<Record<I, Tensor>>, count?: number) => Tensor {
-  const kernel = new Elementwise({
-    name,
-    reads: Object.fromEntries(inputs.map((input) => [input, 'f32'])),
-    writes: { out: 'f32' },
-    params: { count: 'f32' },
-    values: { out: wgsl },
-    helpers,
-  });
-  const listed = <T>(given: object) => inputs.map((input) => (given as Readonly<Record<I, T>>)[input]);
-  const op = defineOp<{ readonly count: number }, string, 'out'>({
+  const op = defineElementwise<{ readonly count: number }, string>({
     name,
     inputs,
-    outputs: ['out'],
-    shape: (given) => ({ out: spec(listed<Slot>(given)[0].shape) }),
-    reference(given, { out }, { count }) {
-      const operands = listed<HostArg>(given);
-      const from = operands.map(({ shape }) => broadcastIndex(shape, out.shape));
-      for (let i = 0; i < out.size; i++) out.data[i] = f(...operands.map(({ data }, k) => data[from[k][i]]), count);
-    },
-    webgpu: (given, { out }, { count }) => [kernel.launch(listed<Slot>(given), [out], [count])],
+    params: ['count'],
+    result: () => 'f32',
+    f: ({ count }) => f(count),
+    wgsl,
+    helpers,
   });
-  return (operands, count = 1) => apply(op, operands, { count }).out;
+  return (operands, count = 1) => apply(op, operands, { count }).y;
 }
 
-const equals = /* @__PURE__ */ pointwise('equals', ['x', 'y'], (x, y) => (x === y ? 1 : 0), 'select(0.0, 1.0, x == y)');
+const equals = /* @__PURE__ */ pointwise('equals', ['x', 'y'], () => (x, y) => (x === y ? 1 : 0), 'select(0.0, 1.0, x == y)');
 /** The softmax of x where y is its logsumexp, but for what rounding did to y. */
-const expAbove = /* @__PURE__ */ pointwise('exp_above', ['x', 'y'], (x, y) => Math.exp(x - y), 'exp(x - y)');
+const expAbove = /* @__PURE__ */ pointwise('exp_above', ['x', 'y'], () => (x, y) => Math.exp(x - y), 'exp(x - y)');
 /**
  * dy·term/Σ terms. For logsumexp, dividing by the sum makes good what rounding took from it, which is much where x is
  * large; a sum that is NaN has one among its terms, or an infinite logsumexp: then the term alone is what torch has.
@@ -193,7 +177,7 @@ const expAbove = /* @__PURE__ */ pointwise('exp_above', ['x', 'y'], (x, y) => Ma
 const share = /* @__PURE__ */ pointwise(
   'share_backward',
   ['term', 'total', 'dy'],
-  (term, total, dy) => (term * dy) / (Number.isNaN(total) ? 1 : total),
+  () => (term, total, dy) => (term * dy) / (Number.isNaN(total) ? 1 : total),
   'term * dy / select(total, 1.0, is_nan(total))',
   nanWgsl,
 );
@@ -201,59 +185,53 @@ const shareBy = (terms: typeof equals) => ({ x, y, dy, over }: Reduced) => {
   const term = terms({ x, y });
   return share({ term, total: over('sum', term), dy });
 };
-const isZero = /* @__PURE__ */ pointwise('is_zero', ['x'], (x) => (x === 0 ? 1 : 0), 'select(0.0, 1.0, x == 0.0)');
-const oneForZero = /* @__PURE__ */ pointwise('one_for_zero', ['x'], (x) => (x === 0 ? 1 : x), 'select(x, 1.0, x == 0.0)');
+const isZero = /* @__PURE__ */ pointwise('is_zero', ['x'], () => (x) => (x === 0 ? 1 : 0), 'select(0.0, 1.0, x == 0.0)');
+const oneForZero = /* @__PURE__ */ pointwise('one_for_zero', ['x'], () => (x) => (x === 0 ? 1 : x), 'select(x, 1.0, x == 0.0)');
 const prodBackward = /* @__PURE__ */ pointwise(
   'prod_backward',
   ['x', 'zeros', 'others', 'dy'],
-  (x, zeros, others, dy) => (x === 0 ? (zeros === 1 ? others * dy : 0) : zeros === 0 ? (others / x) * dy : 0),
+  () => (x, zeros, others, dy) => (x === 0 ? (zeros === 1 ? others * dy : 0) : zeros === 0 ? (others / x) * dy : 0),
   'select(select(0.0, others / x * dy, zeros == 0.0), select(0.0, others * dy, zeros == 1.0), x == 0.0)',
 );
 const varBackward = /* @__PURE__ */ pointwise(
   'var_backward',
   ['x', 'mean', 'dy'],
-  (x, mean, dy, count) => ((2 * (x - mean)) / count) * dy,
+  (count) => (x, mean, dy) => ((2 * (x - mean)) / count) * dy,
   '2.0 * (x - mean) / params.count * dy',
 );
 const rootBackward = /* @__PURE__ */ pointwise(
   'root_backward',
   ['y', 'dy'],
-  (y, dy) => (y === 0 ? 0 : dy / (2 * y)),
+  () => (y, dy) => (y === 0 ? 0 : dy / (2 * y)),
   'select(dy / (2.0 * y), 0.0, y == 0.0)',
 );
 const normBackward = /* @__PURE__ */ pointwise(
   'norm_backward',
   ['x', 'y', 'dy'],
-  (x, y, dy) => (y === 0 ? 0 : dy * (x / y)),
+  () => (x, y, dy) => (y === 0 ? 0 : dy * (x / y)),
   'select(dy * ratio_of(x, y), 0.0, y == 0.0)',
   ratioWgsl,
 );
 
 /** Backward of sum and mean: dy·scale stretched to `shape`. */
-const spreadOp = /* @__PURE__ */ (() => {
-  const kernel = new Elementwise({
-    name: 'reduce.spread',
-    reads: { dy: 'f32' },
-    writes: { dx: 'f32' },
-    values: { dx: 'dy * params.scale' },
-    params: { scale: 'f32' },
-  });
-  return defineOp({
-    name: 'sum_backward',
-    inputs: ['dy'],
-    outputs: ['dx'],
-    shape: ({ dy }, { shape }: { readonly shape: readonly number[]; readonly scale: number }) => ({ dx: spec(shape, dy.dtype) }),
-    reference({ dy }, { dx }, { scale }) {
-      const from = broadcastIndex(dy.shape, dx.shape);
-      for (let i = 0; i < dx.size; i++) dx.data[i] = dy.data[from[i]] * scale;
-    },
-    webgpu: ({ dy }, { dx }, { scale }) => [kernel.launch([dy], [dx], [scale])],
-    wasm({ dy }, { dx }, { scale }, device) {
-      device.k.fill(dx, dx.size, scale);
-      return binaryOnWasm(tagged(device), 'mul', wasmArg(dx), wasmArg(dy), wasmArg(dx));
-    },
-  });
-})();
+const spreadOp = /* @__PURE__ */ defineOp({
+  name: 'sum_backward',
+  inputs: ['dy'],
+  outputs: ['dx'],
+  asStored: { webgpu: ['dy', 'dx'] },
+  shape: ({ dy }, { shape }: { readonly shape: readonly number[]; readonly scale: number }) => ({ dx: spec(shape, dy.dtype) }),
+  reference({ dy }, { dx }, { scale }) {
+    fillWith(dx, (v) => v * scale, [dy]);
+  },
+  webgpu({ dy }, { dx }, { scale }, { caps }) {
+    const params = { scale: ['f32', scale] } as const;
+    return [elementwise({ name: 'spread', reads: { dy }, writes: { dx }, values: { dx: 'dy * params.scale' }, params }, caps)];
+  },
+  wasm({ dy }, { dx }, { scale }, { k }) {
+    k.fill(dx, dx.size, scale);
+    return binaryOnWasm(k, 'mul', dx, dy, dx);
+  },
+});
 
 function spread(dy: Tensor, shape: readonly number[], scale: number): Tensor {
   return apply(spreadOp, { dy }, { shape, scale }).dx;

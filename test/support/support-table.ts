@@ -13,14 +13,11 @@ import { type MoreCase, moreCases } from './more-cases.ts';
 
 const FALLBACK = ' (fallback)';
 
-/** Ops that nothing ever runs by themselves: their kernels are parts of another's, or their partials are constants. */
-const PARTS = new Set(['add_backward', 'sub_backward']);
-
 /** The names of all ops that there are. Naming every export keeps a bundler from leaving any out. */
 export function opNames(): string[] {
   if (Object.keys(ops).length === 0) throw new Error('ops/index.ts exports nothing');
   const names = new Set(definedOps().map(({ name }) => name));
-  return [...names].filter((name) => !PARTS.has(name)).sort();
+  return [...names].sort();
 }
 
 /** Outputs and gradients of a case. */
