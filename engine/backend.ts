@@ -31,7 +31,7 @@ export type BackendKind = 'reference' | 'wasm' | 'webgpu';
  * `dispatch` enqueues and never waits; `read` waits for all that came before.
  */
 export interface Backend<B = unknown, P = unknown> {
-  readonly kind: BackendKind;
+  readonly kind: BackendKind | 'shapes';
   /** Adapter or engine name for people. */
   readonly description: string;
   readonly memory: MemoryStats;

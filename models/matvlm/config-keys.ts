@@ -1,7 +1,7 @@
 /**
  * Keys of public configuration files beside those that `config.ts` reads: transformers' Phi, SigLIP, LLaVA, Mamba-2 and
  * generation settings, and TinyLLaVA Factory's. Each either must say what this package computes anyway, or has no
- * effect here. A family adds its own keys to these tables.
+ * effect here. What only one family has stands in its file.
  */
 import { ConfigError } from '../../engine/errors.ts';
 import { excerpt, quote } from '../../engine/excerpt.ts';

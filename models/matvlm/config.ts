@@ -2,15 +2,19 @@ import * as v from 'valibot';
 import { ConfigError } from '../../engine/errors.ts';
 import { cut, excerpt } from '../../engine/excerpt.ts';
 import { checkFields, DECODER_RULES, DECODING_RULES, exactly, INERT, only, QUANTIZED, type Rules, same } from './config-keys.ts';
+import { familyOf, TextSchema } from './families/index.ts';
+import {
+  count,
+  type GivenTextConfig,
+  kvHeads,
+  positive,
+  type Rotary,
+  rotaryDim,
+  type TextConfig,
+  tokenIds,
+} from './families/text-config.ts';
 
-const count = (most: number) => v.pipe(v.number(), v.integer(), v.minValue(1), v.maxValue(most));
-const tokenId = v.pipe(v.number(), v.integer(), v.minValue(0));
-const probability = v.pipe(v.number(), v.minValue(0), v.maxValue(0.999));
-const positive = v.pipe(v.number(), v.finite(), v.gtValue(0));
-const share = v.pipe(v.number(), v.gtValue(0), v.maxValue(1));
-
-/** One token id or several. */
-const tokenIds = v.optional(v.nullable(v.union([tokenId, v.array(tokenId)])));
+export { kvHeads, rotaryDim, type TextConfig } from './families/text-config.ts';
 
 /** SigLIP's vision tower. */
 const VisionSchema = v.looseObject({
@@ -24,45 +28,6 @@ const VisionSchema = v.looseObject({
   num_channels: v.optional(v.literal(3), 3),
   layer_norm_eps: v.optional(positive, 1e-6),
   hidden_act: v.optional(v.picklist(['gelu_pytorch_tanh']), 'gelu_pytorch_tanh'),
-});
-
-/** What Phi's rotary settings are where a file is silent; transformers 5 may leave these beside `rope_parameters`. */
-const PHI_ROTARY = { partial_rotary_factor: 0.5, rope_theta: 10000 } as const;
-
-/** Rotary settings as transformers 5 writes them, and `rope_scaling` of version 4 where it scales nothing. */
-const UNSCALED = 'only rotary positions of type "default" are computed here; take a checkpoint that needs no scaling';
-const RotarySchema = v.strictObject(
-  {
-    rope_type: v.optional(v.nullable(v.literal('default', UNSCALED))),
-    type: v.optional(v.nullable(v.literal('default', UNSCALED))),
-    rope_theta: v.optional(v.nullable(positive)),
-    partial_rotary_factor: v.optional(v.nullable(share)),
-  },
-  UNSCALED,
-);
-
-/** Phi's decoder. */
-const TextSchema = v.looseObject({
-  model_type: v.optional(v.literal('phi'), 'phi'),
-  hidden_size: count(65536),
-  num_attention_heads: count(1024),
-  num_key_value_heads: v.optional(v.nullable(count(1024))),
-  num_hidden_layers: count(1024),
-  intermediate_size: count(1 << 20),
-  vocab_size: count(1 << 22),
-  layer_norm_eps: v.optional(positive, 1e-5),
-  partial_rotary_factor: v.optional(share, PHI_ROTARY.partial_rotary_factor),
-  rope_theta: v.optional(positive, PHI_ROTARY.rope_theta),
-  rope_parameters: v.optional(v.nullable(RotarySchema)),
-  rope_scaling: v.optional(v.nullable(RotarySchema)),
-  hidden_act: v.optional(v.picklist(['gelu_new', 'gelu_pytorch_tanh']), 'gelu_new'),
-  resid_pdrop: v.optional(probability, 0),
-  embd_pdrop: v.optional(v.literal(0), 0),
-  attention_dropout: v.optional(v.literal(0), 0),
-  max_position_embeddings: v.optional(count(1 << 24), 2048),
-  qk_layernorm: v.optional(v.literal(false), false),
-  tie_word_embeddings: v.optional(v.literal(false), false),
-  eos_token_id: tokenIds,
 });
 
 const ConfigSchema = v.looseObject({
@@ -96,9 +61,9 @@ const MambaSchema = v.looseObject({
 });
 
 export type VisionConfig = v.InferOutput<typeof VisionSchema>;
-export type TextConfig = v.InferOutput<typeof TextSchema>;
 /** `config.json` of a checkpoint folder, as TinyLLaVA Factory writes it. */
 export type ModelConfig = v.InferOutput<typeof ConfigSchema>;
+type GivenConfig = v.InferInput<typeof ConfigSchema> & { readonly text_config: GivenTextConfig };
 /** `mamba_config.json` of a student folder. */
 export type MambaConfig = v.InferOutput<typeof MambaSchema>;
 
@@ -124,7 +89,7 @@ function parse<T>(schema: v.GenericSchema<unknown, T>, json: unknown, file: stri
  */
 export function parseConfig(model: unknown, mamba: unknown = null, file = 'config.json'): MatvlmConfig {
   const parsed = parse(ConfigSchema, model, file);
-  const given = model as v.InferInput<typeof ConfigSchema>;
+  const given = model as GivenConfig;
   const config = { ...parsed, text_config: withRotary(parsed.text_config, given.text_config, file) };
   checkVision(config, file);
   checkText(config, file);
@@ -138,13 +103,14 @@ export function parseConfig(model: unknown, mamba: unknown = null, file = 'confi
 
 /**
  * The rotary settings that count: those in `rope_parameters` (or `rope_scaling`) win over a value beside it that is
- * Phi's default; any other difference is a ConfigError that names both.
+ * the family's default, as transformers 5 may leave one there; any other difference is a ConfigError that names both.
  */
-function withRotary(parsed: TextConfig, given: v.InferInput<typeof TextSchema>, file: string): TextConfig {
-  const settings: Record<keyof typeof PHI_ROTARY, number> = { ...PHI_ROTARY };
-  for (const key of Object.keys(PHI_ROTARY) as (keyof typeof PHI_ROTARY)[]) {
+function withRotary(parsed: TextConfig, given: GivenTextConfig, file: string): TextConfig {
+  const { rotary } = familyOf(parsed);
+  const settings: { -readonly [K in keyof Rotary]: number } = { ...rotary };
+  for (const key of Object.keys(rotary) as (keyof Rotary)[]) {
     const places = (['rope_parameters', 'rope_scaling'] as const).map((place) => [`${place}.${key}`, given[place]?.[key]]);
-    const beside = given[key] === PHI_ROTARY[key] ? undefined : given[key];
+    const beside = given[key] === rotary[key] ? undefined : given[key];
     const said = [...places, [key, beside]].filter(([, value]) => value !== undefined && value !== null);
     const [first, ...others] = said as [string, number][];
     const odd = others.find(([, value]) => value !== first[1]);
@@ -178,19 +144,20 @@ export function withGeneration(config: MatvlmConfig, json: unknown, file: string
 }
 
 /** Keys of a part beside the part itself, where older files have some of them: they can only repeat it. */
-function repeated(part: TextConfig | VisionConfig, schema: typeof TextSchema | typeof VisionSchema, at: string): Rules {
+function repeated(part: TextConfig | VisionConfig, schema: { readonly entries: object }, at: string): Rules {
   const values = part as Readonly<Record<string, unknown>>;
   return Object.fromEntries(fieldsOf(schema).map((key) => [key, same(values[key], `${at}.${key}`)]));
 }
 
 /** Every key of `config.json` beside those of the schemas. */
-function checkModelFields(config: ModelConfig, given: v.InferInput<typeof ConfigSchema>, file: string): void {
+function checkModelFields(config: ModelConfig, given: GivenConfig, file: string): void {
   const { text_config: text, vision_config: vision } = config;
+  const { schema } = familyOf(text);
   const rules: Rules = {
     ...DECODER_RULES,
     ...QUANTIZED,
     ...repeated(vision, VisionSchema, 'vision_config'),
-    ...repeated(text, TextSchema, 'text_config'),
+    ...repeated(text, schema, 'text_config'),
     vision_hidden_size: same(vision.hidden_size, 'vision_config.hidden_size'),
     num_key_value_heads: same(kvHeads(text), 'text_config.num_key_value_heads'),
     rope_parameters: only(),
@@ -211,7 +178,7 @@ function checkModelFields(config: ModelConfig, given: v.InferInput<typeof Config
   checkFields(given.text_config, {
     file,
     at: 'text_config.',
-    read: fieldsOf(TextSchema),
+    read: fieldsOf(schema),
     rules: {
       ...DECODER_RULES,
       ...QUANTIZED,
@@ -235,12 +202,11 @@ function checkModelFields(config: ModelConfig, given: v.InferInput<typeof Config
 
 /** Every key of `mamba_config.json` beside those of the schema. */
 function checkMambaFields(text: TextConfig, mamba: MambaConfig): void {
+  const { normEps, activations } = familyOf(text);
+  const repeats = ['vocab_size', 'intermediate_size', 'resid_pdrop', normEps];
   const rules: Rules = {
-    vocab_size: same(text.vocab_size, 'config.json'),
-    intermediate_size: same(text.intermediate_size, 'config.json'),
-    layer_norm_eps: same(text.layer_norm_eps, 'config.json'),
-    resid_pdrop: same(text.resid_pdrop, 'config.json'),
-    hidden_act: exactly('gelu_new', 'gelu_pytorch_tanh'),
+    ...Object.fromEntries(repeats.map((key) => [key, same(text[key], 'config.json')])),
+    hidden_act: exactly(...activations),
     out_bias: same(mamba.is_bias, 'is_bias'),
   };
   const file = 'mamba_config.json';
@@ -327,16 +293,6 @@ export function endIds({ eos_token_id, text_config }: ModelConfig): number[] {
   return [...new Set([eos_token_id, text_config.eos_token_id].flat())].filter((id) => typeof id === 'number');
 }
 
-/** KV heads; as many as heads where the configuration does not say. */
-export function kvHeads(c: TextConfig): number {
-  return c.num_key_value_heads ?? c.num_attention_heads;
-}
-
-/** Rotary dimensions of a head, from the front. */
-export function rotaryDim(c: TextConfig): number {
-  return Math.floor((c.hidden_size / c.num_attention_heads) * c.partial_rotary_factor);
-}
-
 /** Index into the tower's hidden states (0 = embeddings) that `vision_feature_layer` names. */
 export function featureLayer(layer: number, layers: number): number {
   return layer < 0 ? layers + 1 + layer : layer;
@@ -364,10 +320,11 @@ export function mambaConfig(text: TextConfig, layers: readonly number[], isBias 
     }
   }
   const headSize = text.hidden_size / text.num_attention_heads;
+  const { normEps } = familyOf(text);
   return {
     d_model: text.hidden_size,
     ssm_cfg: { expand: 1, ngroups: text.num_attention_heads, d_state: headSize },
-    layer_norm_eps: text.layer_norm_eps,
+    [normEps]: text[normEps],
     vocab_size: null,
     d_inner: text.hidden_size,
     d_xb: kvHeads(text) * headSize,

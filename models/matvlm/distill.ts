@@ -35,11 +35,6 @@ export interface LossParts {
   readonly ce: Tensor | null;
 }
 
-/** Parameters that distillation trains: the mixers and the connector. */
-export function isTrainable(name: string): boolean {
-  return name.includes('.mamba.') || name.startsWith('connector.');
-}
-
 /** Sets `requiresGrad` on the parameters that `which` names and clears it on the others; returns the former. */
 export function setTrainable(model: MaTVLM, which: (name: string) => boolean): Map<string, Tensor> {
   const trained = new Map<string, Tensor>();

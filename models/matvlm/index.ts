@@ -13,6 +13,7 @@ export type { AttentionState, DecoderState, LayerState, MambaState, RowLengths }
 export * from './load.ts';
 export * from './losses.ts';
 export { MaTVLM } from './model.ts';
+export { isMixer, isTrainable } from './names.ts';
 export { tinyConfig } from './presets.ts';
 export { checkSampling, chooseToken, type SamplingOptions } from '../nn/sampling.ts';
 export * from './student.ts';

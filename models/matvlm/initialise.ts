@@ -1,23 +1,29 @@
 import { ConfigError } from '../../engine/errors.ts';
 import type { Random } from '../../engine/random.ts';
 import { type MambaConfig, ssmLayers } from './config.ts';
+import type { AttentionWeights } from './families/family.ts';
+import { familyOf } from './families/index.ts';
 import { CONV_WIDTH } from './layers/mamba2.ts';
+import { SIGLIP_RESIDUALS } from './layers/siglip.ts';
 import type { MaTVLM } from './model.ts';
+import { isMixer, layerParameter, MIXER } from './names.ts';
 
 /**
  * Fresh weights for a model to be trained from nothing: linear layers uniform in ±1/√fan_in, those that end a
  * residual branch scaled down by √(2·layers), embeddings normal with 1/√width, norms one, biases zero.
  */
 export function initialise(model: MaTVLM, random: Random): void {
-  const layers = model.config.model.text_config.num_hidden_layers;
+  const text = model.config.model.text_config;
+  const residuals = [...SIGLIP_RESIDUALS, ...familyOf(text).residuals];
   for (const [name, tensor] of model.parameters) {
-    if (name.includes('.mamba.')) continue;
-    model.backend.write(tensor.buffer, freshWeights(name, tensor.shape, layers, random));
+    if (isMixer(name)) continue;
+    const scale = residuals.some((end) => name.endsWith(`.${end}.weight`)) ? 1 / Math.sqrt(2 * text.num_hidden_layers) : 1;
+    model.backend.write(tensor.buffer, freshWeights(name, tensor.shape, scale, random));
   }
   for (const i of ssmLayers(model.config)) writeMixer(model, i, mixerWeights(model.config.mamba!, random, false));
 }
 
-function freshWeights(name: string, shape: readonly number[], layers: number, random: Random): Float32Array {
+function freshWeights(name: string, shape: readonly number[], scale: number, random: Random): Float32Array {
   const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
   if (name.endsWith('bias')) return data;
   if (/norm\d?\.weight$/.test(name)) return data.fill(1);
@@ -26,7 +32,6 @@ function freshWeights(name: string, shape: readonly number[], layers: number, ra
     return data.map(() => random.normal() * std);
   }
   const fanIn = shape.slice(1).reduce((a, b) => a * b, 1);
-  const scale = /(dense|fc2|out_proj)\.weight$/.test(name) ? 1 / Math.sqrt(2 * layers) : 1;
   const bound = scale / Math.sqrt(fanIn);
   return data.map(() => random.uniform(-bound, bound));
 }
@@ -44,20 +49,21 @@ export type Weights = ReadonlyMap<string, Float32Array>;
 
 /**
  * Fills the mixers of a student: Mamba-2's own initialisation, then, from the attention each replaces (MaTVLM §3.2),
- * rows x ← v_proj, B ← k_proj, C ← q_proj and out_proj ← dense; with `is_bias` their biases too.
+ * rows x ← value, B ← key, C ← query and out_proj ← output; with `is_bias` their biases too.
  * @param teacher attention weights by their public names
  */
 export function initialiseMixers(student: MaTVLM, teacher: Weights, random: Random, options: InitOptions): void {
+  const { attention } = familyOf(student.config.model.text_config);
   for (const layer of ssmLayers(student.config)) {
     const weights = mixerWeights(student.config.mamba!, random, options.identityConv);
-    if (options.from === 'attention') overlayAttention(weights, teacher, layer, student.config.mamba!);
+    if (options.from === 'attention') overlayAttention(weights, attention, teacher, layer, student.config.mamba!);
     writeMixer(student, layer, weights);
   }
 }
 
 function writeMixer(model: MaTVLM, layer: number, weights: Map<string, Float32Array>): void {
   for (const [name, data] of weights) {
-    const tensor = model.parameters.get(`language_model.model.layers.${layer}.mamba.${name}`);
+    const tensor = model.parameters.get(layerParameter(layer, MIXER, name));
     if (tensor) model.backend.write(tensor.buffer, data);
   }
 }
@@ -96,20 +102,28 @@ function drawDtBias(random: Random): number {
   return dt + Math.log(-Math.expm1(-dt));
 }
 
-function overlayAttention(weights: Map<string, Float32Array>, teacher: Weights, layer: number, c: MambaConfig): void {
+function overlayAttention(
+  weights: Map<string, Float32Array>,
+  attention: AttentionWeights,
+  teacher: Weights,
+  layer: number,
+  c: MambaConfig,
+): void {
   const from = (name: string): Float32Array => {
-    const full = `language_model.model.layers.${layer}.self_attn.${name}`;
+    const full = layerParameter(layer, attention.at, name);
     const found = teacher.get(full);
     if (!found) throw new ConfigError(`the teacher has no "${full}"; only attention layers can be replaced`);
     return found;
   };
-  const copy = (kind: 'weight' | 'bias', width: number) => {
+  const { query, key, value, output, bias, outputBias } = attention;
+  const copyInput = (kind: 'weight' | 'bias', width: number) => {
     const target = weights.get(`in_proj.${kind}`)!;
-    target.set(from(`v_proj.${kind}`), c.d_inner * width);
-    target.set(from(`k_proj.${kind}`), (c.d_inner + c.d_xb) * width);
-    target.set(from(`q_proj.${kind}`), (c.d_inner + 2 * c.d_xb) * width);
-    weights.set(`out_proj.${kind}`, from(`dense.${kind}`));
+    target.set(from(`${value}.${kind}`), c.d_inner * width);
+    target.set(from(`${key}.${kind}`), (c.d_inner + c.d_xb) * width);
+    target.set(from(`${query}.${kind}`), (c.d_inner + 2 * c.d_xb) * width);
   };
-  copy('weight', c.d_model);
-  if (c.is_bias) copy('bias', 1);
+  copyInput('weight', c.d_model);
+  weights.set('out_proj.weight', from(`${output}.weight`));
+  if (c.is_bias && bias) copyInput('bias', 1);
+  if (c.is_bias && outputBias) weights.set('out_proj.bias', from(`${output}.bias`));
 }

@@ -117,13 +117,13 @@ export function layerLoss(
   run: RunLayer,
   join: (parts: Tensor[]) => Tensor,
 ): Tensor {
-  const { layers, final_layernorm } = student.decoder;
+  const { layers, finalNorm } = student.decoder;
   const which = kind === 'kl' ? layers.map((_, i) => i) : ssmLayers(student.config);
   if (which.length === 0) {
     throw new ArgumentError('the layer-wise loss is over replaced layers, the student has none; set layerWeight to 0');
   }
   const losses = which.map((i) => {
-    const finish = (t: Tensor) => (i === layers.length - 1 ? final_layernorm.forward(t) : t);
+    const finish = (t: Tensor) => (i === layers.length - 1 ? finalNorm.forward(t) : t);
     const parts = run(i).map(([output, target, weights]) => {
       const goal = noGrad(() => finish(target));
       if (kind !== 'kl' && !weights) return l2Distance(finish(output), goal);

@@ -10,7 +10,7 @@ import { SiglipTower } from './layers/siglip.ts';
 import { type Spliced, spliceLayout, type TokenBatch } from './splice.ts';
 
 /**
- * A vision-language model: SigLIP tower, connector, Phi decoder whose layers hold attention or Mamba-2 mixers. One
+ * A vision-language model: SigLIP tower, connector, and a decoder whose layers hold attention or Mamba-2 mixers. One
  * class for teacher and student, for training and inference, on every backend.
  */
 export class MaTVLM {

@@ -1,61 +1,22 @@
-import type { Backend } from '../../engine/backend.ts';
-import { ArgumentError } from '../../engine/errors.ts';
 import { Storage, Tensor } from '../../engine/tensor.ts';
 import { imageTokens, kvHeads, type MatvlmConfig, ssmLayers } from './config.ts';
 import { CONV_WIDTH } from './layers/mamba2.ts';
 import { MaTVLM } from './model.ts';
-
-/** A backend that holds nothing: a model on it has names and shapes only, whatever its size. */
-function shapesOnly(): Backend<null> {
-  const refuse = (): never => {
-    throw new ArgumentError('this model has shapes only; load it on a backend to run it');
-  };
-  return {
-    kind: 'reference',
-    description: 'shapes only',
-    memory: { live: 0, peak: 0, buffers: 0, reserved: 0 },
-    profiler: null,
-    alloc: () => null,
-    allocTogether: (parts) => parts.map(() => null),
-    free: () => {},
-    write: refuse,
-    writeAll: refuse,
-    read: refuse,
-    copy: refuse,
-    plan: refuse,
-    dispatch: refuse,
-    record: refuse,
-    sync: async () => {},
-    dispose: () => {},
-  };
-}
+import { isMixer, type Part, partOf, PARTS } from './names.ts';
+import { ShapesBackend } from './shapes-backend.ts';
 
 /** A model without data: its parameters' names and shapes, at no cost in memory. */
 export function outline(config: MatvlmConfig): MaTVLM {
-  const backend = shapesOnly();
+  const backend = new ShapesBackend();
   return new MaTVLM(config, backend, (_, shape) => new Tensor(new Storage(backend, null), shape, 'f32'));
-}
-
-/** Parts of a model that parameters are counted by, in order. */
-export const PARTS = ['vision tower', 'connector', 'embedding', 'attention', 'mamba', 'mlp', 'norms', 'head'] as const;
-export type Part = (typeof PARTS)[number];
-
-/** The part that a parameter belongs to, by its public name. */
-export function partOf(name: string): Part {
-  if (name.startsWith('vision_tower.')) return 'vision tower';
-  if (name.startsWith('connector.')) return 'connector';
-  if (name.includes('.embed_tokens.')) return 'embedding';
-  if (name.includes('.lm_head.')) return 'head';
-  if (name.includes('.mamba.')) return 'mamba';
-  if (name.includes('.self_attn.')) return 'attention';
-  return name.includes('.mlp.') ? 'mlp' : 'norms';
 }
 
 /** Parameters of each part; parts without any are left out. */
 export function countByPart(model: MaTVLM, which: (name: string) => boolean = () => true): Map<Part, number> {
   const counts = new Map<Part, number>(PARTS.map((part) => [part, 0]));
   for (const [name, { size }] of model.parameters) {
-    if (which(name)) counts.set(partOf(name), counts.get(partOf(name))! + size);
+    const part = partOf(name, model.config.model.text_config);
+    if (which(name)) counts.set(part, counts.get(part)! + size);
   }
   return new Map([...counts].filter(([, count]) => count > 0));
 }
@@ -129,7 +90,7 @@ export function stepFlops(
   const weights = work(trained);
   const recomputed = batch.checkpointing ? forward.decoder : 0;
   const inputs = weights.vision > 0 ? forward.vision + forward.connector : 0;
-  const replaced = work((name) => partOf(name) === 'mamba').decoder;
+  const replaced = work(isMixer).decoder;
   const teacher = teacherOnly === null ? 0 : forward.decoder - replaced + 2 * positions * teacherOnly;
   const sum = ({ vision, connector, decoder }: typeof forward) => vision + connector + decoder;
   return sum(forward) + sum(weights) + inputs + forward.decoder + recomputed + teacher;

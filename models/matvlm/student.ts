@@ -1,9 +1,9 @@
 import { ArgumentError, ConfigError } from '../../engine/errors.ts';
 import type { Random } from '../../engine/random.ts';
 import { type MatvlmConfig, mambaConfig } from './config.ts';
-import { isTrainable } from './distill.ts';
 import { type InitOptions, initialiseMixers } from './initialise.ts';
 import { MaTVLM } from './model.ts';
+import { isTrainable, replacedIn } from './names.ts';
 import { finished, hostWeights, sharedParameters } from './weights.ts';
 
 /** Which layers of a teacher a student replaces, and how. */
@@ -34,12 +34,6 @@ export function studentConfig({ model, mamba }: MatvlmConfig, layers: readonly n
   return { model, mamba: mambaConfig(model.text_config, distinct, bias) };
 }
 
-/** Attention weights of a layer that is to be replaced. */
-export function isReplaced(name: string, layers: readonly number[]): boolean {
-  const [, layer] = /\.layers\.(\d+)\.self_attn\./.exec(name) ?? [];
-  return layer !== undefined && name.startsWith('language_model.') && layers.includes(Number(layer));
-}
-
 /**
  * A student of a teacher on the same backend: frozen tensors are shared, the connector starts as the teacher's, the
  * mixers as `options` says.
@@ -48,7 +42,7 @@ export async function createStudent(teacher: MaTVLM, options: StudentOptions, ra
   const config = studentConfig(teacher.config, options.layers, options.bias);
   const student = new MaTVLM(config, teacher.backend, sharedParameters(teacher));
   return finished(student, teacher, async () => {
-    const attention = await hostWeights(teacher, (name) => isReplaced(name, options.layers));
+    const attention = await hostWeights(teacher, replacedIn(config.model.text_config, options.layers));
     initialiseMixers(student, attention, random, options);
     for (const [name, data] of await hostWeights(teacher, (n) => isTrainable(n) && student.parameters.has(n))) {
       student.backend.write(student.parameters.get(name)!.buffer, data);

@@ -3,7 +3,7 @@ import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add, cat, type DistillKind, indexSelect, mulScalar, norm, reshape } from '../../ops/index.ts';
 import { imageTokens } from './config.ts';
-import type { DecoderOutput, PassOptions, PhiBlock } from './layers/decoder.ts';
+import type { DecoderOutput, PassOptions, DecoderLayer } from './layers/decoder.ts';
 import { type DecoderState, mapState } from './layers/state.ts';
 import type { MaTVLM } from './model.ts';
 
@@ -106,7 +106,7 @@ export function forwardPrefix(
 
 /** One layer on both segments: the questions branch off the prefix's state. */
 export function layerVqa(
-  layer: PhiBlock,
+  layer: DecoderLayer,
   prefix: Tensor,
   questions: Tensor,
   owner: Tensor,

@@ -6,8 +6,8 @@ import { type Checkpoint, type FolderSource, readWhole } from '../../engine/safe
 import { sameShape, show } from '../../ops/common/shapes.ts';
 import { type MatvlmConfig, parseConfig, withGeneration } from './config.ts';
 import { checkPreprocessor } from './config-keys.ts';
-import { isTrainable } from './distill.ts';
 import { MaTVLM } from './model.ts';
+import { EMBEDDING, isTrainable } from './names.ts';
 import { outline } from './sizes.ts';
 
 /** Tells how far a load is: `loaded` of `total` bytes. */
@@ -159,13 +159,12 @@ export function checkWeights(config: MatvlmConfig, checkpoint: Checkpoint): void
 
 /** The likeliest contradiction, told in the words of the config. */
 function checkEmbedding(config: MatvlmConfig, checkpoint: Checkpoint): void {
-  const name = 'language_model.model.embed_tokens.weight';
   const { vocab_size, hidden_size } = config.model.text_config;
-  if (!checkpoint.has(name)) return;
-  const { shape } = checkpoint.spec(name);
+  if (!checkpoint.has(EMBEDDING)) return;
+  const { shape } = checkpoint.spec(EMBEDDING);
   if (!sameShape(shape, [vocab_size, hidden_size])) {
     throw new CheckpointError(
-      `${checkpoint.name}: "${name}" has shape ${show(shape)}, but config.json gives vocab_size ${vocab_size} and hidden_size ${hidden_size}`,
+      `${checkpoint.name}: "${EMBEDDING}" has shape ${show(shape)}, but config.json gives vocab_size ${vocab_size} and hidden_size ${hidden_size}`,
     );
   }
 }

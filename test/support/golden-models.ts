@@ -7,11 +7,12 @@ import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, scalar, type Tensor } from '../../engine/tensor.ts';
 import { ssmLayers } from '../../models/matvlm/config.ts';
-import { distillPlain, isTrainable, type LossParts, setTrainable } from '../../models/matvlm/distill.ts';
+import { distillPlain, type LossParts, setTrainable } from '../../models/matvlm/distill.ts';
 import { generateIds, prefill } from '../../models/matvlm/generate.ts';
 import type { DecoderOutput } from '../../models/matvlm/layers/decoder.ts';
 import { type LossOptions, nextTokenLoss, publishedLosses } from '../../models/matvlm/losses.ts';
 import { MaTVLM } from '../../models/matvlm/model.ts';
+import { isTrainable } from '../../models/matvlm/names.ts';
 import { argmax } from '../../models/nn/sampling.ts';
 import type { Spliced, TokenBatch } from '../../models/matvlm/splice.ts';
 import { AdamW } from '../../models/nn/optimiser.ts';
@@ -142,7 +143,7 @@ function run(r: Replay, model: MaTVLM): Run {
 
 /** Hidden states as the reference lists them: the last one after the final norm. */
 function listed(model: MaTVLM, hidden: readonly Tensor[]): Tensor[] {
-  return [...hidden.slice(0, -1), model.decoder.final_layernorm.forward(hidden.at(-1)!)];
+  return [...hidden.slice(0, -1), model.decoder.finalNorm.forward(hidden.at(-1)!)];
 }
 
 async function* forwardChecks(r: Replay): AsyncGenerator<Check> {
@@ -157,7 +158,7 @@ async function* forwardChecks(r: Replay): AsyncGenerator<Check> {
         (layer, i) => layer.forward(teacher.hidden[i], null, { keyMask }, 0)[0],
       );
       const last = onTeacher.length - 1;
-      onTeacher[last] = r.student.decoder.final_layernorm.forward(onTeacher[last]);
+      onTeacher[last] = r.student.decoder.finalNorm.forward(onTeacher[last]);
       const embeds = r.teacher.splice(r.batch(), features).embeds;
       return {
         vision,

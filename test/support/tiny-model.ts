@@ -2,9 +2,9 @@ import type { Backend } from '../../engine/backend.ts';
 import { emptyParameters } from '../../engine/module.ts';
 import { Random } from '../../engine/random.ts';
 import { type MatvlmConfig, mambaConfig, parseConfig } from '../../models/matvlm/config.ts';
-import { isTrainable } from '../../models/matvlm/distill.ts';
 import { initialise, initialiseMixers } from '../../models/matvlm/initialise.ts';
 import { MaTVLM } from '../../models/matvlm/model.ts';
+import { isMixer, isTrainable } from '../../models/matvlm/names.ts';
 import { PromptEncoder } from '../../models/matvlm/template.ts';
 import { Tokenizer } from '../../models/nn/text/tokenizer.ts';
 import { sharedParameters } from '../../models/matvlm/weights.ts';
@@ -54,7 +54,7 @@ export function smallStudent(teacher: MaTVLM, layers: readonly number[]): MaTVLM
   const student = new MaTVLM(config, teacher.backend, sharedParameters(teacher));
   const random = new Random(2);
   for (const [name, tensor] of student.parameters) {
-    if (!isTrainable(name) || name.includes('.mamba.')) continue;
+    if (!isTrainable(name) || isMixer(name)) continue;
     student.backend.write(tensor.buffer, new Float32Array(tensor.size).map(() => random.uniform(-0.2, 0.2)));
   }
   initialiseMixers(student, new Map(), random, { from: 'random', identityConv: false });

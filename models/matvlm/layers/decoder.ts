@@ -3,10 +3,13 @@ import type { Random } from '../../../engine/random.ts';
 import { scope } from '../../../engine/scope.ts';
 import { checkpoint, gradEnabled } from '../../../engine/tape.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { add, dropout, embedding, geluTanh, indexSelect } from '../../../ops/index.ts';
+import { add, dropout, embedding, indexSelect } from '../../../ops/index.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
-import { PhiAttention } from './attention.ts';
-import { LayerNorm, Linear } from '../../nn/layers.ts';
+import { Linear } from '../../nn/layers.ts';
+import type { Block, Norm } from '../families/family.ts';
+import { familyOf } from '../families/index.ts';
+import { MIXER } from '../names.ts';
+import { Attention } from './attention.ts';
 import { Mamba2Mixer } from './mamba2.ts';
 import { mapPadding, type Padding, paddingOf, rowsAfter } from './padding.ts';
 import { type DecoderState, disposeState, type LayerState, layerTensors, mapLayer } from './state.ts';
@@ -34,27 +37,29 @@ export interface LayerOptions extends Omit<PassOptions, 'past'> {
   readonly padding?: Padding | null;
 }
 
-/** Phi's block: one norm, mixer and MLP side by side. `y = x + mixer(h) + mlp(h)`, `h = LN(x)`. */
-export class PhiBlock {
-  readonly mixer: PhiAttention | Mamba2Mixer;
-  private readonly input_layernorm: LayerNorm;
-  private readonly fc1: Linear;
-  private readonly fc2: Linear;
+/** One layer: its family's block around a mixer, attention or Mamba-2. */
+export class DecoderLayer {
+  readonly mixer: Attention | Mamba2Mixer;
+  private readonly block: Block;
 
+  /** @param mamba the mixers' configuration where the layer has one; null for attention */
   constructor(
     p: Parameters,
     private readonly c: TextConfig,
     mamba: MatvlmConfig['mamba'],
   ) {
-    this.input_layernorm = new LayerNorm(p.at('input_layernorm'), c.hidden_size, c.layer_norm_eps);
-    this.mixer = mamba ? new Mamba2Mixer(p.at('mamba'), mamba) : new PhiAttention(p.at('self_attn'), c);
-    this.fc1 = new Linear(p.at('mlp').at('fc1'), c.hidden_size, c.intermediate_size);
-    this.fc2 = new Linear(p.at('mlp').at('fc2'), c.intermediate_size, c.hidden_size);
+    const { attention, block } = familyOf(c);
+    this.mixer = mamba ? new Mamba2Mixer(p.at(MIXER), mamba) : new Attention(p.at(attention.at), c, attention);
+    this.block = block(p, c);
   }
 
   /**
-   * x (B, L, D) → (B, L, D) and the layer's state after it. With checkpointing only what goes in is kept; but a frozen
-   * layer on a constant needs no gradient: only mixers may be trained where the input is none's output.
+   * Runs the layer on x (B, L, D), the positions from `offset` on, which go on from `past`; null at the beginning.
+   *
+   * With `checkpointing`, and where there will be a backward pass through the layer, its activations are not kept: it
+   * is run again from its inputs then. A layer whose input needs no gradient, and that has attention, is left out: its
+   * weights are frozen in every training that recomputes layers.
+   * @returns (B, L, D), and what the layer remembers after these positions
    */
   forward(x: Tensor, past: LayerState | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
     const { keyMask = null, padding = paddingOf(x, { length: offset, rows: null }, null, keyMask) } = options;
@@ -68,11 +73,14 @@ export class PhiBlock {
     return scope(() => {
       const { owner } = options;
       const before = past && owner ? mapLayer(past, (t) => indexSelect(t, 0, owner)) : past;
-      const h = this.input_layernorm.forward(x);
-      const [mixed, state] = this.mix(h, before, options, offset);
-      const mlp = this.fc2.forward(geluTanh(this.fc1.forward(h)));
-      const drop = (t: Tensor) => this.drop(t, options.random ?? null);
-      return [add(x, add(drop(mixed), drop(mlp))), state];
+      let state: LayerState | undefined;
+      const mix = (h: Tensor): Tensor => {
+        const [mixed, after] = this.mix(h, before, options, offset);
+        state = after;
+        return mixed;
+      };
+      const y = this.block.forward(x, mix, (t) => this.drop(t, options.random ?? null));
+      return [y, state!];
     });
   }
 
@@ -97,21 +105,22 @@ export interface DecoderOutput {
 /** Embedding, layers, final norm and head of the language model. */
 export class Decoder {
   readonly embed_tokens: Tensor;
-  readonly layers: PhiBlock[];
-  readonly final_layernorm: LayerNorm;
-  readonly lm_head: Linear;
+  readonly layers: DecoderLayer[];
+  readonly finalNorm: Norm;
+  readonly head: Linear;
 
   constructor(p: Parameters, config: MatvlmConfig) {
     const c = config.model.text_config;
+    const family = familyOf(c);
     const model = p.at('model');
     const ssm = new Set(ssmLayers(config));
     this.embed_tokens = model.at('embed_tokens').get('weight', [c.vocab_size, c.hidden_size]);
     this.layers = Array.from(
       { length: c.num_hidden_layers },
-      (_, i) => new PhiBlock(model.at('layers').at(i), c, ssm.has(i) ? config.mamba : null),
+      (_, i) => new DecoderLayer(model.at('layers').at(i), c, ssm.has(i) ? config.mamba : null),
     );
-    this.final_layernorm = new LayerNorm(model.at('final_layernorm'), c.hidden_size, c.layer_norm_eps);
-    this.lm_head = new Linear(p.at('lm_head'), c.hidden_size, c.vocab_size);
+    this.finalNorm = family.finalNorm(model, c);
+    this.head = new Linear(p.at('lm_head'), c.hidden_size, c.vocab_size, family.headBias);
   }
 
   /** ids i32 (…) → (…, D) */
@@ -119,7 +128,7 @@ export class Decoder {
     return embedding(this.embed_tokens, ids);
   }
 
-  /** Runs all layers on embeddings (B, L, D). */
+  /** Runs all layers on embeddings (B, L, D): the hidden states, and the state from which a later pass goes on. */
   forward(embeds: Tensor, options: PassOptions = {}): DecoderOutput {
     const layers: LayerState[] = [];
     const padding = this.padding(embeds, options);
@@ -156,7 +165,7 @@ export class Decoder {
 
   /** (…, D) after the last layer → logits (…, V). */
   logits(hidden: Tensor): Tensor {
-    return scope(() => this.lm_head.forward(this.final_layernorm.forward(hidden)));
+    return scope(() => this.head.forward(this.finalNorm.forward(hidden)));
   }
 }
 
@@ -165,7 +174,7 @@ export class Decoder {
  * closed over is not kept. Dropout draws the same masks when the layer runs again.
  */
 function recomputed(
-  layer: PhiBlock,
+  layer: DecoderLayer,
   x: Tensor,
   past: LayerState | null,
   options: LayerOptions,

@@ -36,6 +36,9 @@ class SiglipAttention {
   }
 }
 
+/** The linear layers whose output is added to the residual stream, by their names in a layer. */
+export const SIGLIP_RESIDUALS = ['self_attn.out_proj', 'mlp.fc2'];
+
 /** One pre-norm encoder layer. */
 class SiglipLayer {
   private readonly layer_norm1: LayerNorm;

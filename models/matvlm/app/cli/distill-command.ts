@@ -6,7 +6,7 @@ import { Random } from '../../../../engine/random.ts';
 import { Checkpoint } from '../../../../engine/safetensors/index.ts';
 import type { MatvlmConfig } from '../../config.ts';
 import type { VqaDataset } from '../../data/dataset.ts';
-import { isTrainable } from '../../distill.ts';
+import { isTrainable } from '../../names.ts';
 import type { LossOptions } from '../../losses.ts';
 import { MaTVLM } from '../../model.ts';
 import { openDatasets } from '../node/datasets.ts';

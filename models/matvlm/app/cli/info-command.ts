@@ -1,7 +1,8 @@
 import { diskFolder } from '../../../../engine/node/index.ts';
 import { Checkpoint } from '../../../../engine/safetensors/index.ts';
 import { imageTokens, kvHeads, type MatvlmConfig, ssmLayers } from '../../config.ts';
-import { isTrainable } from '../../distill.ts';
+import { isTrainable } from '../../names.ts';
+import { familyOf } from '../../families/index.ts';
 import { readModel } from '../node/model-folder.ts';
 import { cacheBytes, countByPart, outline } from '../../sizes.ts';
 import { checkKeys, readConfig } from '../../weights.ts';
@@ -71,7 +72,7 @@ function show({ folder, config, parameters, parts, trainable, weights, cache }: 
       `MLP ${c.intermediate_size}`,
   );
   print(
-    `  decoder  Phi, ${t.num_hidden_layers} layers of ${t.hidden_size}, ${t.num_attention_heads} heads ` +
+    `  decoder  ${familyOf(t).title}, ${t.num_hidden_layers} layers of ${t.hidden_size}, ${t.num_attention_heads} heads ` +
       `(${kvHeads(t)} for keys and values), MLP ${t.intermediate_size}, vocabulary ${thousands(t.vocab_size)}, ` +
       `context ${thousands(t.max_position_embeddings)}`,
   );

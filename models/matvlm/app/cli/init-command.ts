@@ -8,10 +8,11 @@ import { empty, Storage, Tensor } from '../../../../engine/tensor.ts';
 import type { MatvlmConfig } from '../../config.ts';
 import { initialiseMixers } from '../../initialise.ts';
 import { MaTVLM } from '../../model.ts';
+import { isMixer, replacedIn } from '../../names.ts';
 import { readModel, tokenizerFiles } from '../node/model-folder.ts';
 import { finiteTensors, saveModel } from '../node/save-model.ts';
 import { outline } from '../../sizes.ts';
-import { evenLayers, isReplaced, studentConfig } from '../../student.ts';
+import { evenLayers, studentConfig } from '../../student.ts';
 import { checkKeys, readConfig } from '../../weights.ts';
 import type { initTable } from './init.ts';
 import { type Settings } from './options.ts';
@@ -49,7 +50,7 @@ async function initFrom(
       card: { title, command, teacher: spec },
     });
     const fresh = [...student.parameters]
-      .filter(([name]) => name.includes('.mamba.'))
+      .filter(([name]) => isMixer(name))
       .reduce((sum, [, t]) => sum + t.size, 0);
     say(
       `wrote ${target}: layers ${layers.join(', ')} are Mamba-2 mixers (${thousands(fresh)} parameters), ` +
@@ -69,11 +70,12 @@ async function initialised(
 ): Promise<MaTVLM> {
   const backend = new ReferenceBackend();
   const student = new MaTVLM(config, backend, (name, shape) =>
-    name.includes('.mamba.') ? empty(backend, shape) : new Tensor(new Storage(backend, null), shape, 'f32'),
+    isMixer(name) ? empty(backend, shape) : new Tensor(new Storage(backend, null), shape, 'f32'),
   );
   const attention = new Map<string, Float32Array>();
+  const replaced = replacedIn(config.model.text_config, layers);
   for (const name of checkpoint.keys()) {
-    if (isReplaced(name, layers)) attention.set(name, await checkpoint.readAs(name, 'f32'));
+    if (replaced(name)) attention.set(name, await checkpoint.readAs(name, 'f32'));
   }
   const { init: from, identityConv } = settings;
   initialiseMixers(student, attention, new Random(settings.seed), { from, identityConv });
@@ -82,7 +84,7 @@ async function initialised(
 
 /** The mixers, and the teacher's own bytes of all else, read one tensor at a time. */
 function tensorsOf(student: MaTVLM, checkpoint: Checkpoint): SafeTensor[] {
-  const mixers = new Map([...student.parameters].filter(([name]) => name.includes('.mamba.')));
+  const mixers = new Map([...student.parameters].filter(([name]) => isMixer(name)));
   const copied = [...student.parameters.keys()].filter((name) => !mixers.has(name));
   return [
     ...finiteTensors(mixers),

@@ -4,7 +4,7 @@ import { SystemError } from '../../../../engine/errors.ts';
 import { diskFolder } from '../../../../engine/node/index.ts';
 import type { VqaDataset } from '../../data/dataset.ts';
 import { openDatasets } from '../node/datasets.ts';
-import { isTrainable } from '../../distill.ts';
+import { isTrainable } from '../../names.ts';
 import { assetPath } from '../node/package-root.ts';
 import type { RunFolder } from '../node/run-folder.ts';
 import { ownCommand } from '../node/shell.ts';

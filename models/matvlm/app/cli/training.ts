@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { basename, dirname, join, resolve as absolute } from 'node:path';
 import type { Backend } from '../../../../engine/backend.ts';
 import type { VqaDataset } from '../../data/dataset.ts';
-import { closeBackend, openBackend } from '../node/backend.ts';
+import { closeBackend, openBackend, type OpenedBackend } from '../node/backend.ts';
 import { trainerSettings } from '../node/load-trainer.ts';
 import { logOverrides, type Overrides, readMetrics } from '../node/metrics.ts';
 import {
@@ -193,7 +193,7 @@ function openRun(
 /** Opens the backend for `body` and closes it afterwards. */
 export async function withBackend<T>(
   s: Pick<TrainingSettings, 'backend'>,
-  body: (b: Backend) => Promise<T>,
+  body: (b: OpenedBackend) => Promise<T>,
 ): Promise<T> {
   const backend = await openBackend(s.backend, detail);
   try {

@@ -7,6 +7,9 @@ import { dawnGpu, releaseDawn } from '../../../../engine/node/dawn.ts';
 import { allowRelaxedSimd } from '../../../../engine/node/relaxed-simd.ts';
 import { probeWebGpu } from './probe.ts';
 
+/** A backend that computes. */
+export type OpenedBackend = Backend & { readonly kind: BackendKind };
+
 /**
  * Opens a backend in Node. Without a choice: WebGPU where Dawn finds a hardware adapter, else WASM.
  * @param say hears one line about what was chosen and why, unless it was asked for
@@ -15,7 +18,7 @@ import { probeWebGpu } from './probe.ts';
 export async function openBackend(
   choice: BackendKind | null,
   say: (line: string) => void = () => {},
-): Promise<Backend> {
+): Promise<OpenedBackend> {
   switch (choice) {
     case 'reference':
       return new ReferenceBackend();
@@ -41,7 +44,7 @@ function openWasm(): Promise<WasmBackend> {
   return WasmBackend.create();
 }
 
-async function openWebGpu(): Promise<Backend> {
+async function openWebGpu(): Promise<OpenedBackend> {
   if ((await probeWebGpu()).length === 0) {
     throw new DeviceError('no WebGPU adapter was found; install a Vulkan driver, or use --backend wasm');
   }
@@ -53,7 +56,7 @@ async function openWebGpu(): Promise<Backend> {
   }
 }
 
-async function openBest(say: (line: string) => void): Promise<Backend> {
+async function openBest(say: (line: string) => void): Promise<OpenedBackend> {
   const [found] = await probeWebGpu();
   if (found && !found.software) {
     const backend = await openWebGpu();

@@ -1,5 +1,6 @@
 import { stringify } from 'yaml';
 import { type MatvlmConfig, ssmLayers } from '../../config.ts';
+import { familyOf } from '../../families/index.ts';
 import { printable, printableLine } from '../printable.ts';
 import { outline } from '../../sizes.ts';
 import { ownCommand } from './shell.ts';
@@ -30,13 +31,13 @@ function frontMatter(values: object): string {
 /** README.md of an exported folder: front matter, then the facts. */
 export function modelCard(config: MatvlmConfig, facts: CardFacts): string {
   const layers = ssmLayers(config);
+  const { text_config: text, vision_config: vision } = config.model;
   const front = {
     library_name: 'matvlm',
     pipeline_tag: 'visual-question-answering',
-    tags: ['vision-language', 'siglip', 'phi', ...(layers.length > 0 ? ['mamba-2', 'hybrid', 'distillation'] : [])],
+    tags: ['vision-language', 'siglip', text.model_type, ...(layers.length > 0 ? ['mamba-2', 'hybrid', 'distillation'] : [])],
     ...(facts.datasets ? { datasets: [...facts.datasets] } : {}),
   };
-  const { text_config: text, vision_config: vision } = config.model;
   const lines = [
     `# ${facts.title}`,
     '',
@@ -46,7 +47,7 @@ export function modelCard(config: MatvlmConfig, facts: CardFacts): string {
     '',
     `- Parameters: ${parameters(config).toLocaleString('en-US')}`,
     `- Images: ${vision.image_size} × ${vision.image_size}, SigLIP, patches of ${vision.patch_size}`,
-    `- Decoder: Phi, ${text.num_hidden_layers} layers of ${text.hidden_size}, vocabulary ${text.vocab_size}`,
+    `- Decoder: ${familyOf(text).title}, ${text.num_hidden_layers} layers of ${text.hidden_size}, vocabulary ${text.vocab_size}`,
     ...(facts.teacher ? [`- Teacher: ${code(facts.teacher)}`] : []),
     ...(facts.step !== undefined ? [`- Steps: ${facts.step}`] : []),
     ...[...(facts.accuracy ?? [])].map(([kind, share]) => {

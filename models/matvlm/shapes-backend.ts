@@ -1,0 +1,35 @@
+import type { Backend } from '../../engine/backend.ts';
+import { ArgumentError } from '../../engine/errors.ts';
+
+const refuse = (): never => {
+  throw new ArgumentError('this model has shapes only; load it on a backend to run it');
+};
+
+/** A backend that holds no data: a model on it has names, shapes and dtypes alone, whatever its size. */
+export class ShapesBackend implements Backend<null, never> {
+  readonly kind = 'shapes';
+  readonly description = 'shapes without data';
+  readonly memory = { live: 0, peak: 0, buffers: 0, reserved: 0 };
+  readonly profiler = null;
+  readonly write = refuse;
+  readonly writeAll = refuse;
+  readonly read = refuse;
+  readonly copy = refuse;
+  readonly plan = refuse;
+  readonly dispatch = refuse;
+  readonly record = refuse;
+
+  alloc(): null {
+    return null;
+  }
+
+  allocTogether(parts: readonly unknown[]): null[] {
+    return parts.map(() => null);
+  }
+
+  free(): void {}
+
+  async sync(): Promise<void> {}
+
+  dispose(): void {}
+}
