@@ -176,8 +176,10 @@ test('every op that takes 16 bits gives gradients in their dtype, and writes bes
       const want = runInHalves(reference, op, tensors, 'f32');
       for (const [i, grad] of grads.entries()) {
         assert.is(grad.dtype, dtype, op.id);
-        // What is made of the output, as the gradient of softmax, sees its rounding as well.
-        const most = (dtype === 'f16' ? 2 ** -8 : 2 ** -6) * (/softmax/.test(op.op) ? 2 : 1);
+        // As in torch, what is made of the output, as the gradients of softmax and sigmoid, sees its rounding as well: in
+        // y(1 − y) that weighs more, the nearer y is to 1.
+        const more = op.op === 'sigmoid' ? 8 : /softmax/.test(op.op) ? 2 : 1;
+        const most = (dtype === 'f16' ? 2 ** -8 : 2 ** -6) * more;
         sameWithin(await numbers(grad), await want[i].data(), most, `${op.id} ${dtype}`);
       }
       [...grads, ...want].forEach((t) => t.dispose());
