@@ -48,7 +48,7 @@ export function applyFlat(
       throw new ArgumentError(`${op.name}: ${input} is on ${input.backend.kind}, the others on ${device.kind}`);
     }
   }
-  for (const i of op.mutates) expectAlone(op.name, inputs, i);
+  for (const i of op.mutates) if (inputs[i]) expectAlone(op.name, inputs, i);
   let cache = caches.get(device);
   if (!cache) caches.set(device, (cache = new PlanCache(device)));
   const prepared = cache.prepare(op, inputs, attrs);
@@ -65,7 +65,7 @@ export function applyFlat(
     throw error;
   }
   noteOp(op.name, outputs);
-  for (const i of op.mutates) inputs[i]!.storage.version++;
+  for (const i of op.mutates) if (inputs[i]) inputs[i].storage.version++;
   if (op.backward && gradEnabled() && inputs.some((t) => t?.requiresGrad)) {
     record(op, inputs, outputs, attrs);
   }

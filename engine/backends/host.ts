@@ -70,6 +70,6 @@ export function runReference({ op, inputs, outputs, attrs }: HostPlan, storedOf:
   const made = outputs.map((spec, i) => arg(spec, inputs.length + i));
   op.reference(op.takes.named(given), op.gives.named(made), attrs);
   const write = (i: number, { dtype, data }: HostArg) => isPlain(dtype) || encode(dtype, data, storedOf(i));
-  for (const i of op.mutates) write(i, given[i]!);
+  for (const i of op.mutates) if (given[i]) write(i, given[i]);
   made.forEach((output, i) => output && write(inputs.length + i, output));
 }

@@ -13,6 +13,7 @@ import {
   argmin,
   cast,
   causalConv1dStep_,
+  chooseToken_,
   clone,
   copy_,
   dropout,
@@ -22,6 +23,7 @@ import {
   ge,
   gradNorm,
   gt,
+  increment_,
   isinf,
   isnan,
   l2Distance,
@@ -180,6 +182,18 @@ export const moreCases: readonly MoreCase[] = [
     run: ([before, x, dt, B, C, A_log, D, dt_bias]) => {
       const state = clone(before);
       return [ssdStep_(state, { x, dt, A_log, B, C, D, dt_bias }), state];
+    },
+  },
+  {
+    id: 'choose_token, increment',
+    inputs: [f32(SHAPE, 8), f32([5, 2], 9, Math.abs)],
+    differentiable: false,
+    run: ([logits, draws], backend) => {
+      const [token, position] = [fill(backend, [5, 1], 0, 'i32'), fill(backend, [1], 2, 'i32')];
+      const seen = fill(backend, SHAPE, 0, 'u32');
+      increment_(position, 3);
+      chooseToken_(token, { logits, seen, draws, position }, { temperature: 1, topK: 4, topP: 0.9, repetitionPenalty: 2 });
+      return [token, position, seen];
     },
   },
   { id: 'add_into', inputs, differentiable: false, run: inPlace((dst, [src]) => addInto(dst, src, 0.5)) },

@@ -328,7 +328,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       shaders: new Set(launches.map(({ shader }) => shader)),
       scratch,
       reads: [...inputs.keys()].filter((i) => inputs[i]),
-      writes: [...op.mutates, ...[...outputs.keys()].filter((i) => outputs[i]).map((i) => inputs.length + i)],
+      writes: [...op.mutates.filter((i) => inputs[i]), ...[...outputs.keys()].filter((i) => outputs[i]).map((i) => inputs.length + i)],
       bytes: bytesMoved(operands),
     };
   }

@@ -1,0 +1,154 @@
+import { apply } from '../../engine/apply.ts';
+import { shader } from '../../engine/backends/webgpu/launch.ts';
+import { expectDType, FLOATS } from '../../engine/dtype.ts';
+import { defineOp } from '../../engine/op.ts';
+import { noGrad } from '../../engine/tape.ts';
+import type { Tensor } from '../../engine/tensor.ts';
+import { expectRank, expectShape } from '../common/shapes.ts';
+import code from './choose-token.wgsl';
+
+/** How a token is chosen; see `chooseToken_`. */
+interface ChooseAttrs {
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly repetitionPenalty: number;
+}
+
+const WG = 256;
+
+const chooseTokenOp = /* @__PURE__ */ defineOp<
+  ChooseAttrs,
+  'token' | 'logits' | 'seen?' | 'draws?' | 'position?',
+  never
+>({
+  name: 'choose_token',
+  inputs: ['token', 'logits', 'seen?', 'draws?', 'position?'],
+  outputs: [],
+  mutates: ['token', 'seen'],
+  shape({ token, logits, seen, draws, position }, { temperature, repetitionPenalty }) {
+    const name = 'chooseToken_';
+    expectRank(name, 'logits', logits, 2);
+    const [rows, vocabulary] = logits.shape;
+    expectDType(name, 'logits', logits.dtype, ...FLOATS);
+    expectShape(name, 'token', token, [rows, 1]);
+    expectDType(name, 'token', token.dtype, 'i32');
+    if (repetitionPenalty !== 1 || seen) {
+      expectShape(name, 'seen', seen ?? { shape: [], dtype: 'u32' }, [rows, vocabulary]);
+      expectDType(name, 'seen', seen!.dtype, 'u32');
+    }
+    if (temperature > 0) {
+      expectRank(name, 'draws', draws ?? { shape: [], dtype: 'f32' }, 2);
+      expectShape(name, 'draws', draws!, [rows, draws!.shape[1]]);
+      expectDType(name, 'draws', draws!.dtype, 'f32');
+      expectShape(name, 'position', position ?? { shape: [], dtype: 'i32' }, [1]);
+      expectDType(name, 'position', position!.dtype, 'i32');
+    }
+    return {};
+  },
+  reference({ token, logits, seen, draws, position }, _, attrs) {
+    const [rows, vocabulary] = logits.shape;
+    for (let row = 0; row < rows; row++) {
+      const own = Float32Array.from(logits.data.subarray(row * vocabulary, (row + 1) * vocabulary));
+      const known = seen?.data.subarray(row * vocabulary, (row + 1) * vocabulary);
+      const per = draws?.shape[1] ?? 0;
+      const draw = draws ? draws.data[row * per + (position!.data[0] % per)] : 0;
+      token.data[row] = choose(own, known, draw, attrs);
+      if (known && token.data[row] >= 0) known[token.data[row]] = 1;
+    }
+  },
+  webgpu({ token, logits, seen, draws, position }, _, { temperature, topK, topP, repetitionPenalty }) {
+    const [rows, vocabulary] = logits.shape;
+    const drawn = temperature > 0;
+    const limits = { k: drawn && topK > 0 && topK < vocabulary, p: drawn && topP < 1 };
+    const kernel = shader(`choose_token.${seen ? 's' : ''}${drawn ? 'd' : ''}${limits.k ? 'k' : ''}${limits.p ? 'p' : ''}`, () => ({
+      reads: { logits: 'f32', ...(drawn ? { draws: 'f32', position: 'i32' } : {}) },
+      writes: { token: 'i32', ...(seen ? { seen: 'u32' } : {}) },
+      params: { vocabulary: 'u32', temperature: 'f32', penalty: 'f32', top_k: 'f32', top_p: 'f32', draws: 'u32' },
+      constants: { WG },
+      code: code
+        .replace('DRAW', drawn ? drawing(limits) : '')
+        .replace('PENALISED', seen ? PENALISED : 'value')
+        .replace('REMEMBER', seen ? 'if (!any_broken) { seen[row * params.vocabulary + chosen] = 1u; }' : ''),
+    }));
+    const args = [logits, ...(drawn ? [draws!, position!] : []), token, ...(seen ? [seen] : [])];
+    const params = [vocabulary, temperature, repetitionPenalty, topK, topP, draws?.shape[1] ?? 1];
+    return [{ shader: kernel, args, params, grid: [rows, 1, 1] }];
+  },
+});
+
+const PENALISED =
+  'select(value, value * select(params.penalty, 1.0 / params.penalty, value > 0.0), ' +
+  'seen[row * params.vocabulary + i] != 0u)';
+
+const drawing = ({ k, p }: { readonly k: boolean; readonly p: boolean }) => /* wgsl */ `
+  var kept = Kept(0u, 0u);
+  ${k ? 'kept = narrowed(row, params.top_k, kept, greatest, true, local);' : ''}
+  ${p ? 'kept = narrowed(row, params.top_p * mass(row, 0u, kept, greatest, false, local), kept, greatest, false, local);' : ''}
+  let draw = draws[row * params.draws + u32(position[0]) % params.draws] * mass(row, 0u, kept, greatest, false, local);
+  let key = max(reaching(row, draw, true, kept, greatest, false, local), kept.least);
+  let before = mass(row, key + 1u, kept, greatest, false, local);
+  let ties = select(equals(row, key, local), kept.ties, key == kept.least);
+  let rank = u32(clamp(floor((draw - before) / weight(key, greatest)), 0.0, f32(max(ties, 1u) - 1u)));
+  chosen = place_of(row, key, rank, local);`;
+
+/** One row's token; −1 when a logit is not finite. @param logits changed in place */
+function choose(
+  logits: Float32Array,
+  seen: ArrayLike<number> | undefined,
+  draw: number,
+  { temperature, topK, topP, repetitionPenalty: penalty }: ChooseAttrs,
+): number {
+  let best = 0;
+  for (let i = 0; i < logits.length; i++) {
+    if (seen?.[i]) logits[i] *= logits[i] > 0 ? 1 / penalty : penalty;
+    if (!Number.isFinite(logits[i])) return -1;
+    if (logits[i] > logits[best]) best = i;
+  }
+  if (temperature === 0) return best;
+  let order = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+  if (topK > 0) order = order.slice(0, topK);
+  const weights = order.map((id) => Math.exp((logits[id] - logits[best]) / temperature));
+  const kept = nucleus(weights, topP);
+  let left = draw * kept.total;
+  for (let i = 0; i < kept.count; i++) {
+    left -= weights[i];
+    if (left < 0) return order[i];
+  }
+  return order[kept.count - 1];
+}
+
+/** How many of the leading weights reach the share `topP`. */
+function nucleus(weights: readonly number[], topP: number): { count: number; total: number } {
+  const all = weights.reduce((a, b) => a + b, 0);
+  let total = 0;
+  for (let i = 0; i < weights.length; i++) {
+    total += weights[i];
+    if (total >= topP * all) return { count: i + 1, total };
+  }
+  return { count: weights.length, total };
+}
+
+/** What a token is chosen from, and what tells which. */
+export interface ChoiceInputs {
+  /** (B, V) */
+  readonly logits: Tensor;
+  /** (B, V) u32, where the repetition penalty applies: tokens that were there before. The chosen one is added. */
+  readonly seen?: Tensor;
+  /** (B, N) f32 from 0 to 1, for a temperature above 0: the draw at `position` mod N decides. */
+  readonly draws?: Tensor;
+  /** (1) i32 */
+  readonly position?: Tensor;
+}
+
+/**
+ * Chooses each row's next token on the device and writes it to `token`, (B, 1) i32; −1 where a logit is not finite. At
+ * temperature 0 that is the likeliest, the first of equals. Otherwise logits are divided by the temperature, the `topK`
+ * likeliest are kept (0: all), of these the fewest that reach the probability `topP` together, and one is drawn.
+ * Logits of tokens in `seen` are divided by the repetition penalty, negative ones multiplied (Keskar et al. 2019).
+ * Has no gradient.
+ */
+export function chooseToken_(token: Tensor, inputs: ChoiceInputs, options: Partial<ChooseAttrs> = {}): void {
+  const { temperature = 0, topK = 0, topP = 1, repetitionPenalty = 1 } = options;
+  noGrad(() => apply(chooseTokenOp, { token, ...inputs }, { temperature, topK, topP, repetitionPenalty }));
+}
