@@ -76,13 +76,6 @@ add({
   outdir: 'dist',
   chunkNames: 'chunks/[name]-[hash]',
 });
-add({
-  ...node,
-  splitting: true,
-  entryPoints: present(['engine/index.ts', 'engine/node/index.ts', 'ops/index.ts', 'models/matvlm/index.ts', 'models/matvlm/node.ts']),
-  outdir: 'dist/lib',
-  outbase: '.',
-});
 /** A page fetches the one WASM binary that it runs: as text in its script both would weigh twice as much. */
 const fetchBinaries = {
   name: 'fetch-binaries',
@@ -91,6 +84,22 @@ const fetchBinaries = {
     onResolve({ filter: /\/binaries\.ts$/ }, () => ({ path }));
   },
 };
+/**
+ * What ops/ calls at the top level of a module declares (an op, a shader, a table of them): a bundler may leave out what
+ * nobody uses. A page computes no gradients: left without `backward`, its ops let go of all that only those need.
+ */
+const declareOps = ({ gradients }) => ({
+  name: 'declare-ops',
+  setup: ({ onLoad }) => {
+    onLoad({ filter: /\.ts$/ }, ({ path }) => {
+      if (!path.startsWith(join(root, 'ops'))) return;
+      const code = readFileSync(path, 'utf8').replace(/^((?:export )?const [^=\n]+ = )(?=\w+[(<])/gm, '$1/* @__PURE__ */ ');
+      // A method or an arrow function, in one line or until a bracket closes where it began.
+      const backward = /^( +)backward(\(|: (\w+ && \()?\().*\n(?:(?:\1 .*)?\n)*(?:\1[\])}].*\n)?/gm;
+      return { contents: gradients ? code : code.replace(backward, ''), loader: 'ts' };
+    });
+  },
+});
 /** Shaders travel as text: a page's come without comments and indentation. */
 const shrinkShaders = {
   name: 'shrink-shaders',
@@ -102,9 +111,17 @@ const shrinkShaders = {
   },
 };
 add({
+  ...node,
+  splitting: true,
+  plugins: [declareOps({ gradients: true })],
+  entryPoints: present(['engine/index.ts', 'engine/node/index.ts', 'ops/index.ts', 'models/matvlm/index.ts', 'models/matvlm/node.ts']),
+  outdir: 'dist/lib',
+  outbase: '.',
+});
+add({
   ...common,
   platform: 'browser',
-  plugins: [fetchBinaries, shrinkShaders, notices('notices.txt')],
+  plugins: [fetchBinaries, shrinkShaders, declareOps({ gradients: false }), notices('notices.txt')],
   minify: true,
   entryPoints: present(['models/matvlm/app/web/page.ts', 'models/matvlm/app/web/worker.ts']),
   outdir: 'dist/web',

@@ -261,9 +261,11 @@ const merge = (parts: number): Kernel => ({
 
 const DELTA: Kernel = { name: 'delta', reads: ['o', 'do', 'stats'], writes: ['row_stats'], code: deltaCode };
 
+const BACKWARD_READS = ['q', 'k', 'v', 'do', 'row_stats'];
+
 const ROWS: Kernel = {
   name: 'rows',
-  reads: ['q', 'k', 'v', 'do', 'row_stats'],
+  reads: BACKWARD_READS,
   writes: ['dq'],
   code: `fn store_dk(at: u32, d: u32, value: vec4<f32>) {}
 fn store_dv(at: u32, d: u32, value: vec4<f32>) {}
@@ -271,10 +273,17 @@ ${rowsCode}`,
   constants: { FUSED: 0 },
 };
 
-const FUSED: Kernel = { ...ROWS, name: 'fused', writes: ['dq', 'dk', 'dv'], code: rowsCode, constants: { FUSED: 1 } };
-const KEYS: Kernel = { name: 'keys', reads: ROWS.reads, writes: ['dk', 'dv'], code: keysCode };
-const DIRECT_ROWS: Kernel = { name: 'direct_rows', reads: ROWS.reads, writes: ['dq'], code: directRowsCode };
-const DIRECT_KEYS: Kernel = { ...KEYS, name: 'direct_keys', code: directKeysCode };
+const FUSED: Kernel = {
+  name: 'fused',
+  reads: BACKWARD_READS,
+  writes: ['dq', 'dk', 'dv'],
+  code: rowsCode,
+  constants: { FUSED: 1 },
+};
+
+const KEYS: Kernel = { name: 'keys', reads: BACKWARD_READS, writes: ['dk', 'dv'], code: keysCode };
+const DIRECT_ROWS: Kernel = { name: 'direct_rows', reads: BACKWARD_READS, writes: ['dq'], code: directRowsCode };
+const DIRECT_KEYS: Kernel = { name: 'direct_keys', reads: BACKWARD_READS, writes: ['dk', 'dv'], code: directKeysCode };
 
 /** A way to run a task; of a table, the first whose `when` holds is taken. */
 interface Variant {
