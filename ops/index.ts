@@ -32,6 +32,7 @@ export * from './movement/pad.ts';
 export * from './reduce/reduce.ts';
 export * from './movement/repeat.ts';
 export * from './movement/reshape.ts';
+export * from './movement/roll.ts';
 export * from './attention/rope.ts';
 export * from './elementwise/scalar.ts';
 export * from './reduce/softmax.ts';

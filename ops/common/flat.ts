@@ -18,10 +18,10 @@ export function flatLaunch(shader: Shader, args: GpuArg[], params: number[], ite
 /** Terms that are added up before they go to the whole: long sums lose no digits so. */
 const BLOCK = 512;
 
-/** WGSL that adds to the f32 `sum` what `term` adds to `part` for each j below `params.count`, in order. */
-export const sumInBlocks = (term: string): string => /* wgsl */ `
+/** WGSL that adds to `sum`, of that type, what `term` adds to `part` for each j below `params.count`, in order. */
+export const sumInBlocks = (term: string, type = 'f32'): string => /* wgsl */ `
   for (var first = 0u; first < params.count; first += ${BLOCK}u) {
-    var part = 0.0;
+    var part = ${type}();
     for (var j = first; j < min(first + ${BLOCK}u, params.count); j += 1u) { ${term} }
     sum += part;
   }`;

@@ -9,6 +9,11 @@ export function sameShape(a: readonly number[], b: readonly number[]): boolean {
   return a.length === b.length && a.every((d, i) => d === b[i]);
 }
 
+/** The shape with another size in one dimension. */
+export function resized(shape: readonly number[], dim: number, size: number): number[] {
+  return shape.map((d, i) => (i === dim ? size : d));
+}
+
 /** The shape that a and b broadcast to, as torch has it. */
 export function broadcastShapes(op: string, a: readonly number[], b: readonly number[]): number[] {
   const rank = Math.max(a.length, b.length);

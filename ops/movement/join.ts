@@ -3,10 +3,10 @@ import type { Spec } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { normalizeAxis, normalizeDim, show, strides } from '../common/shapes.ts';
+import { normalizeAxis, normalizeDim, resized, show, strides } from '../common/shapes.ts';
 import { zeros } from '../elementwise/fill.ts';
-import { reshape } from './reshape.ts';
-import { defineCopyOp, expectMovable, gatherCopy, scatterCopy, type View } from './strided.ts';
+import { unsqueeze } from './reshape.ts';
+import { defineCopyOp, expectMovable, type View } from './strided.ts';
 
 interface Along {
   readonly dim: number;
@@ -39,11 +39,11 @@ const catOp = /* @__PURE__ */ defineCopyOp<Along, 'xs*', 'y'>({
       }
     }
     const total = xs.reduce((sum, x) => sum + x.shape[dim], 0);
-    return { y: spec(first.shape.map((d, i) => (i === dim ? total : d)), first.dtype) };
+    return { y: spec(resized(first.shape, dim, total), first.dtype) };
   },
   copies({ xs }, { y }, { dim }) {
     const views = viewsOf(y, xs, dim);
-    return xs.map((x, i) => scatterCopy(x, y, views[i]));
+    return xs.map((x, i) => ({ source: x, target: y, shape: x.shape, to: views[i] }));
   },
   backward: ({ attrs: { dim }, grads, specs }) => ({
     xs: apply(splitOp, { x: grads.y! }, { dim, sizes: specs.xs.map(({ shape }) => shape[dim]) }).ys,
@@ -60,7 +60,7 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   if (tensors.length === 0) throw new ShapeError('stack: no tensors were given, expected at least one');
   const d = normalizeDim('stack', dim, tensors[0].shape.length + 1);
-  return cat(tensors.map((t) => reshape(t, [...t.shape.slice(0, d), 1, ...t.shape.slice(d)])), d);
+  return cat(tensors.map((t) => unsqueeze(t, d)), d);
 }
 
 interface Sizes extends Along {
@@ -77,11 +77,11 @@ const splitOp = /* @__PURE__ */ defineCopyOp<Sizes, 'x', 'ys*'>({
     if (total !== x.shape[dim]) {
       throw new ShapeError(`split: sizes ${show(sizes)} add up to ${total}, dim ${dim} of ${show(x.shape)} is ${x.shape[dim]}`);
     }
-    return { ys: sizes.map((n) => spec(x.shape.map((d, i) => (i === dim ? n : d)), x.dtype)) };
+    return { ys: sizes.map((n) => spec(resized(x.shape, dim, n), x.dtype)) };
   },
   copies({ x }, { ys }, { dim }) {
     const views = viewsOf(x, ys, dim);
-    return ys.map((y, i) => gatherCopy(x, y, views[i]));
+    return ys.map((y, i) => ({ source: x, target: y, shape: y.shape, from: views[i] }));
   },
   backward({ attrs, grads: { ys }, specs }) {
     const { backend } = ys.find((g) => g !== null)!;

@@ -2,7 +2,7 @@ import { expectOneOf, expectWhole } from '../../engine/arguments.ts';
 import { expectStorable } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { show } from '../common/shapes.ts';
+import { resized, show } from '../common/shapes.ts';
 import { clone } from '../elementwise/copy.ts';
 import { fill } from '../elementwise/fill.ts';
 import { cat } from './join.ts';
@@ -20,8 +20,7 @@ interface Mode {
   readonly most: (size: number) => number;
 }
 
-const resized = (x: Tensor, dim: number, size: number) => x.shape.map((n, d) => (d === dim ? size : n));
-const constant: Margin = (x, dim, amount, value) => fill(x.backend, resized(x, dim, amount), value, x.dtype);
+const constant: Margin = (x, dim, amount, value) => fill(x.backend, resized(x.shape, dim, amount), value, x.dtype);
 
 const MODES: Readonly<Record<PadMode, Mode>> = {
   constant: { before: constant, after: constant, most: () => Infinity },
@@ -31,8 +30,8 @@ const MODES: Readonly<Record<PadMode, Mode>> = {
     most: (size) => size - 1,
   },
   replicate: {
-    before: (x, dim, amount) => expand(slice(x, dim, 0, 1), resized(x, dim, amount)),
-    after: (x, dim, amount) => expand(slice(x, dim, -1), resized(x, dim, amount)),
+    before: (x, dim, amount) => expand(slice(x, dim, 0, 1), resized(x.shape, dim, amount)),
+    after: (x, dim, amount) => expand(slice(x, dim, -1), resized(x.shape, dim, amount)),
     most: (size) => (size > 0 ? Infinity : 0),
   },
 };

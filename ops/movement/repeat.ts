@@ -1,6 +1,6 @@
 import { expectWhole } from '../../engine/arguments.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { around, normalizeAxis } from '../common/shapes.ts';
+import { around, normalizeAxis, resized } from '../common/shapes.ts';
 import { reshape } from './reshape.ts';
 import { expand } from './view.ts';
 
@@ -10,7 +10,7 @@ export function repeatInterleave(x: Tensor, repeats: number, dim: number): Tenso
   const d = normalizeAxis('repeat_interleave', dim, x.shape.length);
   const { outer, length, inner } = around(x.shape, d);
   const repeated = expand(reshape(x, [outer * length, 1, inner]), [outer * length, repeats, inner]);
-  return reshape(repeated, x.shape.map((n, i) => (i === d ? n * repeats : n)));
+  return reshape(repeated, resized(x.shape, d, length * repeats));
 }
 
 /**

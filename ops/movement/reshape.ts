@@ -2,7 +2,7 @@ import { elements } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { recordAlias } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { show } from '../common/shapes.ts';
+import { normalizeDim, show } from '../common/shapes.ts';
 
 /**
  * The same elements under another shape; one dimension may be -1. Free: no kernel runs, the storage is shared.
@@ -23,4 +23,16 @@ function resolve(from: readonly number[], to: readonly number[]): number[] {
     throw new ShapeError(`reshape: ${show(from)} has ${size} elements, which do not fit ${show(to)}`);
   }
   return shape;
+}
+
+/** x without its dimensions of size 1, or without those of `dims` that are (torch.squeeze). Free, as reshape is. */
+export function squeeze(x: Tensor, dims: readonly number[] = x.shape.map((_, d) => d)): Tensor {
+  const named = dims.map((d) => normalizeDim('squeeze', d, x.shape.length));
+  return reshape(x, x.shape.filter((size, d) => size !== 1 || !named.includes(d)));
+}
+
+/** x with a dimension of size 1 before dimension `dim` of it, or at the end for −1 (torch.unsqueeze). Free. */
+export function unsqueeze(x: Tensor, dim: number): Tensor {
+  const d = normalizeDim('unsqueeze', dim, x.shape.length + 1);
+  return reshape(x, [...x.shape.slice(0, d), 1, ...x.shape.slice(d)]);
 }

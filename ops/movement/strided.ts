@@ -1,6 +1,6 @@
+import type { Spec } from '../../engine/backend.ts';
 import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
-import type { Spec } from '../../engine/backend.ts';
 import { byteLength, expectDType } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { type Bare, defineOp, type HostArg, type Named, type Op, type OpDefinition } from '../../engine/op.ts';
@@ -8,42 +8,22 @@ import type { Slot } from '../../engine/plan.ts';
 import { FLAT_MAIN, flatLaunch } from '../common/flat.ts';
 import { show, strides as stridesOf } from '../common/shapes.ts';
 
-/**
- * A copy between two strided views of the same shape: what permute, slice, cat and their kin are made of. Strides and
- * offsets count elements; 0 repeats, negative runs backwards.
- */
-export interface StridedCopy {
-  readonly shape: readonly number[];
-  readonly from: readonly number[];
-  readonly fromOffset: number;
-  readonly to: readonly number[];
-  readonly toOffset: number;
-}
-
-/** A copy from one operand of an op to another. */
-export interface Copy<T> extends StridedCopy {
-  readonly source: T;
-  readonly target: T;
-  /** Moves `toOffset` on, by data: `step` elements times the i32 in `start`, which is clamped to 0 … `most`. */
-  readonly moved?: { readonly start: T; readonly step: number; readonly most: number };
-}
-
-/** A view of a contiguous tensor. */
+/** Where elements lie in a tensor's memory, counted in elements: strides of 0 repeat, negative ones run backwards. */
 export interface View {
   readonly strides: readonly number[];
   readonly offset: number;
 }
 
-/** A copy of a view into a contiguous tensor. */
-export function gatherCopy<T extends Spec>(source: T, target: T, { strides, offset }: View): Copy<T> {
-  const { shape } = target;
-  return { source, target, shape, from: strides, fromOffset: offset, to: stridesOf(shape), toOffset: 0 };
-}
-
-/** A copy of a contiguous tensor into a view. */
-export function scatterCopy<T extends Spec>(source: T, target: T, { strides, offset }: View): Copy<T> {
-  const { shape } = source;
-  return { source, target, shape, from: stridesOf(shape), fromOffset: 0, to: strides, toOffset: offset };
+/** A copy between two views of the same shape: what permute, slice, cat and their kin are made of. */
+export interface Copy<T> {
+  readonly shape: readonly number[];
+  readonly source: T;
+  readonly target: T;
+  /** How the source and the target are seen; they are contiguous where it is left out. */
+  readonly from?: View;
+  readonly to?: View;
+  /** Moves `to` on, by data: `step` elements times the i32 in `start`, which is clamped to 0 … `most`. */
+  readonly moved?: { readonly start: T; readonly step: number; readonly most: number };
 }
 
 /** An op that moves elements as they are stored, by copies that specs and attributes determine. */
@@ -70,111 +50,85 @@ export function expectMovable(op: string, x: Spec): void {
   expectDType(op, 'x', x.dtype, 'f32', 'f16', 'bf16', 'i32', 'u32', 'bool');
 }
 
-interface Sized extends Spec {
-  readonly size: number;
+/** A copy as nested loops, in units of one element or of some that lie together. */
+interface Loops {
+  readonly dims: readonly { readonly size: number; readonly from: number; readonly to: number }[];
+  readonly from: number;
+  readonly to: number;
+  readonly step: number;
 }
 
 /**
- * Held against the tensors where their elements are touched, whatever an op worked out before.
- * @throws ArgumentError unless both have one dtype and hold all that the copy names
+ * Neighbouring dimensions that both views walk as one are merged, those of size 1 dropped.
+ * @throws ArgumentError unless both tensors have one dtype and hold all that the copy names, whatever its op checked
  */
-function expectInside({ shape, from, fromOffset, to, toOffset, source, target, moved }: Copy<Sized>): void {
-  const within = (steps: readonly number[], offset: number, size: number) => {
-    let [low, high] = [offset, offset];
-    for (let i = 0; i < shape.length; i++) {
-      const reach = (shape[i] - 1) * steps[i];
-      if (reach < 0) low += reach;
-      else high += reach;
-    }
-    return low >= 0 && high < size;
+function loopsOf({ shape, source, target, from, to, moved }: Copy<Spec & { readonly size: number }>): Loops {
+  const [a, b] = [from, to].map((view) => view ?? { strides: stridesOf(shape), offset: 0 });
+  const dims: Loops['dims'][number][] = [];
+  shape.forEach((size, i) => {
+    if (size === 1) return;
+    const last = dims.at(-1);
+    const merges = last?.from === a.strides[i] * size && last.to === b.strides[i] * size;
+    if (merges) dims.pop();
+    dims.push({ size: merges ? last.size * size : size, from: a.strides[i], to: b.strides[i] });
+  });
+  if (dims.length === 0) dims.push({ size: 1, from: 1, to: 1 });
+  const loops = { dims, from: a.offset, to: b.offset, step: moved?.step ?? 0 };
+  const within = (side: 'from' | 'to', room: number) => {
+    const reach = dims.map((d) => (d.size - 1) * d[side]);
+    const low = reach.reduce((sum, r) => sum + Math.min(r, 0), loops[side]);
+    const high = reach.reduce((sum, r) => sum + Math.max(r, 0), loops[side]);
+    return low >= 0 && high < room;
   };
-  const room = target.size - (moved ? moved.step * moved.most : 0);
-  if (source.dtype === target.dtype && within(from, fromOffset, source.size) && within(to, toOffset, room)) return;
+  const room = target.size - loops.step * (moved?.most ?? 0);
+  if (source.dtype === target.dtype && within('from', source.size) && within('to', room)) return loops;
   const named = [source, target].map(({ dtype, shape: s }) => `${dtype}${show(s)}`);
   throw new ArgumentError(`a copy of ${show(shape)} from ${named[0]} to ${named[1]} does not lie within them`);
 }
 
-interface Dim {
-  readonly size: number;
-  readonly from: number;
-  readonly to: number;
+/** The loops in units of `count` elements, where they move nothing but such at multiples of the number. */
+function inUnitsOf(count: number, { dims, from, to, step }: Loops): Loops | null {
+  if (count === 1) return { dims, from, to, step };
+  const inner = dims[dims.length - 1];
+  const outer = dims.slice(0, -1).map((d) => ({ size: d.size, from: d.from / count, to: d.to / count }));
+  const loops = { dims: [...outer, { ...inner, size: inner.size / count }], from: from / count, to: to / count, step: step / count };
+  const numbers = [loops.from, loops.to, loops.step, inner.size / count, ...outer.flatMap((d) => [d.from, d.to])];
+  return inner.from === 1 && inner.to === 1 && numbers.every(Number.isInteger) ? loops : null;
 }
 
-/** Merges neighbouring dimensions that both views walk as one, and drops those of size 1. */
-function merge({ shape, from, to }: StridedCopy): Dim[] {
-  const dims: Dim[] = [];
-  for (let i = 0; i < shape.length; i++) {
-    if (shape[i] === 1) continue;
-    const last = dims.at(-1);
-    if (last && last.from === from[i] * shape[i] && last.to === to[i] * shape[i]) {
-      dims[dims.length - 1] = { size: last.size * shape[i], from: from[i], to: to[i] };
-    } else {
-      dims.push({ size: shape[i], from: from[i], to: to[i] });
-    }
-  }
-  return dims.length > 0 ? dims : [{ size: 1, from: 1, to: 1 }];
+/** The loops of a copy in the first of these units that it can be made in; one of them is as large as an element. */
+function inLargestOf<const B extends number>(units: readonly B[], copy: Copy<Slot>): Loops & { readonly bytes: B } {
+  const loops = loopsOf(copy);
+  const element = byteLength(copy.source.dtype, 1);
+  const tried = units.map((bytes) => ({ bytes, own: bytes < element ? null : inUnitsOf(bytes / element, loops) }));
+  const { bytes, own } = tried.find((unit) => unit.own)!;
+  return { bytes, ...own! };
 }
 
 /** The copy in JavaScript; rows that both sides hold in one piece are copied whole. */
 function copyOnHost(copy: Copy<HostArg>): void {
-  expectInside(copy);
   const { source, target, moved } = copy;
-  const dims = merge(copy);
-  const inner = dims.pop()!;
-  const whole = inner.from === 1 && inner.to === 1;
-  const walk = (depth: number, at: number, into: number): void => {
-    if (depth < dims.length) {
-      const d = dims[depth];
-      for (let i = 0; i < d.size; i++) walk(depth + 1, at + i * d.from, into + i * d.to);
-    } else if (whole && inner.size > 16) {
-      target.data.set(source.data.subarray(at, at + inner.size), into);
-    } else {
-      for (let i = 0; i < inner.size; i++) target.data[into + i * inner.to] = source.data[at + i * inner.from];
-    }
-  };
-  const start = moved ? Math.min(Math.max(moved.start.data[0], 0), moved.most) * moved.step : 0;
-  walk(0, copy.fromOffset, copy.toOffset + start);
-}
-
-/** A copy in units of several elements. */
-interface Units {
-  readonly dims: readonly Dim[];
-  readonly fromOffset: number;
-  readonly toOffset: number;
-  /** Units that one step of `moved` is. */
-  readonly step: number;
-}
-
-/** The copy in units of `count` elements that lie together, if it moves nothing but such at multiples of the number. */
-function inUnitsOf(count: number, { fromOffset, toOffset, moved }: StridedCopy & Copy<unknown>, dims: readonly Dim[]): Units | null {
-  const outer = dims.slice(0, -1);
+  const { dims, from, to, step } = loopsOf(copy);
   const inner = dims[dims.length - 1];
-  const step = moved?.step ?? 0;
-  const numbers = [inner.size, fromOffset, toOffset, step, ...outer.flatMap(({ from, to }) => [from, to])];
-  const together = count === 1 || (inner.from === 1 && inner.to === 1);
-  if (!together || numbers.some((n) => n % count !== 0)) return null;
-  return {
-    dims: [...outer.map(({ size, from, to }) => ({ size, from: from / count, to: to / count })), { ...inner, size: inner.size / count }],
-    fromOffset: fromOffset / count,
-    toOffset: toOffset / count,
-    step: step / count,
+  const whole = inner.from === 1 && inner.to === 1 && inner.size > 16;
+  const walk = (depth: number, at: number, into: number): void => {
+    const { size, from: next, to: nextInto } = dims[depth];
+    if (whole && depth === dims.length - 1) target.data.set(source.data.subarray(at, at + size), into);
+    else if (depth < dims.length - 1) for (let i = 0; i < size; i++) walk(depth + 1, at + i * next, into + i * nextInto);
+    else for (let i = 0; i < size; i++) target.data[into + i * nextInto] = source.data[at + i * next];
   };
+  walk(0, from, to + (moved ? step * Math.min(Math.max(moved.start.data[0], 0), moved.most) : 0));
 }
 
 /** The copy by a C kernel; false for views that do not come down to four dimensions. */
 function copyOnWasm(k: WasmPlanner['k'], copy: Copy<Slot>): boolean {
-  expectInside(copy);
   const { source, target, moved } = copy;
-  const merged = merge(copy);
-  if (merged.length > 4) return false;
-  while (merged.length < 4) merged.unshift({ size: 1, from: 0, to: 0 });
-  const element = byteLength(source.dtype, 1);
-  const words = inUnitsOf(4 / element, copy, merged);
-  const bytes = words ? 4 : element;
-  const { dims: [a, b, c, d], fromOffset, toOffset, step } = words ?? inUnitsOf(1, copy, merged)!;
+  const { bytes, dims, from, to, step } = inLargestOf([4, 2], copy);
+  if (dims.length > 4) return false;
+  const [a, b, c, d] = [...new Array<(typeof dims)[number]>(4 - dims.length).fill({ size: 1, from: 0, to: 0 }), ...dims];
   k.strided_copy(
-    at(source, fromOffset * bytes),
-    at(target, toOffset * bytes),
+    at(source, from * bytes),
+    at(target, to * bytes),
     bytes,
     ...([a.size, b.size, c.size, d.size] as const),
     ...([a.from, b.from, c.from, d.from] as const),
@@ -186,25 +140,26 @@ function copyOnWasm(k: WasmPlanner['k'], copy: Copy<Slot>): boolean {
   return true;
 }
 
-/** What one thread moves: four words of 32 bits, one, or an element of 16 bits. The first that fits is taken. */
-const UNITS = [
-  { name: 'quad', bytes: 16, reads: 'vec4<u32>', writes: 'vec4<u32>', move: 'ys[goal] = xs[source];' },
-  { name: 'word', bytes: 4, reads: 'u32', writes: 'u32', move: 'ys[goal] = xs[source];' },
-  {
-    name: 'half',
-    bytes: 2,
-    reads: 'u32',
-    writes: 'atomic<u32>',
+const WHOLE = { atomic: false, move: 'ys[goal] = xs[source];' };
+
+/** How WGSL moves a unit of so many bytes: four words, one, or half of one. */
+const MOVES = {
+  16: { type: 'vec4<u32>', ...WHOLE },
+  4: { type: 'u32', ...WHOLE },
+  2: {
+    type: 'u32',
+    atomic: true,
     // Each half of a word has a thread of its own, which leaves the other half alone; so any order gives the same bits.
     move: `let shift = u32(goal & 1) * 16u;
   let bits = (xs[source >> 1u] >> (u32(source & 1) * 16u)) & 0xffffu;
   atomicAnd(&ys[goal >> 1u], ~(0xffffu << shift));
   atomicOr(&ys[goal >> 1u], bits << shift);`,
   },
-] as const;
+} as const;
 
-function kernel(rank: number, { name, reads, writes, move }: (typeof UNITS)[number], moved: boolean) {
-  return shader(`strided_copy.${rank}.${name}${moved ? '.moved' : ''}`, () => {
+function kernel(rank: number, bytes: keyof typeof MOVES, moved: boolean) {
+  return shader(`strided_copy.${rank}.${bytes}${moved ? '.moved' : ''}`, () => {
+    const { type, atomic, move } = MOVES[bytes];
     const dims = Array.from({ length: rank }, (_, i) => rank - 1 - i);
     const fields = dims.flatMap((i) => [[`size${i}`, 'u32'] as const, [`from${i}`, 'i32'] as const, [`to${i}`, 'i32'] as const]);
     const steps = dims.map((i) => `  {
@@ -214,8 +169,8 @@ function kernel(rank: number, { name, reads, writes, move }: (typeof UNITS)[numb
     goal += k * params.to${i};
   }`);
     return {
-      reads: { xs: reads, ...(moved && { start: 'i32' }) },
-      writes: { ys: writes },
+      reads: { xs: type, ...(moved && { start: 'i32' }) },
+      writes: { ys: atomic ? `atomic<${type}>` : type },
       params: { n: 'u32', source: 'i32', goal: 'i32', step: 'i32', most: 'i32', ...Object.fromEntries(fields) },
       code: /* wgsl */ `
 ${FLAT_MAIN} {
@@ -232,15 +187,9 @@ ${steps.join('\n')}
 
 /** The copy as one launch. Bits are moved, whatever the dtype, in the largest unit that sizes and strides allow. */
 function launchCopy(copy: Copy<Slot>): Launch {
-  expectInside(copy);
   const { source, target, moved } = copy;
-  const merged = merge(copy);
-  const element = byteLength(source.dtype, 1);
-  const fits = (unit: (typeof UNITS)[number]) => inUnitsOf(unit.bytes / element, copy, merged);
-  const unit = UNITS.find((u) => u.bytes >= element && fits(u))!;
-  const { dims, fromOffset, toOffset, step } = fits(unit)!;
+  const { bytes, dims, from, to, step } = inLargestOf([16, 4, 2], copy);
   const n = dims.reduce((product, { size }) => product * size, 1);
-  const params = [n, fromOffset, toOffset, step, moved?.most ?? 0];
-  for (const { size, from, to } of [...dims].reverse()) params.push(size, from, to);
-  return flatLaunch(kernel(dims.length, unit, !!moved), moved ? [source, moved.start, target] : [source, target], params, n);
+  const params = [n, from, to, step, moved?.most ?? 0, ...[...dims].reverse().flatMap((d) => [d.size, d.from, d.to])];
+  return flatLaunch(kernel(dims.length, bytes, !!moved), moved ? [source, moved.start, target] : [source, target], params, n);
 }

@@ -5,13 +5,13 @@ import { expectDType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { type Op, type OpDefinition, spec } from '../../engine/op.ts';
 import { Tensor } from '../../engine/tensor.ts';
-import { broadcastStrides, expectAlike, normalizeAxis, normalizeDim, show, strides } from '../common/shapes.ts';
+import { broadcastStrides, expectAlike, normalizeAxis, normalizeDim, resized, show, strides } from '../common/shapes.ts';
 import { zeros } from '../elementwise/fill.ts';
 import { sumTo } from '../reduce/reduce.ts';
-import { defineCopyOp, expectMovable, gatherCopy, scatterCopy, type View } from './strided.ts';
+import { defineCopyOp, expectMovable, type View } from './strided.ts';
 
 /** A copy of x seen through other strides: permute, expand, flip and slice are all one kernel. */
-export function viewOp<A>(
+function viewOp<A>(
   name: string,
   view: (shape: readonly number[], attrs: A) => View & { readonly shape: readonly number[] },
   backward: OpDefinition<A, 'x', 'y', never>['backward'],
@@ -24,7 +24,7 @@ export function viewOp<A>(
       expectMovable(name, x);
       return { y: spec(view(x.shape, attrs).shape, x.dtype) };
     },
-    copies: ({ x }, { y }, attrs) => [gatherCopy(x, y, view(x.shape, attrs))],
+    copies: ({ x }, { y }, attrs) => [{ source: x, target: y, shape: y.shape, from: view(x.shape, attrs) }],
     backward,
   });
 }
@@ -95,7 +95,7 @@ function rangeOf(shape: readonly number[], { dim, start, step }: Range): View {
 
 const sliceOp = /* @__PURE__ */ viewOp<Range & { readonly length: number }>(
   'slice',
-  (shape, attrs) => ({ ...rangeOf(shape, attrs), shape: shape.map((d, i) => (i === attrs.dim ? attrs.length : d)) }),
+  (shape, attrs) => ({ ...rangeOf(shape, attrs), shape: resized(shape, attrs.dim, attrs.length) }),
   ({ attrs: { dim, start, step }, grads, specs }) => {
     const dx = zeros(grads.y!.backend, specs.x.shape, specs.x.dtype);
     apply(sliceScatterOp, { dst: dx, src: grads.y! }, { dim, start, step });
@@ -128,7 +128,7 @@ const sliceScatterOp = /* @__PURE__ */ defineCopyOp<Range, 'dst' | 'src' | 'star
   shape({ dst, src, start }, attrs) {
     const { dim, step } = attrs;
     expectMovable('slice_scatter_', dst);
-    expectAlike('slice_scatter_', 'src', src, spec(dst.shape.map((d, i) => (i === dim ? src.shape[i] : d)), dst.dtype));
+    expectAlike('slice_scatter_', 'src', src, spec(resized(dst.shape, dim, src.shape[dim]), dst.dtype));
     const last = dst.shape[dim] - Math.max(0, src.shape[dim] - 1) * step - Math.min(src.shape[dim], 1);
     if (last < 0) {
       throw new ShapeError(`slice_scatter_: src has shape ${show(src.shape)}, more than ${show(dst.shape)} in dim ${dim}`);
@@ -144,7 +144,7 @@ const sliceScatterOp = /* @__PURE__ */ defineCopyOp<Range, 'dst' | 'src' | 'star
   copies<T extends Spec>({ dst, src, start }: { dst: T; src: T; start?: T }, _: object, attrs: Range) {
     const most = dst.shape[attrs.dim] - src.shape[attrs.dim];
     const moved = start && { start, step: strides(dst.shape)[attrs.dim], most };
-    return [{ ...scatterCopy(src, dst, rangeOf(dst.shape, attrs)), moved }];
+    return [{ source: src, target: dst, shape: src.shape, to: rangeOf(dst.shape, attrs), moved }];
   },
 });
 

@@ -40,6 +40,7 @@ import {
   rand,
   randn,
   remainder,
+  scatterAdd,
   sort,
   std,
   ssdStep_,
@@ -117,6 +118,12 @@ export const moreCases: readonly MoreCase[] = [
     inputs: [inputs[0]],
     differentiable: true,
     run: ([x]) => [maskedFill(x, lt(x, mulScalar(x, 0.5)), -1)],
+  },
+  {
+    id: 'scatter_add',
+    inputs: [inputs[0], f32([4, 6], 2)],
+    differentiable: true,
+    run: ([x, src], b) => [scatterAdd(x, 1, fromData(b, [3, 0, 3, 9, 1, 0, 3, 5, 2], [3, 3], 'i32'), src)],
   },
   {
     id: 'comparisons and logic',
