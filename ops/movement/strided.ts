@@ -14,11 +14,16 @@ export interface View {
   readonly offset: number;
 }
 
-/** A copy between two views of the same shape: what permute, slice, cat and their kin are made of. */
-export interface Copy<T> {
-  readonly shape: readonly number[];
+interface Pair<T> {
   readonly source: T;
   readonly target: T;
+}
+
+/** A copy between two views of the same shape: what permute, slice, cat and their kin are made of. */
+export interface Copy<T> extends Pair<T> {
+  readonly shape: readonly number[];
+  /** Tensors that are like source and target, seen and copied as these are by the same launch. */
+  readonly twin?: Pair<T>;
   /** How the source and the target are seen; they are contiguous where it is left out. */
   readonly from?: View;
   readonly to?: View;
@@ -38,12 +43,15 @@ export function defineCopyOp<A, const I extends string, const O extends string>(
     definition.copies(inputs, outputs, attrs).filter(({ shape }) => !shape.includes(0));
   return defineOp<A, I, O>({
     ...definition,
-    reference: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).forEach(copyOnHost),
+    reference: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).flatMap(alone).forEach(copyOnHost),
     webgpu: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).map(launchCopy),
-    wasm: (inputs, outputs, attrs, { k }) => copies(inputs, outputs, attrs).every((copy) => copyOnWasm(k, copy)),
+    wasm: (inputs, outputs, attrs, { k }) => copies(inputs, outputs, attrs).flatMap(alone).every((copy) => copyOnWasm(k, copy)),
     asStored: { webgpu: names, wasm: names },
   });
 }
+
+/** A copy, and that of its twin, each by itself. */
+const alone = <T>({ twin, ...copy }: Copy<T>): readonly Copy<T>[] => (twin ? [copy, { ...copy, ...twin }] : [copy]);
 
 /** @throws DTypeError for formats that share a scale among elements, which cannot be moved one by one */
 export function expectMovable(op: string, x: Spec): void {
@@ -140,26 +148,24 @@ function copyOnWasm(k: WasmPlanner['k'], copy: Copy<Slot>): boolean {
   return true;
 }
 
-const WHOLE = { atomic: false, move: 'ys[goal] = xs[source];' };
-
-/** How WGSL moves a unit of so many bytes: four words, one, or half of one. */
+/** WGSL that moves a unit of so many bytes, four words, one, or half of one, from x to y. */
 const MOVES = {
-  16: { type: 'vec4<u32>', ...WHOLE },
-  4: { type: 'u32', ...WHOLE },
+  16: { type: 'vec4<u32>', move: 'y[goal] = x[source];' },
+  4: { type: 'u32', move: 'y[goal] = x[source];' },
   2: {
     type: 'u32',
-    atomic: true,
+    target: 'atomic<u32>',
     // Each half of a word has a thread of its own, which leaves the other half alone; so any order gives the same bits.
-    move: `let shift = u32(goal & 1) * 16u;
-  let bits = (xs[source >> 1u] >> (u32(source & 1) * 16u)) & 0xffffu;
-  atomicAnd(&ys[goal >> 1u], ~(0xffffu << shift));
-  atomicOr(&ys[goal >> 1u], bits << shift);`,
+    move: `atomicAnd(&y[goal >> 1u], ~(0xffffu << (u32(goal & 1) * 16u)));
+  atomicOr(&y[goal >> 1u], ((x[source >> 1u] >> (u32(source & 1) * 16u)) & 0xffffu) << (u32(goal & 1) * 16u));`,
   },
-} as const;
+} as const satisfies Record<number, { type: string; target?: string; move: string }>;
 
-function kernel(rank: number, bytes: keyof typeof MOVES, moved: boolean) {
-  return shader(`strided_copy.${rank}.${bytes}${moved ? '.moved' : ''}`, () => {
-    const { type, atomic, move } = MOVES[bytes];
+function kernel(rank: number, bytes: keyof typeof MOVES, moved: boolean, pairs: number) {
+  return shader(`strided_copy.${rank}.${bytes}.${pairs}${moved ? '.moved' : ''}`, () => {
+    const { type, move, target = type }: { type: string; move: string; target?: string } = MOVES[bytes];
+    const which = ['', '2'].slice(0, pairs);
+    const all = (letter: string, binding: string) => Object.fromEntries(which.map((n) => [letter + n, binding]));
     const dims = Array.from({ length: rank }, (_, i) => rank - 1 - i);
     const fields = dims.flatMap((i) => [[`size${i}`, 'u32'] as const, [`from${i}`, 'i32'] as const, [`to${i}`, 'i32'] as const]);
     const steps = dims.map((i) => `  {
@@ -169,8 +175,8 @@ function kernel(rank: number, bytes: keyof typeof MOVES, moved: boolean) {
     goal += k * params.to${i};
   }`);
     return {
-      reads: { xs: type, ...(moved && { start: 'i32' }) },
-      writes: { ys: atomic ? `atomic<${type}>` : type },
+      reads: { ...all('x', type), ...(moved && { start: 'i32' }) },
+      writes: all('y', target),
       params: { n: 'u32', source: 'i32', goal: 'i32', step: 'i32', most: 'i32', ...Object.fromEntries(fields) },
       code: /* wgsl */ `
 ${FLAT_MAIN} {
@@ -179,7 +185,7 @@ ${FLAT_MAIN} {
   var source = params.source;
   var goal = params.goal${moved ? ' + params.step * clamp(start[0], 0, params.most)' : ''};
 ${steps.join('\n')}
-  ${move}
+  ${which.map((n) => move.replace(/\b[xy](?=\[)/g, `$&${n}`)).join('\n  ')}
 }`,
     };
   });
@@ -187,9 +193,11 @@ ${steps.join('\n')}
 
 /** The copy as one launch. Bits are moved, whatever the dtype, in the largest unit that sizes and strides allow. */
 function launchCopy(copy: Copy<Slot>): Launch {
-  const { source, target, moved } = copy;
-  const { bytes, dims, from, to, step } = inLargestOf([16, 4, 2], copy);
+  const { moved } = copy;
+  const pairs = alone(copy);
+  const [{ bytes, dims, from, to, step }] = pairs.map((pair) => inLargestOf([16, 4, 2], pair));
   const n = dims.reduce((product, { size }) => product * size, 1);
   const params = [n, from, to, step, moved?.most ?? 0, ...[...dims].reverse().flatMap((d) => [d.size, d.from, d.to])];
-  return flatLaunch(kernel(dims.length, bytes, !!moved), moved ? [source, moved.start, target] : [source, target], params, n);
+  const args = [...pairs.map(({ source }) => source), ...(moved ? [moved.start] : []), ...pairs.map(({ target }) => target)];
+  return flatLaunch(kernel(dims.length, bytes, !!moved, pairs.length), args, params, n);
 }
