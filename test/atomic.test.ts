@@ -20,7 +20,8 @@ import * as assert from 'uvu/assert';
 import { SystemError } from '../engine/errors.ts';
 import { makeFolders } from '../engine/node/files.ts';
 import * as io from '../engine/node/index.ts';
-import { type Owner, ownerName, self, stateOf } from '../engine/node/owner.ts';
+import * as store from '../models/matvlm/app/store/index.ts';
+import { type Owner, ownerName, self, stateOf } from '../models/matvlm/app/store/owner.ts';
 import { Checkpoint } from '../engine/safetensors/index.ts';
 import { latestCheckpoint, listCheckpoints, pruneCheckpoints, verifyCheckpoint } from '../models/matvlm/app/store/checkpoints.ts';
 import { acquireLock, type Lock } from '../models/matvlm/app/store/lock.ts';
@@ -63,13 +64,13 @@ async function fill(folder: string, version: number, files: io.FileSystem): Prom
     shape: [1024],
     data: () => new Int32Array(1024).fill(version),
   });
-  await io.writeShardedSafetensors(folder, ['a', 'b', 'c'].map(tensor), { files, maxShardSize: 9000 });
-  await io.writeFileAtomic(join(folder, 'trainer_state.json'), JSON.stringify({ version }), files);
+  await store.writeShardedSafetensors(folder, ['a', 'b', 'c'].map(tensor), { files, maxShardSize: 9000 });
+  await store.writeFileAtomic(join(folder, 'trainer_state.json'), JSON.stringify({ version }), files);
 }
 
 /** Writes a checkpoint of that version as a whole. */
 function write(path: string, version: number, files: io.FileSystem = faultyFiles()): Promise<void> {
-  return io.writeFolderAtomic(path, (folder, within) => fill(folder, version, within), files);
+  return store.writeFolderAtomic(path, (folder, within) => fill(folder, version, within), files);
 }
 
 /** The version of a checkpoint, which must be whole: all parts of one version and nothing else. */
@@ -108,7 +109,7 @@ atomic('a file: the former or the new one, and no temporary file', async () => {
       await io.disk.makeFolder(folder);
       writeFileSync(path, former);
       const files = faultyFiles({ at, code });
-      const error = await io.writeFileAtomic(path, next, files).then(
+      const error = await store.writeFileAtomic(path, next, files).then(
         () => null,
         (reason: unknown) => reason,
       );
@@ -191,21 +192,21 @@ atomic('an error of the caller passes unchanged and leaves nothing', async () =>
   const run = fresh();
   const mine = new Error('mine');
   const fails = () => Promise.reject(mine);
-  assert.is(await io.writeFolderAtomic(join(run, 'x'), fails).catch((e: unknown) => e), mine);
-  assert.is(await io.writeAtomic(join(run, 'y'), fails).catch((e: unknown) => e), mine);
+  assert.is(await store.writeFolderAtomic(join(run, 'x'), fails).catch((e: unknown) => e), mine);
+  assert.is(await store.writeAtomic(join(run, 'y'), fails).catch((e: unknown) => e), mine);
   assert.equal(readdirSync(run), []);
 });
 
 atomic('nothing half-written is taken for complete', async () => {
   const path = join(fresh(), 'x');
-  await io.writeFolderAtomic(path, async (folder, files) => {
+  await store.writeFolderAtomic(path, async (folder, files) => {
     await fill(folder, 1, files);
-    assert.not(await io.isCompleteFolder(folder));
+    assert.not(await store.isCompleteFolder(folder));
   });
-  assert.ok(await io.isCompleteFolder(path));
+  assert.ok(await store.isCompleteFolder(path));
   unlinkSync(join(path, 'trainer_state.json'));
-  assert.not(await io.isCompleteFolder(path));
-  assert.not(await io.isCompleteFolder(join(path, 'nowhere')));
+  assert.not(await store.isCompleteFolder(path));
+  assert.not(await store.isCompleteFolder(join(path, 'nowhere')));
 });
 
 atomic('folders are made one by one, so that a read-only file system is told as such', async () => {
@@ -397,7 +398,7 @@ locks('who has it cleans up in the run, but not what a living process needs', as
   assert.equal(readdirSync(run), names({ parent: OTHERS.parent }));
   // Without the lock, only what is dead for certain.
   for (const name of names({ ...DEAD, ...OTHERS })) writeFileSync(join(run, name), '');
-  await io.writeFileAtomic(join(run, 'x'), 'done');
+  await store.writeFileAtomic(join(run, 'x'), 'done');
   assert.equal(readdirSync(run).sort(), [...names(OTHERS), 'x'].sort());
 });
 

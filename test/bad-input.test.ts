@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { writeSafetensors } from '../engine/node/index.ts';
+import { writeSafetensors } from '../models/matvlm/app/store/index.ts';
 import { latestCheckpoint, verifyCheckpoint } from '../models/matvlm/app/store/checkpoints.ts';
 import { acquireLock } from '../models/matvlm/app/store/lock.ts';
 import { Checkpoint, type SafeTensor } from '../engine/safetensors/index.ts';

@@ -6,7 +6,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { CheckpointError } from '../engine/errors.ts';
-import { writeFileAtomic, writeFolderAtomic, writeSafetensors } from '../engine/node/index.ts';
+import { writeFileAtomic, writeFolderAtomic, writeSafetensors } from '../models/matvlm/app/store/index.ts';
 import { pruneCheckpoints } from '../models/matvlm/app/store/checkpoints.ts';
 import type { SafeTensor } from '../engine/safetensors/index.ts';
 import { keep, scope } from '../engine/scope.ts';

@@ -7,6 +7,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, CheckpointError, OutOfMemoryError, SystemError } from '../engine/errors.ts';
 import * as io from '../engine/node/index.ts';
+import * as store from '../models/matvlm/app/store/index.ts';
 import { bytesSource, Checkpoint, encode, SAFE_BITS, SafetensorsFile, spanOf } from '../engine/safetensors/index.ts';
 import type { FolderSource, SafeDType, SafeTensor } from '../engine/safetensors/index.ts';
 import { rejects } from './support/expect.ts';
@@ -40,7 +41,7 @@ write('a file byte by byte', async () => {
     '"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},"b":{"dtype":"BF16","shape":[1],"data_offsets":[8,10]}}';
   const data = Buffer.concat([Buffer.from(Float32Array.of(2, 1).buffer), Buffer.from([0x80, 0x3f])]);
   const path = join(freshFolder(), 'x.safetensors');
-  await io.writeSafetensors(path, tensors);
+  await store.writeSafetensors(path, tensors);
   const expected = fileOf(header.padEnd(Math.ceil(header.length / 8) * 8, ' '), data);
   assert.is(Buffer.compare(readFileSync(path), expected), 0);
 });
@@ -68,7 +69,7 @@ write('what is written is read, whatever the names, types and shapes, in one fil
       const file = await encoded(list, meta);
       assert.equal(Object.fromEntries(file.metadata), meta);
       const folder = freshFolder();
-      await io.writeShardedSafetensors(folder, list, { maxShardSize, files: faultyFiles() });
+      await store.writeShardedSafetensors(folder, list, { maxShardSize, files: faultyFiles() });
       const weights = await Checkpoint.open(io.diskFolder(folder));
       assert.equal([...weights.keys()].sort(), list.map(({ name }) => name).sort());
       for (const { name, dtype, shape, data } of list) {
@@ -89,15 +90,15 @@ write('shards as transformers lays them out', async () => {
   const list = [f32('a', 1, 2), f32('b', 3), f32('big', ...Array(10).fill(4)), f32('c', 5)];
   const shards = [1, 2, 3].map((i) => `model-0000${i}-of-00003.safetensors`);
   const index = 'model.safetensors.index.json';
-  assert.equal(await io.writeShardedSafetensors(folder, list, { maxShardSize: 12 }), [...shards, index]);
+  assert.equal(await store.writeShardedSafetensors(folder, list, { maxShardSize: 12 }), [...shards, index]);
   assert.equal(readdirSync(folder).sort(), [...shards, index]);
   assert.equal(JSON.parse(readFileSync(join(folder, index), 'utf8')), {
     metadata: { total_size: 56 },
     weight_map: { a: shards[0], b: shards[0], big: shards[1], c: shards[2] },
   });
-  await rejects(io.writeShardedSafetensors(folder, list), ArgumentError, /has model-00001-of-00003/);
-  assert.equal(await io.writeShardedSafetensors(folder, list, { stem: 'optimizer' }), ['optimizer.safetensors']);
-  await rejects(io.writeShardedSafetensors(folder, list, { maxShardSize: NaN }), ArgumentError, /maxShardSize/);
+  await rejects(store.writeShardedSafetensors(folder, list), ArgumentError, /has model-00001-of-00003/);
+  assert.equal(await store.writeShardedSafetensors(folder, list, { stem: 'optimizer' }), ['optimizer.safetensors']);
+  await rejects(store.writeShardedSafetensors(folder, list, { maxShardSize: NaN }), ArgumentError, /maxShardSize/);
 });
 
 write('pieces of a tensor are pulled one at a time, one tensor after the other', async () => {
@@ -132,7 +133,7 @@ write('tensors that are not as declared are refused, and nothing is left', async
   ];
   for (const [says, ...tensors] of rows) {
     const folder = freshFolder();
-    await rejects(io.writeSafetensors(join(folder, 'x.safetensors'), tensors), ArgumentError, says);
+    await rejects(store.writeSafetensors(join(folder, 'x.safetensors'), tensors), ArgumentError, says);
     assert.equal(readdirSync(folder), [], String(says));
   }
 });
@@ -142,8 +143,8 @@ write('paths that cannot be read or written are named', async () => {
   const rows: [Promise<unknown>, string, RegExp][] = [
     [io.fileSource(join(folder, 'none')), 'none', /no such file/],
     [io.fileSource(folder), folder, /it is a folder/],
-    [io.writeSafetensors(join(folder, 'no/x.safetensors'), []), 'no/x.safetensors', /ENOENT/],
-    [io.writeFileAtomic(folder, 'x'), folder, /EISDIR|folder/],
+    [store.writeSafetensors(join(folder, 'no/x.safetensors'), []), 'no/x.safetensors', /ENOENT/],
+    [store.writeFileAtomic(folder, 'x'), folder, /EISDIR|folder/],
   ];
   for (const [work, path, says] of rows) assert.ok((await rejects(work, SystemError, says)).message.includes(path));
   await rejects(Checkpoint.open(io.diskFolder(join(folder, 'none'))), CheckpointError, /no weights/);

@@ -1,10 +1,6 @@
-export { isCompleteFolder, writeAtomic, writeFileAtomic, writeFolderAtomic } from './atomic.ts';
-export type { Write } from './atomic.ts';
 export { dawnGpu, type DawnOptions, dawnVersion, releaseDawn } from './dawn.ts';
 export { disk } from './files.ts';
 export type { FileSystem, OpenFile } from './files.ts';
 export { allowRelaxedSimd } from './relaxed-simd.ts';
 export { diskFolder, fileSource, readFileWithin } from './source.ts';
 export { systemError } from './system.ts';
-export { writeSafetensors, writeShardedSafetensors } from './write.ts';
-export type { ShardOptions, WriteOptions } from './write.ts';

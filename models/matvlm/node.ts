@@ -12,6 +12,7 @@ export { openDatasets } from './app/node/datasets.ts';
 export { decodeImage, readImage } from './app/node/decode.ts';
 export { loadEasyVqa } from './app/node/easy-vqa.ts';
 export { saveModel } from './app/node/save-model.ts';
+export * from './app/store/index.ts';
 
 export interface NodeLoadOptions extends LoadOptions {
   /**

@@ -4,7 +4,8 @@ import { copyFileSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Checkpoint } from '../../../dist/lib/engine/index.js';
-import { diskFolder, writeSafetensors } from '../../../dist/lib/engine/node/index.js';
+import { diskFolder } from '../../../dist/lib/engine/node/index.js';
+import { writeSafetensors } from '../../../dist/lib/models/matvlm/node.js';
 
 const assets = dirname(fileURLToPath(import.meta.url));
 const target = process.argv[2];

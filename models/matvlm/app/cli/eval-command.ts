@@ -1,10 +1,11 @@
 import { mkdtemp, rmdir, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { diskFolder, systemError, writeFileAtomic } from '../../../../engine/node/index.ts';
+import { diskFolder, systemError } from '../../../../engine/node/index.ts';
 import { closeBackend, openBackend } from '../node/backend.ts';
 import { openDatasets } from '../node/datasets.ts';
 import { modelFolder, readModel } from '../node/model-folder.ts';
 import { loadVlm } from '../../vlm.ts';
+import { writeFileAtomic } from '../store/index.ts';
 import type { evalTable } from './eval.ts';
 import { accuracyTable, evaluateAll } from './evaluation.ts';
 import { interrupted } from './interrupt.ts';

@@ -1,6 +1,5 @@
 import { cpus } from 'node:os';
 import { join } from 'node:path';
-import { writeFileAtomic } from '../../../../engine/node/index.ts';
 import type { VqaDataset, VqaSample } from '../../data/dataset.ts';
 import { pngDataUri } from '../node/encode-png.ts';
 import { readMetrics } from '../node/metrics.ts';
@@ -24,6 +23,7 @@ import type { MaTVLM } from '../../model.ts';
 import { countByPart } from '../../sizes.ts';
 import { evaluate, type Evaluation } from '../../train/evaluate.ts';
 import type { Vlm } from '../../vlm.ts';
+import { writeFileAtomic } from '../store/index.ts';
 import { shares } from './evaluation.ts';
 import { dashed } from './options.ts';
 import { thousands } from './output.ts';

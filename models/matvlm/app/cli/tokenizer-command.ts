@@ -1,13 +1,13 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { SystemError } from '../../../../engine/errors.ts';
-import { writeFileAtomic, writeFolderAtomic } from '../../../../engine/node/index.ts';
 import type { VqaDataset } from '../../data/dataset.ts';
 import { openDatasets } from '../node/datasets.ts';
 import { ownCommand } from '../node/shell.ts';
 import { PromptEncoder, TEMPLATES } from '../../template.ts';
 import { Tokenizer } from '../../../nn/text/tokenizer.ts';
 import { buildTextTokenizer, tokenizerFileTexts } from '../../data/word-tokenizer.ts';
+import { writeFileAtomic, writeFolderAtomic } from '../store/index.ts';
 import { UsageError } from './errors.ts';
 import { interrupted } from './interrupt.ts';
 import { say } from './output.ts';

@@ -1,5 +1,6 @@
 import { open, readFile, type FileHandle } from 'node:fs/promises';
-import { systemError, writeFileAtomic } from '../../../../engine/node/index.ts';
+import { systemError } from '../../../../engine/node/index.ts';
+import { writeFileAtomic } from '../store/index.ts';
 
 /** Settings that a resumed run was given in place of its own, by the names of their flags. */
 export type Overrides = Readonly<Record<string, { readonly from: unknown; readonly to: unknown }>>;

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
 import { hostname } from 'node:os';
-import { codeOf } from './system.ts';
+import { codeOf } from '../../../../engine/node/system.ts';
 
 /**
  * A process, told from any other that may see the same files: one with the same number later on, in another container

@@ -1,0 +1,5 @@
+/** What is written is never lost or half-written: files and folders that come into being as a whole, weights, checkpoints. */
+export { isCompleteFolder, writeAtomic, writeFileAtomic, writeFolderAtomic } from './atomic.ts';
+export type { Write } from './atomic.ts';
+export { writeSafetensors, writeShardedSafetensors } from './write-safetensors.ts';
+export type { ShardOptions, WriteOptions } from './write-safetensors.ts';
