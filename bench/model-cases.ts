@@ -2,17 +2,18 @@ import type { Backend } from '../engine/backend.ts';
 import { emptyParameters } from '../engine/module.ts';
 import { Random } from '../engine/random.ts';
 import { keep, scope } from '../engine/scope.ts';
-import { fromData } from '../engine/tensor.ts';
+import { fromData, type Tensor } from '../engine/tensor.ts';
 import { parseConfig } from '../models/matvlm/config.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
-import { decodeStep, prefill, type Step } from '../models/matvlm/generate.ts';
+import { prefill } from '../models/matvlm/generate.ts';
 import { initialise } from '../models/matvlm/initialise.ts';
-import { disposeState, mapState } from '../models/matvlm/layers/state.ts';
 import { publishedLosses } from '../models/matvlm/losses.ts';
 import { MaTVLM } from '../models/matvlm/model.ts';
 import { tinyConfig } from '../models/matvlm/presets.ts';
 import { createStudent, evenLayers } from '../models/matvlm/student.ts';
 import { PromptEncoder } from '../models/matvlm/template.ts';
+import { TokenStream } from '../models/matvlm/token-stream.ts';
+import type { DecoderCache } from '../models/nn/cache.ts';
 import { Tokenizer } from '../models/nn/text/tokenizer.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
 import { distillTask, pretrainTask, Trainer, type TrainSettings, type TrainTask } from '../models/matvlm/train/loop.ts';
@@ -24,7 +25,7 @@ import type { Batch } from './measure.ts';
 /** One kind of step, ready to run; `close` frees what it holds. */
 export interface OpenStep {
   readonly run: Batch;
-  readonly close: () => void;
+  readonly close: () => void | Promise<void>;
 }
 
 export interface ModelCase {
@@ -95,38 +96,46 @@ function prompt(): { ids: number[]; pixels: Float32Array } {
   return { ids, pixels: Float32Array.from({ length: 3 * 64 * 64 }, (_, i) => Math.sin(i)) };
 }
 
-function start(model: MaTVLM): Step {
+/** A cache with the prompt in it, and the logits behind it. */
+function start(model: MaTVLM): { cache: DecoderCache; logits: Tensor } {
   const { ids, pixels } = prompt();
-  const step = scope(() => prefill(model, ids, fromData(model.backend, pixels, [1, 3, 64, 64])));
-  return { logits: keep(step.logits), state: mapState(step.state, keep) };
+  const cache = model.decoder.cache();
+  const logits = scope(() => prefill(model, ids, fromData(model.backend, pixels, [1, 3, 64, 64]), cache));
+  return { cache, logits: keep(logits) };
 }
 
-function free(step: Step): void {
-  step.logits.dispose();
-  disposeState(step.state);
-}
-
-/** One token after the prompt as generation makes it: every step waits for its logits. */
+/** Tokens after the prompt as generation makes them; at the end of the context it begins again. */
 async function decoding(backend: Backend, hybrid: boolean): Promise<OpenStep> {
   const { model, close } = await models(backend, hybrid);
-  const before = start(model);
+  const { cache, logits } = start(model);
+  const prompt = cache.snapshot();
+  const stream = () => new TokenStream(model.decoder, cache, logits, { maxNewTokens: cache.context });
+  let tokens = stream();
   const run = async (n: number) => {
     for (let i = 0; i < n; i++) {
-      const { logits, state } = decodeStep(model, 5, before.state);
-      await logits.data();
-      free({ logits, state });
+      if (await tokens.next(Infinity)) continue;
+      await tokens.dispose();
+      cache.restore(prompt);
+      tokens = stream();
     }
   };
-  return { run, close: () => (free(before), close()) };
+  const end = async () => {
+    await tokens.dispose();
+    logits.dispose();
+    cache.dispose();
+    close();
+  };
+  return { run, close: end };
 }
 
 async function prompting(backend: Backend, hybrid: boolean): Promise<OpenStep> {
   const { model, close } = await models(backend, hybrid);
   const run = async (n: number) => {
     for (let i = 0; i < n; i++) {
-      const step = start(model);
-      await step.logits.data();
-      free(step);
+      const { cache, logits } = start(model);
+      await logits.data();
+      logits.dispose();
+      cache.dispose();
     }
   };
   return { run, close };

@@ -86,7 +86,7 @@ async function runModel(device: Device, { name, unit, open }: ModelCase): Promis
   const { run, close } = await open(device.backend);
   const timing = await measure(name, run, device.class.budget);
   const onGpu = await deviceTime(device, run, Math.min(timing.calls, 4));
-  close();
+  await close();
   const where = { case: name, backend: device.class.label };
   return { ...where, ...timing, device: onGpu, unit, rate: 1000 / timing.median, share: null };
 }

@@ -5,7 +5,7 @@ import { ShapeError } from '../engine/errors.ts';
 import { noGrad } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { setTrainable } from '../models/matvlm/distill.ts';
-import { decodeStep, prefill, type Step } from '../models/matvlm/generate.ts';
+import { decodeStep, prefill } from '../models/matvlm/generate.ts';
 import type { PassOptions } from '../models/matvlm/layers/decoder.ts';
 import { type DecoderState, disposeState, mapState } from '../models/matvlm/layers/state.ts';
 import type { MaTVLM } from '../models/matvlm/model.ts';
@@ -43,11 +43,12 @@ function padded(rows: readonly number[][]): { ids: number[][]; mask: number[][] 
 /** Logits after each row's last token, alone. */
 async function alone(model: MaTVLM, b: number): Promise<ArrayLike<number>[]> {
   const pixels = fromData(model.backend, images[b], [1, 3, 16, 16]);
-  let step: Step = prefill(model, prompts[b], pixels);
-  const all = [await step.logits.data()];
+  const cache = model.decoder.cache();
+  let logits = prefill(model, prompts[b], pixels, cache);
+  const all = [await logits.data()];
   for (const rows of CONTINUATIONS) {
-    for (const id of rows[b]) step = decodeStep(model, id, step.state);
-    all.push(await step.logits.data());
+    for (const id of rows[b]) logits = decodeStep(model, [id], cache);
+    all.push(await logits.data());
   }
   return all;
 }

@@ -1,52 +1,15 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError } from '../engine/errors.ts';
-import { Random } from '../engine/random.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import { generateIds } from '../models/matvlm/generate.ts';
 import type { RgbImage } from '../models/nn/image/image.ts';
-import { chooseToken, checkSampling, type SamplingOptions } from '../models/nn/sampling.ts';
+import { checkSampling, type SamplingOptions } from '../models/nn/sampling.ts';
 import { IMAGE_ID, type Turn } from '../models/matvlm/template.ts';
 import { Vlm } from '../models/matvlm/vlm.ts';
 import { smallTeacher, tokenizer } from './support/tiny-model.ts';
 
 const sampling = suite('sampling and streaming');
-const LOGITS = [2, 1, 0, -1, -8];
-
-/** How often each token is chosen in 4,000 draws. */
-function shares(options: SamplingOptions, seen: number[] = []): number[] {
-  const random = new Random(1);
-  const counts = LOGITS.map(() => 0);
-  for (let i = 0; i < 4000; i++) counts[chooseToken(Float32Array.from(LOGITS), new Set(seen), options, random)]++;
-  return counts.map((c) => c / 4000);
-}
-
-function near(got: number[], want: number[]): void {
-  got.forEach((g, i) => assert.ok(Math.abs(g - want[i]) < 0.03, `${got} against ${want}`));
-}
-
-function softmax(logits: number[]): number[] {
-  const e = logits.map(Math.exp);
-  const sum = e.reduce((a, b) => a + b);
-  return e.map((x) => x / sum);
-}
-
-sampling('temperature 0 is greedy, 1 draws by the probabilities, 2 flattens them', () => {
-  assert.equal(shares({}), [1, 0, 0, 0, 0]);
-  near(shares({ temperature: 1 }), softmax(LOGITS));
-  near(shares({ temperature: 2 }), softmax(LOGITS.map((x) => x / 2)));
-});
-
-sampling('top-k and top-p keep the likeliest', () => {
-  near(shares({ temperature: 1, topK: 2 }), [...softmax(LOGITS.slice(0, 2)), 0, 0, 0]);
-  near(shares({ temperature: 1, topP: 0.7 }), [...softmax(LOGITS.slice(0, 2)), 0, 0, 0]);
-  assert.equal(shares({ temperature: 1, topP: 0.1 }), [1, 0, 0, 0, 0]);
-});
-
-sampling('the repetition penalty weakens what was seen', () => {
-  near(shares({ temperature: 1, repetitionPenalty: 2 }, [0, 3]), softmax([1, 1, 0, -2, -8]));
-});
-
 sampling('options out of range are refused by name', () => {
   const bad: SamplingOptions[] = [
     { temperature: -1 },

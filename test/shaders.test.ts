@@ -73,8 +73,10 @@ shaders('a training and a distillation step, prefill and decoding', async () => 
   }
   await new Trainer(pretrainTask(teacher), loader, SETTINGS).run({ until: 1 });
   scope(() => {
-    const step = prefill(student, Array.from(encoder.questionIds('what shape is the red object?').ids), null);
-    decodeStep(student, 3, step.state);
+    const cache = student.decoder.cache();
+    prefill(student, Array.from(encoder.questionIds('what shape is the red object?').ids), null, cache);
+    decodeStep(student, [3], cache);
+    cache.dispose();
   });
   await backend.sync();
 });

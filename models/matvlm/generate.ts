@@ -1,13 +1,12 @@
-import { ArgumentError } from '../../engine/errors.ts';
-import { Random } from '../../engine/random.ts';
-import { keep, scope } from '../../engine/scope.ts';
+import { ArgumentError, NumericError } from '../../engine/errors.ts';
+import { scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import { slice } from '../../ops/index.ts';
 import { breathe } from '../nn/breathe.ts';
-import { type DecoderState, disposeState, mapState } from './layers/state.ts';
+import type { DecoderCache } from '../nn/cache.ts';
+import { checkSampling, type SamplingOptions } from '../nn/sampling.ts';
 import type { MaTVLM } from './model.ts';
-import { checkSampling, chooseToken, type SamplingOptions } from '../nn/sampling.ts';
+import { TokenStream } from './token-stream.ts';
 import { IMAGE_ID } from './template.ts';
 
 export interface GenerateOptions extends SamplingOptions {
@@ -19,41 +18,33 @@ export interface GenerateOptions extends SamplingOptions {
   readonly signal?: AbortSignal;
 }
 
-/** The last position's logits and the state after it. */
-export interface Step {
-  readonly logits: Tensor;
-  readonly state: DecoderState;
-}
-
 /**
  * Runs a prompt with an image in place of its placeholder.
  * @param pixels (1, 3, size, size); null for a prompt without an image
+ * @param cache what came before; it takes up the prompt's positions
+ * @returns the logits after the last position, (1, V)
  * @throws ArgumentError for a prompt that is empty or longer than the context, an id out of range, a placeholder without
  *   an image or an image without a placeholder
  */
-export function prefill(model: MaTVLM, ids: readonly number[], pixels: Tensor | null): Step {
+export function prefill(model: MaTVLM, ids: readonly number[], pixels: Tensor | null, cache: DecoderCache): Tensor {
   checkPrompt(model, ids, pixels !== null);
   return noGrad(() =>
     scope(() => {
       const embeds = pixels
         ? model.splice({ ids: [ids] }, model.connector.forward(model.visionFeatures(pixels))).embeds
         : model.decoder.embed(fromData(model.backend, ids, [1, ids.length], 'i32'));
-      checkContext(model, embeds.shape[1]);
-      return lastStep(model, embeds, null);
+      checkContext(model, cache.length + embeds.shape[1]);
+      return model.decoder.next(embeds, cache);
     }),
   );
 }
 
-/** Runs one more token on a state. */
-export function decodeStep(model: MaTVLM, id: number, past: DecoderState): Step {
-  return noGrad(() =>
-    scope(() => lastStep(model, model.decoder.embed(fromData(model.backend, [id], [1, 1], 'i32')), past)),
-  );
-}
-
-function lastStep(model: MaTVLM, embeds: Tensor, past: DecoderState | null): Step {
-  const { hidden, state } = model.decoder.forward(embeds, { past });
-  return { logits: model.decoder.logits(slice(hidden.at(-1)!, 1, -1)), state };
+/** Runs one more token of each row. @param cache what came before; it takes up the tokens  @returns logits (B, V) */
+export function decodeStep(model: MaTVLM, ids: readonly number[], cache: DecoderCache): Tensor {
+  return scope(() => {
+    const tokens = fromData(model.backend, ids, [ids.length, 1], 'i32');
+    return model.decoder.next(model.decoder.embed(tokens), cache);
+  });
 }
 
 function checkPrompt(model: MaTVLM, ids: readonly number[], image: boolean): void {
@@ -79,6 +70,8 @@ export function checkContext(model: MaTVLM, length: number): void {
 /**
  * Token ids, one at a time. Ends at a stop id (which is not given out), at `maxNewTokens`, at the end of the context,
  * or when the signal aborts, and frees everything it made, also when the caller stops early.
+ * @throws ArgumentError for a prompt or an option that `prefill` or `checkSampling` refuses; NumericError when a logit is
+ *   not finite
  */
 export async function* generateIds(
   model: MaTVLM,
@@ -87,44 +80,30 @@ export async function* generateIds(
   options: GenerateOptions = {},
 ): AsyncGenerator<number> {
   checkSampling(options);
-  const { maxNewTokens = 64, stopIds = [], seed = 0, signal } = options;
+  const { maxNewTokens = 64, stopIds = [], signal } = options;
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) {
     throw new ArgumentError(`maxNewTokens is ${maxNewTokens}, expected a whole number from 0`);
   }
   if (signal?.aborted || maxNewTokens === 0) return;
-  const random = new Random(seed);
-  const seen = new Set(ids.filter((id) => id >= 0));
-  const context = model.config.model.text_config.max_position_embeddings;
-  let step = keepStep(start(model, ids, pixels));
+  const cache = model.decoder.cache();
+  const size = model.config.model.vision_config.image_size;
+  let tokens: TokenStream | null = null;
   try {
-    for (let made = 0; made < maxNewTokens && !signal?.aborted; made++) {
-      const logits = Float32Array.from(await step.logits.data());
+    tokens = scope(() => {
+      const image = pixels && fromData(model.backend, pixels, [1, 3, size, size]);
+      const logits = prefill(model, ids, image, cache);
+      return new TokenStream(model.decoder, cache, logits, { ...options, prompts: [ids], maxNewTokens });
+    });
+    for (let made = 0; made < maxNewTokens; made++) {
+      const chosen = await tokens.next(maxNewTokens - made);
       await breathe();
+      if (!chosen || signal?.aborted || stopIds.includes(chosen[0])) return;
+      if (chosen[0] < 0) throw new NumericError('a logit is not finite; the weights or the backend are broken');
+      yield chosen[0];
       if (signal?.aborted) return;
-      const id = chooseToken(logits, seen, options, random);
-      if (stopIds.includes(id)) return;
-      seen.add(id);
-      yield id;
-      if (made + 1 === maxNewTokens || step.state.length >= context) return;
-      const next = keepStep(decodeStep(model, id, step.state));
-      disposeStep(step);
-      step = next;
     }
   } finally {
-    disposeStep(step);
+    await tokens?.dispose();
+    cache.dispose();
   }
-}
-
-function start(model: MaTVLM, ids: readonly number[], pixels: Float32Array | null): Step {
-  const size = model.config.model.vision_config.image_size;
-  return scope(() => prefill(model, ids, pixels && fromData(model.backend, pixels, [1, 3, size, size])));
-}
-
-function keepStep(step: Step): Step {
-  return { logits: keep(step.logits), state: mapState(step.state, keep) };
-}
-
-function disposeStep(step: Step): void {
-  step.logits.dispose();
-  disposeState(step.state);
 }

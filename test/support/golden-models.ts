@@ -13,7 +13,6 @@ import type { DecoderOutput } from '../../models/matvlm/layers/decoder.ts';
 import { type LossOptions, nextTokenLoss, publishedLosses } from '../../models/matvlm/losses.ts';
 import { MaTVLM } from '../../models/matvlm/model.ts';
 import { isTrainable } from '../../models/matvlm/names.ts';
-import { argmax } from '../../models/nn/sampling.ts';
 import type { Spliced, TokenBatch } from '../../models/matvlm/splice.ts';
 import { AdamW } from '../../models/nn/optimiser.ts';
 import { disposeModel, loadWeights, modelFrom, readConfig, sharedParameters } from '../../models/matvlm/weights.ts';
@@ -324,9 +323,12 @@ async function greedyWithoutCache(r: Replay, model: MaTVLM, pixels: Float32Array
   const shape = [1, ...r.golden.get('pixel_values')!.shape.slice(1)];
   const made: number[] = [];
   for (let i = 0; i < count; i++) {
-    const logits = scope(() => prefill(model, ids, fromData(r.backend, pixels, shape)).logits);
-    const id = argmax(await logits.data());
+    const cache = model.decoder.cache();
+    const logits = scope(() => prefill(model, ids, fromData(r.backend, pixels, shape), cache));
+    const values = Array.from(await logits.data());
+    const id = values.indexOf(Math.max(...values));
     logits.dispose();
+    cache.dispose();
     made.push(id);
     ids.push(id);
   }

@@ -3,6 +3,7 @@ import type { Tensor } from '../../../engine/tensor.ts';
 import { attention, cat, reshape, rope } from '../../../ops/index.ts';
 import type { AttentionWeights } from '../families/family.ts';
 import { kvHeads, rotaryDim, type TextConfig } from '../families/text-config.ts';
+import { KeyValueCache } from '../../nn/cache.ts';
 import { Linear } from '../../nn/layers.ts';
 import type { Padding } from './padding.ts';
 import type { AttentionState } from './state.ts';
@@ -35,23 +36,31 @@ export class Attention {
 
   /**
    * @param h (B, L, D), positions `offset`…`offset+L−1`
-   * @param past keys and values of the positions before
+   * @param past keys and values of the positions before, which end at `offset`, or a cache of them
    * @param padding null when all keys count; else it says where each row begins
+   * @returns (B, L, D), and the keys and values of all positions
    */
-  forward(h: Tensor, offset: number, past: AttentionState | null, padding: Padding | null): [Tensor, AttentionState] {
+  forward(
+    h: Tensor,
+    offset: number,
+    past: AttentionState | KeyValueCache | null,
+    padding: Padding | null,
+  ): [Tensor, AttentionState] {
     const [b, l, d] = h.shape;
-    const start = padding?.start;
+    const [cache, state] = past instanceof KeyValueCache ? [past, null] : [null, past];
+    const start = padding?.start ?? cache?.positions.first;
     const turn = { rotaryDim: rotaryDim(this.c), theta: this.c.rope_theta, layout: 'blhd' as const };
     const rotary = { ...turn, start, offset: start ? 0 : offset };
     const split = (y: Tensor, heads: number) => reshape(y, [b, l, heads, this.headSize]);
     const q = rope(split(this.query.forward(h), this.heads), rotary);
-    let k = rope(split(this.key.forward(h), this.kv), rotary);
-    let v = split(this.value.forward(h), this.kv);
-    if (past) {
-      k = cat([past.k, k], 1);
-      v = cat([past.v, v], 1);
-    }
-    const y = attention(q, k, v, { causal: true, layout: 'blhd', mask: padding?.mask });
-    return [this.output.forward(reshape(y, [b, l, d])), { kind: 'attention', k, v }];
+    const k = rope(split(this.key.forward(h), this.kv), rotary);
+    const v = split(this.value.forward(h), this.kv);
+    const all = cache ? cache.append(k, v) : joined(state, k, v);
+    const y = attention(q, all.k, all.v, { causal: true, layout: 'blhd', mask: padding?.mask, keyCount: all.keyCount });
+    return [this.output.forward(reshape(y, [b, l, d])), { kind: 'attention', k: all.k, v: all.v }];
   }
+}
+
+function joined(past: AttentionState | null, k: Tensor, v: Tensor): ReturnType<KeyValueCache['append']> {
+  return past ? { k: cat([past.k, k], 1), v: cat([past.v, v], 1) } : { k, v };
 }

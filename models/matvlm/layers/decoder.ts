@@ -3,8 +3,9 @@ import type { Random } from '../../../engine/random.ts';
 import { scope } from '../../../engine/scope.ts';
 import { checkpoint, gradEnabled } from '../../../engine/tape.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { add, dropout, embedding, indexSelect } from '../../../ops/index.ts';
+import { add, dropout, embedding, indexSelect, reshape, slice } from '../../../ops/index.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
+import { DecoderCache } from '../../nn/cache.ts';
 import { Linear } from '../../nn/layers.ts';
 import type { Block, Norm } from '../families/family.ts';
 import { familyOf } from '../families/index.ts';
@@ -12,7 +13,7 @@ import { MIXER } from '../names.ts';
 import { Attention } from './attention.ts';
 import { Mamba2Mixer } from './mamba2.ts';
 import { mapPadding, type Padding, paddingOf, rowsAfter } from './padding.ts';
-import { type DecoderState, disposeState, type LayerState, layerTensors, mapLayer } from './state.ts';
+import { type DecoderState, disposeState, type LayerPast, type LayerState, layerTensors, mapLayer } from './state.ts';
 
 /** How a pass through decoder layers is run. */
 export interface PassOptions {
@@ -68,11 +69,11 @@ export class DecoderLayer {
     return recompute ? recomputed(this, x, past, how, offset) : this.compute(x, past, how, offset);
   }
 
-  /** `forward` without checkpointing, and with the padding known. */
-  compute(x: Tensor, past: LayerState | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
+  /** `forward` without checkpointing, and with the padding known; `past` may be a cache, which goes on with x. */
+  compute(x: Tensor, past: LayerPast | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
     return scope(() => {
       const { owner } = options;
-      const before = past && owner ? mapLayer(past, (t) => indexSelect(t, 0, owner)) : past;
+      const before = past && owner ? mapLayer(past as LayerState, (t) => indexSelect(t, 0, owner)) : past;
       let state: LayerState | undefined;
       const mix = (h: Tensor): Tensor => {
         const [mixed, after] = this.mix(h, before, options, offset);
@@ -84,7 +85,7 @@ export class DecoderLayer {
     });
   }
 
-  private mix(h: Tensor, past: LayerState | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
+  private mix(h: Tensor, past: LayerPast | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
     const { padding = null } = options;
     if (this.mixer.kind === 'mamba') return this.mixer.forward(h, past?.kind === 'mamba' ? past : null, padding);
     return this.mixer.forward(h, offset, past?.kind === 'attention' ? past : null, padding);
@@ -109,7 +110,10 @@ export class Decoder {
   readonly finalNorm: Norm;
   readonly head: Linear;
 
-  constructor(p: Parameters, config: MatvlmConfig) {
+  constructor(
+    p: Parameters,
+    private readonly config: MatvlmConfig,
+  ) {
     const c = config.model.text_config;
     const family = familyOf(c);
     const model = p.at('model');
@@ -141,6 +145,29 @@ export class Decoder {
   hiddenStates(embeds: Tensor, options: PassOptions = {}): Tensor[] {
     const padding = this.padding(embeds, options);
     return this.run(embeds, options, padding, (state) => disposeState({ layers: [state], rows: null }));
+  }
+
+  /** Memory for the positions of texts of one length, to be filled by `next`. */
+  cache(): DecoderCache {
+    const kinds = this.layers.map(({ mixer }) => mixer.kind);
+    return new DecoderCache(this.embed_tokens.backend, kinds, this.config.model.text_config.max_position_embeddings);
+  }
+
+  /**
+   * Runs embeddings (B, L, D) of the positions that follow those of a cache, which takes them up. Has no gradient.
+   * @returns the logits behind the last of them, (B, V)
+   * @throws ArgumentError for more positions than the context has
+   */
+  next(embeds: Tensor, cache: DecoderCache): Tensor {
+    const [b, l, d] = embeds.shape;
+    return cache.append(l, () => {
+      const hidden = this.layers.reduce((x, layer, i) => {
+        const y = scope(() => layer.compute(x, cache.layers[i], {}, cache.length)[0]);
+        if (x !== embeds) x.dispose();
+        return y;
+      }, embeds);
+      return this.logits(reshape(l === 1 ? hidden : slice(hidden, 1, -1), [b, d]));
+    });
   }
 
   private padding(embeds: Tensor, { past, owner, keyMask }: PassOptions): Padding | null {

@@ -1,7 +1,20 @@
 import type { Parameters } from '../../../engine/module.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { cat, causalConv1d, repeatInterleave, reshape, rmsNormGated, slice, split, ssdScan, zeros } from '../../../ops/index.ts';
+import {
+  cat,
+  causalConv1d,
+  causalConv1dStep_,
+  repeatInterleave,
+  reshape,
+  rmsNormGated,
+  slice,
+  split,
+  ssdScan,
+  ssdStep_,
+  zeros,
+} from '../../../ops/index.ts';
 import type { MambaConfig } from '../config.ts';
+import { RecurrentCache } from '../../nn/cache.ts';
 import { Linear } from '../../nn/layers.ts';
 import { ownLast, type Padding, still } from './padding.ts';
 import type { MambaState } from './state.ts';
@@ -48,27 +61,65 @@ export class Mamba2Mixer {
     this.norm = p.at('norm').get('weight', [inner]);
   }
 
-  /** u (B, L, D) → (B, L, D) and the state after the last position of each row that is not padding. */
-  forward(u: Tensor, past: MambaState | null, padding: Padding | null = null): [Tensor, MambaState] {
-    const [b, l] = u.shape;
+  /**
+   * u (B, L, D) → (B, L, D) and the state after the last position of each row that is not padding.
+   * @param past the state before, or a cache of it, which is brought up to date
+   */
+  forward(u: Tensor, past: MambaState | RecurrentCache | null, padding: Padding | null = null): [Tensor, MambaState] {
+    if (!(past instanceof RecurrentCache)) return this.scan(u, past, padding);
+    const held = past.state;
+    if (held && u.shape[1] === 1) return [this.step(u, held), { kind: 'mamba', ...held }];
+    const [y, after] = this.scan(u, held && { kind: 'mamba', ...held }, padding);
+    past.set(after.conv, after.ssm);
+    return [y, after];
+  }
+
+  private scan(u: Tensor, past: MambaState | null, padding: Padding | null): [Tensor, MambaState] {
+    const b = u.shape[0];
     const { d_inner: inner, d_xb: xb } = this.c;
     // 1. [z | x | B | C | dt] = W_in u
     const [z, xBC, dt] = split(this.in_proj.forward(u), [inner, 2 * xb + inner, this.heads], -1);
     // 2. a causal depthwise convolution with SiLU over x|B|C
     const before = past?.conv ?? zeros(u.backend, [b, CONV_WIDTH - 1, 2 * xb + inner]);
-    const weight = reshape(this.conv.weight, [2 * xb + inner, CONV_WIDTH]);
-    const mixed = causalConv1d(xBC, weight, this.conv.bias, { activation: 'silu', layout: 'blc', initial: before });
+    const how = { activation: 'silu', layout: 'blc', initial: before } as const;
+    const mixed = causalConv1d(xBC, this.convWeight(), this.conv.bias, how);
     const [x, B, C] = split(mixed, [xb, xb, inner], -1);
     // 3.–4. x and B repeat from the KV heads to all heads; the state space scan
     const { A_log, D, dt_bias } = this;
     const inputs = { x: this.toHeads(x), dt, A_log, B: this.toHeads(B), C: this.toHeads(C), D, dt_bias };
-    const how = { chunkSize: this.chunkSize, initialState: past?.ssm };
-    const [y, last] = ssdScan(inputs, how);
-    const ssm = padding ? ssdScan({ ...inputs, dt: still(dt, padding) }, how)[1] : last;
-    // 5. gate, norm by head, and out
-    const gated = rmsNormGated(reshape(y, [b, l, inner]), z, this.norm, { groupSize: this.headSize, eps: NORM_EPS });
+    const from = { chunkSize: this.chunkSize, initialState: past?.ssm };
+    const [y, last] = ssdScan(inputs, from);
+    const ssm = padding ? ssdScan({ ...inputs, dt: still(dt, padding) }, from)[1] : last;
     const conv = padding ? ownLast(cat([before, xBC], 1), CONV_WIDTH - 1, padding) : lastColumns(before, xBC);
-    return [this.out_proj.forward(gated), { kind: 'mamba', conv, ssm }];
+    return [this.gateAndProject(y, z), { kind: 'mamba', conv, ssm }];
+  }
+
+  /** `scan` of one token, in place: the parts of the projection are read where they lie. */
+  private step(u: Tensor, { conv, ssm }: { readonly conv: Tensor; readonly ssm: Tensor }): Tensor {
+    const { d_inner: inner, d_xb: xb } = this.c;
+    const projected = this.in_proj.forward(u);
+    const part = (of: Tensor, from: number, size: number) => ({ of, from, to: from + size });
+    const xBC = part(projected, inner, 2 * xb + inner);
+    const mixed = causalConv1dStep_(conv, xBC, this.convWeight(), this.conv.bias, { activation: 'silu' });
+    const { A_log, D, dt_bias } = this;
+    const y = ssdStep_(ssm, {
+      x: part(mixed, 0, xb),
+      B: part(mixed, xb, xb),
+      C: part(mixed, 2 * xb, inner),
+      dt: part(projected, xBC.to, this.heads),
+      ...{ A_log, D, dt_bias },
+    });
+    return this.gateAndProject(y, slice(projected, -1, 0, inner));
+  }
+
+  private convWeight(): Tensor {
+    return reshape(this.conv.weight, [this.conv.weight.shape[0], CONV_WIDTH]);
+  }
+
+  /** 5. Gate, norm by head, and out. @param y (B, L, H, head size)  @param z (B, L, d_inner) */
+  private gateAndProject(y: Tensor, z: Tensor): Tensor {
+    const options = { groupSize: this.headSize, eps: NORM_EPS };
+    return this.out_proj.forward(rmsNormGated(reshape(y, z.shape), z, this.norm, options));
   }
 
   /** (B, L, heads' width) → (B, L, H, head size), each KV head repeated for its group. */

@@ -1,4 +1,5 @@
 import type { Tensor } from '../../../engine/tensor.ts';
+import type { DecoderCache, LayerCache } from '../../nn/cache.ts';
 
 /** What an attention layer remembers: keys after rotary and values, (B, S, KV, Dh). */
 export interface AttentionState {
@@ -15,6 +16,9 @@ export interface MambaState {
 }
 
 export type LayerState = AttentionState | MambaState;
+
+/** What a layer goes on from: a state, which stays as it is, or a cache, which it appends to. */
+export type LayerPast = LayerState | LayerCache;
 
 /** How rows of different lengths lie in a state: (B, S) i32, 0 for padding, and (B) i32, each row's own positions. */
 export interface RowLengths {
@@ -56,4 +60,15 @@ export function mapState({ length, layers, rows }: DecoderState, map: (t: Tensor
 export function disposeState({ layers, rows }: Pick<DecoderState, 'layers' | 'rows'>): void {
   for (const t of layers.flatMap(layerTensors)) t.dispose();
   if (rows) mapRows(rows, (t) => (t.dispose(), t));
+}
+
+/** Copies a state whose rows are of one length into an empty cache. */
+export function fillCache(cache: DecoderCache, { length, layers }: DecoderState): void {
+  cache.append(length, () =>
+    layers.forEach((state, i) => {
+      const layer = cache.layers[i];
+      if (state.kind === 'attention' && layer.kind === 'attention') layer.append(state.k, state.v);
+      if (state.kind === 'mamba' && layer.kind === 'mamba') layer.set(state.conv, state.ssm);
+    }),
+  );
 }

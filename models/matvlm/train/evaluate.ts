@@ -1,12 +1,14 @@
 import { NumericError } from '../../../engine/errors.ts';
 import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
-import { fromData, type Tensor } from '../../../engine/tensor.ts';
-import { amax, amin, argmax, cat, slice } from '../../../ops/index.ts';
+import { fromData } from '../../../engine/tensor.ts';
 import { breathe } from '../../nn/breathe.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
-import { type DecoderState, disposeState, mapState } from '../layers/state.ts';
+import type { DecoderCache } from '../../nn/cache.ts';
+import { type DecoderState, disposeState, fillCache, mapState } from '../layers/state.ts';
+import type { MaTVLM } from '../model.ts';
 import { IGNORE_LABEL } from '../template.ts';
+import { TokenStream } from '../token-stream.ts';
 import type { Vlm } from '../vlm.ts';
 import { branch, checkQuestion, forwardPrefix } from '../vqa-pass.ts';
 
@@ -162,82 +164,53 @@ function byLength(vlm: Vlm, samples: readonly VqaSample[]): Asked[][] {
 }
 
 async function answerGroup(
-  vlm: Vlm,
+  { model, tokenizer, endIds }: Vlm,
   group: readonly Asked[],
   prefix: DecoderState,
   maxNewTokens: number,
   signal?: AbortSignal,
 ): Promise<string[]> {
-  const { model, tokenizer } = vlm;
   const made: number[][] = group.map(() => []);
   const done = new Set<number>();
-  const length = group[0].ids.length;
-  const context = model.config.model.text_config.max_position_embeddings;
-  const ids = Int32Array.from(group.flatMap((asked) => Array.from(asked.ids)));
   await pause(signal);
-  let step = advance(vlm, ids, length, () =>
-    branch(prefix, fromData(model.backend, Int32Array.from(group, (g) => g.image), [group.length], 'i32')),
-  );
+  const cache = model.decoder.cache();
+  let tokens: TokenStream | null = null;
   try {
-    for (let i = 0; ; i++) {
-      const [chosen, extremes] = await Promise.all([step.ids.data(), step.extremes.data()]);
-      disposeChoice(step);
-      checkLogits(extremes, group);
-      for (let j = 0; j < group.length; j++) {
-        if (vlm.endIds.has(chosen[j])) done.add(j);
-        else if (!done.has(j)) made[j].push(chosen[j]);
-      }
-      if (done.size === group.length || i + 1 >= maxNewTokens || step.state.length >= context) break;
+    tokens = askGroup(model, group, prefix, cache, maxNewTokens);
+    for (let left = maxNewTokens; left > 0 && done.size < group.length; left--) {
+      const chosen = await tokens.next(left);
       await pause(signal);
-      const past = step.state;
-      step = advance(vlm, Int32Array.from(chosen), 1, () => past);
-      disposeState(past);
+      if (!chosen) break;
+      group.forEach(({ name }, j) => {
+        if (chosen[j] < 0) throw new NumericError(`${name}: a logit is not finite; the weights or the backend are broken`);
+        if (endIds.has(chosen[j])) done.add(j);
+        else if (!done.has(j)) made[j].push(chosen[j]);
+      });
     }
   } finally {
-    disposeChoice(step);
-    disposeState(step.state);
+    await tokens?.dispose();
+    cache.dispose();
   }
-  return made.map((tokens) => tokenizer.decode(tokens).trim());
+  return made.map((ids) => tokenizer.decode(ids).trim());
 }
 
-/** @param extremes the greatest logits of all rows, then the least @throws NumericError naming a row's question */
-function checkLogits(extremes: ArrayLike<number>, group: readonly Asked[]): void {
-  for (let i = 0; i < extremes.length; i++) {
-    if (Number.isFinite(extremes[i])) continue;
-    const { name } = group[i % group.length];
-    throw new NumericError(`${name}: a logit is ${extremes[i]}; the weights or the backend are broken`);
-  }
-}
-
-/** What comes of a token. */
-interface Choice {
-  /** The likeliest next token of each row. */
-  readonly ids: Tensor;
-  /** The greatest logits of all rows, then the least: finite where all are. */
-  readonly extremes: Tensor;
-  readonly state: DecoderState;
-}
-
-function disposeChoice({ ids, extremes }: Choice): void {
-  ids.dispose();
-  extremes.dispose();
-}
-
-/** Runs `length` tokens of every row on a state. */
-function advance(
-  { model }: Vlm,
-  ids: Int32Array,
-  length: number,
-  past: () => DecoderState,
-): Choice {
-  const made = noGrad(() =>
+/** Runs the questions of a group, each behind the prefix of its image. */
+function askGroup(
+  { backend, decoder }: MaTVLM,
+  group: readonly Asked[],
+  prefix: DecoderState,
+  cache: DecoderCache,
+  maxNewTokens: number,
+): TokenStream {
+  const shape = [group.length, group[0].ids.length];
+  cache.reserve(Math.min(prefix.length + shape[1] + maxNewTokens, cache.context), 1);
+  return noGrad(() =>
     scope(() => {
-      const embeds = model.decoder.embed(fromData(model.backend, ids, [ids.length / length, length], 'i32'));
-      const { hidden, state } = model.decoder.forward(embeds, { past: past() });
-      const logits = model.decoder.logits(slice(hidden.at(-1)!, 1, -1));
-      const extremes = cat([amax(logits, { dim: -1 }), amin(logits, { dim: -1 })], 0);
-      return { ids: argmax(logits, -1), extremes, state };
+      const owner = fromData(backend, group.map(({ image }) => image), [group.length], 'i32');
+      const ids = fromData(backend, group.flatMap((asked) => Array.from(asked.ids)), shape, 'i32');
+      fillCache(cache, branch(prefix, owner));
+      const logits = decoder.next(decoder.embed(ids), cache);
+      return new TokenStream(decoder, cache, logits, { maxNewTokens, ahead: 1 });
     }),
   );
-  return { ids: keep(made.ids), extremes: keep(made.extremes), state: mapState(made.state, keep) };
 }

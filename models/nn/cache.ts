@@ -1,0 +1,274 @@
+import type { Backend } from '../../engine/backend.ts';
+import { byteLength } from '../../engine/dtype.ts';
+import { ArgumentError } from '../../engine/errors.ts';
+import { keep, scope } from '../../engine/scope.ts';
+import { noGrad } from '../../engine/tape.ts';
+import { empty, fromData, type Tensor, update } from '../../engine/tensor.ts';
+import { cast, clone, copy_, increment_, sliceScatter_, zeros } from '../../ops/index.ts';
+
+/** Positions that a cache's room grows by. */
+const ROOM = 256;
+
+/** Where a pass's tokens stand, as data on the device: a captured pass goes on at another place each time. */
+export interface Positions {
+  /** (1) i32: the position of the pass's first token. */
+  readonly first: Tensor;
+  /** (1) i32: how many positions there are with the pass's own. */
+  readonly end: Tensor;
+  /** Positions before the pass, as the host counts them. */
+  readonly length: number;
+  /** Positions that there is room for. */
+  readonly capacity: number;
+}
+
+/** Keys and values of an attention layer, (B, capacity, KV, Dh), of which the first positions are in use. */
+export class KeyValueCache {
+  readonly kind = 'attention';
+  private k: Tensor | null = null;
+  private v: Tensor | null = null;
+
+  constructor(readonly positions: Positions) {}
+
+  get bytes(): number {
+    return sizeOf(this.k) + sizeOf(this.v);
+  }
+
+  /**
+   * Writes the keys and values of a pass behind those of the positions before.
+   * @param k (B, L, KV, Dh), and so is v
+   * @returns all there are so far; with `keyCount` where there is room behind them
+   */
+  append(k: Tensor, v: Tensor): { k: Tensor; v: Tensor; keyCount?: Tensor } {
+    const { length, first, end } = this.positions;
+    this.k ??= this.room(k);
+    this.v ??= this.room(v);
+    sliceScatter_(this.k, k, 1, first);
+    sliceScatter_(this.v, v, 1, first);
+    return length === 0 ? { k, v } : { k: this.k, v: this.v, keyCount: end };
+  }
+
+  /** Moves to memory of the capacity that there is now. */
+  grow(): void {
+    const grown = (old: Tensor | null): Tensor | null => {
+      if (!old) return null;
+      const larger = this.room(old);
+      sliceScatter_(larger, old, 1, 0);
+      old.dispose();
+      return larger;
+    };
+    this.k = grown(this.k);
+    this.v = grown(this.v);
+  }
+
+  /** Nothing: keys and values stay where they are until others are written over them. */
+  snapshot(): Tensor[] {
+    return [];
+  }
+
+  restore(): void {}
+
+  dispose(): void {
+    this.k?.dispose();
+    this.v?.dispose();
+    this.k = this.v = null;
+  }
+
+  private room({ backend, shape: [b, , ...rest], dtype }: Tensor): Tensor {
+    return keep(empty(backend, [b, this.positions.capacity, ...rest], dtype));
+  }
+}
+
+/** What a recurrent layer keeps: the last columns of its convolution and its state, both of a fixed size, in f32. */
+export class RecurrentCache {
+  readonly kind = 'mamba';
+  private held: { readonly conv: Tensor; readonly ssm: Tensor } | null = null;
+
+  get bytes(): number {
+    return sizeOf(this.held?.conv) + sizeOf(this.held?.ssm);
+  }
+
+  /** Convolution columns (B, K−1, C) and state (B, H, P, N), for ops that change them in place; null before any token. */
+  get state(): { readonly conv: Tensor; readonly ssm: Tensor } | null {
+    return this.held;
+  }
+
+  /** Takes up the state after a pass. */
+  set(conv: Tensor, ssm: Tensor): void {
+    if (this.held) {
+      copy_(this.held.conv, cast(conv, 'f32'));
+      copy_(this.held.ssm, cast(ssm, 'f32'));
+    } else {
+      this.held = { conv: keep(clone(cast(conv, 'f32'))), ssm: keep(clone(cast(ssm, 'f32'))) };
+    }
+  }
+
+  grow(): void {}
+
+  snapshot(): Tensor[] {
+    return this.held ? [keep(clone(this.held.conv)), keep(clone(this.held.ssm))] : [];
+  }
+
+  restore([conv, ssm]: readonly Tensor[]): void {
+    if (conv) this.set(conv, ssm);
+    else if (this.held) for (const t of Object.values(this.held)) copy_(t, zeros(t.backend, t.shape));
+  }
+
+  dispose(): void {
+    this.held?.conv.dispose();
+    this.held?.ssm.dispose();
+    this.held = null;
+  }
+}
+
+/** What a layer remembers of the positions before, written in place. */
+export type LayerCache = KeyValueCache | RecurrentCache;
+
+/** The state of a cache at one moment. Its tensors are freed by `dispose`. */
+export interface CacheSnapshot {
+  readonly length: number;
+  dispose(): void;
+}
+
+interface Saved extends CacheSnapshot {
+  readonly layers: readonly (readonly Tensor[])[];
+}
+
+/**
+ * What a decoder remembers of the positions that it has seen, in memory that is written in place: room for keys and
+ * values is there beforehand, 256 positions at a time, and the states of recurrent layers change where they are. Where
+ * the next token stands is data on the device, so that a decoding step can be captured once and replayed.
+ */
+export class DecoderCache implements Positions {
+  readonly first: Tensor;
+  readonly end: Tensor;
+  readonly layers: readonly LayerCache[];
+  private used = 0;
+  private room = 0;
+  private readonly snapshots = new Set<Saved>();
+
+  /**
+   * @param kinds what each layer is
+   * @param context most positions
+   */
+  constructor(
+    backend: Backend,
+    kinds: readonly LayerCache['kind'][],
+    readonly context: number,
+  ) {
+    this.first = keep(fromData(backend, [0], [1], 'i32'));
+    this.end = keep(fromData(backend, [0], [1], 'i32'));
+    this.layers = kinds.map((kind) => (kind === 'attention' ? new KeyValueCache(this) : new RecurrentCache()));
+  }
+
+  get length(): number {
+    return this.used;
+  }
+
+  get capacity(): number {
+    return this.room;
+  }
+
+  /** Bytes that it holds on the device. */
+  get bytes(): number {
+    return this.layers.reduce((sum, layer) => sum + layer.bytes, sizeOf(this.first) + sizeOf(this.end));
+  }
+
+  /**
+   * Makes room for `positions` in all, rounded up to a multiple of `step`.
+   * @returns whether tensors moved: what was captured with them must be captured again
+   * @throws ArgumentError for more than the context
+   */
+  reserve(positions: number, step = ROOM): boolean {
+    if (positions <= this.room) return false;
+    if (positions > this.context) {
+      throw new ArgumentError(`${positions} positions are more than the context of ${this.context}; ask something shorter`);
+    }
+    this.room = Math.min(Math.ceil(positions / step) * step, this.context);
+    quietly(() => this.layers.forEach((layer) => layer.grow()));
+    return this.used > 0;
+  }
+
+  /**
+   * Runs a pass of `tokens` positions: in `body`, layers append to their caches.
+   * @throws ArgumentError for more than the context
+   */
+  append<T>(tokens: number, body: () => T): T {
+    this.reserve(this.used + tokens);
+    return quietly(() => {
+      increment_(this.end, tokens);
+      const result = body();
+      increment_(this.first, tokens);
+      this.used += tokens;
+      return result;
+    });
+  }
+
+  /** Counts a position that the replay of a captured pass appended. */
+  countReplayed(): void {
+    this.used++;
+  }
+
+  /**
+   * Forgets the positions from `length` on.
+   * @throws ArgumentError where a recurrent layer has seen them, which goes back to a snapshot only, and where there are
+   *   not as many
+   */
+  truncate(length: number): void {
+    if (!Number.isInteger(length) || length < 0 || length > this.used) {
+      throw new ArgumentError(`truncate: length is ${length}, expected 0 to ${this.used}`);
+    }
+    if (length > 0 && length < this.used && this.layers.some(({ kind }) => kind === 'mamba')) {
+      throw new ArgumentError('truncate: a state-space layer cannot forget its last tokens; restore a snapshot');
+    }
+    if (length === 0) quietly(() => this.layers.forEach((layer) => layer.restore([])));
+    this.goTo(length);
+  }
+
+  /** Remembers this moment, to `restore` it as often as one likes, until the cache forgets positions before it. */
+  snapshot(): CacheSnapshot {
+    const layers = quietly(() => this.layers.map((layer) => layer.snapshot()));
+    const saved: Saved = {
+      length: this.used,
+      layers,
+      dispose: () => {
+        this.snapshots.delete(saved);
+        for (const t of layers.flat()) t.dispose();
+      },
+    };
+    this.snapshots.add(saved);
+    return saved;
+  }
+
+  /** Goes back to a snapshot. @throws ArgumentError for one that is not this cache's any more */
+  restore(snapshot: CacheSnapshot): void {
+    const saved = snapshot as Saved;
+    if (!this.snapshots.has(saved)) {
+      throw new ArgumentError('restore: this snapshot was disposed, belongs to another cache, or lies behind a truncation');
+    }
+    quietly(() => this.layers.forEach((layer, i) => layer.restore(saved.layers[i])));
+    this.goTo(saved.length);
+  }
+
+  dispose(): void {
+    for (const snapshot of this.snapshots) snapshot.dispose();
+    for (const layer of this.layers) layer.dispose();
+    this.first.dispose();
+    this.end.dispose();
+  }
+
+  private goTo(length: number): void {
+    for (const snapshot of this.snapshots) if (snapshot.length > length) snapshot.dispose();
+    this.used = length;
+    update(this.first, [length]);
+    update(this.end, [length]);
+  }
+}
+
+function sizeOf(tensor: Tensor | null | undefined): number {
+  return tensor ? byteLength(tensor.dtype, tensor.size) : 0;
+}
+
+/** Runs what has no gradient and frees what it does not return. */
+function quietly<T>(body: () => T): T {
+  return noGrad(() => scope(body));
+}
