@@ -15,7 +15,6 @@ export * from './loss/cross-entropy.ts';
 export * from './reduce/cumsum.ts';
 export * from './loss/distill-loss.ts';
 export * from './elementwise/dropout.ts';
-export * from './movement/embedding.ts';
 export * from './elementwise/fill.ts';
 export * from './elementwise/random.ts';
 export { increment_ } from './elementwise/increment.ts';

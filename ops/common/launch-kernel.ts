@@ -1,12 +1,25 @@
 import { accessor } from '../../engine/access.ts';
-import { grid1d, type GpuPlanner, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, grid1d, type GpuPlanner, type Launch, type Scalar, type Shader, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { FLAT_MAIN } from './flat.ts';
+
+const WORKGROUP = 256;
+
+/** The entry point of kernels with one invocation per element; WG is its workgroup size. */
+export const FLAT_MAIN = /* wgsl */ `${FLAT_INDEX}
+const WG = ${WORKGROUP}u;
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32)`;
+
+/** Launches a FLAT_MAIN kernel for `items` invocations. */
+export function flatLaunch(shader: Shader, args: readonly Slot[], params: readonly number[], items: number): Launch {
+  return { shader, args, params, grid: grid1d(items, WORKGROUP) };
+}
 
 type Operands = Readonly<Record<string, Slot | undefined>>;
 
-/** A kernel that reads and writes an element at a time, by `load_NAME(i)` and `store_NAME(i, v)`; no NAME is i or v. */
+/** A kernel that reads and writes by `load_NAME(i)` and `store_NAME(i, v)`; no NAME is i or v. */
 export interface Kernel {
   /** With the names and formats of the operands it tells kernels apart: everything else that changes the code is in it. */
   readonly key: string;
@@ -14,6 +27,8 @@ export interface Kernel {
   readonly reads: Operands;
   /** In formats of 32 bits. They can be read too. */
   readonly writes: Operands;
+  /** Names of those that are accessed four elements at a time. */
+  readonly wide?: readonly string[];
   readonly params?: Readonly<Record<string, readonly [type: Scalar, value: number]>>;
   readonly constants?: Readonly<Record<string, number>>;
   /** WGSL with an entry point `main`. */
@@ -23,12 +38,13 @@ export interface Kernel {
 
 /** One dispatch of a kernel on operands in whatever formats they are stored. */
 export function launchKernel(kernel: Kernel, { caps }: GpuPlanner): Launch {
-  const { key, reads, writes, params = {}, constants, code, grid } = kernel;
+  const { key, reads, writes, wide = [], params = {}, constants, code, grid } = kernel;
   const present = (operands: Operands) => Object.entries(operands).filter((entry): entry is [string, Slot] => !!entry[1]);
   const [read, written] = [present(reads), present(writes)];
+  const accessorOf = (name: string, { dtype }: Slot) => accessor(accessOf(dtype, caps), wide.includes(name));
   const bindings = (operands: readonly [string, Slot][]) =>
-    Object.fromEntries(operands.map(([name, { dtype }]) => [name, accessor(accessOf(dtype, caps), false)]));
-  const formats = [...read, ...written].map(([name, { dtype }]) => `${name}=${accessOf(dtype, caps).key}`);
+    Object.fromEntries(operands.map(([name, slot]) => [name, accessorOf(name, slot)]));
+  const formats = [...read, ...written].map(([name, slot]) => `${name}=${accessorOf(name, slot).key}`);
   return {
     shader: shader(`${key} ${formats}`, () => ({
       reads: bindings(read),
@@ -63,8 +79,19 @@ ${FLAT_MAIN} {
   if (i >= params.size) { return; }
   ${kernel.body()}
 }`,
-      grid: grid1d(size, 256),
+      grid: grid1d(size, WORKGROUP),
     },
     device,
   );
 }
+
+/** Terms that are added up before they go to the whole: long sums lose no digits so. */
+const BLOCK = 512;
+
+/** WGSL that adds to `sum`, of that type, what `term` adds to `part` for each j below `params.count`, in order. */
+export const sumInBlocks = (term: string, type = 'f32'): string => /* wgsl */ `
+  for (var first = 0u; first < params.count; first += ${BLOCK}u) {
+    var part = ${type}();
+    for (var j = first; j < min(first + ${BLOCK}u, params.count); j += 1u) { ${term} }
+    sum += part;
+  }`;

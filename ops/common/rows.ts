@@ -1,5 +1,4 @@
-import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
-import type { Slot } from '../../engine/plan.ts';
+import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { type KernelBody, launchKernel } from './launch-kernel.ts';
 
 /** Invocations in a workgroup of the row kernels. */
@@ -55,58 +54,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     },
     device,
   );
-}
-
-const COLUMN_SUM = /* wgsl */ `${FLAT_INDEX}
-var<workgroup> tree: array<f32, 256>;
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let c = flat_group(group, groups) * 16u + local % 16u;
-  var sum = 0.0;
-  if (c < params.columns) {
-    for (var r = local / 16u; r < params.rows; r += 16u) {
-      sum += xs[r * params.stride + params.offset + c];
-    }
-  }
-  tree[local] = sum;
-  workgroupBarrier();
-  for (var step = 128u; step >= 16u; step /= 2u) {
-    if (local < step) { tree[local] += tree[local + step]; }
-    workgroupBarrier();
-  }
-  if (local < 16u && c < params.columns) { ys[c] = tree[local]; }
-}`;
-
-const COLUMN_SUM_WIDE = /* wgsl */ `${FLAT_INDEX}
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let c = flat_index(group, groups, local, 256u);
-  if (c >= params.columns) { return; }
-  var sum = 0.0;
-  for (var r = 0u; r < params.rows; r += 1u) { sum += xs[r * params.stride + params.offset + c]; }
-  ys[c] = sum;
-}`;
-
-/** From here on there are columns enough to give each one invocation. */
-const WIDE = 16384;
-
-/**
- * Second stage of a reduction over rows: y[c] = Σ_r x[r, offset + c] with `stride` values a row. Meant for some
- * hundred rows.
- */
-export function columnSum(x: Slot, y: Slot, rows: number, stride: number, offset: number): Launch {
-  const wide = y.size >= WIDE;
-  return {
-    shader: shader(wide ? 'rows.column_sum.wide' : 'rows.column_sum', () => ({
-      reads: { xs: 'f32' },
-      writes: { ys: 'f32' },
-      params: { rows: 'u32', columns: 'u32', stride: 'u32', offset: 'u32' },
-      code: wide ? COLUMN_SUM_WIDE : COLUMN_SUM,
-    })),
-    args: [x, y],
-    params: [rows, y.size, stride, offset],
-    grid: grid1d(y.size, wide ? 256 : 16),
-  };
 }

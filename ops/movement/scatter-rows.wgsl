@@ -1,7 +1,7 @@
-// Sums rows of dys into the rows of dxs that the index names. A workgroup owns ROWS rows and COLUMNS columns of one
+// Sums rows of src into the rows of y that the index names. A workgroup owns ROWS rows and COLUMNS columns of one
 // slice's sums, keeps them in workgroup memory and walks over the slice's part of the index in order. Each step marks,
 // of CHUNK entries, those that name a row of its own (an or of bits, whose order does not matter), then adds these in
-// order, four loads at a time. What a chunk sums to goes to its rows of dxs before the next, so that a row that comes
+// order, four loads at a time. What a chunk sums to goes to its rows of y before the next, so that a row that comes
 // often loses no digits.
 const CHUNK = COLUMNS * 4u;
 const NONE: u32 = 0xffffffffu;
@@ -18,10 +18,10 @@ struct Hit {
 fn hit(bit: u32, word: u32, start: u32, c: u32) -> Hit {
   if (bit == NONE || c >= params.inner) { return Hit(NONE, 0.0); }
   let j = word * 32u + bit;
-  return Hit(rows[j], dys[(start + j) * params.inner + c]);
+  return Hit(rows[j], src[(start + j) * params.inner + c]);
 }
 
-// Bits of the rows that this chunk adds to, and of those that dxs has some of.
+// Bits of the rows that this chunk adds to, and of those that y has some of.
 var<private> touched: u32;
 var<private> begun: u32;
 
@@ -31,14 +31,14 @@ fn sum_up(h: Hit, local: u32) {
   touched |= 1u << h.row;
 }
 
-// Adds the sums of the rows of which `which` has a bit to those in dxs, where these begin at `at`, and starts them anew.
+// Adds the sums of the rows of which `which` has a bit to those in y, where these begin at `at`, and starts them anew.
 fn hand_over(which: u32, at: u32, rows_left: u32, local: u32) {
   for (var r = 0u; r < min(ROWS, rows_left); r += 1u) {
     if ((which & (1u << r)) == 0u) { continue; }
     let i = at + r * params.inner;
     var sum = sums[r * COLUMNS + local];
-    if ((begun & (1u << r)) != 0u) { sum += dxs[i]; }
-    dxs[i] = sum;
+    if ((begun & (1u << r)) != 0u) { sum += y[i]; }
+    y[i] = sum;
     sums[r * COLUMNS + local] = 0.0;
   }
   begun |= which;
@@ -53,8 +53,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let first = tile / across * ROWS;
   let c = tile % across * COLUMNS + local;
   for (var r = 0u; r < ROWS; r += 1u) { sums[r * COLUMNS + local] = 0.0; }
-  let begin = group.z * params.slice;
-  let end = min(params.count, begin + params.slice);
+  let begin = group.z * params.each;
+  let end = min(params.count, begin + params.each);
   let rows_left = select(params.length - first, 0u, c >= params.inner);
   let at = (group.z * params.length + first) * params.inner + c;
   for (var start = begin; start < end; start += CHUNK) {

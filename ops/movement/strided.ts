@@ -5,7 +5,7 @@ import { byteLength, expectDType } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { type Bare, defineOp, type HostArg, type Named, type Op, type OpDefinition } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { FLAT_MAIN, flatLaunch } from '../common/flat.ts';
+import { FLAT_MAIN, flatLaunch } from '../common/launch-kernel.ts';
 import { show, strides as stridesOf } from '../common/shapes.ts';
 
 /** Where elements lie in a tensor's memory, counted in elements: strides of 0 repeat, negative ones run backwards. */

@@ -1,7 +1,8 @@
 import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { launchKernel } from '../common/launch-kernel.ts';
-import { columnSum, launchRows } from '../common/rows.ts';
+import { launchRows } from '../common/rows.ts';
+import { sumRows } from '../reduce/fold.ts';
 
 export interface NormAttrs {
   /** Whether the mean is taken off. */
@@ -146,14 +147,13 @@ export function launchWeightsBackward(
   const perSlice = Math.max(MIN_SLICE, Math.ceil(rows / SLICES));
   const slices = Math.max(1, Math.ceil(rows / perSlice));
   const outputs = dbias ? [dweight, dbias] : [dweight];
-  const stride = channels * outputs.length;
-  const partial = device.scratch([slices, stride]);
-  const sizes = { rows, channels, columns: group, slice: perSlice, stride };
+  const sums = outputs.map(() => device.scratch([slices, channels]));
+  const sizes = { rows, channels, columns: group, slice: perSlice };
   const first = launchKernel(
     {
       key: `norm.weights.${gate}.${outputs.length}`,
       reads,
-      writes: { partial },
+      writes: { dweights: sums[0], dbiases: sums[1] },
       params: Object.fromEntries(Object.entries(sizes).map(([name, size]) => [name, ['u32', size]])),
       code: () => /* wgsl */ `${FLAT_INDEX}${gated(gate)}
 var<workgroup> tree: array<vec2<f32>, 256>;
@@ -177,12 +177,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   workgroupBarrier();
   if (local >= 64u || c >= params.channels) { return; }
   let total = (tree[local] + tree[local + 64u]) + (tree[local + 128u] + tree[local + 192u]);
-  store_partial(group.z * params.stride + c, total.x);
-  ${dbias ? 'store_partial(group.z * params.stride + params.channels + c, total.y);' : ''}
+  store_dweights(group.z * params.channels + c, total.x);
+  ${dbias ? 'store_dbiases(group.z * params.channels + c, total.y);' : ''}
 }`,
       grid: grid1d(channels, 64, slices),
     },
     device,
   );
-  return [first, ...outputs.map((out, i) => columnSum(partial, out, slices, stride, i * channels))];
+  return [first, ...outputs.map((out, i) => sumRows(sums[i], out, device))];
 }

@@ -136,6 +136,8 @@ export interface Folded {
   readonly empty?: number;
 }
 
+export const SUM: Fold = { acc: 'f32', lift: 'v', join: 'a + b' };
+
 /** The L2 norm. */
 export const NORM = {
   fold: { acc: 'vec3<f32>', lift: 'squares(v)', join: 'a + b', helpers: squaresWgsl },
@@ -147,38 +149,48 @@ export const NORM = {
  * Launches that fold the inputs over `dims` into y, deterministically: a fixed tree in each workgroup, and further
  * launches, through scratch, where there are few outputs or the dims are not neighbours.
  */
-export function foldLaunches(
-  { name, fold, result, inputs, value, count, empty = 0 }: Folded,
-  y: Slot,
-  dims: readonly number[],
-  device: GpuPlanner,
-): Launch[] {
-  const [{ shape, size }] = Object.values(inputs);
-  if (size === 0) return [launchFill(y, empty)];
+export function foldLaunches(folded: Folded, y: Slot, dims: readonly number[], device: GpuPlanner): Launch[] {
+  const [{ shape, size }] = Object.values(folded.inputs);
+  if (size === 0) return [launchFill(y, folded.empty ?? 0)];
+  const { fold } = folded;
   const passes = passesOver(shape, dims);
   const [, width = '1', type] = /^(?:vec(\d)<)?(\w+)/.exec(fold.acc)!;
   const words = Array.from({ length: Number(width) }, (_, w) => w);
   const whole = `${fold.acc}(${words.map((w) => `load_x(${width}u * i + ${w}u)`)})`;
   const part = words.map((w) => `store_y(${width}u * o + ${w}u, total${width === '1' ? '' : `[${w}]`});`).join(' ');
-  let from: Slot | null = null;
+  const count = folded.count ?? size / y.size;
+  let from = folded;
   return passes.map((pass, i) => {
-    const [first, last] = [i === 0, i === passes.length - 1];
+    const last = i === passes.length - 1;
     const to = last ? y : device.scratch([pass.outer, pass.splits, pass.inner, words.length], type as DType);
-    const kernel = {
-      key: `${name}.${first ? 'first' : ''}${last ? 'last' : ''}`,
-      reads: first ? inputs : { x: from! },
-      writes: { y: to },
-      params: { count: ['f32', count ?? size / y.size] as const },
-      fold: first ? fold : { ...fold, lift: 'v', four: undefined },
-      value: first ? value : { type: fold.acc, load: whole },
-      declarations: last ? `fn result(a: Acc) -> ${accessOf(y.dtype, device.caps).type} { return ${result}; }` : '',
-      body: /* wgsl */ `
+    const launch = launchPass({ ...from, name: `${folded.name}.${i === 0 ? 'first' : ''}`, count }, to, pass, device, last ? undefined : part);
+    from = { ...folded, inputs: { x: to }, fold: { ...fold, lift: 'v', four: undefined }, value: { type: fold.acc, load: whole } };
+    return launch;
+  });
+}
+
+/** One pass: `store` is WGSL that writes the `total` of a line, or part of it, number `o`; its result where it is left out. */
+function launchPass({ name, inputs, fold, value, result, count = 1 }: Folded, y: Slot, pass: Pass, device: GpuPlanner, store?: string) {
+  const kernel = {
+    key: `${name}.${store ? '' : 'last'}`,
+    reads: inputs,
+    writes: { y },
+    params: { count: ['f32', count] },
+    fold,
+    value,
+    declarations: store ? '' : `fn result(a: Acc) -> ${accessOf(y.dtype, device.caps).type} { return ${result}; }`,
+    body: /* wgsl */ `
   if (at.lane == 0u && at.begin < at.end) {
     let o = (at.line / params.inner * groups.z + group.z) * params.inner + at.line % params.inner;
-    ${last ? 'store_y(o, result(total));' : part}
+    ${store ?? 'store_y(o, result(total));'}
   }`,
-    };
-    from = to;
-    return launchFold(kernel, pass, device);
-  });
+  } as const;
+  return launchFold(kernel, pass, device);
+}
+
+/** y = Σ over the rows of x (rows, …y), some hundreds of them: the second stage of sums over many. */
+export function sumRows(x: Slot, y: Slot, device: GpuPlanner): Launch {
+  const value = { type: 'f32', load: 'load_x(i)' };
+  const sum = { name: 'sum_rows', fold: SUM, result: 'a', inputs: { x }, value };
+  return launchPass(sum, y, { outer: 1, len: x.shape[0], inner: y.size, splits: 1 }, device);
 }

@@ -5,7 +5,7 @@ import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { EXP_SUM } from '../common/exp-sum.ts';
 import { around, normalizeDim } from '../common/shapes.ts';
-import { type Fold, launchFold } from './fold.ts';
+import { type Fold, launchFold, SUM } from './fold.ts';
 import { mapLines } from './map-lines.ts';
 
 interface SoftmaxAttrs {
@@ -33,7 +33,6 @@ fn exp_sum(v: vec4<f32>) -> vec2<f32> {
 }
 `,
 };
-const SUM: Fold = { acc: 'f32', lift: 'v', join: 'a + b' };
 
 const total = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
 const logSoftmaxOf = (x: Float64Array): Float64Array => {
