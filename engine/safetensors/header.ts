@@ -24,85 +24,79 @@ export interface Header {
  */
 export function parseHeader(file: string, bytes: Uint8Array, dataSize: number): Header {
   let tensor: string | undefined;
-  const fail: Fail = (byte, message) => {
+  const scan = new JsonScanner(bytes, (byte, message) => {
     const where = tensor === undefined ? '' : `tensor ${quote(tensor)}: `;
     throw new CheckpointError(`${file}: byte ${byte + PREFIX}: ${where}${message}`);
-  };
-  if (bytes[0] !== 0x7b) fail(0, "the header does not start with '{'; this is not a safetensors file");
-  const scan = new JsonScanner(bytes, fail);
-  const parseEntry = entryParser(scan, fail);
+  });
+  if (bytes[0] !== 0x7b) scan.fail(0, "the header does not start with '{'; this is not a safetensors file");
   const entries = new Map<string, SafeEntry>();
   let metadata: Map<string, string> | undefined;
   const onKey = (key: string, at: number) => {
     if (key === '__metadata__') {
-      metadata = scan.takeNull() ? new Map() : parseMetadata(scan);
+      metadata = scan.takeWord(/^null$/) ? new Map() : parseMetadata(scan);
       return;
     }
-    if (entries.size === TENSOR_LIMIT) fail(at, `more than ${TENSOR_LIMIT} tensors`);
+    if (entries.size === TENSOR_LIMIT) scan.fail(at, `more than ${TENSOR_LIMIT} tensors`);
     tensor = key;
-    entries.set(key, parseEntry(at));
+    entries.set(key, parseEntry(scan, at));
     tensor = undefined;
   };
   scan.object('header', onKey, (key) => (key === '__metadata__' ? metadata !== undefined : entries.has(key)));
   for (let i = scan.position; i < bytes.length; i++) {
-    if (bytes[i] !== 0x20) fail(i, 'the header is followed by something else than spaces');
+    if (bytes[i] !== 0x20) scan.fail(i, 'the header is followed by something else than spaces');
   }
   const ordered = inDataOrder(entries);
   checkLayout(file, ordered, dataSize);
   return { entries: ordered, metadata: metadata ?? new Map() };
 }
 
-type Fail = (byte: number, message: string) => never;
-
 function parseMetadata(scan: JsonScanner): Map<string, string> {
   const metadata = new Map<string, string>();
-  scan.object('__metadata__', (key) => metadata.set(key, scan.string('a value of __metadata__')));
+  scan.object('__metadata__', (key) => metadata.set(key, scan.string('a value of __metadata__')), (key) => metadata.has(key));
   return metadata;
 }
 
-/** Reads one tensor's fields. One parser serves all of a header: there may be 100,000, and garbage is memory too. */
-function entryParser(scan: JsonScanner, fail: Fail): (at: number) => SafeEntry {
-  let dtype: SafeDType | undefined;
-  let shape: number[] | undefined;
-  let offsets: number[] | undefined;
-  // An array that grows takes room for 17 items: one does, and a copy of the right size is kept.
-  const list: number[] = [];
-  const onItem = (index: number) => void (list[index] = scan.integer('shape or data_offsets'));
-  const integers = (what: string, limit: number) => list.slice(0, scan.array(what, limit, onItem));
+function parseEntry(scan: JsonScanner, at: number): SafeEntry {
+  const fields: { dtype?: SafeDType; shape?: number[]; data_offsets?: number[] } = {};
   const onField = (field: string, at: number) => {
-    if (field === 'dtype') dtype = parseDType(scan, at, fail);
-    else if (field === 'shape') shape = integers(field, RANK_LIMIT);
-    else if (field === 'data_offsets') offsets = integers(field, 2);
-    else fail(at, `unknown field ${quote(field)}, expected dtype, shape and data_offsets`);
+    if (field === 'dtype') fields.dtype = parseDType(scan, at);
+    else if (field === 'shape') fields.shape = integers(scan, field, RANK_LIMIT);
+    else if (field === 'data_offsets') fields.data_offsets = integers(scan, field, 2);
+    else scan.fail(at, `unknown field ${quote(field)}, expected dtype, shape and data_offsets`);
   };
-  return (at) => {
-    dtype = shape = offsets = undefined;
-    scan.object('fields', onField);
-    if (!dtype || !shape || !offsets) {
-      const missing = !dtype ? 'dtype' : !shape ? 'shape' : 'data_offsets';
-      return fail(at, `${missing} is missing, expected dtype, shape and data_offsets`);
-    }
-    return checkEntry({ dtype, shape, begin: offsets[0], end: offsets[1] }, at, fail);
-  };
+  scan.object('fields', onField, (field) => Object.hasOwn(fields, field));
+  const { dtype, shape, data_offsets: offsets } = fields;
+  if (!dtype || !shape || !offsets) {
+    const missing = !dtype ? 'dtype' : !shape ? 'shape' : 'data_offsets';
+    return scan.fail(at, `${missing} is missing, expected dtype, shape and data_offsets`);
+  }
+  const entry = { dtype, shape, begin: offsets[0], end: offsets[1] };
+  checkEntry(scan, at, entry);
+  return entry;
 }
 
-function parseDType(scan: JsonScanner, at: number, fail: Fail): SafeDType {
+function integers(scan: JsonScanner, what: string, limit: number): number[] {
+  const list: number[] = [];
+  scan.array(what, limit, () => list.push(scan.integer('shape or data_offsets')));
+  // An array that grows takes room for 17 items, and there may be 100,000 of them.
+  return list.slice();
+}
+
+function parseDType(scan: JsonScanner, at: number): SafeDType {
   const dtype = scan.string('dtype');
   if (isSafeDType(dtype)) return dtype;
-  return fail(at, `unknown dtype ${quote(dtype)}, expected one of ${Object.keys(SAFE_BITS).join(', ')}`);
+  return scan.fail(at, `unknown dtype ${quote(dtype)}, expected one of ${Object.keys(SAFE_BITS).join(', ')}`);
 }
 
-function checkEntry(entry: SafeEntry, at: number, fail: Fail): SafeEntry {
-  const { dtype, shape, begin, end } = entry;
+function checkEntry(scan: JsonScanner, at: number, { dtype, shape, begin, end }: SafeEntry): void {
   if (end === undefined || end < begin) {
-    fail(at, `data_offsets [${[begin, end].join(', ')}], expected [begin, end] with begin ≤ end`);
+    scan.fail(at, `data_offsets [${[begin, end].join(', ')}], expected [begin, end] with begin ≤ end`);
   }
   const span = spanOf(dtype, shape);
-  if (Number.isNaN(span)) fail(at, `shape [${shape}] of ${dtype} is no whole number of bytes below 2^53`);
+  if (Number.isNaN(span)) scan.fail(at, `shape [${shape}] of ${dtype} is no whole number of bytes below 2^53`);
   if (span !== end - begin) {
-    fail(at, `shape [${shape}] of ${dtype} needs ${span} bytes, data_offsets [${begin}, ${end}] give ${end - begin}`);
+    scan.fail(at, `shape [${shape}] of ${dtype} needs ${span} bytes, data_offsets [${begin}, ${end}] give ${end - begin}`);
   }
-  return entry;
 }
 
 /** The tensors must tile the data: from 0, without a hole or an overlap, to its very end. */

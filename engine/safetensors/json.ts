@@ -9,12 +9,17 @@ const DEPTH_LIMIT = 64;
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 const code = (char: string) => char.charCodeAt(0);
-const QUOTE = code('"');
-const BACKSLASH = code('\\');
+const [QUOTE, BACKSLASH, ZERO, NINE] = [...'"\\09'].map(code);
+/** What ends a number or a word. */
+const ENDS: ReadonlySet<number> = new Set([...',:]} \n\r\t'].map(code));
+const WORD = /^(-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|true|false|null)$/;
 const isSpace = (byte: number) => byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09;
-const isDigit = (byte: number) => byte >= 0x30 && byte <= 0x39;
-const LITERALS = ['true', 'false', 'null'].map((word) => new TextEncoder().encode(word));
-const NULL = LITERALS[2];
+
+/** Tells of each key whether it came before. */
+function seen(): (key: string) => boolean {
+  const keys = new Set<string>();
+  return (key) => keys.size === keys.add(key).size;
+}
 
 /**
  * Walks a JSON document byte by byte and hands out what the caller asks for, so that nothing is built that the format
@@ -24,20 +29,19 @@ const NULL = LITERALS[2];
 export class JsonScanner {
   position = 0;
   private text = 0;
-  private depth = 0;
-  private readonly keys: Keys[] = [];
+  /** Strings without escapes that were read lately. */
   private readonly recent: string[] = [];
 
-  /** `fail` throws the caller's error for a fault at a byte of `bytes`. */
+  /** @param fail throws the caller's error for a fault at a byte of `bytes` */
   constructor(
     private readonly bytes: Uint8Array,
-    private readonly fail: (byte: number, message: string) => never,
+    readonly fail: (byte: number, message: string) => never,
   ) {}
 
   /** Skips white space; the next byte, or −1 at the end. */
   peek(): number {
     while (isSpace(this.bytes[this.position])) this.position++;
-    return this.position < this.bytes.length ? this.bytes[this.position] : -1;
+    return this.bytes[this.position] ?? -1;
   }
 
   /** Passes `char` if it comes next. */
@@ -48,47 +52,40 @@ export class JsonScanner {
   }
 
   expect(char: string, what: string): void {
-    if (this.take(char)) return;
-    const found = this.position < this.bytes.length ? this.describe(this.position) : 'the end';
-    this.fail(this.position, `${what}: found ${found}, expected ${JSON.stringify(char)}`);
+    if (!this.take(char)) this.refuse(this.position, what, JSON.stringify(char));
   }
 
   /**
-   * Walks an object; `onKey` must pass the value. Throws on a duplicate key and on `__proto__`. A caller that keeps
-   * all keys anyway says in `isKnown` which it has, and saves a second set of them.
+   * Walks an object; `onKey` must pass the value. Throws on a duplicate key and on `__proto__`.
+   * @param isKnown tells which keys came before; a caller that keeps them anyway saves a second set of them
    */
-  object(what: string, onKey: (key: string, at: number) => void, isKnown?: (key: string) => boolean): void {
+  object(what: string, onKey: (key: string, at: number) => void, isKnown = seen()): void {
     this.expect('{', what);
     if (this.take('}')) return;
-    const keys = (this.keys[this.depth] ??= new Keys());
-    keys.clear();
-    this.depth++;
+    let count = 0;
     do {
       this.peek();
       const at = this.position;
       const key = this.string(what);
       if (key === '__proto__') this.fail(at, `${what}: key "__proto__" is refused`);
-      const isNew = isKnown ? !isKnown(key) : keys.add(key);
-      if (!isNew) this.fail(at, `${what}: duplicate key ${quote(key)}, expected each key once`);
-      if (keys.size > KEY_LIMIT) this.fail(at, `${what}: more than ${KEY_LIMIT} keys`);
+      if (isKnown(key)) this.fail(at, `${what}: duplicate key ${quote(key)}, expected each key once`);
+      if (++count > KEY_LIMIT) this.fail(at, `${what}: more than ${KEY_LIMIT} keys`);
       this.expect(':', what);
       onKey(key, at);
     } while (this.take(','));
-    this.depth--;
     this.expect('}', what);
   }
 
-  /** Walks an array of at most `limit` items; `onItem` must pass the item. Returns how many there were. */
-  array(what: string, limit: number, onItem: (index: number) => void): number {
+  /** Walks an array of at most `limit` items; `onItem` must pass the item. */
+  array(what: string, limit: number, onItem: () => void): void {
     this.expect('[', what);
-    if (this.take(']')) return 0;
+    if (this.take(']')) return;
     let count = 0;
     do {
-      if (count === limit) this.fail(this.position, `${what}: more than ${limit} items`);
-      onItem(count++);
+      if (count++ === limit) this.fail(this.position, `${what}: more than ${limit} items`);
+      onItem();
     } while (this.take(','));
     this.expect(']', what);
-    return count;
   }
 
   string(what: string): string {
@@ -135,18 +132,17 @@ export class JsonScanner {
   /** A plain integer in 0 … 2^53−1: no sign, fraction, exponent or leading zero. */
   integer(what: string): number {
     this.peek();
-    const begin = this.position;
+    const { bytes, position: begin } = this;
     let value = 0;
-    while (isDigit(this.bytes[this.position]) && this.position - begin < 17) {
-      value = value * 10 + (this.bytes[this.position++] - 0x30);
+    for (let digit; (digit = bytes[this.position]) >= ZERO && digit <= NINE; this.position++) {
+      value = value * 10 + (digit - ZERO);
     }
     const digits = this.position - begin;
-    const plain = digits === 1 || (digits > 1 && this.bytes[begin] !== 0x30);
-    const next = this.peek();
-    if (!plain || '.eE+-'.includes(String.fromCharCode(next)) || isDigit(next)) {
-      if (digits < 17) this.fail(begin, `${what}: found ${this.describe(begin)}, expected a plain integer ≥ 0`);
+    const ends = this.position === bytes.length || ENDS.has(bytes[this.position]);
+    if (digits === 0 || (digits > 1 && bytes[begin] === ZERO) || !ends) {
+      this.refuse(begin, what, 'a plain integer ≥ 0');
     }
-    if (digits > 16 || !Number.isSafeInteger(value)) this.fail(begin, `${what}: integer of 2^53 or more`);
+    if (!Number.isSafeInteger(value)) this.fail(begin, `${what}: integer of 2^53 or more`);
     return value;
   }
 
@@ -157,84 +153,23 @@ export class JsonScanner {
     if (next === QUOTE) this.string(what);
     else if (next === code('{')) this.object(what, () => this.skip(what, depth + 1));
     else if (next === code('[')) this.array(what, Infinity, () => this.skip(what, depth + 1));
-    else this.word(what);
+    else if (!this.takeWord(WORD)) this.refuse(this.position, what, 'a JSON value');
   }
 
-  /** Passes `null` if it comes next. */
-  takeNull(): boolean {
+  /** Passes a number, true, false or null that is as `pattern` says. */
+  takeWord(pattern: RegExp): boolean {
     this.peek();
-    return this.takeBytes(NULL);
+    let end = this.position;
+    while (end < this.bytes.length && !ENDS.has(this.bytes[end])) end++;
+    const is = pattern.test(new TextDecoder().decode(this.bytes.subarray(this.position, end)));
+    if (is) this.position = end;
+    return is;
   }
 
-  /** Passes a number, true, false or null. */
-  private word(what: string): void {
-    const begin = this.position;
-    if (this.takeNumber() || LITERALS.some((word) => this.takeBytes(word))) return;
-    this.fail(begin, `${what}: found ${this.describe(begin)}, expected a JSON value`);
-  }
-
-  private takeBytes(word: Uint8Array): boolean {
-    for (let i = 0; i < word.length; i++) if (this.bytes[this.position + i] !== word[i]) return false;
-    this.position += word.length;
-    return true;
-  }
-
-  /** Passes a number of JSON, however long; what follows it is the caller's to check. False when there is none. */
-  private takeNumber(): boolean {
-    const { bytes } = this;
-    let at = this.position;
-    const digits = () => {
-      const begin = at;
-      while (isDigit(bytes[at])) at++;
-      return at > begin;
-    };
-    if (bytes[at] === code('-')) at++;
-    if (bytes[at] === code('0')) at++;
-    else if (!digits()) return false;
-    if (bytes[at] === code('.')) {
-      at++;
-      if (!digits()) return false;
-    }
-    if (bytes[at] === code('e') || bytes[at] === code('E')) {
-      at++;
-      if (bytes[at] === code('+') || bytes[at] === code('-')) at++;
-      if (!digits()) return false;
-    }
-    this.position = at;
-    return true;
-  }
-
-  private describe(at: number): string {
+  /** Throws for what comes at a byte. */
+  private refuse(at: number, what: string, expected: string): never {
     const byte = this.bytes[at];
-    if (byte === undefined) return 'the end';
-    return byte > 0x20 && byte < 0x7f
-      ? `'${String.fromCharCode(byte)}'`
-      : `byte 0x${byte.toString(16).padStart(2, '0')}`;
-  }
-}
-
-/** The keys of one object. Nearly all objects have three: a set for each would be most of the memory of a header. */
-class Keys {
-  private readonly few: string[] = [];
-  private many: Set<string> | undefined;
-  size = 0;
-
-  clear(): void {
-    this.size = 0;
-    this.many = undefined;
-  }
-
-  /** False when the key is there already. */
-  add(key: string): boolean {
-    if (this.size === 8) this.many = new Set(this.few);
-    if (this.many) {
-      if (this.many.has(key)) return false;
-      this.many.add(key);
-    } else {
-      for (let i = 0; i < this.size; i++) if (this.few[i] === key) return false;
-      this.few[this.size] = key;
-    }
-    this.size++;
-    return true;
+    const shown = byte > 0x20 && byte < 0x7f ? `'${String.fromCharCode(byte)}'` : `byte 0x${byte?.toString(16).padStart(2, '0')}`;
+    this.fail(at, `${what}: found ${byte === undefined ? 'the end' : shown}, expected ${expected}`);
   }
 }

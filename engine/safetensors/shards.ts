@@ -13,10 +13,9 @@ const SHARD_NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,250}\.safetensors$/;
  * byte and what was expected; shard names with a path are refused.
  */
 export function parseIndex(file: string, bytes: Uint8Array): Map<string, string> {
-  const fail = (byte: number, message: string): never => {
+  const scan = new JsonScanner(bytes, (byte, message) => {
     throw new CheckpointError(`${file}: byte ${byte}: ${message}`);
-  };
-  const scan = new JsonScanner(bytes, fail);
+  });
   const index = new Map<string, string>();
   const shards = new Set<string>();
   let found = false;
@@ -25,16 +24,15 @@ export function parseIndex(file: string, bytes: Uint8Array): Map<string, string>
     found = true;
     scan.object('weight_map', (name, at) => {
       const shard = scan.string(`weight_map.${quote(name)}`);
-      if (!SHARD_NAME.test(shard)) fail(at, `shard ${quote(shard)}, expected a bare file name *.safetensors`);
+      if (!SHARD_NAME.test(shard)) scan.fail(at, `shard ${quote(shard)}, expected a bare file name *.safetensors`);
       index.set(name, shard);
       shards.add(shard);
-      if (index.size > TENSOR_LIMIT) fail(at, `more than ${TENSOR_LIMIT} tensors`);
-      if (shards.size > SHARD_LIMIT) fail(at, `more than ${SHARD_LIMIT} shards`);
+      if (index.size > TENSOR_LIMIT) scan.fail(at, `more than ${TENSOR_LIMIT} tensors`);
+      if (shards.size > SHARD_LIMIT) scan.fail(at, `more than ${SHARD_LIMIT} shards`);
     });
   });
-  if (scan.peek() !== -1) fail(scan.position, 'something follows the index, expected the end');
+  if (scan.peek() !== -1) scan.fail(scan.position, 'something follows the index, expected the end');
   if (!found) throw new CheckpointError(`${file}: weight_map is missing, expected tensor names and their shards`);
-  if (index.size === 0)
-    throw new CheckpointError(`${file}: weight_map is empty, expected tensor names and their shards`);
+  if (index.size === 0) throw new CheckpointError(`${file}: weight_map is empty, expected tensor names and their shards`);
   return index;
 }
