@@ -1,7 +1,7 @@
 import { type Access, BFLOAT, BLOCK4, BLOCK8, HALF, HALF_IN_WORDS, plain } from './access.ts';
 import { BLOCK, INT4, INT8 } from './blocks.ts';
 import { ArgumentError, DTypeError, ShapeError } from './errors.ts';
-import { fromBfloat, fromHalf, toBfloat, toHalf } from './half.ts';
+import { fromBfloat, fromBfloats, fromHalf, fromHalves, toBfloat, toHalf } from './half.ts';
 
 /**
  * How the elements of a tensor are stored. Kernels compute on f32, i32 and u32: f16 and bf16 are widened as they are
@@ -29,7 +29,7 @@ interface Format {
   /** What a number becomes, and is worth: absent where they are stored as they are. */
   readonly encode?: (value: number) => number;
   readonly decode?: (stored: number) => number;
-  /** The same for a whole tensor, where elements are not stored by themselves. */
+  /** The same for a whole tensor: where elements are not stored by themselves, or it is faster so. */
   readonly pack?: (values: ArrayLike<number>, into: HostArray) => void;
   readonly unpack?: (stored: HostArray, into: Float32Array) => void;
   /** The host's array, and how many of its items a tensor of so many elements has. */
@@ -57,8 +57,14 @@ const flag = (value: number) => (value !== 0 ? 1 : 0);
 
 const FORMATS: Readonly<Record<DType, Format>> = {
   f32: { float: true, array: Float32Array, wgsl: plain('f32'), c: 0 },
-  f16: { float: true, array: Uint16Array, encode: toHalf, decode: fromHalf, wgsl: HALF, wgslWithoutF16: HALF_IN_WORDS, c: 1 },
-  bf16: { float: true, array: Uint16Array, encode: toBfloat, decode: fromBfloat, wgsl: BFLOAT, c: 2 },
+  f16: {
+    ...{ float: true, array: Uint16Array, encode: toHalf, decode: fromHalf, unpack: fromHalves },
+    ...{ wgsl: HALF, wgslWithoutF16: HALF_IN_WORDS, c: 1 },
+  },
+  bf16: {
+    ...{ float: true, array: Uint16Array, encode: toBfloat, decode: fromBfloat, unpack: fromBfloats },
+    ...{ wgsl: BFLOAT, c: 2 },
+  },
   i32: { float: false, array: Int32Array, encode: whole(I32), range: I32, wgsl: plain('i32'), c: 3 },
   u32: { float: false, array: Uint32Array, encode: whole(U32), range: U32, wgsl: plain('u32'), c: 3 },
   bool: { float: false, array: Uint32Array, encode: flag, wgsl: plain('u32'), c: 3 },

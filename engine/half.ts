@@ -33,6 +33,15 @@ export function fromHalf(half: number): number {
   return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
 }
 
+/** What all 65,536 halves are worth, made on first use. */
+let halves: Float32Array | undefined;
+
+/** `fromHalf` of many. */
+export function fromHalves(stored: ArrayLike<number>, into: Float32Array): void {
+  const table = (halves ??= Float32Array.from({ length: 65536 }, (_, bits) => fromHalf(bits)));
+  for (let i = 0; i < into.length; i++) into[i] = table[stored[i]];
+}
+
 /** f32 → bfloat16 bits, round to nearest even. */
 export function toBfloat(value: number): number {
   f32[0] = value;
@@ -45,4 +54,10 @@ export function toBfloat(value: number): number {
 export function fromBfloat(bits: number): number {
   u32[0] = bits << 16;
   return f32[0];
+}
+
+/** `fromBfloat` of many. */
+export function fromBfloats(stored: ArrayLike<number>, into: Float32Array): void {
+  const bits = new Uint32Array(into.buffer, into.byteOffset, into.length);
+  for (let i = 0; i < into.length; i++) bits[i] = stored[i] << 16;
 }

@@ -1,5 +1,4 @@
-import { fromHalf, toBfloat, toHalf } from '../half.ts';
-import type { ElementDType } from '../dtype.ts';
+import { decode, type ElementDType, encode, hostArrayType, isFloat } from '../dtype.ts';
 import { CheckpointError, DTypeError } from '../errors.ts';
 import { SAFE_BITS } from './format.ts';
 import type { SafeDType } from './format.ts';
@@ -16,15 +15,27 @@ export interface ArrayOf {
 }
 export type ReadKind = ElementDType | 'u8';
 
+const FLOATS = ['F32', 'F16', 'BF16', 'F64'] as const;
+const INTEGERS = ['I32', 'U32', 'I64', 'U64', 'I16', 'U16', 'I8', 'U8', 'BOOL'] as const;
 const TAKES: Record<ReadKind, readonly SafeDType[]> = {
-  f32: ['F32', 'F16', 'BF16', 'F64'],
-  f16: ['F16', 'F32', 'BF16', 'F64'],
-  bf16: ['BF16', 'F32', 'F16', 'F64'],
-  i32: ['I32', 'I64', 'U8', 'BOOL', 'I8', 'I16', 'U16', 'U32', 'U64'],
-  u32: ['U32', 'I64', 'U8', 'BOOL', 'I32', 'I8', 'I16', 'U16', 'U64'],
+  f32: FLOATS,
+  f16: FLOATS,
+  bf16: FLOATS,
+  i32: INTEGERS,
+  u32: INTEGERS,
   bool: ['BOOL'],
   u8: ['U8', 'BOOL'],
 };
+
+/** How elements of a file are read; f16 and bf16 as raw bits. */
+const ARRAYS = {
+  ...{ F64: Float64Array, F32: Float32Array, F16: Uint16Array, BF16: Uint16Array },
+  ...{ I64: BigInt64Array, U64: BigUint64Array, I32: Int32Array, U32: Uint32Array },
+  ...{ I16: Int16Array, U16: Uint16Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array },
+} as const;
+
+/** Formats that a file and the engine store alike. */
+const SAME: Partial<Record<SafeDType, ElementDType>> = { F32: 'f32', F16: 'f16', BF16: 'bf16', I32: 'i32', U32: 'u32' };
 
 /**
  * Raw little-endian elements of `dtype` as `kind`. Floats become floats, integers integers; a value that does not
@@ -36,124 +47,26 @@ export function convert<K extends ReadKind>(what: string, bytes: Uint8Array, dty
     throw new DTypeError(`${what}: has dtype ${dtype}, expected ${TAKES[kind].join(', ')} to be read as ${kind}`);
   }
   const own = bytes.byteOffset % 8 ? bytes.slice() : bytes;
-  const data: Data = { what, dtype, buffer: own.buffer as ArrayBuffer, offset: own.byteOffset, size: own.byteLength };
-  if (dtype === 'BOOL') checkBool(data);
-  return CONVERT[kind](data) as ArrayOf[K];
-}
-
-interface Data {
-  readonly what: string;
-  readonly dtype: SafeDType;
-  readonly buffer: ArrayBuffer;
-  readonly offset: number;
-  readonly size: number;
-}
-
-const count = (d: Data) => (d.size * 8) / SAFE_BITS[d.dtype];
-const u8 = (d: Data) => new Uint8Array(d.buffer, d.offset, d.size);
-const u16 = (d: Data) => new Uint16Array(d.buffer, d.offset, d.size / 2);
-const i32 = (d: Data) => new Int32Array(d.buffer, d.offset, d.size / 4);
-const u32 = (d: Data) => new Uint32Array(d.buffer, d.offset, d.size / 4);
-
-const CONVERT: { [K in ReadKind]: (data: Data) => ArrayOf[K] } = {
-  f32: toF32,
-  f16: (data) => (data.dtype === 'F16' ? u16(data) : narrow(data, toHalf, 0x7c00, 'f16')),
-  bf16: (data) => (data.dtype === 'BF16' ? u16(data) : narrow(data, toBfloat, 0x7f80, 'bf16')),
-  i32: (data) => (data.dtype === 'I32' ? i32(data) : fill(data, new Int32Array(count(data)))),
-  u32: (data) => (data.dtype === 'U32' ? u32(data) : fill(data, new Uint32Array(count(data)))),
-  bool: (data) => Uint32Array.from(u8(data)),
-  u8,
-};
-
-function toF32(data: Data): Float32Array<ArrayBuffer> {
-  if (data.dtype === 'F32') return new Float32Array(data.buffer, data.offset, count(data));
-  const out = new Float32Array(count(data));
-  if (data.dtype === 'BF16') {
-    const bits = new Uint32Array(out.buffer);
-    const from = u16(data);
-    for (let i = 0; i < from.length; i++) bits[i] = from[i] << 16;
-  } else if (data.dtype === 'F16') {
-    const table = halves();
-    const from = u16(data);
-    for (let i = 0; i < from.length; i++) out[i] = table[from[i]];
-  } else {
-    const from = new Float64Array(data.buffer, data.offset, count(data));
-    for (let i = 0; i < from.length; i++) {
-      out[i] = from[i];
-      if (Number.isFinite(from[i]) && !Number.isFinite(out[i])) throw misfit(data, i, from[i], 'f32');
+  const count = (8 * own.byteLength) / SAFE_BITS[dtype];
+  const stored = new ARRAYS[dtype as keyof typeof ARRAYS](own.buffer as ArrayBuffer, own.byteOffset, count);
+  const expectFit = (values: ArrayLike<number | bigint>, fits: (i: number) => boolean, into: string) => {
+    for (let i = 0; i < count; i++) {
+      if (!fits(i)) throw new CheckpointError(`${what}: element ${i} is ${values[i]}, which does not fit ${into}`);
     }
-  }
-  return out;
-}
-
-/** Floats rounded to 16 bits; `infinity` is the bit pattern that a finite value must not become. */
-function narrow(
-  data: Data,
-  round: (value: number) => number,
-  infinity: number,
-  kind: string,
-): Uint16Array<ArrayBuffer> {
-  const from = toF32(data);
-  const out = new Uint16Array(from.length);
-  for (let i = 0; i < from.length; i++) {
-    out[i] = round(from[i]);
-    if ((out[i] & 0x7fff) === infinity && Number.isFinite(from[i])) throw misfit(data, i, from[i], kind);
-  }
-  return out;
-}
-
-/** Integers of any width into 32 bits; a value that comes out changed did not fit. */
-function fill<T extends Int32Array | Uint32Array>(data: Data, out: T): T {
-  const kind = out instanceof Int32Array ? 'i32' : 'u32';
-  if (data.dtype === 'I64' || data.dtype === 'U64') {
-    const low = out instanceof Int32Array ? i32(data) : u32(data);
-    const high = i32(data);
-    for (let i = 0; i < out.length; i++) {
-      out[i] = low[2 * i];
-      const wide = data.dtype === 'I64' && out[i] < 0 ? -1 : 0;
-      const fits = high[2 * i + 1] === wide && (data.dtype === 'I64' || out[i] >= 0);
-      if (!fits) throw misfit(data, i, new DataView(data.buffer, data.offset).getBigInt64(8 * i, true), kind);
-    }
-    return out;
-  }
-  const from = narrowIntegers(data);
-  for (let i = 0; i < out.length; i++) {
-    out[i] = from[i];
-    if (out[i] !== from[i]) throw misfit(data, i, from[i], kind);
-  }
-  return out;
-}
-
-function narrowIntegers(data: Data): ArrayLike<number> {
-  switch (data.dtype) {
-    case 'I8':
-      return new Int8Array(data.buffer, data.offset, data.size);
-    case 'I16':
-      return new Int16Array(data.buffer, data.offset, count(data));
-    case 'U16':
-      return u16(data);
-    case 'I32':
-      return i32(data);
-    case 'U32':
-      return u32(data);
-    default:
-      return u8(data);
-  }
-}
-
-function checkBool(data: Data): void {
-  const at = u8(data).findIndex((byte) => byte > 1);
-  if (at >= 0) throw misfit(data, at, u8(data)[at], 'BOOL, which is 0 or 1');
-}
-
-function misfit(data: Data, index: number, value: number | bigint, kind: string): CheckpointError {
-  return new CheckpointError(`${data.what}: element ${index} is ${value}, which does not fit ${kind}`);
-}
-
-let halfTable: Float32Array | undefined;
-
-/** All 65,536 halves as floats, made on first use. */
-function halves(): Float32Array {
-  halfTable ??= Float32Array.from({ length: 65536 }, (_, bits) => fromHalf(bits));
-  return halfTable;
+  };
+  if (dtype === 'BOOL') expectFit(stored, (i) => stored[i] < 2, 'BOOL, which is 0 or 1');
+  if (kind === 'u8' || SAME[dtype] === kind) return stored as ArrayOf[K];
+  const half = dtype === 'F16' || dtype === 'BF16';
+  const values = half ? decode(SAME[dtype]!, stored as Uint16Array, count) : stored;
+  if (half && kind === 'f32') return values as ArrayOf[K];
+  const numbers = typeof values[0] === 'bigint' ? Array.from(values, Number) : (values as ArrayLike<number>);
+  const out = new (hostArrayType(kind))(count);
+  encode(kind, numbers, out);
+  // A float may lose digits, but not turn infinite; a whole number stays what it is.
+  const worth = isFloat(kind) ? decode(kind, out, count) : out;
+  const fits = isFloat(kind)
+    ? (i: number) => Number.isFinite(worth[i]) || !Number.isFinite(numbers[i])
+    : (i: number) => worth[i] === numbers[i];
+  expectFit(values, fits, kind);
+  return out as ArrayOf[K];
 }
