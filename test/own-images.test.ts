@@ -1,17 +1,15 @@
 // One's own images in easy-VQA's layout: from a folder to a model that answers, and what is refused on the way.
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { mkdirSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { openDatasets } from '../models/matvlm/app/node/datasets.ts';
 import { encodePng } from '../models/matvlm/app/node/encode-png.ts';
 import { Tokenizer } from '../models/nn/text/tokenizer.ts';
 import { buildTextTokenizer } from '../models/matvlm/data/word-tokenizer.ts';
-import { cli, workFolder } from './support/cli.ts';
+import { workplace } from './support/cli.ts';
+import { rejects } from './support/expect.ts';
 
-const cwd = workFolder();
-const path = (...parts: string[]) => join(cwd, ...parts);
-const run = (args: string) => cli(args.split(' '), { cwd });
+const { path, read, write, has, ok, refused } = workplace();
 
 /** Capitals, an apostrophe, and more words than answers of the public sets have. */
 const ANSWERS = ['Cat', "a grey dog that's lying quite still in its basket"] as const;
@@ -31,14 +29,11 @@ function draw(cat: boolean, shift: number): Promise<Uint8Array> {
 async function writeSet(name: string, answers: readonly [string, string]): Promise<void> {
   for (const [split, count] of [['train', 24], ['test', 8]] as const) {
     mkdirSync(path(name, split, 'images'), { recursive: true });
-    const questions = [];
-    for (let i = 0; i < count; i++) {
-      writeFileSync(path(name, split, 'images', `${i}.png`), await draw(i % 2 === 0, (i * 7) % 11));
-      questions.push(['Which animal is this?', answers[i % 2], i]);
-    }
-    writeFileSync(path(name, split, 'questions.json'), JSON.stringify(questions));
+    for (let i = 0; i < count; i++) write(`${name}/${split}/images/${i}.png`, await draw(i % 2 === 0, (i * 7) % 11));
+    const questions = Array.from({ length: count }, (_, i) => ['Which animal is this?', answers[i % 2], i]);
+    write(`${name}/${split}/questions.json`, JSON.stringify(questions));
   }
-  writeFileSync(path(name, 'answers.txt'), answers.join('\n'));
+  write(`${name}/answers.txt`, answers.join('\n'));
 }
 
 const own = suite('own images');
@@ -49,41 +44,33 @@ own.before(async () => {
 
 own('words that the tokenizer lacks are an error that names them and the way out', async () => {
   for (const command of ['train --model micro.json', 'distill --teacher teacher']) {
-    const { code, stderr } = await run(`${command} --data easy-vqa=easy-vqa --batch 4 --steps 5 --backend wasm`);
-    assert.is(code, 1, stderr);
+    const says = /error: the tokenizer does not know words of the answers: cat, dog, so that nothing/;
+    const { stderr } = await refused(`${command} --data easy-vqa=easy-vqa --batch 4 --steps 5 --backend wasm`, says);
     assert.match(stderr, /warning: the tokenizer does not know 96 of \d+ tokens of the questions .*: Which, animal, this\n/);
-    assert.match(stderr, /error: the tokenizer does not know words of the answers: cat, dog, so that nothing/);
     assert.match(stderr, 'npx matvlm tokenizer build my-tokenizer --data easy-vqa=easy-vqa');
   }
-  assert.not.ok(existsSync(path('runs')));
-  const { code, stderr, stdout } = await run('eval teacher --data easy-vqa=easy-vqa --images 1 --backend wasm');
-  assert.is(code, 0, stderr);
+  assert.not.ok(has('runs'));
+  const { stderr, stdout } = await ok('eval teacher --data easy-vqa=easy-vqa --images 1 --backend wasm');
   assert.match(stderr, /warning: the tokenizer does not know words of the answers: cat: such questions cannot/);
   assert.match(stdout, 'easy-vqa=easy-vqa');
 });
 
 own('a tokenizer is built of them, and a model trained with it answers', async () => {
-  const built = await run('tokenizer build words --data easy-vqa=pets');
-  assert.is(built.code, 0, built.stderr);
-  assert.match(built.stderr, /wrote words: \d+ tokens\ntrain with it: npx matvlm train --tokenizer words --data easy-vqa=pets/);
-  const again = await run('tokenizer build words --data easy-vqa=pets');
-  assert.match(again.stderr, /error: words exists already/);
+  const build = 'tokenizer build words --data easy-vqa=pets';
+  const train = /wrote words: \d+ tokens\ntrain with it: npx matvlm train --tokenizer words --data easy-vqa=pets/;
+  assert.match((await ok(build)).stderr, train);
+  await refused(build, /words exists already/);
   const flags = '--model micro.json --batch 8 --steps 80 --lr 5e-3 --backend wasm --name pets';
-  const { code, stdout, stderr } = await run(`train --tokenizer words --data easy-vqa=pets ${flags}`);
-  assert.is(code, 0, stderr);
+  const { stdout } = await ok(`train --tokenizer words --data easy-vqa=pets ${flags}`);
   const [, share] = /easy-vqa=pets +([\d.]+) %/.exec(stdout)!;
   assert.ok(Number(share) >= 90, `${share} % right`);
-  const report = readFileSync(path('runs', 'pets', 'report.html'), 'utf8');
-  assert.match(report, 'easy-vqa=pets');
-  assert.not.match(report, /Published by others|Best published CNN/);
+  assert.match(read('runs', 'pets', 'report.html'), 'easy-vqa=pets');
+  assert.not.match(read('runs', 'pets', 'report.html'), /Published by others|Best published CNN/);
 });
 
 own('two sets of one name are refused', async () => {
-  const twice = [`easy-vqa=${path('pets')}`, `easy-vqa=${path('pets')}/../pets`];
-  await openDatasets(twice, 'train').then(
-    () => assert.unreachable(),
-    (error: Error) => assert.match(error.message, /are both "easy-vqa=pets"; give one, or rename a folder/),
-  );
+  const twice = openDatasets([`easy-vqa=${path('pets')}`, `easy-vqa=${path('pets')}/../pets`], 'train');
+  await rejects(twice, Error, /are both "easy-vqa=pets"; give one, or rename a folder/);
 });
 own.run();
 
@@ -97,13 +84,16 @@ const ODD = [
 // The reference library lowers letter by letter, so that no sigma is a final one.
 const lower = (text: string): string => text.replaceAll('Σ', 'σ').toLowerCase();
 
+const made = (...given: Parameters<typeof buildTextTokenizer>): Tokenizer => {
+  const { tokenizer, config } = buildTextTokenizer(...given);
+  return Tokenizer.fromJSON(tokenizer, config);
+};
+
 build('give back every answer as it is, and know every word', () => {
   for (const lowercase of [false, true]) {
-    const files = buildTextTokenizer({ questions: ['What is  it?'], answers: ODD, lowercase });
-    const tokenizer = Tokenizer.fromJSON(files.tokenizer, files.config);
+    const tokenizer = made({ questions: ['What is  it?'], answers: ODD, lowercase });
     for (const answer of ODD) {
-      const ids = tokenizer.encode(`\nWhat is it? ASSISTANT: ${answer}`);
-      assert.not.ok(ids.includes(tokenizer.unkId!), answer);
+      assert.not.ok(tokenizer.encode(`\nWhat is it? ASSISTANT: ${answer}`).includes(tokenizer.unkId!), answer);
       assert.is(tokenizer.decode(tokenizer.encode(` ${answer}`)).trim(), lowercase ? lower(answer) : answer);
     }
     assert.ok(tokenizer.encode(' never').includes(tokenizer.unkId!));
@@ -121,8 +111,7 @@ const REFERENCE: readonly (readonly [text: string, ids: number[], decoded: strin
 ];
 
 build('encode as the reference library reads the same file', () => {
-  const files = buildTextTokenizer({ questions: ['What is it?'], answers: ['New York', "it's"], lowercase: false });
-  const tokenizer = Tokenizer.fromJSON(files.tokenizer, files.config);
+  const tokenizer = made({ questions: ['What is it?'], answers: ['New York', "it's"], lowercase: false });
   for (const [text, ids, decoded] of REFERENCE) {
     assert.equal(tokenizer.encode(text), ids, text);
     assert.is(tokenizer.decode(ids), decoded, text);

@@ -1,17 +1,14 @@
 // What reaches the terminal: nothing that it would obey, and no loss of work where it is gone.
 import { spawn, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { cpSync, readdirSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { printable, printableLine } from '../models/matvlm/app/printable.ts';
-import { CLI, cli, type CliOptions, type Ended, MICRO_FLAGS, workFolder } from './support/cli.ts';
+import { CLI, type Ended, TRAIN, workplace } from './support/cli.ts';
 
-const cwd = workFolder();
-const path = (...parts: string[]) => join(cwd, ...parts);
-const run = (args: readonly string[], options: Partial<CliOptions> = {}) => cli(args, { cwd, ...options });
-const TRAIN = ['train', '--model', 'micro.json', ...MICRO_FLAGS, '--warmup', '1'];
+const { cwd, path, read, write, has, run, ok, refused, log } = workplace();
 
 /** What a terminal obeys, spelled out: C0 but tab and line feed, DEL, C1, separators, marks of direction. */
 const OBEYED = /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/;
@@ -47,32 +44,33 @@ function harmless({ stdout, stderr }: Ended, says: string): void {
 }
 
 filter('from file and run names, settings and their keys', async () => {
-  harmless(await run(['info', `no${ATTACK}such`]), 'no\\u001b]52;c;eA==\\u0007\\u001b]0;x');
-  harmless(await run([...TRAIN, '--name', ATTACK]), 'run name "\\u001b]52');
-  harmless(await run([...TRAIN, `--${ATTACK}`]), 'unknown option');
-  writeFileSync(path('bad.yaml'), `${JSON.stringify(`st${ATTACK}eps`)}: 3\n`);
-  harmless(await run(['train', '-c', 'bad.yaml']), 'unknown key "st\\u001b]52');
-  const forged = await run(['info', 'x\nwarning: forged']);
-  assert.is(forged.stderr.split('\n').length, 2, 'an error is one line');
+  write('bad.yaml', `${JSON.stringify(`st${ATTACK}eps`)}: 3\n`);
+  const said: [args: string[], says: string][] = [
+    [['info', `no${ATTACK}such`], 'no\\u001b]52;c;eA==\\u0007\\u001b]0;x'],
+    [[...TRAIN.split(' '), '--name', ATTACK], 'run name "\\u001b]52'],
+    [[...TRAIN.split(' '), `--${ATTACK}`], 'unknown option'],
+    [['train', '-c', 'bad.yaml'], 'unknown key "st\\u001b]52'],
+  ];
+  for (const [args, says] of said) harmless(await run(args), says);
+  const { stderr } = await run(['info', 'x\nwarning: forged']);
+  assert.is(stderr.split('\n').length, 2, 'an error is one line');
 });
 
 filter('from a model folder: configuration, tokenizer and generated text', async () => {
-  assert.is((await run([...TRAIN, '--steps', '2', '--name', 'model'])).code, 0);
+  await ok(`${TRAIN} --steps 2 --name model`);
   const folder = path('runs', 'model', 'checkpoint-2');
   const spoil = (file: string, change: (json: Record<string, any>) => void) => {
-    const copy = path(`spoiled-${file}`);
-    cpSync(folder, copy, { recursive: true });
-    const json = JSON.parse(readFileSync(join(copy, file), 'utf8')) as Record<string, any>;
+    cpSync(folder, path(file, 'model'), { recursive: true });
+    const json = JSON.parse(read(file, 'model', file)) as Record<string, any>;
     change(json);
-    writeFileSync(join(copy, file), JSON.stringify(json));
-    return copy;
+    write(`${file}/model/${file}`, JSON.stringify(json));
+    return path(file, 'model');
   };
   const config = spoil('config.json', (json) => (json.conv_version = ATTACK));
   harmless(await run(['eval', config, '--images', '1', '--backend', 'wasm']), 'conv_version');
-  const tokenizer = spoil('tokenizer.json', (json) => {
-    const { vocab } = json.model as { vocab: Record<string, number> };
-    const words = Object.entries(vocab).map(([word, id]) => [id < 2 ? word : `${ATTACK}${id}`, id]);
-    json.model.vocab = Object.fromEntries(words);
+  const tokenizer = spoil('tokenizer.json', ({ model }) => {
+    const words = Object.entries(model.vocab as Record<string, number>);
+    model.vocab = Object.fromEntries(words.map(([word, id]) => [id < 2 ? word : `${ATTACK}${id}`, id]));
   });
   const ask = ['generate', tokenizer, '--prompt', 'what is it?', '--backend', 'wasm', '--max-new-tokens', '4'];
   harmless(await run(ask), '\\u001b]52;c;eA==\\u0007');
@@ -86,47 +84,39 @@ filter('from a model folder: configuration, tokenizer and generated text', async
 });
 
 const lost = suite('output that is lost');
+const STEPS = '--steps 40 --save-every 40 --eval-every 20 --eval-images 1 --name';
 /** With results on stdout at the end. */
-const MEASURED = TRAIN.filter((flag) => flag !== '--no-final-eval');
-const STEPS = ['--steps', '40', '--save-every', '40', '--eval-every', '20', '--eval-images', '1'];
+const MEASURED = `${TRAIN.replace(' --no-final-eval', '')} ${STEPS}`;
 
 /** The run was done and saved to its end, and let go of. */
 function whole(name: string): void {
   const entries = readdirSync(path('runs', name)).sort();
   assert.equal(entries, ['checkpoint-40', 'config.yaml', 'metrics.jsonl', 'report.html', 'samples'], name);
-  const lines = readFileSync(path('runs', name, 'metrics.jsonl'), 'utf8').trim().split('\n');
-  assert.is(lines.filter((line) => 'train/loss' in (JSON.parse(line) as object)).length, 40);
+  assert.is(log(name).filter((line) => 'train/loss' in line).length, 40);
 }
 
-for (const [closed, flags] of [['stderr', TRAIN], ['stdout', MEASURED]] as const) {
+for (const [closed, flags] of [['stderr', `${TRAIN} ${STEPS}`], ['stdout', MEASURED]] as const) {
   lost(`to a pipe on ${closed} that closes costs no step`, async () => {
-    const { code } = await run([...flags, ...STEPS, '--name', closed], {
-      // The first line of all comes on stderr.
-      watch: (child) => child.stderr!.once('data', () => child[closed]!.destroy()),
-    });
-    assert.is(code, 0);
+    // The first line of all comes on stderr.
+    await ok(`${flags} ${closed}`, { watch: (child) => child.stderr!.once('data', () => child[closed]!.destroy()) });
     whole(closed);
   });
 }
 
 lost('to a full disk costs no step, and is told at the end', async () => {
-  const results = await run([...MEASURED, ...STEPS, '--name', 'results'], { redirect: '>/dev/full' });
-  assert.is(results.code, 1, results.stderr);
-  assert.match(results.stderr, /error: cannot write the results to standard output: the disk is full.*\n$/);
+  const redirect = '>/dev/full';
+  await refused(`${MEASURED} results`, /^error: cannot write the results to standard output: the disk is full/, 1, { redirect });
   whole('results');
   // Without results there is nothing to lose.
-  assert.is((await run([...TRAIN, ...STEPS, '--name', 'progress'], { redirect: '2>/dev/full >/dev/full' })).code, 0);
+  await ok(`${TRAIN} ${STEPS} progress`, { redirect: `2>/dev/full ${redirect}` });
   whole('progress');
-  const help = await run(['--help'], { redirect: '>/dev/full' });
-  assert.is(help.code, 1);
-  assert.match(help.stderr, /^error: cannot write.*\n$/);
+  assert.match((await refused('--help', /cannot write/, 1, { redirect })).stderr, /^error: .*\n$/);
 });
 
 const hasScript = spawnSync('script', ['-qec', 'true', '/dev/null']).status === 0;
 
 (hasScript ? lost : lost.skip)('to a terminal that closes ends the run as Ctrl-C does (needs script of util-linux)', async () => {
-  const steps = [...TRAIN, '--steps', '1000000', '--save-every', '1000000', '--name', 'terminal'];
-  const line = [process.execPath, CLI, ...steps].join(' ');
+  const line = `${process.execPath} ${CLI} ${TRAIN} --steps 1000000 --save-every 1000000 --name terminal`;
   // The shell is told that the terminal closes, as one that is used by hand is, and tells its jobs.
   const shell = `${line} & job=$!; trap "kill -HUP $job" HUP; wait $job; wait $job; echo $? > ended; mv ended code`;
   const terminal = spawn('script', ['-qefc', shell, '/dev/null'], { cwd });
@@ -135,15 +125,14 @@ const hasScript = spawnSync('script', ['-qec', 'true', '/dev/null']).status === 
     if (/loss/.test((output += text))) terminal.kill('SIGKILL');
   });
   await new Promise((done) => terminal.on('close', done));
-  for (let i = 0; i < 1500 && !existsSync(path('code')); i++) await new Promise((done) => setTimeout(done, 20));
-  assert.is(readFileSync(path('code'), 'utf8'), '0\n', output);
+  for (let i = 0; i < 1500 && !has('code'); i++) await sleep(20);
+  assert.is(read('code'), '0\n', output);
   const entries = readdirSync(path('runs', 'terminal'));
   assert.ok(entries.some((name) => /^checkpoint-\d+$/.test(name)) && !entries.includes('run.lock'), `${entries}`);
 });
 
 lost('to a reader that has seen enough is no error', async () => {
-  const { code, stderr } = await run(['info', 'runs/results'], { watch: (child) => child.stdout!.destroy() });
-  assert.is(code, 0, stderr);
+  await ok('info runs/results', { watch: (child) => child.stdout!.destroy() });
 });
 
 for (const tests of [filter, lost]) tests.run();

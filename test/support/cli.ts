@@ -1,7 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { freshFolder } from './folders.ts';
 
 /** How a command ended. */
 export interface Ended {
@@ -82,12 +83,51 @@ export const MICRO = {
 };
 
 /** Flags under which the tiny configuration is trained. */
-export const MICRO_FLAGS = ['--images', '8', '--batch', '2', '--backend', 'wasm', '--no-final-eval'];
+export const MICRO_FLAGS = '--images 8 --batch 2 --backend wasm --no-final-eval';
+/** A run of the tiny configuration. */
+export const TRAIN = `train --model micro.json ${MICRO_FLAGS} --warmup 1`;
 
-/** A fresh folder with micro.json in it, deleted at the end of the process. */
-export function workFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'matvlm-cli-'));
-  writeFileSync(join(folder, 'micro.json'), JSON.stringify(MICRO));
-  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-  return folder;
+/** Arguments in one text are parted at its blanks. */
+type Args = string | readonly string[];
+type Options = Partial<CliOptions>;
+
+/** A fresh folder with micro.json in it, and what tests do there. */
+export function workplace() {
+  const cwd = freshFolder([['micro.json', JSON.stringify(MICRO)]]);
+  const path = (...parts: string[]) => join(cwd, ...parts);
+  const read = (...parts: string[]) => readFileSync(path(...parts), 'utf8');
+  const run = (args: Args, options: Options = {}) =>
+    cli(typeof args === 'string' ? args.split(' ') : args, { cwd, ...options });
+  return {
+    cwd,
+    path,
+    read,
+    write: (name: string, content: string | Uint8Array) => writeFileSync(path(name), content),
+    has: (...parts: string[]) => existsSync(path(...parts)),
+    run,
+    /** Runs a command that must end well. */
+    async ok(args: Args, options: Options = {}): Promise<Ended> {
+      const ended = await run(args, options);
+      assert.is(ended.code, 0, `matvlm ${String(args)}: ${ended.stderr}`);
+      return ended;
+    },
+    /** Runs a command that must be refused with one line, the last one, that matches `says`. */
+    async refused(args: Args, says: RegExp, code = 1, options: Options = {}): Promise<Ended> {
+      const ended = await run(args, options);
+      const what = `matvlm ${String(args)}: exit code ${ended.code}\n${ended.stderr}`;
+      assert.is(ended.code, code, what);
+      const errors = ended.stderr.split('\n').filter((line) => line.startsWith('error: '));
+      assert.is(errors.length, 1, what);
+      assert.match(errors[0], says);
+      assert.is(ended.stderr.trimEnd().split('\n').at(-1), errors[0], 'the error is the last line');
+      assert.not.match(ended.stderr, /^\s+at .*\.js/m, 'no stack');
+      assert.not.match(ended.stderr, 'fault of matvlm', 'it is told as the mistake that it is');
+      return ended;
+    },
+    /** The log of a run without what differs between runs: the time it took. */
+    log: (...run: string[]): Record<string, unknown>[] =>
+      read('runs', ...run, 'metrics.jsonl').trim().split('\n').map((line) => ({ ...JSON.parse(line), tokens_per_second: 0 })),
+    /** Names of the checkpoints of a run, whole or not. */
+    checkpoints: (...run: string[]) => readdirSync(path('runs', ...run)).filter((name) => name.includes('checkpoint')),
+  };
 }
