@@ -1,17 +1,5 @@
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs';
-import { createServer, type RequestListener } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
-import { basename, dirname, join } from 'node:path';
+import { existsSync, mkdirSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { suite } from 'uvu';
@@ -19,6 +7,9 @@ import * as assert from 'uvu/assert';
 import { DataError, ImageError, SystemError } from '../engine/errors.ts';
 import { loadEasyVqa, openEasyVqa } from '../models/matvlm/app/node/easy-vqa.ts';
 import { EASY_VQA_SOURCE, fetchEasyVqa, filesDigest } from '../models/matvlm/app/node/easy-vqa-fetch.ts';
+import { rejects, throws } from './support/expect.ts';
+import { freshFolder, freshPath } from './support/folders.ts';
+import { type Answer, withServer } from './support/http.ts';
 
 /** A set of two images, as the public one is laid out. */
 const png = await sharp({ create: { width: 64, height: 64, channels: 3, background: '#ff0000' } }).png().toBuffer();
@@ -52,181 +43,128 @@ function tarOf(files: ReadonlyMap<string, Buffer>): Buffer {
 const ARCHIVE = gzipSync(tarOf(FILES));
 const DIGEST = filesDigest(FILES);
 
-/** Runs `body` with a server and an empty cache folder; both are gone afterwards. */
-async function withServer(
-  answer: RequestListener,
-  body: (url: string, cacheDir: string) => Promise<void>,
-): Promise<void> {
-  const cacheDir = mkdtempSync(join(tmpdir(), 'matvlm-cache-'));
-  const server = createServer(answer);
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  try {
-    await body(`http://127.0.0.1:${(server.address() as AddressInfo).port}/set`, cacheDir);
-  } finally {
-    server.closeAllConnections();
-    await new Promise((resolve) => server.close(resolve));
-    rmSync(cacheDir, { recursive: true, force: true });
-  }
-}
+type Fetching = NonNullable<Parameters<typeof fetchEasyVqa>[0]>;
 
-async function failure(promise: Promise<unknown>): Promise<Error> {
-  return promise.then(
-    () => assert.unreachable('was accepted') as never,
-    (error: Error) => error,
-  );
-}
+/** Runs `body` with what fetches the archive from a server into an empty cache folder. */
+const fetchingFrom = (answer: Answer, body: (options: Fetching & { cacheDir: string }) => Promise<unknown>) => async () => {
+  const cacheDir = freshFolder();
+  await withServer(answer, (url) => body({ source: { url: `${url}/set`, digest: DIGEST }, cacheDir }));
+};
 
 const fetching = suite('fetching easy-VQA');
 
-fetching('from the server once, then from the cache', async () => {
-  let requests = 0;
-  const serve: RequestListener = (_, response) => {
-    requests++;
-    response.writeHead(200, { 'content-type': 'application/x-gzip' }).end(ARCHIVE);
-  };
-  await withServer(serve, async (url, cacheDir) => {
-    const source = { url, digest: DIGEST };
-    let loaded = 0;
-    const folder = await fetchEasyVqa({ source, cacheDir, onProgress: (p) => (loaded = p.loaded) });
-    assert.is(loaded, ARCHIVE.length);
-    const set = await loadEasyVqa('train', { source, cacheDir });
-    assert.equal([set.length, requests], [2, 1]);
-    const image = await set.get(1).image();
-    assert.equal([image.width, image.height, ...image.data.slice(0, 3)], [64, 64, 255, 0, 0]);
-    assert.equal(readdirSync(cacheDir).length, 1, 'nothing beside the set');
-    assert.not.ok(existsSync(join(cacheDir, 'evil.png')));
+let requests = 0;
+fetching.before.each(() => void (requests = 0));
+const whole: Answer = (response) => {
+  requests++;
+  response.writeHead(200, { 'content-type': 'application/x-gzip' }).end(ARCHIVE);
+};
 
-    writeFileSync(join(folder, 'train/images/2.png'), 'damaged');
-    await fetchEasyVqa({ source, cacheDir });
-    assert.is(requests, 2, 'a damaged copy is fetched anew');
-    assert.is((await loadEasyVqa('train', { folder })).length, 2);
-  });
-});
+fetching('fetched once, checked, complete, and opened from then on', fetchingFrom(whole, async (options) => {
+  const { cacheDir } = options;
+  let loaded = 0;
+  const folder = await fetchEasyVqa({ ...options, onProgress: (p) => (loaded = p.loaded) });
+  assert.is(loaded, ARCHIVE.length);
+  const set = await loadEasyVqa('train', options);
+  assert.equal([set.length, requests], [2, 1]);
+  const image = await set.get(1).image();
+  assert.equal([image.width, image.height, ...image.data.slice(0, 3)], [64, 64, 255, 0, 0]);
+  assert.equal(readdirSync(cacheDir).length, 1, 'nothing beside the set');
+  assert.not.ok(existsSync(join(cacheDir, 'evil.png')));
 
-fetching('two at a time', async () => {
-  await withServer((_, response) => response.end(ARCHIVE), async (url, cacheDir) => {
-    const options = { source: { url, digest: DIGEST }, cacheDir };
-    const folders = await Promise.all([fetchEasyVqa(options), fetchEasyVqa(options)]);
-    assert.is(folders[0], folders[1]);
-    assert.equal(readdirSync(cacheDir).length, 1);
-  });
-});
+  writeFileSync(join(folder, 'train/images/2.png'), 'damaged');
+  await fetchEasyVqa(options);
+  assert.is(requests, 2, 'a damaged copy is fetched anew');
+  assert.is((await loadEasyVqa('train', { folder })).length, 2);
+}));
 
-fetching('a passing server error is tried again', async () => {
-  let requests = 0;
-  const serve: RequestListener = (_, response) => {
-    if (++requests < 3) response.writeHead(503).end();
-    else response.end(ARCHIVE);
-  };
-  await withServer(serve, async (url, cacheDir) => {
-    await fetchEasyVqa({ source: { url, digest: DIGEST }, cacheDir });
-    assert.is(requests, 3);
-  });
-});
+fetching('two at a time', fetchingFrom(whole, async (options) => {
+  const folders = await Promise.all([fetchEasyVqa(options), fetchEasyVqa(options)]);
+  assert.is(folders[0], folders[1]);
+  assert.equal(readdirSync(options.cacheDir).length, 1);
+}));
 
-fetching('left-overs of a killed process are removed when old', async () => {
-  await withServer((_, response) => response.end(ARCHIVE), async (url, cacheDir) => {
-    for (const name of ['easy-vqa-0.tmp-old', 'easy-vqa-0.tmp-new', 'other']) mkdirSync(join(cacheDir, name));
-    utimesSync(join(cacheDir, 'easy-vqa-0.tmp-old'), 1, 1);
-    const folder = await fetchEasyVqa({ source: { url, digest: DIGEST }, cacheDir });
-    assert.equal(readdirSync(cacheDir).map((n) => join(cacheDir, n)).sort(), [
-      join(cacheDir, 'easy-vqa-0.tmp-new'), folder, join(cacheDir, 'other'),
-    ].sort());
-  });
-});
+const seldom: Answer = (response, request) => (requests < 2 ? (requests++, response.writeHead(503).end()) : whole(response, request));
+fetching('a passing server error is tried again', fetchingFrom(seldom, async (options) => {
+  await fetchEasyVqa(options);
+  assert.is(requests, 3);
+}));
 
+fetching('left-overs of a killed process are removed when old', fetchingFrom(whole, async ({ cacheDir, ...options }) => {
+  for (const name of ['easy-vqa-0.tmp-old', 'easy-vqa-0.tmp-new', 'other']) mkdirSync(join(cacheDir, name));
+  utimesSync(join(cacheDir, 'easy-vqa-0.tmp-old'), 1, 1);
+  const folder = await fetchEasyVqa({ ...options, cacheDir });
+  assert.equal(readdirSync(cacheDir).sort(), ['easy-vqa-0.tmp-new', basename(folder), 'other'].sort());
+}));
+
+const without = (name: string) => new Map([...FILES].filter(([path]) => path !== name));
 const tampered = new Map(FILES).set('train/images/2.png', text('other'));
-const short = new Map(FILES);
-short.delete('test/questions.json');
 const LONG = { 'content-length': 99999 };
 /** Made beforehand: compressing takes longer than the stall that the tests allow. */
 const BOMB = gzipSync(Buffer.alloc(65e6));
 /** A byte now and then, for ever. */
-const drip: RequestListener = (_, response) => {
+const drip: Answer = (response) => {
   const timer = setInterval(() => response.write('x'), 20);
   response.on('close', () => clearInterval(timer));
 };
-const lies: [string, RequestListener, RegExp][] = [
-  ['another content', (_, r) => r.end(gzipSync(tarOf(tampered))), /6 files with checksum [0-9a-f]{64}, expected/],
-  ['a file less', (_, r) => r.end(gzipSync(tarOf(short))), /5 files with checksum/],
-  ['an HTML page', (_, r) => r.writeHead(200, { 'content-type': 'text/html' }).end('<p>Log in</p>'), /a web page/],
-  ['HTML said to be gzip', (_, r) => r.end('<p>Log in</p>'), /no gzip archive/],
-  ['half an archive', (_, r) => r.end(ARCHIVE.subarray(0, ARCHIVE.length / 2)), /no gzip archive, or a broken one/],
-  ['half a tar', (_, r) => r.end(gzipSync(tarOf(FILES).subarray(0, 2055))), /ends within the file/],
-  ['no tar', (_, r) => r.end(gzipSync(Buffer.alloc(2000, 'x'))), /no tar header at byte 0/],
-  ['a bomb', (_, r) => r.end(BOMB), /larger than 64000000 bytes/],
-  ['404', (_, r) => r.writeHead(404).end(), /status 404/],
-  ['204', (_, r) => r.writeHead(204).end(), /status 204/],
-  ['500 for ever', (_, r) => r.writeHead(500).end(), /in 3 tries: status 500/],
-  ['a redirect loop', (_, r) => r.writeHead(302, { location: '/set' }).end(), /redirect/],
-  ['a short body', (_, r) => r.writeHead(200, LONG).write(ARCHIVE, () => r.destroy()), /3 tries/],
-  ['a stall', (_, r) => r.writeHead(200, LONG).write(ARCHIVE), /nothing came for 0.2 s/],
+const lies: [string, Answer, RegExp][] = [
+  ['another content', (r) => r.end(gzipSync(tarOf(tampered))), /6 files with checksum [0-9a-f]{64}, expected/],
+  ['a file less', (r) => r.end(gzipSync(tarOf(without('test/questions.json')))), /5 files with checksum/],
+  ['an HTML page', (r) => r.writeHead(200, { 'content-type': 'text/html' }).end('<p>Log in</p>'), /a web page/],
+  ['HTML said to be gzip', (r) => r.end('<p>Log in</p>'), /no gzip archive/],
+  ['half an archive', (r) => r.end(ARCHIVE.subarray(0, ARCHIVE.length / 2)), /no gzip archive, or a broken one/],
+  ['half a tar', (r) => r.end(gzipSync(tarOf(FILES).subarray(0, 2055))), /ends within the file/],
+  ['no tar', (r) => r.end(gzipSync(Buffer.alloc(2000, 'x'))), /no tar header at byte 0/],
+  ['a bomb', (r) => r.end(BOMB), /larger than 64000000 bytes/],
+  ['404', (r) => r.writeHead(404).end(), /status 404/],
+  ['204', (r) => r.writeHead(204).end(), /status 204/],
+  ['500 for ever', (r) => r.writeHead(500).end(), /in 3 tries: status 500/],
+  ['a redirect loop', (r) => r.writeHead(302, { location: '/set' }).end(), /redirect/],
+  ['a short body', (r) => r.writeHead(200, LONG).write(ARCHIVE, () => r.destroy()), /3 tries/],
+  ['a stall', (r) => r.writeHead(200, LONG).write(ARCHIVE), /nothing came for 0.2 s/],
   ['no answer', () => {}, /nothing came for 0.2 s/],
   ['a drip', drip, /too slow: only \d+ bytes came in \d+ s, expected 100 at least/],
 ];
-for (const [kind, serve, message] of lies) {
-  fetching(`${kind}: refused, nothing kept`, async () => {
-    await withServer(serve, async (url, cacheDir) => {
-      const limits = { stallMs: 200, floor: { bytes: 100, ms: 500 } };
-      const error = await failure(fetchEasyVqa({ source: { url, digest: DIGEST }, cacheDir, ...limits }));
-      assert.instance(error, DataError, String(error));
-      assert.match(error.message, message);
-      assert.equal(readdirSync(cacheDir), []);
-    });
-  });
+for (const [kind, answer, says] of lies) {
+  fetching(`${kind}: refused, nothing kept`, fetchingFrom(answer, async (options) => {
+    const limits = { stallMs: 200, floor: { bytes: 100, ms: 500 } };
+    await rejects(fetchEasyVqa({ ...options, ...limits }), DataError, says, kind);
+    assert.equal(readdirSync(options.cacheDir), []);
+  }));
 }
 
-fetching('no server, an abort, a cache that cannot be written', async () => {
-  const cacheDir = join(tmpdir(), `matvlm-absent-${process.pid}`);
-  const gone = await failure(fetchEasyVqa({ source: { url: 'http://127.0.0.1:9/', digest: DIGEST }, cacheDir }));
-  assert.ok(gone instanceof DataError && !existsSync(cacheDir), String(gone));
-  await withServer((_, response) => response.end(ARCHIVE), async (url, dir) => {
-    const source = { url, digest: DIGEST };
-    const aborted = await failure(fetchEasyVqa({ source, cacheDir: dir, signal: AbortSignal.abort() }));
-    assert.is(aborted.name, 'AbortError');
-    writeFileSync(join(dir, 'file'), '');
-    const refused = await failure(fetchEasyVqa({ source, cacheDir: join(dir, 'file') }));
-    assert.ok(refused instanceof SystemError && refused.message.includes(join(dir, 'file')), String(refused));
-  });
-});
+fetching('no server, an abort, a cache that cannot be written', fetchingFrom(whole, async ({ source, cacheDir }) => {
+  const absent = freshPath();
+  await rejects(fetchEasyVqa({ source: { url: 'http://127.0.0.1:9/', digest: DIGEST }, cacheDir: absent }), DataError);
+  assert.not(existsSync(absent));
+  const aborted = await rejects(fetchEasyVqa({ source, cacheDir, signal: AbortSignal.abort() }), Error);
+  assert.is(aborted.name, 'AbortError');
+  writeFileSync(join(cacheDir, 'file'), '');
+  await rejects(fetchEasyVqa({ source, cacheDir: join(cacheDir, 'file') }), SystemError, join(cacheDir, 'file'));
+}));
 fetching.run();
 
 const folders = suite('easy-VQA folders');
 
-function withFolder(files: ReadonlyMap<string, Buffer>, body: (folder: string) => void | Promise<void>) {
-  return async (): Promise<void> => {
-    const folder = mkdtempSync(join(tmpdir(), 'matvlm-set-'));
-    try {
-      for (const [path, data] of files) {
-        mkdirSync(join(folder, dirname(path)), { recursive: true });
-        writeFileSync(join(folder, path), data);
-      }
-      await body(folder);
-    } finally {
-      rmSync(folder, { recursive: true });
-    }
-  };
-}
+folders('without one of their files: it is named', () => {
+  const names = { 'answers.txt': 'answers.txt', 'train/questions.json': 'train/questions.json' };
+  const missing = { ...names, 'train/images/2.png': /1 of 2 images are missing .*2\.png/ };
+  for (const [name, says] of Object.entries(missing)) {
+    throws(() => openEasyVqa(freshFolder(without(name)), 'train'), DataError, says);
+  }
+});
 
-for (const name of ['answers.txt', 'train/questions.json', 'train/images/2.png']) {
-  const without = new Map(FILES);
-  without.delete(name);
-  folders(`without ${name}: named`, withFolder(without, (folder) => {
-    const named = name.endsWith('png') ? /1 of 2 images are missing .*2\.png/ : new RegExp(name);
-    assert.throws(() => openEasyVqa(folder, 'train'), (e: Error) => e instanceof DataError && named.test(e.message));
-  }));
-}
-
-folders('another content than the public one has another name', withFolder(FILES, (folder) => {
+folders('another content than the public one has another name', () => {
+  const folder = freshFolder(FILES);
   const { name } = openEasyVqa(folder, 'train');
   assert.is(name, `easy-vqa=${basename(folder)}`);
   assert.is(openEasyVqa(folder, 'train').get(0).questions[0].kind, name);
-}));
+});
 
-folders('a broken image is an ImageError that names the file', withFolder(tampered, async (folder) => {
-  const error = await failure(Promise.resolve(openEasyVqa(folder, 'train').get(1).image()));
-  assert.ok(error instanceof ImageError && error.message.includes('2.png'), String(error));
-}));
+folders('a broken image is an ImageError that names the file', async () => {
+  const set = openEasyVqa(freshFolder(tampered), 'train');
+  await rejects(Promise.resolve(set.get(1).image()), ImageError, '2.png');
+});
 
 const publicSet = '../shared/data/easy-vqa';
 if (existsSync(publicSet)) {

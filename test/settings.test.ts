@@ -1,7 +1,6 @@
 // What flags and settings files may say: every option of every command against values that it cannot mean.
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -22,28 +21,23 @@ import { toYaml, yamlLayer } from '../models/matvlm/app/cli/settings-file.ts';
 import start from '../models/matvlm/app/cli/start.ts';
 import tokenizer from '../models/matvlm/app/cli/tokenizer.ts';
 import train from '../models/matvlm/app/cli/train.ts';
+import { type Kind, rejects, throws } from './support/expect.ts';
+import { freshFolder } from './support/folders.ts';
 
 const COMMANDS = { start, devices, train, tokenizer, init, distill, eval: evaluate, generate, serve, info, recipes };
-const folder = mkdtempSync(join(tmpdir(), 'matvlm-settings-'));
-process.on('exit', () => rmSync(folder, { recursive: true }));
+const folder = freshFolder();
 
-/** The settings that a command line gives; its error where it is refused. */
-async function parsed(spec: CommandSpec, args: readonly string[]): Promise<Settings<OptionTable> | Error> {
+/** The settings that a command line gives. */
+async function parsed(spec: CommandSpec, args: string): Promise<Settings<OptionTable>> {
   let settings: Settings<OptionTable> | null = null;
   const command = new CliCommand('test').exitOverride().configureOutput({ writeErr: () => {} });
   attach(command, { ...spec, args: [], run: async (context) => void (settings = context.settings()) });
-  try {
-    await command.parseAsync(args, { from: 'user' });
-    return settings!;
-  } catch (error) {
-    return error as Error;
-  }
+  await command.parseAsync(args.split(' '), { from: 'user' });
+  return settings!;
 }
 
-async function refused(spec: CommandSpec, args: string, says: RegExp): Promise<void> {
-  const error = await parsed(spec, args.split(' '));
-  assert.instance(error, Error, `${args} is taken`);
-  assert.match((error as Error).message, says, args);
+async function refused(spec: CommandSpec, args: string, says: RegExp, kind: Kind = Error): Promise<void> {
+  await rejects(parsed(spec, args), kind, says, args);
 }
 
 const flags = suite('flags');
@@ -70,11 +64,7 @@ for (const [name, { table }] of Object.entries(COMMANDS)) {
     flags(`${name} --${dashed(key)} refuses what it cannot mean`, () => {
       const given = (value: unknown) => resolve(table, [{ values: new Map([[key, value]]), where: (k) => `--${k}` }]);
       for (const value of nonsenseFor(option)) {
-        assert.throws(
-          () => given(value),
-          (error: Error) => error instanceof UsageError && error.message.startsWith(`--${key}: `),
-          `${key}: ${String(value)}`,
-        );
+        throws(() => given(value), UsageError, new RegExp(`^--${key}: `), `${key}: ${String(value)}`);
       }
       const { fallback } = option;
       if (fallback !== null && fallback !== '') assert.equal(given(fallback)[key], fallback);
@@ -82,48 +72,62 @@ for (const [name, { table }] of Object.entries(COMMANDS)) {
   }
 }
 
-flags('what is given twice, contradicts or would be ignored is refused', async () => {
-  await refused(train, '--lr 1 --lr 1', /^--lr is given twice/);
-  await refused(train, '-c a.yaml --config a.yaml', /--config is given twice/);
-  await refused(train, '--augment --no-augment', /--augment and --no-augment contradict/);
-  await refused(distill, '--layers 0,0', /--layers: 0 is given twice/);
-  await refused(distill, '--data sort-of-clevr,sort-of-clevr', /--data: sort-of-clevr is given twice/);
-  await refused(distill, '--layers 0 --ratio 0.5', /--ratio has no effect: the layers are given, 0/);
-  await refused(init, '--layers 0 --ratio 0.5', /--ratio has no effect/);
-  for (const flag of ['--layers 0', '--ratio 0.5', '--init random', '--bias', '--identity-conv'])
-    await refused(distill, `--student x ${flag}`, /has no effect: --student x is made already/);
-  await refused(distill, '--kl-weight 0 --loss kl', /--loss has no effect: --kl-weight is 0/);
-  await refused(distill, '--loss ce --temperature 2', /--temperature has no effect: --loss ce/);
-  await refused(distill, '--layer-weight 0 --layer-loss sl', /--layer-loss has no effect/);
-  await refused(train, '--eval-images 3', /--eval-images has no effect/);
-  await refused(generate, '--prompt x --top-k 3', /--top-k has no effect: at --temperature 0/);
-  await refused(generate, '--prompt x --max-new-tokens 0', /--max-new-tokens: expected a whole number from 1, got 0/);
-  await refused(start, '--full --recipe x', /--full has no effect: --recipe x/);
-  await refused(start, '--no-serve --port 3', /--port has no effect/);
-  await refused(train, '--accumulate 1000000000', /--accumulate: expected a whole number from 1 to 4096/);
-  assert.equal(((await parsed(generate, ['--temperature', '1', '--top-k', '3'])) as Settings<OptionTable>).topK, 3);
+const REFUSED: readonly (readonly [spec: CommandSpec, args: string, says: RegExp])[] = [
+  [train, '--lr 1 --lr 1', /^--lr is given twice/],
+  [train, '-c a.yaml --config a.yaml', /--config is given twice/],
+  [train, '--augment --no-augment', /--augment and --no-augment contradict/],
+  [distill, '--layers 0,0', /--layers: 0 is given twice/],
+  [distill, '--data sort-of-clevr,sort-of-clevr', /--data: sort-of-clevr is given twice/],
+  [distill, '--layers 0 --ratio 0.5', /--ratio has no effect: the layers are given, 0/],
+  [init, '--layers 0 --ratio 0.5', /--ratio has no effect/],
+  ...['--layers 0', '--ratio 0.5', '--init random', '--bias', '--identity-conv'].map(
+    (flag) => [distill, `--student x ${flag}`, /has no effect: --student x is made already/] as const,
+  ),
+  [distill, '--kl-weight 0 --loss kl', /--loss has no effect: --kl-weight is 0/],
+  [distill, '--loss ce --temperature 2', /--temperature has no effect: --loss ce/],
+  [distill, '--layer-weight 0 --layer-loss sl', /--layer-loss has no effect/],
+  [train, '--eval-images 3', /--eval-images has no effect/],
+  [generate, '--prompt x --top-k 3', /--top-k has no effect: at --temperature 0/],
+  [generate, '--prompt x --max-new-tokens 0', /--max-new-tokens: expected a whole number from 1, got 0/],
+  [generate, '--prompt x --temperature 101', /--temperature: expected a number from 0 to 100/],
+  [generate, '--prompt x --top-p 0', /--top-p: expected a number above 0 to 1/],
+  [generate, '--prompt x --repetition-penalty 0.001', /--repetition-penalty: expected a number from 0.01 to 100, got 0.001$/],
+  [start, '--full --recipe x', /--full has no effect: --recipe x/],
+  [start, '--no-serve --port 3', /--port has no effect/],
+  [train, '--accumulate 1000000000', /--accumulate: expected a whole number from 1 to 4096/],
+  [train, '--steps 1.5', /--steps: expected a whole number from 1, got 1.5/],
+  [train, '--lr 1e400', /--lr: expected a number above 0, got Infinity$/],
+  [train, '--eps Infinity', /--eps: expected a number above 0, got Infinity$/],
+  [train, '--betas 1,1', /--betas: expected .* from 0 and below 1, got \[1,1\]$/],
+  [train, '--data ,', /--data: expected a list of texts, none of them empty, got \["",""\]$/],
+  [train, '--qqqqqq', /unknown option --qqqqqq; "matvlm test --help" lists them/],
+];
+
+flags('what is given twice, contradicts, is out of range or would be ignored is refused', async () => {
+  for (const [spec, args, says] of REFUSED) await refused(spec, args, says);
+  assert.equal((await parsed(generate, '--temperature 1 --top-k 3')).topK, 3);
 });
 
+/** Mistyped or foreign names, by ours. */
+const MEANT: Readonly<Record<string, readonly string[]>> = {
+  batch: ['batchsize', 'batch-size'],
+  lr: ['learning-rate', 'leraning_rate', 'LearningRate'],
+  'weight-decay': ['weight_decai'],
+  clip: ['max-grad-norm'],
+  steps: ['num-steps'],
+  checkpointing: ['checkpoint'],
+  runs: ['output_dir'],
+};
+
 flags('a mistyped or foreign name is answered with ours, as a flag and as a key', async () => {
-  const meant: readonly (readonly [string, string])[] = [
-    ['batchsize', 'batch'],
-    ['batch-size', 'batch'],
-    ['learning-rate', 'lr'],
-    ['leraning_rate', 'lr'],
-    ['LearningRate', 'lr'],
-    ['weight_decai', 'weight-decay'],
-    ['max-grad-norm', 'clip'],
-    ['num-steps', 'steps'],
-    ['checkpoint', 'checkpointing'],
-    ['output_dir', 'runs'],
-  ];
-  for (const [word, name] of meant) {
-    await refused(train, `--${word} 3`, new RegExp(`unknown option --${word}; did you mean --${name}\\?`));
-    await refused(train, `--${word}=3`, new RegExp(`did you mean --${name}\\?`));
-    const file = yaml('typo', `lr: 1\n${word}: 3\n`);
-    await refused(train, `-c ${file}`, new RegExp(`typo.yaml:2: unknown key "${word}"; did you mean "${name}"\\?`));
+  for (const [name, words] of Object.entries(MEANT)) {
+    for (const word of words) {
+      await refused(train, `--${word} 3`, new RegExp(`unknown option --${word}; did you mean --${name}\\?`));
+      await refused(train, `--${word}=3`, new RegExp(`did you mean --${name}\\?`));
+      const file = yaml('typo', `lr: 1\n${word}: 3\n`);
+      await refused(train, `-c ${file}`, new RegExp(`typo.yaml:2: unknown key "${word}"; did you mean "${name}"\\?`));
+    }
   }
-  await refused(train, '--qqqqqq', /unknown option --qqqqqq; "matvlm test --help" lists them/);
 });
 
 flags('every alias stands for an option that there is', () => {
@@ -139,8 +143,7 @@ flags('a recipe names what it leaves to the one who runs it', async () => {
   const needs = /published-25.yaml:2: needs: .* teacher, data to you: give --teacher .* and --data/;
   await refused(distill, '-c published-25', needs);
   await refused(distill, '-c published-25 --teacher x', /leaves data to you: give --data/);
-  const given = await parsed(distill, '-c published-25 --teacher x --data sort-of-clevr'.split(' '));
-  assert.is((given as Settings<OptionTable>).accumulate, 16);
+  assert.is((await parsed(distill, '-c published-25 --teacher x --data sort-of-clevr')).accumulate, 16);
   await refused(distill, `-c ${yaml('needs', 'needs: [lrr]\n')}`, /needs.yaml:1: needs: "lrr" is no setting/);
 });
 flags.run();
@@ -152,6 +155,9 @@ function yaml(name: string, text: string): string {
   writeFileSync(path, text);
   return path;
 }
+
+/** Nine lists of the one before: 9^9 values. */
+const bomb = Array.from({ length: 9 }, (_, i) => `&l${i + 1} [${Array(9).fill(`*l${i}`).join(', ')}]`);
 
 const BAD: readonly (readonly [what: string, text: string, says: RegExp])[] = [
   ['an alias within its own anchor', 'data: &a [*a]\n', /:1: data: expected a value or a list of values/],
@@ -166,6 +172,11 @@ const BAD: readonly (readonly [what: string, text: string, says: RegExp])[] = [
   ['an unknown tag', 'lr: !!foo 3\n', /:1: Unresolved tag/],
   ['a key twice', 'lr: 1\nlr: 2\n', /:2: "lr" is given twice/],
   ['a key twice in two spellings', 'weight-decay: 1\nweight_decay: 2\n', /:2: "weight_decay" is given twice/],
+  ['a bomb of aliases', `data: [&l0 [x], ${bomb.join(', ')}]\n`, /:1: data: expected a value or a list of values/],
+  ['a second document', 'batch: 2\n---\nbatch: 3\n', /:2: a second document begins; expected one(?!.*parseAllDocuments)/],
+  ['a list that does not end', 'lr: [0.1\n', /:\d+: /],
+  ['a text for a number', 'lr: 0.1\nbatch: many\n', /:2: batch: expected a whole number from 1, got "many"/],
+  ['infinity', 'temperature: .inf\n', /:1: temperature: expected a number .*, got Infinity$/],
   ['depth', `lr: ${'['.repeat(50_000)}`, /:1: expected a value or a list of values/],
   ['not a number', 'lr: .nan\n', /:1: lr: expected a number above 0, got NaN/],
   ['nothing', 'lr:\n', /:1: lr: expected a number above 0, got null/],
@@ -181,14 +192,13 @@ files('that are too large or no files are not read', async () => {
   const pipe = join(folder, 'pipe');
   execFileSync('mkfifo', [pipe]);
   for (const path of ['/dev/zero', pipe]) {
-    const error = await parsed(train, ['-c', path]);
-    assert.instance(error, MatvlmError);
-    assert.match((error as Error).message, `cannot read ${path}: it is a device or pipe`);
+    await refused(train, `-c ${path}`, new RegExp(`cannot read ${path}: it is a device or pipe`), MatvlmError);
   }
   await refused(train, `-c ${folder}`, /it is a folder/);
 });
 
-files('give what was written, whatever it holds', async () => {
+files('give what was written, whatever it holds, and what aliases stand for', async () => {
+  assert.is((await parsed(train, `-c ${yaml('alias', 'batch: &n 3\nsteps: *n\n')}`)).steps, 3);
   for (const { table } of [train, distill]) {
     const odd = { teacher: 'no', data: ['easy-vqa=a: b #c', '---', "it's", '&a', '*b', '~', '1e3'], lr: 1e-8 };
     const values = Object.fromEntries(Object.entries(table).map(([key, { fallback }]) => [key, fallback]));

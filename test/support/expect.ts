@@ -1,6 +1,6 @@
 import * as assert from 'uvu/assert';
 
-type Kind = abstract new (...args: never[]) => Error;
+export type Kind = abstract new (...args: never[]) => Error;
 
 /** An error of the kind that says this, in some lines at most, however much it quotes of a hostile input. */
 function judge(error: unknown, kind: Kind, says: RegExp | string, what: string): Error {

@@ -3,59 +3,79 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { preprocess } from '../../models/nn/image/preprocess.ts';
 import { resizeBicubic } from '../../models/nn/image/resize.ts';
+import type { RgbImage } from '../../models/nn/image/image.ts';
 import { readImage } from '../../models/matvlm/app/node/decode.ts';
-import { type Check, type HostTensor, readTensors } from './golden-types.ts';
+import { type Check, readTensors } from './golden-types.ts';
 
+/** An image file with what becomes of it: its size as decoded, and the moments of its normalised pixels. */
 interface ImageCase {
   readonly file: string;
   readonly size: number;
+  readonly width?: number;
+  readonly height?: number;
   readonly mean?: number;
   readonly std?: number;
 }
 
+/** How far an image decoded, resized and normalised is from the expected one. */
+interface Measured extends ImageCase {
+  /** Mean and greatest absolute difference of the resized bytes. */
+  readonly difference: number;
+  readonly most: number;
+  /** Difference of mean and of standard deviation of the normalised pixels, 0 where none is expected. */
+  readonly moments: readonly [number, number];
+}
+
+async function imageCases(folder: string): Promise<ImageCase[]> {
+  const list = join(folder, 'expect.json');
+  if (existsSync(list)) return JSON.parse(await readFile(list, 'utf8')) as ImageCase[];
+  const names = [...(await readTensors(folder, 'expect')).keys()].map((key) => key.split('@'));
+  return names.map(([file, size]) => ({ file, size: Number(size) }));
+}
+
+/** Measures every image of `images/`, however it is decoded. */
+export async function* measureImages(
+  folder: string,
+  decode: (path: string) => Promise<RgbImage> = readImage,
+): AsyncGenerator<Measured | { readonly file: string; readonly size: number; readonly error: string }> {
+  const expected = await readTensors(folder, 'expect');
+  for (const one of await imageCases(folder)) {
+    try {
+      const image = await decode(join(folder, one.file));
+      const want = expected.get(`${one.file}@${one.size}`);
+      if (!want) throw new Error('is not in expect.safetensors');
+      const { width = image.width, height = image.height } = one;
+      if (image.width !== width || image.height !== height) throw new Error(`is ${image.width}×${image.height}`);
+      const { data } = resizeBicubic(image, one.size, one.size);
+      const area = one.size * one.size;
+      const apart = Array.from(data, (byte, i) => Math.abs(byte - want.data[(i % 3) * area + Math.floor(i / 3)]));
+      const pixels = preprocess(image, { size: one.size });
+      const average = mean(pixels);
+      const spread = Math.sqrt(mean(pixels.map((v) => (v - average) ** 2)));
+      const moments = [average - (one.mean ?? average), spread - (one.std ?? spread)].map(Math.abs) as [number, number];
+      yield { ...one, difference: mean(apart), most: apart.reduce((a, b) => Math.max(a, b)), moments };
+    } catch (error) {
+      yield { file: one.file, size: one.size, error: (error as Error).message };
+    }
+  }
+}
+
 /** Decodes, resizes and normalises every image of `images/`. PNG: mean difference ≤ 0.5, none over 3; JPEG mean ≤ 1.5. */
 export async function* replayImages(folder: string): AsyncGenerator<Check> {
-  const expected = await readTensors(folder, 'expect');
-  const list = join(folder, 'expect.json');
-  const cases: ImageCase[] = existsSync(list)
-    ? JSON.parse(await readFile(list, 'utf8'))
-    : [...expected.keys()].map((key) => ({ file: key.split('@')[0], size: Number(key.split('@')[1]) }));
-  for (const one of cases) {
+  for await (const one of measureImages(folder)) {
     const id = `images/${one.file}@${one.size}`;
-    try {
-      yield { id, ...(await compareImage(folder, one, expected.get(`${one.file}@${one.size}`))) };
-    } catch (error) {
-      yield { id, passed: false, error: (error as Error).message };
+    if ('error' in one) yield { id, passed: false, error: one.error };
+    else {
+      const { difference, most, moments } = one;
+      const close = /\.jpe?g$/i.test(one.file) ? difference <= 1.5 : difference <= 0.5 && most <= 3;
+      const error = `mean ${difference.toFixed(3)}, most ${most}, moments off by ${moments}`;
+      yield { id, passed: close && Math.max(...moments) < 0.01, error };
     }
   }
 }
 
-async function compareImage(folder: string, one: ImageCase, want: HostTensor | undefined): Promise<Omit<Check, 'id'>> {
-  if (!want) return { passed: false, error: 'is not in expect.safetensors' };
-  const image = await readImage(join(folder, one.file));
-  const { data } = resizeBicubic(image, one.size, one.size);
-  const area = one.size * one.size;
+function mean(values: Float32Array | number[]): number {
   let sum = 0;
-  let most = 0;
-  for (let i = 0; i < area; i++) {
-    for (let c = 0; c < 3; c++) {
-      const difference = Math.abs(data[3 * i + c] - want.data[c * area + i]);
-      sum += difference;
-      most = Math.max(most, difference);
-    }
-  }
-  const mean = sum / (3 * area);
-  const jpeg = /\.jpe?g$/i.test(one.file);
-  const close = jpeg ? mean <= 1.5 : mean <= 0.5 && most <= 3;
-  const [average, spread] = statistics(preprocess(image, { size: one.size }));
-  const normalised = Math.abs(average - (one.mean ?? average)) < 0.01 && Math.abs(spread - (one.std ?? spread)) < 0.01;
-  const text = `mean ${mean.toFixed(3)}, most ${most}, normalised mean ${average.toFixed(4)}`;
-  return { passed: close && normalised, error: text };
-}
-
-/** Mean and standard deviation. */
-function statistics(values: Float32Array): [number, number] {
-  const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
-  const variance = values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / values.length;
-  return [mean, Math.sqrt(variance)];
+  for (const value of values) sum += value;
+  return sum / values.length;
 }
