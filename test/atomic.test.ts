@@ -18,7 +18,7 @@ import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { SystemError } from '../engine/errors.ts';
-import { makeFolders } from '../engine/node/files.ts';
+import { makeFolders } from '../models/matvlm/app/store/files.ts';
 import * as io from '../engine/node/index.ts';
 import * as store from '../models/matvlm/app/store/index.ts';
 import { type Owner, ownerName, self, stateOf } from '../models/matvlm/app/store/owner.ts';
@@ -57,7 +57,7 @@ let count = 0;
 const fresh = () => join(root, `run-${++count}`);
 
 /** A checkpoint whose every part tells its version: 3 pages of weights in two shards, and a state. */
-async function fill(folder: string, version: number, files: io.FileSystem): Promise<void> {
+async function fill(folder: string, version: number, files: store.FileSystem): Promise<void> {
   const tensor = (name: string) => ({
     name,
     dtype: 'I32' as const,
@@ -69,7 +69,7 @@ async function fill(folder: string, version: number, files: io.FileSystem): Prom
 }
 
 /** Writes a checkpoint of that version as a whole. */
-function write(path: string, version: number, files: io.FileSystem = faultyFiles()): Promise<void> {
+function write(path: string, version: number, files: store.FileSystem = faultyFiles()): Promise<void> {
   return store.writeFolderAtomic(path, (folder, within) => fill(folder, version, within), files);
 }
 
@@ -106,7 +106,7 @@ atomic('a file: the former or the new one, and no temporary file', async () => {
     for (let at = 1, done = false; !done; at++) {
       const folder = fresh();
       const path = join(folder, 'state.json');
-      await io.disk.makeFolder(folder);
+      await store.disk.makeFolder(folder);
       writeFileSync(path, former);
       const files = faultyFiles({ at, code });
       const error = await store.writeFileAtomic(path, next, files).then(
@@ -241,11 +241,11 @@ const DAMAGE: Record<string, (folder: string) => void> = {
 runs('looking again where the newest is deleted meanwhile', async () => {
   const run = await runOf(1, 2);
   let looks = 0;
-  const files: io.FileSystem = {
-    ...io.disk,
+  const files: store.FileSystem = {
+    ...store.disk,
     // Each of the first looks comes too late: a newer one is written, and what was the newest deleted.
     list: async (path) => {
-      const names = await io.disk.list(path);
+      const names = await store.disk.list(path);
       if (path !== run || ++looks > 3) return names;
       await write(join(run, `checkpoint-${looks + 2}`), looks + 2);
       await pruneCheckpoints(run, 1);
@@ -304,9 +304,9 @@ runs('a checkpoint that cannot be deleted is warned of, and the others go', asyn
   const run = await runOf(1, 2, 3, 4);
   const stuck = join(run, 'checkpoint-2');
   const refuse = () => Promise.reject(Object.assign(new Error('EBUSY'), { code: 'EBUSY' }));
-  const rename = (from: string, to: string) => (from === stuck ? refuse() : io.disk.rename(from, to));
+  const rename = (from: string, to: string) => (from === stuck ? refuse() : store.disk.rename(from, to));
   const warnings: string[] = [];
-  const options = { warn: (line: string) => void warnings.push(line), files: { ...io.disk, rename } };
+  const options = { warn: (line: string) => void warnings.push(line), files: { ...store.disk, rename } };
   const removed = await pruneCheckpoints(run, 1, options);
   assert.equal(removed.map(({ step }) => step), [1, 3]);
   assert.equal(readdirSync(run).sort(), ['checkpoint-2', 'checkpoint-4']);
@@ -488,8 +488,8 @@ async function child(task: string, run: string): Promise<void> {
   if (task === 'hold') setInterval(() => {}, 1000);
   while (task === 'train') {
     step++;
-    await write(join(run, 'export'), step, io.disk);
-    await write(join(run, `checkpoint-${step}`), step, io.disk);
+    await write(join(run, 'export'), step, store.disk);
+    await write(join(run, `checkpoint-${step}`), step, store.disk);
     await pruneCheckpoints(run, 2);
     process.stdout.write(`${step}\n`);
   }

@@ -47,7 +47,8 @@ packaging('commands run on while a build replaces the code below them', async ()
 packaging('the tarball holds what runs and its types resolve', async () => {
   const { stdout } = await run('npm', ['pack', '--json', '--silent', '--ignore-scripts'], { cwd: checkout });
   const [{ filename, files, size }] = JSON.parse(stdout) as [{ filename: string; files: { path: string }[]; size: number }];
-  assert.ok(size < 12e6, `${size} bytes`);
+  // The parts of both builds are there.
+  assert.ok(size < 12.5e6, `${size} bytes`);
   const tops = new Set(files.map(({ path }) => path.split('/').slice(0, 2).join('/')));
   assert.equal([...tops].sort(), [
     'LICENSE', 'NOTICE.md', 'README.md', 'dist/bench', 'dist/chunks', 'dist/cli.js', 'dist/lib', 'dist/models', 'dist/types', 'dist/web',

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, SystemError } from '../engine/errors.ts';
-import { httpFolder } from '../engine/safetensors/index.ts';
+import { httpFolder } from '../models/nn/http/source.ts';
 import { linkedFiles } from '../models/matvlm/app/serve/files.ts';
 import { catalogue } from '../models/matvlm/app/serve/catalogue.ts';
 import { parseRange } from '../models/matvlm/app/serve/range.ts';

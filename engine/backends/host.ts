@@ -1,4 +1,4 @@
-import { elements, type Spec } from '../backend.ts';
+import { type Backend, elements, type Spec } from '../backend.ts';
 import { decode, type DType, encode, type HostArray, hostArrayType, hostItems, isPlain } from '../dtype.ts';
 import { ArgumentError } from '../errors.ts';
 import type { AnyOp, HostArg } from '../op.ts';
@@ -6,6 +6,18 @@ import type { AnyOp, HostArg } from '../op.ts';
 /** A new array for so many elements. */
 export function hostArrayFor(dtype: DType, size: number, double = false): HostArray {
   return new (double && dtype === 'f32' ? Float64Array : hostArrayType(dtype))(hostItems(dtype, size));
+}
+
+/** `Backend.allocTogether`, one by one: all of them, or where one fails none. */
+export function allocEach<B>(backend: Pick<Backend<B>, 'alloc' | 'free'>, parts: readonly Extent[]): B[] {
+  const buffers: B[] = [];
+  try {
+    for (const { size, dtype } of parts) buffers.push(backend.alloc(size, dtype));
+  } catch (error) {
+    for (const buffer of buffers) backend.free(buffer);
+    throw error;
+  }
+  return buffers;
 }
 
 /** @throws ArgumentError where an upload or a read-back is asked for while a capture is being made */

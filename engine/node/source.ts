@@ -1,9 +1,46 @@
+import { type FileHandle, open, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { SystemError } from '../errors.ts';
 import { readWhole, shortRead } from '../safetensors/source.ts';
 import type { ByteSource, FolderSource } from '../safetensors/source.ts';
-import { disk } from './files.ts';
-import { systemError } from './system.ts';
+import { codeOf, systemError } from './system.ts';
+
+/** An open file. Calls map one to one onto system calls: reads may come out short. */
+export interface ReadableFile {
+  /** Bytes read into `into` from `position` of the file; 0 at its end. */
+  read(into: Uint8Array, position: number): Promise<number>;
+  size(): Promise<number>;
+  close(): Promise<void>;
+}
+
+/** What reading asks of a file system, so that a test can make any of it fail. Errors are Node's own, with a `code`. */
+export interface ReadableFiles {
+  open(path: string, flags: 'r'): Promise<ReadableFile>;
+  /** null when there is nothing of that name. */
+  stat(path: string): Promise<{ kind: 'file' | 'folder' | 'other'; size: number } | null>;
+}
+
+/** Node's. */
+export const disk: ReadableFiles = {
+  open: async (path, flags) => readable(await open(path, flags)),
+  stat: async (path) => {
+    try {
+      const found = await stat(path);
+      return { kind: found.isFile() ? 'file' : found.isDirectory() ? 'folder' : 'other', size: found.size };
+    } catch (error) {
+      if (codeOf(error) === 'ENOENT') return null;
+      throw error;
+    }
+  },
+};
+
+export function readable(handle: FileHandle): ReadableFile {
+  return {
+    read: async (into, position) => (await handle.read(into, 0, into.length, position)).bytesRead,
+    size: async () => (await handle.stat()).size,
+    close: () => handle.close(),
+  };
+}
 
 /** The most that one system call is asked for: some systems cut longer reads at 2 GiB. */
 const PIECE = 2 ** 28;

@@ -5,6 +5,7 @@ export type * from './data/dataset.ts';
 export { SortOfClevr } from './data/sort-of-clevr.ts';
 export * from './distill.ts';
 export * from './generate.ts';
+export { httpFolder, type HttpOptions, httpSource } from '../nn/http/source.ts';
 export { decodeImage } from '../nn/image/decode-browser.ts';
 export type { RgbImage } from '../nn/image/image.ts';
 export { preprocess, type PreprocessOptions } from '../nn/image/preprocess.ts';

@@ -1,7 +1,8 @@
 import type { Backend, BackendKind } from '../../engine/backend.ts';
 import { WasmBackend } from '../../engine/backends/wasm/wasm.ts';
 import { WebGpuBackend } from '../../engine/backends/webgpu/webgpu.ts';
-import { type FolderSource, httpFolder } from '../../engine/safetensors/index.ts';
+import type { FolderSource } from '../../engine/safetensors/index.ts';
+import { httpFolder } from '../nn/http/source.ts';
 import { loadVlm, type Vlm } from './vlm.ts';
 import type { LoadOptions } from './weights.ts';
 

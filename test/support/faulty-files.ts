@@ -1,5 +1,5 @@
-import { disk } from '../../engine/node/files.ts';
-import type { FileSystem, OpenFile } from '../../engine/node/files.ts';
+import { disk } from '../../models/matvlm/app/store/files.ts';
+import type { FileSystem, OpenFile } from '../../models/matvlm/app/store/files.ts';
 
 /**
  * What befalls the `at`-th call: an error with this code. When `lasting`, all later calls fail as well: a disk that

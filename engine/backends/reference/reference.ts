@@ -3,7 +3,7 @@ import { type DType, type HostArray, isFloat } from '../../dtype.ts';
 import { OutOfMemoryError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
+import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
 
 /** The elements of a tensor in an array of their own. */
@@ -59,7 +59,7 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
   }
 
   allocTogether(parts: readonly Extent[]): HostBuffer[] {
-    return parts.map(({ size, dtype }) => this.alloc(size, dtype));
+    return allocEach(this, parts);
   }
 
   write(buffer: HostBuffer, data: HostArray, start?: number): void {

@@ -6,7 +6,7 @@ import { KernelError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
 import { slotsOf } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
+import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
 import { RecordedMemory } from '../recorded-memory.ts';
 import { type WasmCall, WasmRecorder } from './planner.ts';
@@ -83,7 +83,7 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
   }
 
   allocTogether(parts: readonly Extent[]): WasmBuffer[] {
-    return parts.map(({ size, dtype }) => this.alloc(size, dtype));
+    return allocEach(this, parts);
   }
 
   write(buffer: WasmBuffer, data: HostArray, start?: number): void {

@@ -4,7 +4,7 @@ import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../
 import type { AnyOp } from '../../op.ts';
 import { type Slot, slotsOf } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, POISON } from '../host.ts';
+import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, POISON } from '../host.ts';
 import { widen } from '../../widen.ts';
 import { RecordedMemory } from '../recorded-memory.ts';
 import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './buffers.ts';
@@ -190,7 +190,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   allocTogether(parts: readonly Extent[]): GpuBuffer[] {
     this.check();
     const buffers = this.recording ? null : this.pool.takeTogether(parts.map(({ size, dtype }) => byteLength(dtype, size)));
-    if (!buffers) return parts.map(({ size, dtype }) => this.alloc(size, dtype));
+    if (!buffers) return allocEach(this, parts);
     return buffers.map((buffer, i) => this.claim(buffer, parts[i]));
   }
 

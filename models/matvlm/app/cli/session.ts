@@ -1,6 +1,6 @@
 import { dirname, join } from 'node:path';
 import { NumericError } from '../../../../engine/errors.ts';
-import { disk, diskFolder, systemError } from '../../../../engine/node/index.ts';
+import { diskFolder, systemError } from '../../../../engine/node/index.ts';
 import { pruneCheckpoints } from '../store/checkpoints.ts';
 import { Checkpoint } from '../../../../engine/safetensors/index.ts';
 import type { VqaDataset } from '../../data/dataset.ts';
@@ -14,7 +14,7 @@ import type { BatchLoader } from '../../train/loader.ts';
 import { type StepReport, Trainer, type TrainSettings, type TrainTask } from '../../train/loop.ts';
 import type { Vlm } from '../../vlm.ts';
 import { loadWeights } from '../../weights.ts';
-import { writeFileAtomic } from '../store/index.ts';
+import { disk, writeFileAtomic } from '../store/index.ts';
 import { evaluateAll, imageIds, shares } from './evaluation.ts';
 import { detail, warn } from './output.ts';
 import { Progress } from './progress.ts';

@@ -1,5 +1,5 @@
 import { DataError } from '../../../../engine/errors.ts';
-import { type Floor, Pace } from '../../../../engine/safetensors/transfer.ts';
+import { type Floor, Pace } from '../../../nn/http/transfer.ts';
 
 export interface DownloadOptions {
   /** More bytes than this are refused. */

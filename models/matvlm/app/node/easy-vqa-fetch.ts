@@ -14,7 +14,7 @@ import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { DataError, SystemError } from '../../../../engine/errors.ts';
-import { disk } from '../../../../engine/node/index.ts';
+import { disk } from '../store/index.ts';
 import { download, type DownloadOptions } from './download.ts';
 import { readTar } from './tar.ts';
 

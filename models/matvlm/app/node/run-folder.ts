@@ -1,10 +1,10 @@
 import { copyFile, mkdir, readdir, rmdir, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { ArgumentError, CheckpointError, SystemError } from '../../../../engine/errors.ts';
-import { disk, systemError } from '../../../../engine/node/index.ts';
+import { systemError } from '../../../../engine/node/index.ts';
 import { type CheckpointFolder, latestCheckpoint, listCheckpoints, verifyCheckpoint } from '../store/checkpoints.ts';
 import { acquireLock, type Lock } from '../store/lock.ts';
-import { writeFileAtomic } from '../store/index.ts';
+import { disk, writeFileAtomic } from '../store/index.ts';
 import { verifyTrainer } from './load-trainer.ts';
 
 /** A run's folder: config.yaml, metrics.jsonl, checkpoint-N, samples, report.html. Held by a lock until released. */

@@ -1,11 +1,10 @@
 import { join } from 'node:path';
 import { NumericError } from '../../../../engine/errors.ts';
-import type { FileSystem } from '../../../../engine/node/index.ts';
 import type { SafeTensor } from '../../../../engine/safetensors/index.ts';
 import type { Tensor } from '../../../../engine/tensor.ts';
 import type { MatvlmConfig } from '../../config.ts';
 import type { TrainerSnapshot } from '../../train/loop.ts';
-import { writeFileAtomic, writeFolderAtomic, writeSafetensors, writeShardedSafetensors } from '../store/index.ts';
+import { type FileSystem, writeFileAtomic, writeFolderAtomic, writeSafetensors, writeShardedSafetensors } from '../store/index.ts';
 import { modelCard, type CardFacts } from './model-card.ts';
 
 /** Everything of a checkpoint folder but the trainer's part. */

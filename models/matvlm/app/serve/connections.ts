@@ -1,6 +1,6 @@
 import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
-import { type Floor, FLOOR, Pace } from '../../../../engine/safetensors/transfer.ts';
+import { type Floor, FLOOR, Pace } from '../../../nn/http/transfer.ts';
 
 export interface ConnectionLimits {
   /** Connections that are open at a time. */

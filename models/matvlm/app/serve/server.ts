@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { ArgumentError, SystemError } from '../../../../engine/errors.ts';
 import { codeOf } from '../../../../engine/node/system.ts';
-import type { Floor } from '../../../../engine/safetensors/transfer.ts';
+import type { Floor } from '../../../nn/http/transfer.ts';
 import { catalogue, type OpenModel, type ServedModel } from './catalogue.ts';
 import { limitConnections } from './connections.ts';
 import { printable } from '../printable.ts';

@@ -1,7 +1,7 @@
 import { basename, dirname, join, relative, resolve, sep } from 'node:path';
-import { disk } from '../../../../engine/node/files.ts';
-import type { FileSystem, OpenFile } from '../../../../engine/node/files.ts';
 import { systemError } from '../../../../engine/node/system.ts';
+import { disk } from './files.ts';
+import type { FileSystem, OpenFile } from './files.ts';
 import { release, removeTree, sibling, sweep } from './siblings.ts';
 
 /** The file that a complete folder has: the names of all its files, a line each. It is written last. */

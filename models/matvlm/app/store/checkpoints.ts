@@ -3,11 +3,11 @@ import { CheckpointError } from '../../../../engine/errors.ts';
 import { parseJson } from '../../../../engine/json.ts';
 import { Checkpoint } from '../../../../engine/safetensors/checkpoint.ts';
 import { SafetensorsFile } from '../../../../engine/safetensors/file.ts';
-import { isCompleteFolder, readAll, removeFolderAtomic } from './atomic.ts';
-import { disk } from '../../../../engine/node/files.ts';
-import type { FileSystem } from '../../../../engine/node/files.ts';
 import { diskFolder, fileSource } from '../../../../engine/node/source.ts';
 import { systemError } from '../../../../engine/node/system.ts';
+import { isCompleteFolder, readAll, removeFolderAtomic } from './atomic.ts';
+import { disk } from './files.ts';
+import type { FileSystem } from './files.ts';
 
 /** A folder `checkpoint-<step>` of a run. */
 export interface CheckpointFolder {

@@ -1,10 +1,10 @@
 import { join, resolve } from 'node:path';
 import { SystemError } from '../../../../engine/errors.ts';
-import { disk } from '../../../../engine/node/files.ts';
-import type { FileSystem } from '../../../../engine/node/files.ts';
+import { codeOf, systemError } from '../../../../engine/node/system.ts';
+import { disk } from './files.ts';
+import type { FileSystem } from './files.ts';
 import { type Owner, ownerName, parseOwner, self, stateOf } from './owner.ts';
 import { release, removeTree, sibling, sweep } from './siblings.ts';
-import { codeOf, systemError } from '../../../../engine/node/system.ts';
 
 /** A run folder held by this process. */
 export interface Lock {

@@ -1,6 +1,6 @@
 import { basename, dirname, join } from 'node:path';
-import { disk } from '../../../../engine/node/files.ts';
-import type { FileSystem } from '../../../../engine/node/files.ts';
+import { disk } from './files.ts';
+import type { FileSystem } from './files.ts';
 import { ownerName, parseOwner, self, stateOf } from './owner.ts';
 
 /**

@@ -3,10 +3,10 @@ import { ArgumentError } from '../../../../engine/errors.ts';
 import { checkTensors, encode } from '../../../../engine/safetensors/layout.ts';
 import type { SafeTensor } from '../../../../engine/safetensors/layout.ts';
 import { encodeIndex, splitShards } from '../../../../engine/safetensors/split.ts';
-import { disk } from '../../../../engine/node/files.ts';
-import type { FileSystem } from '../../../../engine/node/files.ts';
 import { systemError } from '../../../../engine/node/system.ts';
 import { writeAtomic, writeFileAtomic } from './atomic.ts';
+import { disk } from './files.ts';
+import type { FileSystem } from './files.ts';
 
 export interface WriteOptions {
   /** The header's `__metadata__`. transformers expects `format`, which is `pt` unless given. */

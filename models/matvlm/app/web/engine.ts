@@ -1,7 +1,8 @@
 import type { Backend } from '../../../../engine/backend.ts';
 import { WasmBackend } from '../../../../engine/backends/wasm/wasm.ts';
 import { WebGpuBackend } from '../../../../engine/backends/webgpu/webgpu.ts';
-import { type FolderSource, httpFolder } from '../../../../engine/safetensors/index.ts';
+import type { FolderSource } from '../../../../engine/safetensors/index.ts';
+import { httpFolder } from '../../../nn/http/source.ts';
 import { ssmLayers } from '../../config.ts';
 import { decodeImage } from '../../../nn/image/decode-browser.ts';
 import type { RgbImage } from '../../../nn/image/image.ts';

@@ -1,7 +1,7 @@
-import { CheckpointError } from '../errors.ts';
+import { CheckpointError } from '../../../engine/errors.ts';
 import { BLOCK, Blocks, RangeSource } from './ranges.ts';
-import { bytesSource } from './source.ts';
-import type { ByteSource, FolderSource } from './source.ts';
+import { bytesSource } from '../../../engine/safetensors/source.ts';
+import type { ByteSource, FolderSource } from '../../../engine/safetensors/source.ts';
 import { Streams, StreamSource } from './stream.ts';
 import { follow, get, Pace, retrying } from './transfer.ts';
 import type { Answer, HttpOptions } from './transfer.ts';

@@ -1,28 +1,22 @@
 import { mkdir, open, readdir, rename, rmdir, stat, unlink } from 'node:fs/promises';
-import type { FileHandle } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { codeOf } from './system.ts';
+import { disk as reading, readable, type ReadableFile, type ReadableFiles } from '../../../../engine/node/source.ts';
+import { codeOf } from '../../../../engine/node/system.ts';
 
 /** An open file. Calls map one to one onto system calls: reads and writes may come out short. */
-export interface OpenFile {
-  /** Bytes read into `into` from `position` of the file; 0 at its end. */
-  read(into: Uint8Array, position: number): Promise<number>;
+export interface OpenFile extends ReadableFile {
   /** Bytes of `from` written at the end. */
   write(from: Uint8Array): Promise<number>;
-  size(): Promise<number>;
   sync(): Promise<void>;
-  close(): Promise<void>;
 }
 
 /**
  * All that this package asks of a file system, one system call each, so that a test can make any of them fail.
  * Errors are Node's own, with a `code`.
  */
-export interface FileSystem {
+export interface FileSystem extends ReadableFiles {
   /** `r` to read (a folder too, for `sync`), `r+` to sync a file, `wx` to create one that must not exist. */
   open(path: string, flags: 'r' | 'r+' | 'wx'): Promise<OpenFile>;
-  /** null when there is nothing of that name. */
-  stat(path: string): Promise<{ kind: 'file' | 'folder' | 'other'; size: number } | null>;
   list(path: string): Promise<string[]>;
   /** Makes the folder and its parents; one that exists is fine. */
   makeFolder(path: string): Promise<void>;
@@ -63,15 +57,14 @@ async function isFolder(path: string): Promise<boolean> {
 
 /** Node's file system. */
 export const disk: FileSystem = {
-  open: async (path, flags) => openFile(await open(path, flags)),
-  stat: async (path) => {
-    try {
-      const found = await stat(path);
-      return { kind: found.isFile() ? 'file' : found.isDirectory() ? 'folder' : 'other', size: found.size };
-    } catch (error) {
-      if (codeOf(error) === 'ENOENT') return null;
-      throw error;
-    }
+  ...reading,
+  open: async (path, flags) => {
+    const handle = await open(path, flags);
+    return {
+      ...readable(handle),
+      write: async (from) => (await handle.write(from)).bytesWritten,
+      sync: () => handle.sync(),
+    };
   },
   list: (path) => readdir(path),
   makeFolder: (path) => makeFolders(path),
@@ -79,13 +72,3 @@ export const disk: FileSystem = {
   removeFile: unlink,
   removeFolder: rmdir,
 };
-
-function openFile(handle: FileHandle): OpenFile {
-  return {
-    read: async (into, position) => (await handle.read(into, 0, into.length, position)).bytesRead,
-    write: async (from) => (await handle.write(from)).bytesWritten,
-    size: async () => (await handle.stat()).size,
-    sync: () => handle.sync(),
-    close: () => handle.close(),
-  };
-}

@@ -1,4 +1,4 @@
-import { CheckpointError } from '../errors.ts';
+import { CheckpointError } from '../../../engine/errors.ts';
 
 export interface HttpOptions {
   /** Sent with each request, for instance `Authorization`. */

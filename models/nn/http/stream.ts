@@ -1,6 +1,6 @@
 import { BLOCK } from './ranges.ts';
-import { expectRange } from './source.ts';
-import type { ByteSource } from './source.ts';
+import { expectRange } from '../../../engine/safetensors/source.ts';
+import type { ByteSource } from '../../../engine/safetensors/source.ts';
 import { changed, get, Pace, Passing, retrying } from './transfer.ts';
 import type { Answer, RemoteFile } from './transfer.ts';
 

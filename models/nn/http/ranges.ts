@@ -1,6 +1,6 @@
-import { CheckpointError } from '../errors.ts';
-import { expectRange } from './source.ts';
-import type { ByteSource } from './source.ts';
+import { CheckpointError } from '../../../engine/errors.ts';
+import { expectRange } from '../../../engine/safetensors/source.ts';
+import type { ByteSource } from '../../../engine/safetensors/source.ts';
 import { changed, get, Pace, Passing, retrying } from './transfer.ts';
 import type { Answer, RemoteFile } from './transfer.ts';
 
