@@ -1,13 +1,11 @@
-import { createServer, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend, BackendKind } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
-import { ArgumentError, CheckpointError, ConfigError, MatvlmError, OutOfMemoryError } from '../engine/errors.ts';
+import { ArgumentError, CheckpointError, ConfigError, OutOfMemoryError } from '../engine/errors.ts';
 import { Random } from '../engine/random.ts';
 import { type ByteSource, filesFolder, type FolderSource } from '../engine/safetensors/index.ts';
 import { loadModel as loadInPage } from '../models/matvlm/load.ts';
@@ -18,34 +16,36 @@ import { loadVlm } from '../models/matvlm/vlm.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { closeBackend, openBackend } from './support/backends.ts';
+import { type Kind, rejects } from './support/expect.ts';
+import { freshPath } from './support/folders.ts';
+import { withServer } from './support/http.ts';
 import { writeRandomModel } from './support/model-folder.ts';
 import { smallConfig } from './support/tiny-model.ts';
 
 const KINDS: BackendKind[] = ['reference', 'wasm', 'webgpu'];
 const NAMES = ['config.json', 'mamba_config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'];
-const root = mkdtempSync(join(tmpdir(), 'matvlm-load-'));
-await writeRandomModel(join(root, 'student'), 1, [1], smallConfig());
-await writeRandomModel(join(root, 'teacher'), 1, [], smallConfig());
+const SHIPPED = 'models/matvlm/assets/student';
+const [student, teacher] = [freshPath(), freshPath()];
+await writeRandomModel(student, 1, [1], smallConfig());
+await writeRandomModel(teacher, 1, [], smallConfig());
 
 /** A model's files, by name; a student's unless told. */
-function filesOf(name = 'student'): Map<string, Uint8Array> {
-  const present = NAMES.filter((file) => name === 'student' || file !== 'mamba_config.json');
-  return new Map(present.map((file) => [file, new Uint8Array(readFileSync(join(root, name, file)))]));
+function filesOf(folder = student): Map<string, Uint8Array> {
+  const present = NAMES.filter((file) => folder !== teacher || file !== 'mamba_config.json');
+  return new Map(present.map((file) => [file, new Uint8Array(readFileSync(join(folder, file)))]));
 }
 
-/** The student's files with one of JSON changed. */
-function edited(file: string, change: (json: any) => void): FolderSource {
+/** The student's files, one of them in other words or left out. */
+function edited(file: string, change: ((json: any) => void) | null): FolderSource {
   const files = filesOf();
-  const json = JSON.parse(new TextDecoder().decode(files.get(file)));
-  change(json);
-  return filesFolder('folder', files.set(file, new TextEncoder().encode(JSON.stringify(json))));
+  if (!change) files.delete(file);
+  else {
+    const json = JSON.parse(new TextDecoder().decode(files.get(file)));
+    change(json);
+    files.set(file, new TextEncoder().encode(JSON.stringify(json)));
+  }
+  return filesFolder('folder', files);
 }
-
-const failure = (work: Promise<unknown>): Promise<Error> =>
-  work.then(
-    () => assert.unreachable('was accepted') as never,
-    (error: Error) => error,
-  );
 
 /** Makes the n-th allocation from now on fail; undone by `n` Infinity. Returns how many there were so far. */
 function failing(backend: Backend): (n: number) => number {
@@ -64,18 +64,19 @@ function failing(backend: Backend): (n: number) => number {
   };
 }
 
+const held = ({ memory }: Backend) => [memory.live, memory.buffers];
+
 /** Runs `work` with each of its allocations failing in turn: each time it must say so and leave nothing. */
 async function expectNothingLeft(backend: Backend, what: string, work: () => Promise<() => void>): Promise<void> {
   const fail = failing(backend);
-  const { live, buffers } = backend.memory;
+  const before = held(backend);
   (await work())();
   const places = fail(Infinity);
   assert.ok(places > 5, `${what}: ${places} allocations`);
   for (let n = 1; n <= places; n++) {
     fail(n);
-    const error = await failure(work());
-    assert.instance(error, OutOfMemoryError, `${what}, allocation ${n}: ${error}`);
-    assert.equal([backend.memory.live, backend.memory.buffers], [live, buffers], `${what}, allocation ${n} of ${places}`);
+    await rejects(work(), OutOfMemoryError, '', `${what}, allocation ${n}`);
+    assert.equal(held(backend), before, `${what}, allocation ${n} of ${places}`);
   }
   fail(Infinity);
 }
@@ -89,18 +90,18 @@ for (const kind of KINDS) {
         const vlm = await loadVlm(filesFolder('folder', filesOf()), backend);
         return () => vlm.dispose();
       });
-      const teacher = await loadVlm(filesFolder('folder', filesOf('teacher')), backend);
+      const vlm = await loadVlm(filesFolder('folder', filesOf(teacher)), backend);
       await expectNothingLeft(backend, 'a student', async () => {
         const options = { layers: [0], bias: true, from: 'attention', identityConv: true } as const;
-        const student = await createStudent(teacher.model, options, new Random(1));
-        return () => disposeModel(student, teacher.model);
+        const student = await createStudent(vlm.model, options, new Random(1));
+        return () => disposeModel(student, vlm.model);
       });
       await expectNothingLeft(backend, 'an optimiser', async () => {
         const options = { betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, clip: 0 } as const;
-        const optimiser = new AdamW(teacher.model.parameters, options);
+        const optimiser = new AdamW(vlm.model.parameters, options);
         return () => optimiser.dispose();
       });
-      teacher.dispose();
+      vlm.dispose();
       assert.is(backend.memory.live, 0);
     } finally {
       closeBackend(backend);
@@ -112,92 +113,80 @@ memory('whichever allocation fails while answering, nothing stays', async () => 
   const backend = await openBackend('wasm');
   const vlm = await loadVlm(filesFolder('folder', filesOf()), backend);
   const image = { width: 1, height: 1, data: new Uint8Array(3) };
-  await expectNothingLeft(backend, 'an answer', async () => {
-    await vlm.answer({ image, prompt: 'what shape?', maxNewTokens: 2 });
-    return () => {};
-  });
-  await expectNothingLeft(backend, 'an evaluation', async () => {
-    await evaluate(vlm, { ...shortSet, get: (i) => shortSet.get(i) }, { maxNewTokens: 2 });
-    return () => {};
-  });
+  const set = new SortOfClevr('test');
+  const one = { ...set.get(0), questions: set.get(0).questions.slice(0, 2) };
+  const work: Record<string, () => Promise<unknown>> = {
+    'an answer': () => vlm.answer({ image, prompt: 'what shape?', maxNewTokens: 2 }),
+    'an evaluation': () => evaluate(vlm, { name: 'one', split: 'test', length: 1, get: () => one }, { maxNewTokens: 2 }),
+  };
+  for (const [what, done] of Object.entries(work)) await expectNothingLeft(backend, what, () => done().then(() => () => {}));
   vlm.dispose();
   closeBackend(backend);
 });
 
-/** One image with two questions. */
-const full = new SortOfClevr('test');
-const shortSet = {
-  name: full.name,
-  split: full.split,
-  length: 1,
-  get: (i: number) => ({ ...full.get(i), questions: full.get(i).questions.slice(0, 2) }),
-};
-
 /** Folders that are refused for what can be known without their weights. */
-const CHEAP: [string, () => FolderSource, new (...args: never[]) => MatvlmError, RegExp][] = [
-  ['unknown template', () => edited('config.json', (c) => (c.conv_version = 'vicuna')), ArgumentError, /conv_version/],
+const CHEAP: [file: string, change: ((json: any) => void) | null, kind: Kind, says: RegExp][] = [
+  ['config.json', (c) => (c.conv_version = 'vicuna'), ArgumentError, /conv_version "vicuna".*phi, short/],
+  ['config.json', (c) => (c.text_config.vocab_size += 29), CheckpointError, /"language_model.\S+" .*expected/],
   [
-    'a tokenizer larger than the vocabulary',
-    () => edited('tokenizer.json', (t) => t.added_tokens.push({ id: 4000, content: '<more>' })),
-    ConfigError,
-    /the tokenizer has \d+ ids, the model's vocabulary \d+ rows/,
+    'tokenizer.json',
+    (t) => t.added_tokens.push({ id: 4000, content: '<more>' }),
+    ...[ConfigError, /the tokenizer has \d+ ids, the model's vocabulary \d+ rows/] as const,
   ],
-  ['no config', () => without('config.json'), ConfigError, /no config\.json/],
-  ['no tokenizer', () => without('tokenizer.json'), ConfigError, /no tokenizer\.json/],
-  ['no weights', () => without('model.safetensors'), CheckpointError, /no weights/],
-  ['another layer replaced', () => edited('mamba_config.json', (c) => (c.attn_layers = [1, 2])), CheckpointError, /missing/],
+  ['config.json', null, ConfigError, /no config\.json/],
+  ['tokenizer.json', null, ConfigError, /no tokenizer\.json/],
+  ['model.safetensors', null, CheckpointError, /no weights/],
+  ['mamba_config.json', (c) => (c.attn_layers = [1, 2]), CheckpointError, /missing/],
 ];
 
-function without(file: string): FolderSource {
-  const files = filesOf();
-  files.delete(file);
-  return filesFolder('folder', files);
-}
-
-for (const [what, folder, kind, message] of CHEAP) {
-  memory(`nothing is allocated, no backend opened, for ${what}`, async () => {
+for (const [file, change, kind, says] of CHEAP) {
+  memory(`nothing is allocated, no backend opened, for ${file}: ${change ?? 'none'}`, async () => {
     const backend = new ReferenceBackend();
     const fail = failing(backend);
-    const error = await failure(loadVlm(folder(), backend));
-    assert.instance(error, kind, String(error));
-    assert.match(error.message, message);
+    const { message } = await rejects(loadVlm(edited(file, change), backend), kind, says);
     assert.is(fail(Infinity), 0);
     const own = { open: async () => assert.unreachable('was opened') as never, close: () => {} };
-    assert.is((await failure(loadVlm(folder(), own))).message, error.message);
+    assert.is((await rejects(loadVlm(edited(file, change), own), kind)).message, message);
   });
 }
 
-memory('what only the weights tell frees all that was loaded, and the backend', async () => {
-  const bytes = filesOf().get('model.safetensors')!;
-  const broken = bytes.slice();
-  broken.fill(0xff, -4);
-  for (const [what, data, message] of [
-    ['a weight that is NaN', broken, /holds NaN at element/],
-    ['a file that ends', bytes, /the file ends here/],
-  ] as const) {
-    const folder = filesFolder('folder', filesOf().set('model.safetensors', data));
-    const short: FolderSource = { name: 'folder', open: async (file) => cut(await folder.open(file), what, data.length) };
-    const backend = new ReferenceBackend();
-    const error = await failure(loadVlm(short, backend));
-    assert.instance(error, CheckpointError);
-    assert.match(error.message, message);
-    assert.equal([backend.memory.live, backend.memory.buffers], [0, 0], what);
-    const closed: Backend[] = [];
-    const own = { open: async () => backend, close: (it: Backend) => void closed.push(it) };
-    await failure(loadVlm(short, own));
-    assert.equal(closed.length, 1);
-  }
-});
+/** A backend for `loadVlm` to open, and how often it was closed. */
+function counted(backend: Backend) {
+  const own = { open: async () => backend, close: () => void own.closed++, closed: 0 };
+  return own;
+}
 
-/** A source that fails at its last bytes, as a file that was cut off after it was opened. */
-function cut(source: ByteSource | null, what: string, length: number): ByteSource | null {
-  if (!source || what !== 'a file that ends') return source;
+/** A source whose last bytes cannot be read, as of a file that was cut off after it was opened. */
+function cut(source: ByteSource, length: number): ByteSource {
   const read = (offset: number, count: number) => {
     if (offset + count < length) return source.read(offset, count);
     return Promise.reject(new CheckpointError(`${source.name}: the file ends here`));
   };
-  return { name: source.name, size: () => source.size(), read, close: () => source.close() };
+  return { ...source, read };
 }
+
+memory('what only the weights tell frees all that was loaded, and the backend', async () => {
+  const whole = filesFolder('folder', filesOf());
+  const { length } = filesOf().get('model.safetensors')!;
+  const open = async (file: string) => {
+    const source = await whole.open(file);
+    return source && file === 'model.safetensors' ? cut(source, length) : source;
+  };
+  const broken = filesOf();
+  broken.get('model.safetensors')!.fill(0xff, -4);
+  const folders: [FolderSource, RegExp][] = [
+    [filesFolder('folder', broken), /folder: "\S+" holds NaN at element \d+/],
+    [{ name: 'folder', open }, /the file ends here/],
+  ];
+  for (const [folder, says] of folders) {
+    const backend = new ReferenceBackend();
+    await rejects(loadVlm(folder, backend), CheckpointError, says);
+    assert.equal(held(backend), [0, 0], String(says));
+    const own = counted(backend);
+    await rejects(loadVlm(folder, own), CheckpointError, says);
+    assert.is(own.closed, 1);
+  }
+});
 
 memory('an abort at any tensor frees all that was loaded', async () => {
   const backend = new ReferenceBackend();
@@ -209,19 +198,19 @@ memory('an abort at any tensor frees all that was loaded', async () => {
     if (at === 0) stop.abort();
     let seen = 0;
     const onProgress = () => void (++seen === at && stop.abort());
-    const error = await failure(loadVlm(folder, backend, { onProgress, signal: stop.signal }));
+    const error = await rejects(loadVlm(folder, backend, { onProgress, signal: stop.signal }), Error);
     assert.is(error.name, 'AbortError');
-    assert.equal([backend.memory.live, backend.memory.buffers], [0, 0], `tensor ${at}`);
+    assert.equal(held(backend), [0, 0], `tensor ${at}`);
   }
 });
 
 memory('a backend that loading opened is closed with the model', async () => {
-  const closed: Backend[] = [];
-  const own = { open: async () => new ReferenceBackend(), close: (it: Backend) => void closed.push(it) };
+  const backend = new ReferenceBackend();
+  const own = counted(backend);
   const vlm = await loadVlm(filesFolder('folder', filesOf()), own);
-  assert.is(closed.length, 0);
+  assert.is(own.closed, 0);
   vlm.dispose();
-  assert.equal([closed.length, closed[0].memory.live], [1, 0]);
+  assert.equal([own.closed, backend.memory.live], [1, 0]);
 });
 memory.run();
 
@@ -229,61 +218,45 @@ memory.run();
 async function serving(ranges: boolean, test: (url: string) => Promise<void>) {
   const seen = { bytes: 0, most: 0, files: new Map<string, number>() };
   let open = 0;
-  const server = createServer((request, response: ServerResponse) => {
+  await withServer(async (response, request) => {
     const name = request.url!.slice(1);
     seen.most = Math.max(seen.most, ++open);
     response.on('close', () => open--);
     seen.files.set(name, (seen.files.get(name) ?? 0) + 1);
-    if (!NAMES.includes(name)) return void response.writeHead(404).end();
-    const bytes = readFileSync(join('models/matvlm/assets/student', name));
+    if (!NAMES.includes(name)) return response.writeHead(404).end();
+    const bytes = readFileSync(join(SHIPPED, name));
     const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '')!.map(Number);
     const part = ranges ? bytes.subarray(first, last + 1) : bytes;
     seen.bytes += part.length;
     const range = { 'Content-Range': `bytes ${first}-${first + part.length - 1}/${bytes.length}` };
     response.writeHead(ranges ? 206 : 200, { 'Content-Length': part.length, ETag: '"1"', ...(ranges ? range : {}) });
     // Late enough that what is asked for at the same time meets.
-    setTimeout(() => response.end(part), 20);
-  });
-  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
-  try {
-    await test(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
-  } finally {
-    server.closeAllConnections();
-    await new Promise((done) => server.close(done));
-  }
+    await sleep(20);
+    return response.end(part);
+  }, (url) => test(`${url}/`));
   return seen;
 }
 
 const http = suite('loading over HTTP');
-const total = NAMES.reduce((sum, name) => sum + readFileSync(join('models/matvlm/assets/student', name)).length, 0);
 for (const ranges of [true, false]) {
   const how = ranges ? 'in a handful of large ranges, a few at a time' : 'from a server without ranges, each file once';
   http(`a model of 10 MB is loaded ${how}`, async () => {
+    const files = filesOf(SHIPPED);
     const seen = await serving(ranges, async (url) => {
       const vlm = await loadInPage(url, { backend: 'wasm' });
-      const stored = new Uint8Array(readFileSync('models/matvlm/assets/student/model.safetensors'));
-      const local = await loadVlm(filesFolder('student', shipped(stored)), new ReferenceBackend());
+      const local = await loadVlm(filesFolder('student', files), new ReferenceBackend());
       for (const [name, tensor] of local.model.parameters) {
-        const same = Buffer.from((await vlm.model.parameters.get(name)!.data()).slice().buffer as ArrayBuffer);
-        assert.ok(same.equals(Buffer.from((await tensor.data()).slice().buffer as ArrayBuffer)), name);
+        const [here, there] = [await tensor.data(), await vlm.model.parameters.get(name)!.data()];
+        assert.is(Buffer.compare(new Uint8Array(here.slice().buffer), new Uint8Array(there.slice().buffer)), 0, name);
       }
       local.dispose();
       vlm.dispose();
     });
-    assert.is(seen.bytes, total, 'each byte once');
+    assert.is(seen.bytes, [...files.values()].reduce((sum, { length }) => sum + length, 0), 'each byte once');
     for (const [name, requests] of seen.files) {
       assert.is(requests, ranges && name === 'model.safetensors' ? 3 : 1, name);
     }
     assert.ok(seen.most >= 2 && seen.most <= 6, `${seen.most} at a time`);
   });
 }
-
-const shipped = (weights: Uint8Array) =>
-  new Map(
-    NAMES.map((name) => [
-      name,
-      name === 'model.safetensors' ? weights : new Uint8Array(readFileSync(join('models/matvlm/assets/student', name))),
-    ]),
-  );
-http.after(() => rmSync(root, { recursive: true }));
 http.run();
