@@ -9,9 +9,15 @@ import { escapeHtml, html, raw } from '../models/matvlm/app/report/html.ts';
 import { aroundMean, wilson } from '../models/matvlm/app/report/interval.ts';
 import { renderReport, type ReportData } from '../models/matvlm/app/report/report.ts';
 import { linearScale, logScale, niceTicks } from '../models/matvlm/app/report/scale.ts';
+import { throws } from './support/expect.ts';
 
 const EVIL = `</style></title><script>alert(1)</script><img src=x onerror='a()'>" & \0 \x1b[31m \x9b \u202e`;
 const image = await pngDataUri(new SortOfClevr('test').get(0).image() as never);
+
+const points = [[0, 1], [1, 0.5]] as const;
+const line = (text: string) => ({ title: text, xLabel: text, yLabel: text, series: [{ name: text, points }] });
+
+const answer = (model: string, text: string) => ({ model, text });
 
 const data = (text: string): ReportData => ({
   title: text,
@@ -28,23 +34,9 @@ const data = (text: string): ReportData => ({
       { name: `paper ${text}`, source: 'published', scores: { relational: 0.94 } },
     ],
   },
-  curves: [{ title: text, xLabel: text, yLabel: text, series: [{ name: text, points: [[0, 1], [1, 0.5]] }] }],
-  samples: [
-    {
-      image,
-      kind: text,
-      question: text,
-      gold: 'circle',
-      answers: [
-        { model: text, text: 'circle' },
-        { model: 'student', text },
-      ],
-    },
-  ],
-  learning: {
-    note: text,
-    charts: [{ title: text, xLabel: text, yLabel: text, series: [{ name: text, points: [[0, 1], [1, 0.5]] }] }],
-  },
+  curves: [line(text)],
+  samples: [{ image, kind: text, question: text, gold: 'circle', answers: [answer(text, 'circle'), answer('student', text)] }],
+  learning: { note: text, charts: [line(text)] },
   models: [
     { name: text, parts: new Map([[text, 1234567]]), trained: null },
     { name: 'student', parts: new Map([[text, 1], ['mamba', 2]]), trained: 2 },
@@ -53,10 +45,11 @@ const data = (text: string): ReportData => ({
   environment: { [text]: text },
 });
 
+const plain = renderReport(data('plain'));
+
 const report = suite('report');
 
 report('escapes everything that it is given', () => {
-  const plain = renderReport(data('plain'));
   const evil = renderReport(data(EVIL));
   for (const tag of ['script', 'img', 'style', 'title', 'a', 'section', 'td']) {
     const count = (text: string) => text.split(new RegExp(`<${tag}[\\s>]`)).length;
@@ -80,54 +73,41 @@ report('needs no network and no script', () => {
 });
 
 report('refuses an image that is no data URI', () => {
-  const broken = `${image}" onload="x`;
-  for (const bad of ['http://x.example/a.png', 'data:text/html;base64,AA', 'data:image/svg+xml;base64,AA', broken]) {
+  const svg = 'data:image/svg+xml;base64,AA';
+  for (const bad of ['http://x.example/a.png', 'data:text/html;base64,AA', svg, `${image}" onload="x`]) {
     const changed = data('x');
-    assert.throws(
-      () => renderReport({ ...changed, samples: [{ ...changed.samples[0], image: bad }] }),
-      (e: Error) => e instanceof ArgumentError && /sample 1/.test(e.message),
-    );
+    const samples = [{ ...changed.samples[0], image: bad }];
+    throws(() => renderReport({ ...changed, samples }), ArgumentError, /sample 1/, bad);
   }
 });
 
-report('marks right and wrong in words and signs, and compares students with their teacher', () => {
-  const text = renderReport(data('plain'));
-  assert.match(text, /<td class="right" data-of="[^"]+"><span class="verdict" role="img" aria-label="right">✓<\/span> circle/);
-  assert.match(text, /<td class="wrong" data-of="[^"]+"><span class="verdict" role="img" aria-label="wrong">✗<\/span> plain/);
-  assert.match(text, /93\.0<\/span> <small>−2\.1<\/small>/);
-  assert.match(text, 'Published by others');
-  assert.match(text, '±1.3 for relational');
-  assert.match(text, 'aria-label="not measured"');
-  assert.match(text, '<dt>nested.deep.list</dt><dd>1, plain</dd>');
-  assert.match(text, '<dt>nested.none</dt><dd>not set</dd>');
-  assert.not.match(text, 'null');
-  assert.match(text, '2026-01-02 03:04 UTC');
+report('marks right and wrong in words and signs, compares students with their teacher, tells parts and settings', () => {
+  const parts = [
+    /<td class="right" data-of="[^"]+"><span class="verdict" role="img" aria-label="right">✓<\/span> circle/,
+    /<td class="wrong" data-of="[^"]+"><span class="verdict" role="img" aria-label="wrong">✗<\/span> plain/,
+    ...[/93\.0<\/span> <small>−2\.1<\/small>/, 'Published by others', '±1.3 for relational', 'aria-label="not measured"'],
+    ...['<dt>nested.deep.list</dt><dd>1, plain</dd>', '<dt>nested.none</dt><dd>not set</dd>', '2026-01-02 03:04 UTC'],
+    '<th scope="row">plain</th><td>1,234,567</td><td>1</td>',
+    '<th scope="row">mamba</th><td>–</td><td>2</td>',
+    '<th scope="row">all</th><td>1,234,567</td><td>3</td>',
+    '<th scope="row">trained here</th><td>–</td><td>2</td>',
+  ];
+  for (const part of parts) assert.match(plain, part);
+  assert.not.match(plain, 'null');
 });
 
-report('has headings, landmarks and labels in order, every id once and every anchor a target', () => {
-  const text = renderReport(data('plain'));
-  assert.is(text.split('<h1>').length, 2);
-  const ids = [...text.matchAll(/\sid="([^"]+)"/g)].map((m) => m[1]);
+report('has headings, landmarks and labels in order, every id once, every anchor a target, every region in reach', () => {
+  assert.match(plain, '<html lang="en">');
+  assert.is(plain.split('<h1>').length, 2);
+  const all = (pattern: RegExp) => [...plain.matchAll(pattern)].map((m) => m[1]);
+  const ids = all(/\sid="([^"]+)"/g);
   assert.is(new Set(ids).size, ids.length);
-  for (const [, to] of text.matchAll(/href="#([^"]+)"/g)) assert.ok(ids.includes(to), to);
-  for (const [tag] of text.matchAll(/<svg[^>]*>/g)) assert.match(tag, /role="img" aria-label=|aria-hidden="true"/);
-  for (const [tag] of text.matchAll(/<img[^>]*>/g)) assert.match(tag, / alt="/);
-  assert.match(text, '<html lang="en">');
-});
-
-report('tells what each model is made of, and how much of it was trained', () => {
-  const text = renderReport(data('plain'));
-  assert.match(text, '<th scope="row">plain</th><td>1,234,567</td><td>1</td>');
-  assert.match(text, '<th scope="row">mamba</th><td>–</td><td>2</td>');
-  assert.match(text, '<th scope="row">all</th><td>1,234,567</td><td>3</td>');
-  assert.match(text, '<th scope="row">trained here</th><td>–</td><td>2</td>');
-});
-
-report('has its scroll regions in reach of the keyboard, each under a name of its own', () => {
-  const regions = [...renderReport(data('plain')).matchAll(/<div class="scroll"([^>]*)>/g)].map((m) => m[1]);
-  assert.is(regions.length, 3);
+  for (const to of all(/href="#([^"]+)"/g)) assert.ok(ids.includes(to), to);
+  for (const svg of all(/<svg([^>]*)>/g)) assert.match(svg, /role="img" aria-label=|aria-hidden="true"/);
+  for (const img of all(/<img([^>]*)>/g)) assert.match(img, / alt="/);
+  const regions = all(/<div class="scroll"([^>]*)>/g);
+  assert.equal([regions.length, new Set(regions).size], [3, 3]);
   for (const region of regions) assert.match(region, /^ tabindex="0" role="region" aria-label="[^"]+"$/);
-  assert.is(new Set(regions).size, regions.length);
 });
 
 report('works with as little as a title and settings', () => {
@@ -139,34 +119,32 @@ report.run();
 
 const charts = suite('charts');
 
+type Chart = Parameters<typeof renderChart>[0];
+const chart = (series: Chart['series'], more: Partial<Chart> = {}) =>
+  renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series, ...more }).text;
+const one = (points: readonly (readonly [number, number])[], more: Partial<Chart> = {}) => chart([{ name: 's', points }], more);
+
 charts('draw each series from its first to its last point', () => {
-  const points = [[0, 10], [50, 5], [100, 0]] as const;
-  const text = renderChart({ title: 'c', xLabel: 'step', yLabel: 'loss', series: [{ name: 's', points }] }).text;
-  const path = /<path d="([^"]+)" stroke-dasharray/.exec(text)![1];
-  assert.is(path, 'M68 10L207 104L346 198');
+  const text = one([[0, 10], [50, 5], [100, 0]]);
+  assert.is(/<path d="([^"]+)" stroke-dasharray/.exec(text)![1], 'M68 10L207 104L346 198');
   assert.match(text, 's goes from 10.0 to 0.00');
 });
 
 charts('leave out what is not finite, and say so where nothing is left', () => {
-  const points = [[0, NaN], [1, Infinity], [2, 3], [3, 4]] as const;
-  const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series: [{ name: 's', points }] }).text;
-  assert.not.match(text, /NaN|Infinity/);
-  assert.match(renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series: [] }).text, 'Nothing was measured');
-  const single = [{ name: 's', points: [[5, 5]] as const }];
-  const one = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', log: true, series: single });
-  assert.not.match(one.text, /NaN|Infinity/);
+  for (const text of [one([[0, NaN], [1, Infinity], [2, 3], [3, 4]]), one([[5, 5]], { log: true })]) {
+    assert.not.match(text, /NaN|Infinity/);
+  }
+  assert.match(chart([]), 'Nothing was measured');
 });
 
 charts('stay small however long a run was, and keep its mean', () => {
-  const points = Array.from({ length: 50_000 }, (_, i) => [i, i % 2] as const);
-  const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series: [{ name: 's', points }] }).text;
+  const text = one(Array.from({ length: 50_000 }, (_, i) => [i, i % 2] as const));
   assert.ok(text.length < 20_000, `${text.length}`);
   assert.match(text, 's goes from 0.500 to 0.502');
 });
 
 charts('tell series apart without colour', () => {
-  const series = ['a', 'b', 'c'].map((name, i) => ({ name, points: [[0, i], [1, i + 1]] as const }));
-  const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', series }).text;
+  const text = chart(['a', 'b', 'c'].map((name, i) => ({ name, points: [[0, i], [1, i + 1]] as const })));
   const dashes = [...text.matchAll(/<path d="[^"]+" stroke-dasharray="([^"]+)"\/>\n/g)].map((m) => m[1]);
   assert.is(new Set(dashes).size, 3);
 });
@@ -174,8 +152,7 @@ charts('tell series apart without colour', () => {
 charts('scales have round ticks around their values', () => {
   assert.equal(niceTicks(0, 1, 5), [0, 0.2, 0.4, 0.6, 0.8, 1]);
   const linear = linearScale(3, 97, 0, 100, 5);
-  assert.equal(linear.ticks, [0, 20, 40, 60, 80, 100]);
-  assert.is(linear.at(50), 50);
+  assert.equal([linear.ticks, linear.at(50)], [[0, 20, 40, 60, 80, 100], 50]);
   const log = logScale(0.03, 40, 0, 100);
   assert.ok(log.ticks[0] <= 0.03 && log.ticks.at(-1)! >= 40);
   assert.ok(Math.abs(log.at(log.ticks[0])) < 1e-9 && Math.abs(log.at(log.ticks.at(-1)!) - 100) < 1e-9);
@@ -186,24 +163,24 @@ charts('scales have round ticks around their values', () => {
 });
 
 charts('show measured values with as many digits each, and round ones beside the axes', () => {
-  const measured = [0.123456, 0.5, 1, 12, 99.96, 1234, 123456, 2e-4, -3.14159, 0].map((value) => label(value));
-  assert.equal(measured, ['0.123', '0.500', '1.00', '12.0', '100', '1230', '123000', '2.0e-4', '-3.14', '0.00']);
-  assert.equal([0.9567, 0.81, 1, 0].map((share) => label(share, true)), ['95.7 %', '81.0 %', '100.0 %', '0.0 %']);
-  assert.equal([0.5, 1, 10, 1.25, 100, 5000, 2e-4, 2e6, 0].map((v) => tick(v)), ['0.5', '1', '10', '1.25', '100', '5000', '2e-4', '2e6', '0']);
-  assert.equal([0.2, 0.025, 1, 0].map((share) => tick(share, true)), ['20 %', '2.5 %', '100 %', '0 %']);
-  const series = [
-    { name: 'a', points: [[0, 0.484], [1200, 0.81]] as const },
-    { name: 'b', points: [[0, 0.1], [1200, 0.95]] as const },
+  const rows: [(value: number) => string, Record<string, number>][] = [
+    [label, { 0.123: 0.123456, '0.500': 0.5, '1.00': 1, '12.0': 12, 100: 99.96, 1230: 1234, 123000: 123456 }],
+    [label, { '2.0e-4': 2e-4, '-3.14': -3.14159, '0.00': 0 }],
+    [(share) => label(share, true), { '95.7 %': 0.9567, '81.0 %': 0.81, '100.0 %': 1, '0.0 %': 0 }],
+    [tick, { 0.5: 0.5, 1: 1, 10: 10, 1.25: 1.25, 100: 100, 5000: 5000, '2e-4': 2e-4, '2e6': 2e6, 0: 0 }],
+    [(share) => tick(share, true), { '20 %': 0.2, '2.5 %': 0.025, '100 %': 1, '0 %': 0 }],
   ];
-  const { text } = renderChart({ title: 'c', xLabel: 'step', yLabel: 'right', percent: true, series });
+  for (const [show, shown] of rows) for (const [text, value] of Object.entries(shown)) assert.is(show(value), text);
+  const [a, b] = [[[0, 0.484], [1200, 0.81]] as const, [[0, 0.1], [1200, 0.95]] as const];
+  const text = chart([{ name: 'a', points: a }, { name: 'b', points: b }], { xLabel: 'step', percent: true });
   for (const part of ['48.4 % → 81.0 %', '10.0 % → 95.0 %', 'from 48.4 % to 81.0 %', 'step 1,200: 81.0 %', '>80 %<']) {
     assert.match(text, part);
   }
 });
 
 charts('draw how far a value may be off, within the scale', () => {
-  const series = [{ name: 's', points: [[0, 0.5], [1, 0.01]] as const, spread: new Map([[1, [-1, 2] as const]]) }];
-  const text = renderChart({ title: 'c', xLabel: 'x', yLabel: 'y', log: true, series }).text;
+  const points = [[0, 0.5], [1, 0.01]] as const;
+  const text = chart([{ name: 's', points, spread: new Map([[1, [-1, 2]]]) }], { log: true });
   assert.match(text, 'x 1: 0.0100 (-1.00 to 2.00)');
   // From the bottom of the scale, as there is no logarithm of what is below, to its top.
   assert.match(text, '<path class="spread" d="M343 198h6m-3 0V10m-3 0h6"/>');
@@ -218,26 +195,17 @@ charts('of training come from the logs of runs, one line a run', () => {
     ],
   }));
   const made = trainingCurves(runs);
-  assert.equal(made.map((c) => c.title), [
-    ...['Total loss', 'KL divergence to the teacher', 'Gradient norm, before clipping', 'Throughput', 'Learning rate'],
-  ]);
-  assert.equal(made[0].series, [
-    { name: 'from attention', points: [[1, 3]] },
-    { name: 'random', points: [[1, 4]] },
-  ]);
+  const titles = ['Total loss', 'KL divergence to the teacher', 'Gradient norm, before clipping', 'Throughput', 'Learning rate'];
+  assert.equal(made.map((c) => c.title), titles);
+  assert.equal(made[0].series, runs.map(({ name }, i) => ({ name, points: [[1, 3 + i]] })));
   assert.is(made.at(-1)!.series.length, 1, 'runs beside one another share a schedule');
 });
 
 charts('of evaluations hold only points of the same questions, with their intervals', () => {
   const point = (step: number, share: number, questions = 500) => ({
-    step,
-    'eval/accuracy': share,
-    'eval/questions': 2 * questions,
-    'eval/accuracy/relational': share,
-    'eval/questions/relational': questions,
-    'eval/kl': 2 * share,
-    'eval/kl_stderr': 0.1,
-    'eval/images': 50,
+    ...{ step, 'eval/accuracy': share, 'eval/questions': 2 * questions, 'eval/images': 50 },
+    ...{ 'eval/accuracy/relational': share, 'eval/questions/relational': questions },
+    ...{ 'eval/kl': 2 * share, 'eval/kl_stderr': 0.1 },
   });
   const runs = [
     { name: 'a', lines: [point(0, 0.1), { step: 1, lr: 1 }, point(50, 0.5, 20), point(100, 0.9)] },
@@ -246,9 +214,8 @@ charts('of evaluations hold only points of the same questions, with their interv
   const [kl, relational, ...none] = testCurves(runs);
   assert.equal(none, []);
   assert.equal([kl.title, relational.title], ['KL divergence to the teacher', 'Accuracy, relational']);
-  assert.equal(relational.series.map((s) => s.points), [
-    ...[[[0, 0.1], [100, 0.9]], [[0, 0.2], [100, 0.8]]],
-  ]);
+  const points = relational.series.map((s) => s.points);
+  assert.equal(points, [[[0, 0.1], [100, 0.9]], [[0, 0.2], [100, 0.8]]]);
   assert.equal(relational.series[0].spread!.get(100), wilson(0.9, 500));
   assert.equal(kl.series[1].spread!.get(0), aroundMean(0.4, 0.1));
   assert.equal(askedAtEachPoint(runs), { questions: 1000, images: 50 });

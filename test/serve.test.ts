@@ -1,41 +1,48 @@
-import { cpSync, linkSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, linkSync, mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { connect, createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
-import { hostname, networkInterfaces, tmpdir } from 'node:os';
+import { hostname, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ArgumentError, SystemError } from '../engine/errors.ts';
+import { ArgumentError, CheckpointError, SystemError } from '../engine/errors.ts';
 import { httpFolder } from '../models/nn/http/source.ts';
 import { linkedFiles } from '../models/matvlm/app/serve/files.ts';
 import { catalogue } from '../models/matvlm/app/serve/catalogue.ts';
 import { parseRange } from '../models/matvlm/app/serve/range.ts';
 import { type Served, startServer } from '../models/matvlm/app/serve/server.ts';
+import { rejects } from './support/expect.ts';
+import { freshFolder } from './support/folders.ts';
 
-const root = mkdtempSync(join(tmpdir(), 'matvlm-serve-'));
-const pageDir = join(root, 'page');
-const modelDir = join(root, 'model');
 const weights = Uint8Array.from({ length: 3 * 2 ** 20 + 7 }, (_, i) => (i * 31) % 251);
-for (const dir of [pageDir, modelDir]) mkdirSync(dir);
 const PAGE = ['index.html', 'page.css', 'page.js', 'worker.js', 'notices.txt', 'matvlm-simd.wasm', 'matvlm-relaxed.wasm'];
-for (const file of PAGE) {
-  writeFileSync(join(pageDir, file), `/* ${file} */`);
-}
-writeFileSync(join(root, 'config.json'), '"outside"');
-writeFileSync(join(modelDir, 'config.json'), '{"a": 1}');
-writeFileSync(join(modelDir, 'mamba_config.json'), '{}');
-writeFileSync(join(modelDir, 'model.safetensors'), weights);
-writeFileSync(join(modelDir, 'optimizer.safetensors'), 'state');
-writeFileSync(join(modelDir, 'empty.safetensors'), '');
+const root = freshFolder([
+  ...PAGE.map((file) => [`page/${file}`, `/* ${file} */`] as const),
+  ['config.json', '"outside"'],
+  ['model/config.json', '{"a": 1}'],
+  ['model/mamba_config.json', '{}'],
+  ['model/model.safetensors', weights],
+  ['model/optimizer.safetensors', 'state'],
+  ['model/empty.safetensors', ''],
+  ['model/large.safetensors', ''],
+]);
+const [pageDir, modelDir] = [join(root, 'page'), join(root, 'model')];
 symlinkSync(join(root, 'config.json'), join(modelDir, 'tokenizer.json'));
 symlinkSync('/etc', join(modelDir, 'etc.safetensors'));
 linkSync(join(root, 'config.json'), join(modelDir, 'tokenizer_config.json'));
-writeFileSync(join(modelDir, 'large.safetensors'), '');
 truncateSync(join(modelDir, 'large.safetensors'), 2 ** 26);
 mkdirSync(join(modelDir, 'model-folder.safetensors'));
 
-let server: Served;
 const start = (more: object = {}) =>
   startServer({ port: 0, models: [{ name: 'tiny <b>', folder: modelDir }], pageDir, requestTimeout: 1000, ...more });
+const server = await start();
+
+/** Runs `body` with a server of its own. */
+async function withOwn(more: object, body: (server: Served) => Promise<unknown>): Promise<void> {
+  const own = await start(more);
+  await body(own);
+  await own.close();
+}
 
 /** Sends raw bytes and gives all that comes back until the server closes, or `limit` ms have passed. */
 function raw(bytes: string | Buffer, limit = 20_000): Promise<string> {
@@ -59,67 +66,42 @@ const get = (path: string, headers: Record<string, string> = {}, method = 'GET',
 };
 const status = (answer: string) => Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
 
-const cards = suite('serve: what a card tells');
-cards('names the pictures of data sets that are known, and nothing where it is silent, broken or of others', async () => {
+const served = suite('serve');
+served.after(() => server.close());
+
+served('cards name the pictures of data sets that are known, and nothing where they are silent, broken or of others', async () => {
   const both = ['drawings of six coloured circles and squares', 'drawings of one coloured circle, rectangle or triangle'];
-  const folder = join(root, 'carded');
-  mkdirSync(folder);
-  const told = async (card: string | Uint8Array) => {
-    writeFileSync(join(folder, 'README.md'), card);
-    return (await catalogue([{ name: 'm', folder, files: new Map() }], [])).models[0].pictures;
-  };
+  const folder = freshFolder();
+  const pictures = async () => (await catalogue([{ name: 'm', folder, files: new Map() }], [])).models[0].pictures;
+  const told = (card: string | Uint8Array) => (writeFileSync(join(folder, 'README.md'), card), pictures());
   assert.equal(await told('---\ndatasets: [sort-of-clevr, easy-vqa]\n---\n# T'), both);
   assert.equal(await told('---\nlicense: x\ndatasets:\n- easy-vqa\n---\n'), [both[1]]);
-  const silent = ['', '# no front matter', '---\ndatasets: easy-vqa\n---\n', '---\ndatasets: [own]\n---\n', '---\n[\n---\n'];
-  silent.push('---\ndatasets: [easy-vqa, easy-vqa=/srv/cats]\n---\n', '---\ndatasets: [toString]\n---\n');
-  silent.push(`---\na: &a [x]\ndatasets: [${'*a,'.repeat(99)}]\n---\n`, `---\ndatasets: ${'['.repeat(9000)}\n---\n`);
+  const lists = ['easy-vqa', '[own]', '[easy-vqa, easy-vqa=/srv/cats]', '[toString]', '['.repeat(9000)];
+  const silent = ['', '# no front matter', '---\n[\n---\n', ...lists.map((list) => `---\ndatasets: ${list}\n---\n`)];
+  silent.push(`---\na: &a [x]\ndatasets: [${'*a,'.repeat(99)}]\n---\n`);
   for (const card of silent) assert.is(await told(card), null, card.slice(0, 60));
   assert.is(await told(new Uint8Array(2 ** 20).fill(255)), null);
   rmSync(join(folder, 'README.md'));
   symlinkSync('/dev/zero', join(folder, 'README.md'));
-  assert.is((await catalogue([{ name: 'm', folder, files: new Map() }], [])).models[0].pictures, null, 'a link to a device');
+  assert.is(await pictures(), null, 'a link to a device');
 });
-cards.run();
-
-const hostile = suite('serve: hostile requests');
-hostile.before(async () => {
-  server = await start();
-});
-hostile.after(() => server.close());
 
 const lives = async () => assert.is(status(await get('/')), 200, 'the server must live');
 
-const PATHS: Record<string, string> = {
-  parent: '/models/0/../config.json',
-  'parent from the root': '/../../etc/passwd',
-  'encoded parent': '/models/0/%2e%2e/config.json',
-  'half encoded parent': '/models/0/.%2E/config.json',
-  'encoded slash': '/models/0/..%2fconfig.json',
-  'doubly encoded parent': '/models/0/%252e%252e/config.json',
-  'overlong UTF-8': '/models/0/%c0%ae%c0%ae/config.json',
-  backslash: '/models/0/..\\config.json',
-  'encoded backslash': '/models/0/%5c..%5cconfig.json',
-  NUL: '/models/0/config.json%00.png',
-  'line break': '/models/0/config.json%0d%0aX-Evil: 1',
-  'broken escape': '/models/0/%zz',
-  'empty segment': '//etc/passwd',
-  absolute: 'http://elsewhere.example/config.json',
-  asterisk: '*',
-  hidden: '/models/0/.git',
-  'symlink out': '/models/0/tokenizer.json',
-  'hard link out': '/models/0/tokenizer_config.json',
-  'symlink to a folder': '/models/0/etc.safetensors',
-  'a folder': '/models/0/model-folder.safetensors',
-  'training state': '/models/0/optimizer.safetensors',
-  'a model that is not there': '/models/1/config.json',
-  'a negative model': '/models/-1/config.json',
-  'a property of arrays': '/models/length/config.json',
-  'a property of objects': '/__proto__',
-  'a file of the build': '/cli.js',
-  'a path of 10,000 characters': `/${'a'.repeat(10_000)}`,
-};
-for (const [name, path] of Object.entries(PATHS)) {
-  hostile(`refuses ${name}`, async () => {
+/** Out of the folders, out of the tables, and what is not meant for others. */
+const PATHS = [
+  ...['/models/0/../config.json', '/../../etc/passwd', '/models/0/%2e%2e/config.json', '/models/0/.%2E/config.json'],
+  ...['/models/0/..%2fconfig.json', '/models/0/%252e%252e/config.json', '/models/0/%c0%ae%c0%ae/config.json'],
+  ...['/models/0/..\\config.json', '/models/0/%5c..%5cconfig.json', '/models/0/config.json%00.png'],
+  ...['/models/0/config.json%0d%0aX-Evil: 1', '/models/0/%zz', '//etc/passwd', 'http://elsewhere.example/config.json'],
+  ...['*', '/models/0/.git', '/models/1/config.json', '/models/-1/config.json', '/models/length/config.json'],
+  ...['/__proto__', '/cli.js', `/${'a'.repeat(10_000)}`, '/models/0/optimizer.safetensors'],
+  // A link out, a hard link out, a link to a folder, a folder.
+  ...['/models/0/tokenizer.json', '/models/0/tokenizer_config.json', '/models/0/etc.safetensors'],
+  '/models/0/model-folder.safetensors',
+];
+for (const path of PATHS) {
+  served(`refuses ${path.slice(0, 80)}`, async () => {
     const answer = await get(path);
     assert.ok(status(answer) >= 400 && status(answer) < 500, answer.slice(0, 200));
     assert.not.match(answer, /outside|root:|X-Evil/);
@@ -127,7 +109,7 @@ for (const [name, path] of Object.entries(PATHS)) {
   });
 }
 
-hostile('answers to its own hosts only: a rebound name gets nothing', async () => {
+served('answers to its own hosts only: a rebound name gets nothing', async () => {
   for (const host of [`localhost:${server.port}`, `LOCALHOST:${server.port}`, `[::1]:${server.port}`]) {
     assert.is(status(await get('/', { Host: host })), 200, host);
   }
@@ -138,7 +120,7 @@ hostile('answers to its own hosts only: a rebound name gets nothing', async () =
   assert.is(status(await raw('GET / HTTP/1.1\r\nConnection: close\r\n\r\n')), 400);
 });
 
-hostile('takes one Host header, not two, in whatever order', async () => {
+served('takes one Host header, not two, in whatever order', async () => {
   const own = `Host: 127.0.0.1:${server.port}\r\n`;
   for (const [first, second] of [[own, 'Host: evil.example\r\n'], ['hOST: evil.example\r\n', own], [own, own]]) {
     const answer = await raw(`GET /api/models.json HTTP/1.1\r\n${first}${second}Connection: close\r\n\r\n`);
@@ -147,7 +129,7 @@ hostile('takes one Host header, not two, in whatever order', async () => {
   }
 });
 
-hostile('on a network it answers to the names and addresses of this machine, and to names that are allowed', async () => {
+served('on a network it answers to the names and addresses of this machine, and to names that are allowed', async () => {
   const open = await start({ host: '0.0.0.0', allowHosts: ['Models.example.org', 'proxy.example.org:8443'] });
   const { port } = open;
   const ask = async (host: string) => {
@@ -185,36 +167,37 @@ const slowReader = (port: number, localAddress = '127.0.0.1'): Promise<Socket> =
     });
   });
 
-hostile('slow readers do not shut others out: of too many connections the stillest of the greediest client goes', async () => {
-  const small = await start({ maxConnections: 8 });
-  const other = await slowReader(small.port, '127.0.0.2');
-  const readers = await Promise.all(Array.from({ length: 24 }, () => slowReader(small.port)));
-  for (let i = 0; i < 3; i++) assert.is((await fetch(`${small.url}?${i}`)).status, 200);
-  const counted = async (socket: Socket) => {
-    let bytes = 0;
-    for await (const chunk of socket.resume()) if ((bytes += chunk.length) > 2 ** 26) break;
-    return bytes;
-  };
-  assert.ok((await counted(other)) > 2 ** 26, 'the first client has one connection, and keeps it');
-  const cut = await Promise.all(readers.map((socket) => counted(socket).catch(() => 0)));
-  assert.ok(cut.filter((bytes) => bytes < 2 ** 26).length >= 24 - 8, `${cut}`);
-  await small.close();
-});
-
-hostile('cuts off who takes less of an answer than the floor', async () => {
-  const strict = await start({ floor: { bytes: 2 ** 20, ms: 200 } });
-  const socket = await slowReader(strict.port);
-  await new Promise((done) => setTimeout(done, 800));
+/** Bytes that come until the connection is closed, or the whole file has. */
+async function taken(socket: Socket): Promise<number> {
   let bytes = 0;
-  const closed = new Promise((done) => socket.on('close', done));
-  socket.on('data', (chunk: Buffer) => (bytes += chunk.length)).resume();
-  await closed;
-  assert.ok(bytes < 2 ** 26, `${bytes} bytes came all the same`);
-  assert.is((await fetch(strict.url)).status, 200);
-  await strict.close();
-});
+  try {
+    for await (const chunk of socket.resume()) if ((bytes += chunk.length) > 2 ** 26) break;
+  } catch {
+    // It was reset.
+  }
+  return bytes;
+}
 
-hostile('checks the origin of what is not a plain read, and never opens itself to other origins', async () => {
+served('slow readers do not shut others out: of too many connections the stillest of the greediest client goes', () =>
+  withOwn({ maxConnections: 8 }, async ({ port, url }) => {
+    const other = await slowReader(port, '127.0.0.2');
+    const readers = await Promise.all(Array.from({ length: 24 }, () => slowReader(port)));
+    for (let i = 0; i < 3; i++) assert.is((await fetch(`${url}?${i}`)).status, 200);
+    assert.ok((await taken(other)) > 2 ** 26, 'the first client has one connection, and keeps it');
+    const cut = await Promise.all(readers.map(taken));
+    assert.ok(cut.filter((bytes) => bytes < 2 ** 26).length >= 24 - 8, `${cut}`);
+  }));
+
+served('cuts off who takes less of an answer than the floor', () =>
+  withOwn({ floor: { bytes: 2 ** 20, ms: 200 } }, async ({ port, url }) => {
+    const socket = await slowReader(port);
+    await sleep(800);
+    const bytes = await taken(socket);
+    assert.ok(bytes < 2 ** 26, `${bytes} bytes came all the same`);
+    assert.is((await fetch(url)).status, 200);
+  }));
+
+served('checks the origin of what is not a plain read, and never opens itself to other origins', async () => {
   const own = `http://127.0.0.1:${server.port}`;
   assert.is(status(await get('/', { Origin: own })), 200);
   assert.is(status(await get('/', { Origin: own }, 'POST')), 405);
@@ -229,7 +212,7 @@ hostile('checks the origin of what is not a plain read, and never opens itself t
   assert.not.match(preflight + (await get('/')), /access-control-allow/i);
 });
 
-hostile('sends the headers that fence the page in', async () => {
+served('sends the headers that fence the page in', async () => {
   for (const path of ['/', '/api/models.json', '/nothing', '/models/0/config.json']) {
     const answer = await get(path);
     assert.match(answer, /content-security-policy: default-src 'none'; script-src 'self' 'wasm-unsafe-eval'/i);
@@ -240,7 +223,7 @@ hostile('sends the headers that fence the page in', async () => {
   }
 });
 
-hostile('refuses huge bodies, told and untold, without reading them', async () => {
+served('refuses huge bodies, told and untold, without reading them', async () => {
   assert.is(status(await get('/', { 'Content-Length': '999999999999' }, 'POST', 'x')), 413);
   assert.is(status(await get('/', { 'Content-Length': '999999999999', Expect: '100-continue' }, 'POST')), 413);
   assert.is(status(await get('/', { 'Content-Length': '3' }, 'GET', 'abc')), 400);
@@ -250,7 +233,7 @@ hostile('refuses huge bodies, told and untold, without reading them', async () =
   await lives();
 });
 
-hostile('cuts off slow clients and broken requests', async () => {
+served('cuts off slow clients and broken requests', async () => {
   // Answered before this side would close the connection.
   const slow = await raw(`GET / HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\nX-Slow: `, 30_000);
   assert.is(status(slow), 408);
@@ -261,32 +244,20 @@ hostile('cuts off slow clients and broken requests', async () => {
   await lives();
 });
 
-hostile('outlives clients that leave in the middle of a file', async () => {
+served('outlives clients that leave in the middle of a file', async () => {
   for (let i = 0; i < 20; i++) {
-    await new Promise<void>((resolve) => {
-      const socket = connect(server.port, '127.0.0.1', () => {
-        socket.write(`GET /models/0/model.safetensors HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\n\r\n`);
-      });
-      socket.once('data', () => socket.destroy());
-      socket.on('close', () => resolve());
+    const socket = connect(server.port, '127.0.0.1', () => {
+      socket.write(`GET /models/0/model.safetensors HTTP/1.1\r\nHost: 127.0.0.1:${server.port}\r\n\r\n`);
     });
+    socket.once('data', () => socket.destroy());
+    await new Promise((done) => socket.on('close', done));
   }
   await lives();
 });
-hostile.run();
 
-const files = suite('serve: files');
-files.before(async () => {
-  server = await start();
-});
-files.after(() => server.close());
-
-files('reads Range headers as RFC 9110 has them', () => {
-  assert.equal(parseRange('bytes=0-0', 10), { first: 0, last: 0 });
-  assert.equal(parseRange('bytes=2-99', 10), { first: 2, last: 9 });
-  assert.equal(parseRange('bytes=7-', 10), { first: 7, last: 9 });
-  assert.equal(parseRange('bytes=-3', 10), { first: 7, last: 9 });
-  assert.equal(parseRange('bytes=-99', 10), { first: 0, last: 9 });
+served('reads Range headers as RFC 9110 has them', () => {
+  const spans = { '0-0': [0, 0], '2-99': [2, 9], '7-': [7, 9], '-3': [7, 9], '-99': [0, 9] };
+  for (const [range, [first, last]] of Object.entries(spans)) assert.equal(parseRange(`bytes=${range}`, 10), { first, last });
   for (const none of ['bytes=10-', 'bytes=99-100', 'bytes=-0']) assert.is(parseRange(none, 10), 'unsatisfiable');
   assert.is(parseRange('bytes=0-0', 0), 'unsatisfiable');
   for (const all of [undefined, '', 'bytes=', 'bytes=-', 'bytes=5-2', 'bytes=0-1,3-4', 'items=0-1', 'bytes=a-b']) {
@@ -294,31 +265,29 @@ files('reads Range headers as RFC 9110 has them', () => {
   }
 });
 
-files('serves ranges, whole files, 304 and HEAD', async () => {
+served('serves ranges, whole files, 304 and HEAD', async () => {
   const url = `${server.url}models/0/model.safetensors`;
-  const part = await fetch(url, { headers: { Range: 'bytes=100-109' } });
-  assert.is(part.status, 206);
-  assert.is(part.headers.get('content-range'), `bytes 100-109/${weights.length}`);
-  assert.equal(new Uint8Array(await part.arrayBuffer()), weights.slice(100, 110));
-  const etag = part.headers.get('etag')!;
-  const whole = await fetch(url, { headers: { Range: 'bytes=0-1', 'If-Range': '"other"' } });
+  const ask = async (headers: Record<string, string>, method = 'GET', from = url) => {
+    const answer = await fetch(from, { headers, method });
+    return { status: answer.status, header: (name: string) => answer.headers.get(name)!, body: new Uint8Array(await answer.arrayBuffer()) };
+  };
+  const part = await ask({ Range: 'bytes=100-109' });
+  assert.equal([part.status, part.header('content-range')], [206, `bytes 100-109/${weights.length}`]);
+  assert.equal(part.body, weights.slice(100, 110));
+  const whole = await ask({ Range: 'bytes=0-1', 'If-Range': '"other"' });
   assert.is(whole.status, 200);
-  assert.equal(new Uint8Array(await whole.arrayBuffer()), weights);
-  const same = await fetch(url, { headers: { Range: 'bytes=0-1', 'If-Range': etag } });
-  assert.is(same.status, 206);
-  await same.arrayBuffer();
-  const beyond = await fetch(url, { headers: { Range: `bytes=${weights.length}-` } });
-  assert.is(beyond.status, 416);
-  const head = await fetch(url, { method: 'HEAD' });
-  assert.is(head.headers.get('content-length'), String(weights.length));
-  assert.is(head.headers.get('content-type'), 'application/octet-stream');
-  const page = await fetch(server.url);
-  assert.is(page.headers.get('content-type'), 'text/html; charset=utf-8');
-  const again = await fetch(server.url, { headers: { 'If-None-Match': page.headers.get('etag')! } });
-  assert.is(again.status, 304);
+  assert.is(Buffer.compare(whole.body, weights), 0);
+  assert.is((await ask({ Range: 'bytes=0-1', 'If-Range': part.header('etag') })).status, 206);
+  assert.is((await ask({ Range: `bytes=${weights.length}-` })).status, 416);
+  const head = await ask({}, 'HEAD');
+  const told = [head.header('content-length'), head.header('content-type')];
+  assert.equal(told, [String(weights.length), 'application/octet-stream']);
+  const page = await ask({}, 'GET', server.url);
+  assert.is(page.header('content-type'), 'text/html; charset=utf-8');
+  assert.is((await ask({ 'If-None-Match': page.header('etag') }, 'GET', server.url)).status, 304);
 });
 
-files('lists models by role, and examples with the answers of their questions', async () => {
+served('lists models by role, and examples with the answers of their questions', async () => {
   const list = await (await fetch(`${server.url}api/models.json`)).json();
   const files = ['config.json', 'empty.safetensors', 'large.safetensors', 'mamba_config.json', 'model.safetensors'];
   assert.equal(list.models, [{ name: 'tiny <b>', role: 'student', url: '/models/0', files, pictures: null }]);
@@ -329,7 +298,7 @@ files('lists models by role, and examples with the answers of their questions', 
   assert.equal([...new Uint8Array(await png.arrayBuffer())].slice(1, 4), [80, 78, 71]);
 });
 
-files('a folder over HTTP reads as one on disk', async () => {
+served('a folder over HTTP reads as one on disk', async () => {
   const folder = httpFolder(`${server.url}models/0`);
   assert.is(await folder.open('none.safetensors'), null);
   const file = (await folder.open('model.safetensors'))!;
@@ -337,13 +306,13 @@ files('a folder over HTTP reads as one on disk', async () => {
   for (const [offset, length] of [[0, 10], [2 ** 20 - 5, 10], [5, 2 ** 21], [weights.length - 3, 3], [7, 0]]) {
     assert.equal(await file.read(offset, length), weights.slice(offset, offset + length));
   }
-  await assertRejects(() => file.read(weights.length - 3, 4), /the file ends here/);
+  await rejects(file.read(weights.length - 3, 4), CheckpointError, /the file ends here/);
   await file.close();
   const empty = (await folder.open('empty.safetensors'))!;
   assert.is(await empty.size(), 0);
 });
 
-files('goes on serving a checkpoint that its run deletes, and tells of one that is gone at the beginning', async () => {
+served('goes on serving a checkpoint that its run deletes, and tells of one that is gone at the beginning', async () => {
   const folder = join(root, 'checkpoint-1');
   cpSync(modelDir, folder, { recursive: true });
   const models = [{ name: 'live', folder }];
@@ -360,38 +329,25 @@ files('goes on serving a checkpoint that its run deletes, and tells of one that 
   assert.is(await (await fetch(`${url}/config.json`)).text(), '{"a": 1}');
   assert.is((await fetch(`${url}/optimizer.safetensors`)).status, 404);
   await live.close();
-  const error = await assertRejects(() => start({ models }), /checkpoint-1: it was deleted meanwhile; serve/);
-  assert.instance(error, SystemError);
+  await rejects(start({ models }), SystemError, /checkpoint-1: it was deleted meanwhile; serve/);
 });
 
-files('serves a file with several names where that is allowed', async () => {
+served('serves a file with several names where that is allowed', async () => {
   const name = 'tokenizer_config.json';
   assert.equal(await linkedFiles(modelDir), [join(modelDir, name)]);
-  const open = await start({ models: [{ name: 'linked', folder: modelDir, hardLinks: true }] });
-  assert.is(await (await fetch(`${open.url}models/0/${name}`)).text(), '"outside"');
-  await open.close();
+  await withOwn({ models: [{ name: 'linked', folder: modelDir, hardLinks: true }] }, async ({ url }) => {
+    assert.is(await (await fetch(`${url}models/0/${name}`)).text(), '"outside"');
+  });
 });
 
-files('a taken port is an error that says what to do', async () => {
+served('a taken port is an error that says what to do', async () => {
   const taken = createTcpServer();
   await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
   const { port } = taken.address() as AddressInfo;
-  const error = await assertRejects(() => start({ port }), /port \d+ of 127\.0\.0\.1 is in use: .*--port/);
-  assert.instance(error, SystemError);
-  assert.match(error.message, String(port));
+  await rejects(start({ port }), SystemError, new RegExp(`port ${port} of 127\\.0\\.0\\.1 is in use: .*--port`));
   taken.close();
-  assert.instance(await assertRejects(() => start({ port: 70000 }), /port is 70000/), ArgumentError);
-  assert.instance(await assertRejects(() => start({ pageDir: root }), /page is not built/), SystemError);
+  await rejects(start({ port: 70000 }), ArgumentError, /port is 70000/);
+  await rejects(start({ pageDir: root }), SystemError, /page is not built/);
 });
-files.after(() => rmSync(root, { recursive: true }));
-files.run();
 
-async function assertRejects(work: () => Promise<unknown>, message: RegExp): Promise<Error> {
-  const error = await work().then(
-    () => undefined,
-    (e: Error) => e,
-  );
-  assert.ok(error, `expected an error like ${message}`);
-  assert.match(error!.message, message);
-  return error!;
-}
+served.run();
