@@ -6,23 +6,27 @@ import * as assert from 'uvu/assert';
 import { ArgumentError, TokenizerError } from '../engine/errors.ts';
 import { easyVqaTexts } from '../models/matvlm/data/easy-vqa.ts';
 import { SortOfClevr, sortOfClevrTexts } from '../models/matvlm/data/sort-of-clevr.ts';
-import { BYTES } from '../models/nn/text/tokenizer/bytes.ts';
-import { MAX_TEXT, Tokenizer } from '../models/nn/text/tokenizer.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../models/matvlm/data/word-tokenizer.ts';
+import { BYTES } from '../models/nn/text/tokenizer/bytes.ts';
+import { makeDecoder } from '../models/nn/text/tokenizer/decoders.ts';
+import { Effort } from '../models/nn/text/tokenizer/effort.ts';
+import { makeNormalizer } from '../models/nn/text/tokenizer/normalizers.ts';
+import { makePreTokenizer } from '../models/nn/text/tokenizer/pre-tokenizers.ts';
+import { MAX_TEXT, Tokenizer } from '../models/nn/text/tokenizer.ts';
+import { throws } from './support/expect.ts';
+import { tokenizer as tiny } from './support/tiny-model.ts';
 
 const assets = 'models/matvlm/assets/tiny-tokenizer';
 const phiFolder = '../shared/data/tokenizers/phi-2';
 
-const tiny = (() => {
-  const { tokenizer, config } = tinyTokenizer();
-  return Tokenizer.fromJSON(tokenizer, config);
-})();
-
-/** Milliseconds of this process's own time, so that a busy machine does not count. */
-function cpuTime(body: () => void): number {
-  const begun = process.cpuUsage();
-  body();
-  return process.cpuUsage(begun).user / 1000;
+/** Work that grows with the square of a text would take 64 times as long for one that is 8 times as long. */
+function growsAsItsText(work: (length: number) => void): void {
+  const [short, long] = [MAX_TEXT / 8, MAX_TEXT].map((length) => {
+    const begun = process.cpuUsage();
+    work(length);
+    return process.cpuUsage(begun).user / 1000;
+  });
+  assert.ok(long < 24 * Math.max(short, 1), `${long} ms, and ${short} ms for an eighth of the text`);
 }
 
 function streamed(tokenizer: Tokenizer, ids: readonly number[]): string[] {
@@ -38,21 +42,16 @@ words('the shipped files are what the function makes', () => {
   }
 });
 
-words('knows every question and answer of both sets, and gives them back word for word', () => {
-  const unknown = tiny.idOf('<unk>')!;
+words('knows every question and answer of both sets, gives them back word for word, answers in one token', () => {
   const asked = [0, 1, 2].flatMap((i) => new SortOfClevr('train').get(i).questions.map((q) => q.question));
   for (const text of [...sortOfClevrTexts(), ...easyVqaTexts(), ...asked]) {
     const ids = tiny.encode(text);
-    assert.not.ok(ids.includes(unknown), text);
+    assert.not.ok(ids.includes(tiny.idOf('<unk>')!), text);
     assert.is(tiny.decode(ids), text);
     assert.is(streamed(tiny, ids).join(''), text);
   }
-});
-
-words('answers are single tokens', () => {
-  for (const answer of ['circle', 'square', 'yes', 'no', 'one', 'six', 'rectangle', 'teal']) {
-    assert.is(tiny.encode(answer).length, 1, answer);
-  }
+  const answers = ['circle', 'square', 'yes', 'no', 'one', 'six', 'rectangle', 'teal'];
+  for (const answer of answers) assert.is(tiny.encode(answer).length, 1, answer);
 });
 
 words('folds case, isolates punctuation, maps what it does not know to <unk>', () => {
@@ -75,7 +74,7 @@ words('streaming keeps the space after a skipped special token', () => {
 words('decode: no ids, ids past the vocabulary, ids that are none', () => {
   assert.is(tiny.decode([]), '');
   assert.is(tiny.decode([tiny.size + 5, tiny.idOf('no')!]), 'no');
-  assert.throws(() => tiny.decode([-200]), (e: Error) => e instanceof ArgumentError && /-200/.test(e.message));
+  throws(() => tiny.decode([-200]), ArgumentError, /-200/);
 });
 
 words.run();
@@ -94,64 +93,52 @@ faults('the sound one is taken', () => {
   assert.equal(Tokenizer.fromJSON(JSON.stringify(bpe()), '{"eos_token":{"content":"<eos>"}}').eosId, 4);
 });
 
-const kinds: [string, unknown, unknown, RegExp][] = [
-  ['not JSON', '{"model":', config, /tokenizer.json: no valid JSON/],
-  ['a list', [], config, /expected a JSON object/],
-  ['no model', {}, config, /no model/],
-  ['unknown model type', bpe({}, { type: 'Magic' }), config, /"Magic" is not one of BPE/],
-  ['unknown pre-tokenizer', bpe({ pre_tokenizer: { type: 'Magic' } }), config, /pre_tokenizer type "Magic" is not supported; supported are Bert/],
-  ['unknown normalizer', bpe({ normalizer: { type: 'Magic' } }), config, /normalizer type "Magic" is not supported/],
-  ['unknown decoder', bpe({ decoder: { type: 'Magic' } }), config, /decoder type "Magic" is not supported/],
-  ['decoder of a replacement without a pattern', bpe({ decoder: { type: 'Replace' } }), config, /tokenizer.json: /],
-  ['merges missing', bpe({}, { merges: undefined }), config, /needs model.merges/],
-  ['a merge of one part', bpe({}, { merges: ['ab'] }), config, /merges\[0\]/],
-  ['a merge of three parts', bpe({}, { merges: ['a b', 'a b a'] }), config, /merges\[1\]/],
-  ['a merge of a number', bpe({}, { merges: [7] }), config, /merges\[0\]/],
-  ['a merge that gives no token', bpe({}, { merges: ['b a'] }), config, /merges\[0\] needs "ba"/],
-  ['duplicate id', bpe({}, { vocab: { a: 0, b: 0, ab: 2, abab: 3 } }), config, /both have id 0/],
-  ['huge id', bpe({}, { vocab: { a: 0, b: 1, ab: 2, abab: 2 ** 31 } }), config, /id 2147483648/],
-  ['negative id', bpe({}, { vocab: { a: -1 } }), config, /id -1/],
-  ['fractional id', bpe({}, { vocab: { a: 0.5 } }), config, /id 0.5/],
-  ['empty vocabulary', bpe({}, { vocab: {}, merges: [] }), config, /empty/],
-  ['vocabulary a list', bpe({}, { vocab: ['a'] }), config, /must be an object/],
-  ['added token on a taken id', bpe({ added_tokens: [{ id: 1, content: '<eos>' }] }), config, /both have id 1/],
-  ['added token with two ids', bpe({ added_tokens: [{ id: 9, content: 'a' }] }), config, /ids 0 and 9/],
-  ['added token without content', bpe({ added_tokens: [{ id: 9 }] }), config, /added_tokens\[0\]/],
-  ['eos missing', bpe(), {}, /no eos_token/],
-  ['eos not in the vocabulary', bpe(), { eos_token: '<end>' }, /"<end>" is not in/],
-  ['eos a number', bpe(), { eos_token: 4 }, /eos_token is 4; it must be/],
-  ['word-level without unk', { model: { type: 'WordLevel', vocab: { a: 0 } } }, { eos_token: 'a' }, /unk_token/],
-  ['Unigram with a bad piece', { model: { type: 'Unigram', vocab: [['a']] } }, { eos_token: 'a' }, /vocab\[0\]/],
-];
-for (const [kind, json, conf, message] of kinds) {
-  faults(kind, () => {
-    assert.throws(
-      () => Tokenizer.fromJSON(json, conf),
-      (e: Error) => e instanceof TokenizerError && message.test(e.message) && e.name === 'TokenizerError',
-    );
-  });
-}
+const vocabulary = (vocab: object) => bpe({}, { vocab });
+const added = (...added_tokens: object[]) => bpe({ added_tokens });
+const magic = { type: 'Magic' };
+const nested = `{"model":${'{"a":'.repeat(200_000)}1${'}'.repeat(200_001)}`;
 
-faults('ids, tokens and fields of hostile files', () => {
-  const cases: [unknown, unknown, RegExp][] = [
-    [bpe({}, { vocab: { a: { toString: 1 } } }), config, /the token "a" has id \{"toString": 1\}; expected an integer/],
-    [bpe({ added_tokens: [{ id: { toString: 1 }, content: 'x' }] }), config, /added_tokens\[0\] has id \{/],
-    [bpe({}, { vocab: { ['x'.repeat(1e7)]: -1 } }), config, /the token "xxx/],
-    [bpe({ added_tokens: [{ id: 4, content: '<eos>' }, { id: 5, content: 'x'.repeat(1e7) }] }), config, /has 10000000 characters/],
-    [bpe({ pre_tokenizer: { type: 'FixedLength', length: 0 } }), config, /length is 0; expected a whole number from 1/],
-    [bpe({ normalizer: { type: 'Lowercase', locale: 'tr' } }), config, /Lowercase: unknown field "locale"/],
-    [bpe({ normalizer: { type: 'Precompiled', precompiled_charsmap: '' } }), config, /"Precompiled" is not supported \(it is/],
-    [bpe({}, { dropout: 0.1 }), config, /dropout is 0.1, which is not supported/],
-    [bpe({}, { continuing_subword_prefix: '##' }), config, /continuing_subword_prefix is "##"/],
-    [`{"model":${'{"a":'.repeat(200_000)}1${'}'.repeat(200_001)}`, config, /nested deeper than 100/],
-  ];
-  for (const [json, conf, says] of cases) {
-    assert.throws(
-      () => Tokenizer.fromJSON(json, conf),
-      (e: Error) => e instanceof TokenizerError && says.test(e.message) && e.message.length < 1000,
-      String(says),
-    );
-  }
+const BROKEN: [says: RegExp, file: unknown, settings?: object][] = [
+  [/tokenizer.json: no valid JSON/, '{"model":'],
+  [/expected a JSON object/, []],
+  [/no model/, {}],
+  [/"Magic" is not one of BPE/, bpe({}, magic)],
+  [/pre_tokenizer type "Magic" is not supported; supported are Bert/, bpe({ pre_tokenizer: magic })],
+  [/normalizer type "Magic" is not supported/, bpe({ normalizer: magic })],
+  [/decoder type "Magic" is not supported/, bpe({ decoder: magic })],
+  [/tokenizer.json: /, bpe({ decoder: { type: 'Replace' } })],
+  [/needs model.merges/, bpe({}, { merges: undefined })],
+  [/merges\[0\]/, bpe({}, { merges: ['ab'] })],
+  [/merges\[1\]/, bpe({}, { merges: ['a b', 'a b a'] })],
+  [/merges\[0\]/, bpe({}, { merges: [7] })],
+  [/merges\[0\] needs "ba"/, bpe({}, { merges: ['b a'] })],
+  [/both have id 0/, vocabulary({ a: 0, b: 0, ab: 2, abab: 3 })],
+  [/id 2147483648/, vocabulary({ a: 0, b: 1, ab: 2, abab: 2 ** 31 })],
+  [/id -1/, vocabulary({ a: -1 })],
+  [/id 0.5/, vocabulary({ a: 0.5 })],
+  [/the token "a" has id \{"toString": 1\}; expected an integer/, vocabulary({ a: { toString: 1 } })],
+  [/the token "xxx/, vocabulary({ ['x'.repeat(1e7)]: -1 })],
+  [/empty/, bpe({}, { vocab: {}, merges: [] })],
+  [/must be an object/, vocabulary(['a'])],
+  [/both have id 1/, added({ id: 1, content: '<eos>' })],
+  [/ids 0 and 9/, added({ id: 9, content: 'a' })],
+  [/added_tokens\[0\]/, added({ id: 9 })],
+  [/added_tokens\[0\] has id \{/, added({ id: { toString: 1 }, content: 'x' })],
+  [/has 10000000 characters/, added({ id: 4, content: '<eos>' }, { id: 5, content: 'x'.repeat(1e7) })],
+  [/no eos_token/, bpe(), {}],
+  [/"<end>" is not in/, bpe(), { eos_token: '<end>' }],
+  [/eos_token is 4; it must be/, bpe(), { eos_token: 4 }],
+  [/unk_token/, { model: { type: 'WordLevel', vocab: { a: 0 } } }, { eos_token: 'a' }],
+  [/vocab\[0\]/, { model: { type: 'Unigram', vocab: [['a']] } }, { eos_token: 'a' }],
+  [/length is 0; expected a whole number from 1/, bpe({ pre_tokenizer: { type: 'FixedLength', length: 0 } })],
+  [/Lowercase: unknown field "locale"/, bpe({ normalizer: { type: 'Lowercase', locale: 'tr' } })],
+  [/"Precompiled" is not supported \(it is/, bpe({ normalizer: { type: 'Precompiled', precompiled_charsmap: '' } })],
+  [/dropout is 0.1, which is not supported/, bpe({}, { dropout: 0.1 })],
+  [/continuing_subword_prefix is "##"/, bpe({}, { continuing_subword_prefix: '##' })],
+  [/nested deeper than 100/, nested],
+];
+faults('are told by what is wrong in them', () => {
+  for (const [says, file, settings = config] of BROKEN) throws(() => Tokenizer.fromJSON(file, settings), TokenizerError, says);
 });
 
 /** A byte-level tokenizer without merges, with other parts. */
@@ -177,76 +164,61 @@ const split = (pattern: string): object => ({
   },
 });
 
-faults('no file makes a text take without end', () => {
-  const isTooMuch = (e: Error) => e instanceof ArgumentError && /too many steps|characters of this text/.test(e.message);
-  const doubling = { type: 'Replace', pattern: { String: 'a' }, content: 'aa' };
-  const cases: [Tokenizer, string][] = [
-    [bytes(split('(a|a)*b')), 'a'.repeat(100)],
-    [bytes(split('a+b')), 'a'.repeat(MAX_TEXT)],
-    [bytes(split('(?:(?=(?:a|a)+c)a)+')), 'a'.repeat(100)],
-    [bytes({ normalizer: { type: 'Sequence', normalizers: Array(30).fill(doubling) } }), 'aaa'],
-    [bytes({ normalizer: { type: 'Replace', pattern: { String: 'a' }, content: 'b'.repeat(5e5) } }), 'aaa'],
-    [bytes({ normalizer: { type: 'Sequence', normalizers: Array(20_000).fill({ type: 'NFKC' }) } }), 'a'.repeat(MAX_TEXT)],
-    [bytes({ pre_tokenizer: { type: 'Sequence', pretokenizers: Array(30).fill({ type: 'ByteLevel', use_regex: false }) } }), 'é'],
-  ];
-  const took = cpuTime(() => {
-    for (const [tokenizer, text] of cases) assert.throws(() => tokenizer.encode(text), isTooMuch);
-    const decodes = bytes({ decoder: { type: 'Sequence', decoders: Array(30).fill(doubling) } });
-    assert.throws(() => decodes.decode(decodes.encode('a')), isTooMuch);
-    const slow = { type: 'Replace', pattern: { Regex: '(?:a|a){17}b' }, content: '' };
-    const replaces = bytes({ decoder: { type: 'Sequence', decoders: Array(5000).fill(slow) } }, { id: 257, content: 'a'.repeat(20) });
-    assert.throws(() => replaces.decode([257]), isTooMuch);
-  });
-  assert.ok(took < 10_000, `${took} ms`);
-});
+const sequence = (kind: string, count: number, step: object) => ({ type: 'Sequence', [kind]: Array(count).fill(step) });
+const TOO_MUCH = /too many steps|characters of this text/;
 
-faults('patterns that cannot be matched here are refused by name', () => {
-  for (const pattern of ['(a)\\1', '\\Ga', '\\X', '(?:a*)*', '(?<=a+)b', 'a{2}{3}', 'a**', '(', ')', '[a', '*', '(?~a)', '('.repeat(500), '(?i:ß)']) {
-    assert.throws(() => bytes(split(pattern.replaceAll('\\\\', '\\'))), (e: Error) => e instanceof TokenizerError, pattern);
+faults('no file makes a text take without end', () => {
+  const doubling = { type: 'Replace', pattern: { String: 'a' }, content: 'aa' };
+  const long = { type: 'Replace', pattern: { String: 'a' }, content: 'b'.repeat(5e5) };
+  const slow = { type: 'Replace', pattern: { Regex: '(?:a|a){17}b' }, content: '' };
+  const encoding: [parts: object, text: string][] = [
+    [split('(a|a)*b'), 'a'.repeat(100)],
+    [split('a+b'), 'a'.repeat(MAX_TEXT)],
+    [split('(?:(?=(?:a|a)+c)a)+'), 'a'.repeat(100)],
+    [{ normalizer: sequence('normalizers', 30, doubling) }, 'aaa'],
+    [{ normalizer: long }, 'aaa'],
+    [{ normalizer: sequence('normalizers', 20_000, { type: 'NFKC' }) }, 'a'.repeat(MAX_TEXT)],
+    [{ pre_tokenizer: sequence('pretokenizers', 30, { type: 'ByteLevel', use_regex: false }) }, 'é'],
+  ];
+  for (const [parts, text] of encoding) throws(() => bytes(parts).encode(text), ArgumentError, TOO_MUCH);
+  const decoding: [step: object, count: number, token: string][] = [[doubling, 30, 'aa'], [slow, 5000, 'a'.repeat(20)]];
+  for (const [step, count, content] of decoding) {
+    const tokenizer = bytes({ decoder: sequence('decoders', count, step) }, { id: 257, content });
+    throws(() => tokenizer.decode([257]), ArgumentError, TOO_MUCH);
   }
 });
 
-faults('no file takes without end to be made', () => {
+faults('no file takes without end to be made, and patterns that cannot be matched here are refused by name', () => {
   const patterns = ['((?:){999999999}){999999999}', '(?=a{9000}){9000}', '(?>(?>a{100}){100}){100}', 'a{0,1000000000}'];
-  const took = cpuTime(() => {
-    for (const pattern of patterns) {
-      assert.throws(
-        () => bytes(split(pattern)),
-        (e: Error) => e instanceof TokenizerError && /the pattern repeats too much/.test(e.message),
-        pattern,
-      );
-    }
-    const many = { type: 'Sequence', normalizers: Array(100_000).fill({ type: 'NFC' }) };
-    assert.throws(
-      () => bytes({ normalizer: many }),
-      (e: Error) => e instanceof TokenizerError && /normalizer has \d+ characters, expected at most/.test(e.message),
-    );
-  });
-  assert.ok(took < 5000, `${took} ms`);
+  for (const pattern of patterns) {
+    throws(() => bytes(split(pattern)), TokenizerError, /the pattern repeats too much/, pattern);
+  }
+  const many = { normalizer: sequence('normalizers', 100_000, { type: 'NFC' }) };
+  throws(() => bytes(many), TokenizerError, /normalizer has \d+ characters, expected at most/);
+  const unknown = ['(a)\\1', '\\Ga', '\\X', '(?:a*)*', '(?<=a+)b', 'a{2}{3}', 'a**', '(', ')', '[a', '*', '(?~a)', '(?i:ß)'];
+  for (const pattern of [...unknown, '('.repeat(500)]) throws(() => bytes(split(pattern)), TokenizerError, '', pattern);
 });
 
 faults('an unknown character where the unknown token is not in the vocabulary', () => {
   const tokenizer = Tokenizer.fromJSON(bpe({}, { unk_token: '<unk>' }), config);
   assert.equal(tokenizer.encode('ab'), [2]);
-  assert.throws(() => tokenizer.encode('ax'), (e: Error) => e instanceof ArgumentError && /unknown/.test(e.message));
+  throws(() => tokenizer.encode('ax'), ArgumentError, /unknown/);
 });
 
-faults('99,000 newlines in a Unigram model', () => {
+faults('many newlines in a Unigram model', () => {
   const json = {
     added_tokens: [{ id: 3, content: '</s>', special: true }],
     model: { type: 'Unigram', unk_id: 0, vocab: [['<unk>', 0], ['a', -1], ['aa', -1.5]] },
   };
   const unigram = Tokenizer.fromJSON(json, { eos_token: '</s>' });
-  const took = cpuTime(() => assert.equal(unigram.encode('\n'.repeat(99_000)), [0]));
-  assert.ok(took < 2000, `${took} ms`);
+  growsAsItsText((length) => assert.equal(unigram.encode('\n'.repeat(length)), [0]));
   assert.equal(unigram.encode('aa\n\na'), [2, 0, 1]);
 });
 
-faults('a long word is done in 2 s, a longer text refused', () => {
+faults('a long word is taken, a longer text refused', () => {
   const tokenizer = Tokenizer.fromJSON(bpe(), config);
-  const took = cpuTime(() => assert.is(tokenizer.encode('ab'.repeat(MAX_TEXT / 2)).length, MAX_TEXT / 4));
-  assert.ok(took < 2000, `${took} ms`);
-  assert.throws(() => tokenizer.encode('a'.repeat(10 ** 7)), (e: Error) => e instanceof ArgumentError);
+  growsAsItsText((length) => assert.is(tokenizer.encode('ab'.repeat(length / 2)).length, length / 4));
+  throws(() => tokenizer.encode('a'.repeat(10 ** 7)), ArgumentError);
 });
 
 faults.run();
@@ -262,29 +234,36 @@ const llama = (change: object = {}): object => ({
 const eos = { eos_token: '</s>' };
 
 settings('a token that stands only in added_tokens_decoder, in added_tokens.json or among the special ones', () => {
+  const made = (conf: object = {}, ...older: object[]) => Tokenizer.fromJSON(llama(), { ...eos, ...conf }, ...older);
   const image = { '7': { content: '<i>', special: true } };
-  assert.equal(Tokenizer.fromJSON(llama(), eos).encode('<i>a'), [1, 5, 2, 0]);
-  assert.equal(Tokenizer.fromJSON(llama(), { ...eos, added_tokens_decoder: image }).encode('<i>a'), [7, 0]);
-  const older = Tokenizer.fromJSON(llama(), eos, { addedTokens: { '<i>': 7 }, specialTokensMap: { pad_token: '<i>' } });
+  assert.equal(made().encode('<i>a'), [1, 5, 2, 0]);
+  assert.equal(made({ added_tokens_decoder: image }).encode('<i>a'), [7, 0]);
+  const older = made({}, { addedTokens: { '<i>': 7 }, specialTokensMap: { pad_token: '<i>' } });
   assert.equal([older.encode('<i>a'), older.padId, older.size], [[7, 0], 7, 8]);
   for (const key of ['additional_special_tokens', 'extra_special_tokens']) {
     for (const value of [['i'], [{ content: 'i' }], { image_token: 'i' }]) {
-      const special = Tokenizer.fromJSON(llama(), { ...eos, [key]: value });
+      const special = made({ [key]: value });
       assert.equal([special.specialTokens, special.decode([0, 5, 0])], [['</s>', 'i'], 'a a']);
       assert.ok(special.controlIds.has(5));
     }
   }
-  assert.equal(Tokenizer.fromJSON(llama(), { ...eos, bos_token: 'i', add_bos_token: true }).encode('a', { addSpecial: true }), [5, 0]);
+  assert.equal(made({ bos_token: 'i', add_bos_token: true }).encode('a', { addSpecial: true }), [5, 0]);
   const rstrip = { '6': { content: '</s>', special: true, rstrip: true } };
-  assert.equal(Tokenizer.fromJSON(llama(), { ...eos, added_tokens_decoder: rstrip }).encode('</s> a'), [6, 0]);
+  assert.equal(made({ added_tokens_decoder: rstrip }).encode('</s> a'), [6, 0]);
 });
 
 settings('add_prefix_space and the switches of BERT change what the Python library changes', () => {
-  assert.equal(Tokenizer.fromJSON(llama(), eos).encode('a'), [0]);
-  assert.equal(Tokenizer.fromJSON(llama(), { ...eos, add_prefix_space: true }).encode('a'), [4]);
-  const cased = llama({ normalizer: { type: 'BertNormalizer', lowercase: false, clean_text: true, handle_chinese_chars: true } });
-  assert.equal(Tokenizer.fromJSON(cased, eos).encode('A'), []);
-  assert.equal(Tokenizer.fromJSON(cased, { ...eos, do_lower_case: true }).encode('A'), [0]);
+  const bert = { type: 'BertNormalizer', lowercase: false, clean_text: true, handle_chinese_chars: true };
+  const cased = { normalizer: bert };
+  const rows: [file: object, conf: object, text: string, ids: number[]][] = [
+    [{}, {}, 'a', [0]],
+    [{}, { add_prefix_space: true }, 'a', [4]],
+    [cased, {}, 'A', []],
+    [cased, { do_lower_case: true }, 'A', [0]],
+  ];
+  for (const [file, conf, text, ids] of rows) {
+    assert.equal(Tokenizer.fromJSON(llama(file), { ...eos, ...conf }).encode(text), ids);
+  }
 });
 
 settings('contradictions are errors that name both', () => {
@@ -304,11 +283,7 @@ settings('contradictions are errors that name both', () => {
     [{ post_processor: { type: 'BertProcessing', sep: ['x', 99], cls: ['a', 0] } }, {}, {}, /post_processor puts id 99/],
   ];
   for (const [file, conf, older, says] of cases) {
-    assert.throws(
-      () => Tokenizer.fromJSON(llama(file), { ...eos, ...conf }, older),
-      (e: Error) => e instanceof TokenizerError && says.test(e.message),
-      String(says),
-    );
+    throws(() => Tokenizer.fromJSON(llama(file), { ...eos, ...conf }, older), TokenizerError, says);
   }
 });
 
@@ -334,7 +309,7 @@ streams('a blank that decoding the whole keeps', () => {
     [llamas, [4, 0, 0, 1], 'x    lead'],
   ];
   for (const [decoder, ids, want] of cases) {
-    const tokenizer = Tokenizer.fromJSON(json(decoder), { eos_token: '</s>' });
+    const tokenizer = Tokenizer.fromJSON(json(decoder), eos);
     assert.is(tokenizer.decode(ids), want);
     assert.is(streamed(tokenizer, ids).join(''), want);
   }
@@ -347,7 +322,8 @@ const read = (name: string): string => readFileSync(join(phiFolder, name), 'utf8
 if (existsSync(phiFolder)) {
   const tokenizer = Tokenizer.fromJSON(read('tokenizer.json'), read('tokenizer_config.json'));
 
-  phi('all public vectors', () => {
+  phi('all public vectors, and the ids', () => {
+    assert.equal([tokenizer.eosId, tokenizer.bosId, tokenizer.padId, tokenizer.size], [50256, 50256, 50256, 50295]);
     const texts = read('vectors.inp').split('\n__ggml_vocab_test__\n');
     const expected = read('vectors.out').split('\n').slice(0, texts.length);
     assert.ok(texts.length > 40);
@@ -363,39 +339,67 @@ if (existsSync(phiFolder)) {
     });
   });
 
-  phi('ids', () => {
-    assert.equal([tokenizer.eosId, tokenizer.bosId, tokenizer.padId, tokenizer.size], [50256, 50256, 50256, 50295]);
-  });
-
-  phi('decode(encode(x)) is x, in one go and streamed', () => {
+  phi('decode(encode(x)) is x, and any ids streamed join to what decode gives', () => {
     fc.assert(
-      fc.property(fc.string({ unit: 'binary', maxLength: 60 }), (text) => {
-        const ids = tokenizer.encode(text);
-        assert.is(tokenizer.decode(ids), text);
-        assert.is(streamed(tokenizer, ids).join(''), text);
+      fc.property(fc.string({ unit: 'binary', maxLength: 60 }), fc.array(fc.nat(50294), { maxLength: 40 }), (text, any) => {
+        assert.is(tokenizer.decode(tokenizer.encode(text)), text);
+        for (const ids of [tokenizer.encode(text), any]) assert.is(streamed(tokenizer, ids).join(''), tokenizer.decode(ids));
       }),
-      { numRuns: 200, seed: 1 },
+      { numRuns: 300, seed: 1 },
     );
   });
 
-  phi('any bytes streamed join to what decode gives', () => {
-    fc.assert(
-      fc.property(fc.array(fc.nat(50294), { maxLength: 40 }), (ids) => {
-        assert.is(streamed(tokenizer, ids).join(''), tokenizer.decode(ids));
-      }),
-      { numRuns: 300, seed: 2 },
-    );
-  });
-
-  phi('a lone surrogate is taken as U+FFFD', () => {
+  phi('a lone surrogate is taken as U+FFFD, and the longest text in one word', () => {
     assert.is(tokenizer.decode(tokenizer.encode('a\ud800b')), 'a\ufffdb');
-  });
-
-  phi('the longest text in one word', () => {
-    const took = cpuTime(() => assert.ok(tokenizer.encode('a'.repeat(MAX_TEXT)).length > 0));
-    assert.ok(took < 2000, `${took} ms`);
+    growsAsItsText((length) => assert.ok(tokenizer.encode('a'.repeat(length)).length > 0));
   });
 } else {
   console.log(`Skipped: ${phiFolder} with the Phi-2 tokenizer and its vectors is absent.`);
 }
 phi.run();
+
+/** A component or a tokenizer of a file, and what the Rust library makes of texts with it (test/tokenizers/make.py). */
+interface Entry {
+  readonly json: Record<string, unknown>;
+  readonly cases: readonly (readonly [input: never, ...want: unknown[]])[];
+}
+
+const COMPONENTS: Record<string, (json: Entry['json']) => (input: never) => unknown[]> = {
+  normalizers: (json) => {
+    const normalize = makeNormalizer(json);
+    return (text) => [normalize(text, new Effort())];
+  },
+  preTokenizers: (json) => {
+    const split = makePreTokenizer(json);
+    return (text) => [split({ text, first: true }, new Effort()).map((piece) => piece.text)];
+  },
+  decoders: (json) => {
+    const make = makeDecoder(json);
+    return (tokens: string[]) => {
+      const sink = make();
+      return [tokens.map((token) => sink.push(token)).join('') + sink.end()];
+    };
+  },
+  tokenizers: (json) => {
+    const end = { id: 999, content: '<an end that no text holds>', special: true };
+    const added = [...(json.added_tokens as object[]), end];
+    const tokenizer = Tokenizer.fromJSON({ ...json, added_tokens: added }, { eos_token: end.content });
+    return (text) => {
+      const ids = tokenizer.encode(text);
+      const around = tokenizer.encode(text, { addSpecial: true });
+      return [ids, around, tokenizer.decode(ids), tokenizer.decode(ids, { skipSpecial: false })];
+    };
+  },
+};
+
+const rust = suite('as the Rust library');
+const entries = JSON.parse(readFileSync('test/tokenizers/cases.json', 'utf8')) as Record<string, readonly Entry[]>;
+for (const [kind, make] of Object.entries(COMPONENTS)) {
+  entries[kind].forEach(({ json, cases }, i) => {
+    rust(`${kind} ${i}: ${JSON.stringify(json).slice(0, 100)}`, () => {
+      const made = make(json);
+      for (const [input, ...want] of cases) assert.equal(made(input), want, JSON.stringify(input));
+    });
+  });
+}
+rust.run();
