@@ -45,11 +45,11 @@ export class TokenStream {
       seen: repetitionPenalty === 1 ? undefined : seenIn(prompts, logits),
       draws: temperature === 0 ? undefined : drawsFrom(seed, cache, maxNewTokens, logits),
     }));
-    for (const t of Object.values(tensors)) if (t) keep(t);
     const { token, ...memory } = tensors;
     this.token = token;
     this.memory = { ...memory, position: cache.first };
     this.choose(logits);
+    for (const t of Object.values(tensors)) if (t) keep(t);
     this.coming.push(token.data());
   }
 

@@ -40,8 +40,8 @@ export class KeyValueCache {
    */
   append(k: Tensor, v: Tensor): { k: Tensor; v: Tensor; keyCount?: Tensor } {
     const { length, first, end } = this.positions;
-    this.k ??= this.room(k);
-    this.v ??= this.room(v);
+    this.k ??= keep(this.room(k));
+    this.v ??= keep(this.room(v));
     sliceScatter_(this.k, k, 1, first);
     sliceScatter_(this.v, v, 1, first);
     return length === 0 ? { k, v } : { k: this.k, v: this.v, keyCount: end };
@@ -54,7 +54,7 @@ export class KeyValueCache {
       const larger = this.room(old);
       sliceScatter_(larger, old, 1, 0);
       old.dispose();
-      return larger;
+      return keep(larger);
     };
     this.k = grown(this.k);
     this.v = grown(this.v);
@@ -74,7 +74,7 @@ export class KeyValueCache {
   }
 
   private room({ backend, shape: [b, , ...rest], dtype }: Tensor): Tensor {
-    return keep(empty(backend, [b, this.positions.capacity, ...rest], dtype));
+    return empty(backend, [b, this.positions.capacity, ...rest], dtype);
   }
 }
 
@@ -98,14 +98,15 @@ export class RecurrentCache {
       copy_(this.held.conv, cast(conv, 'f32'));
       copy_(this.held.ssm, cast(ssm, 'f32'));
     } else {
-      this.held = { conv: keep(clone(cast(conv, 'f32'))), ssm: keep(clone(cast(ssm, 'f32'))) };
+      const [columns, state] = [clone(cast(conv, 'f32')), clone(cast(ssm, 'f32'))];
+      this.held = { conv: keep(columns), ssm: keep(state) };
     }
   }
 
   grow(): void {}
 
   snapshot(): Tensor[] {
-    return this.held ? [keep(clone(this.held.conv)), keep(clone(this.held.ssm))] : [];
+    return this.held ? [clone(this.held.conv), clone(this.held.ssm)] : [];
   }
 
   restore([conv, ssm]: readonly Tensor[]): void {
@@ -155,8 +156,9 @@ export class DecoderCache implements Positions {
     kinds: readonly LayerCache['kind'][],
     readonly context: number,
   ) {
-    this.first = keep(fromData(backend, [0], [1], 'i32'));
-    this.end = keep(fromData(backend, [0], [1], 'i32'));
+    const [first, end] = scope(() => [fromData(backend, [0], [1], 'i32'), fromData(backend, [0], [1], 'i32')]);
+    this.first = keep(first);
+    this.end = keep(end);
     this.layers = kinds.map((kind) => (kind === 'attention' ? new KeyValueCache(this) : new RecurrentCache()));
   }
 
@@ -227,6 +229,7 @@ export class DecoderCache implements Positions {
   /** Remembers this moment, to `restore` it as often as one likes, until the cache forgets positions before it. */
   snapshot(): CacheSnapshot {
     const layers = quietly(() => this.layers.map((layer) => layer.snapshot()));
+    for (const t of layers.flat()) keep(t);
     const saved: Saved = {
       length: this.used,
       layers,
