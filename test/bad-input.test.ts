@@ -101,11 +101,15 @@ folders('weights that are hostile, cut off, of other keys or not finite', async 
   const cut = spoilt('cut', (folder) => truncateSync(join(folder, 'model.safetensors'), 20_000));
   await refused(ask(cut), /cut\/model.safetensors: /);
   await refused(`serve ${cut} --port 0`, /cut.model.safetensors/);
-  const fewer = spoilt('fewer', (folder) => {
-    const text = readFileSync(join(folder, 'config.json'), 'utf8');
-    writeFileSync(join(folder, 'config.json'), text.replace(/("num_hidden_layers": ?)2/, '$11'));
-  });
-  await refused(ask(fewer), /unexpected "language_model.model.layers.1\./);
+  const fields = { num_hidden_layers: [1, /unexpected "language_model.model.layers.1\./], vocab_size: [99, /vocab_size 99/] };
+  for (const [key, [value, says]] of Object.entries(fields)) {
+    const other = spoilt(key, (folder) => {
+      const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')) as { text_config: object };
+      const text = { ...config.text_config, [key]: value };
+      writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, text_config: text }));
+    });
+    await refused(ask(other), says as RegExp);
+  }
   const fc1 = 'language_model.model.layers.1.mlp.fc1.weight';
   const missing = /missing "language_model.model.layers.1.mlp.fc1.weight"/;
   await refused(ask(await reweighted('missing', (t) => (t.name === fc1 ? null : t))), missing);
