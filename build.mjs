@@ -52,6 +52,7 @@ const common = {
   format: 'esm',
   target: 'es2022',
   loader: { '.wgsl': 'text', '.wasm': 'binary', '.css': 'text', '.html': 'text' },
+  define: { GRADIENTS: 'true' },
   sourcemap: false,
   logLevel: 'warning',
 };
@@ -86,7 +87,8 @@ const fetchBinaries = {
 };
 /**
  * What ops/ calls at the top level of a module declares (an op, a shader, a table of them): a bundler may leave out what
- * nobody uses. A page computes no gradients: left without `backward`, its ops let go of all that only those need.
+ * nobody uses. Where no gradients are computed, as in a page, ops go without `backward`, and so let go of all that only
+ * those need; the engine's own part of it is behind the constant GRADIENTS.
  */
 const declareOps = ({ gradients }) => ({
   name: 'declare-ops',
@@ -94,8 +96,9 @@ const declareOps = ({ gradients }) => ({
     onLoad({ filter: /\.ts$/ }, ({ path }) => {
       if (!path.startsWith(join(root, 'ops'))) return;
       const code = readFileSync(path, 'utf8').replace(/^((?:export )?const [^=\n]+ = )(?=\w+[(<])/gm, '$1/* @__PURE__ */ ');
-      // A method or an arrow function, in one line or until a bracket closes where it began.
-      const backward = /^( +)backward(\(|: (\w+ && \()?\().*\n(?:(?:\1 .*)?\n)*(?:\1[\])}].*\n)?/gm;
+      // Methods and arrow functions, and ops that only those apply: one line, or until a bracket closes where it began.
+      const backward =
+        /^( +)(?:const \w*[Bb]ackward\w* = |(?:backward|gradient)(?=[(:]))[^\n]*\(.*\n(?:(?:\1 .*)?\n)*(?:\1[\])}].*\n)?/gm;
       return { contents: gradients ? code : code.replace(backward, ''), loader: 'ts' };
     });
   },
@@ -121,6 +124,7 @@ add({
 add({
   ...common,
   platform: 'browser',
+  define: { GRADIENTS: 'false' },
   plugins: [fetchBinaries, shrinkShaders, declareOps({ gradients: false }), notices('notices.txt')],
   minify: true,
   entryPoints: present(['models/matvlm/app/web/page.ts', 'models/matvlm/app/web/worker.ts']),

@@ -66,7 +66,7 @@ export function applyFlat(
   }
   noteOp(op.name, outputs);
   for (const i of op.mutates) if (inputs[i]) inputs[i].storage.version++;
-  if (op.backward && gradEnabled() && inputs.some((t) => t?.requiresGrad)) {
+  if (GRADIENTS && op.backward && gradEnabled() && inputs.some((t) => t?.requiresGrad)) {
     record(op, inputs, outputs, attrs);
   }
   return outputs;

@@ -188,10 +188,10 @@ export function record(
 /** Puts a view on the tape: `output` shares the storage of `input`, and `pullback` reshapes the gradient back. */
 export function recordAlias(name: string, input: Tensor, output: Tensor, pullback: (grad: Tensor) => Tensor): void {
   const edge = gradEnabled() ? edgeOf(input) : null;
-  if (!edge) return;
-  const back: Pullback = (_, [grad]) => [pullback(grad!)];
-  const node = new Node(name, [edge], [specOf(input)], [specOf(output)], NOTHING, back);
-  attach(node, [output]);
+  if (GRADIENTS && edge) {
+    const back: Pullback = (_, [grad]) => [pullback(grad!)];
+    attach(new Node(name, [edge], [specOf(input)], [specOf(output)], NOTHING, back), [output]);
+  }
 }
 
 function specOf(tensor: Tensor | undefined): Spec | undefined {
@@ -310,7 +310,15 @@ export function checkpoint(
   accumulate: Accumulate,
   replay: <T>(run: () => T) => T = (run) => run(),
 ): Tensor[] {
-  if (!gradEnabled()) return body([...inputs]);
+  return GRADIENTS && gradEnabled() ? recomputed(body, inputs, accumulate, replay) : body([...inputs]);
+}
+
+function recomputed(
+  body: (inputs: Tensor[]) => Tensor[],
+  inputs: readonly Tensor[],
+  accumulate: Accumulate,
+  replay: <T>(run: () => T) => T,
+): Tensor[] {
   const outputs = scope(() => noGrad(() => body([...inputs])).map((output) => output.detach()));
   const pullback: Pullback = (node, grads) => {
     const leaves = inputs.map((_, i) => {

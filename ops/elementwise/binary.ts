@@ -1,8 +1,6 @@
 import { apply } from '../../engine/apply.ts';
-import { expectOneOf } from '../../engine/arguments.ts';
 import type { WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { FLOATS, isFloat } from '../../engine/dtype.ts';
-import type { Op } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { type Each, INTEGERS, promote, type Row, type Value, valuesOf } from './define.ts';
@@ -38,67 +36,14 @@ fn share(x: f32, other: f32, dy: f32) -> f32 {
 }
 `;
 
-const ROWS = {
-  add: { f: (a, b) => a + b, wgsl: 'a + b', da: 1, db: 1, integers: {} },
-  sub: { f: (a, b) => a - b, wgsl: 'a - b', da: 1, db: -1, integers: {} },
-  mul: {
-    f: (a, b) => a * b,
-    wgsl: 'a * b',
-    da: { f: (_a, b, _y, dy) => dy * b, wgsl: 'dy * b' },
-    db: { f: (a, _b, _y, dy) => dy * a, wgsl: 'dy * a' },
-    integers: { f: Math.imul },
-  },
-  div: {
-    f: (a, b) => a / b,
-    wgsl: 'a / b',
-    da: { f: (_a, b, _y, dy) => dy / b, wgsl: 'dy / b' },
-    db: { f: (a, b, _, dy) => -dy * (a / b / b), wgsl: '-dy * (a / b / b)' },
-    integers: { f: (a, b) => Math.fround(a) / Math.fround(b), wgsl: 'f32(a) / f32(b)' },
-  },
-  maximum: {
-    f: Math.max,
-    wgsl: 'max_(a, b)',
-    da: { f: (a, b, _, dy) => share(a, b, dy), wgsl: 'share(a, b, dy)' },
-    db: { f: (a, b, _, dy) => share(b, a, dy), wgsl: 'share(b, a, dy)' },
-    helpers: SHARE,
-    integers: { wgsl: 'max(a, b)' },
-  },
-  minimum: {
-    f: Math.min,
-    wgsl: 'min_(a, b)',
-    da: { f: (a, b, _, dy) => share(-a, -b, dy), wgsl: 'share(-a, -b, dy)' },
-    db: { f: (a, b, _, dy) => share(-b, -a, dy), wgsl: 'share(-b, -a, dy)' },
-    helpers: SHARE,
-    integers: { wgsl: 'min(a, b)' },
-  },
-  remainder: {
-    f: remainderOf,
-    wgsl: 'remainder_(a, b)',
-    da: 1,
-    db: {
-      f: (a, b, _y, dy) => -dy * Math.round((a - remainderOf(a, b)) / b),
-      wgsl: '-dy * round((a - remainder_(a, b)) / b)',
-    },
-    helpers: remainderWgsl,
-    integers: { wgsl: remainderOfIntegers },
-  },
-  pow: {
-    f: power,
-    wgsl: 'pow_(a, b)',
-    da: { f: (a, b, _, dy) => (b === 0 ? 0 : dy * b * power(a, b - 1)), wgsl: 'pow_da(a, b, dy)' },
-    db: { f: (a, b, _, dy) => (a === 0 && b >= 0 ? 0 : dy * power(a, b) * Math.log(a)), wgsl: 'pow_db(a, b, dy)' },
-    helpers: powWgsl,
-  },
-} satisfies Record<string, BinaryRow>;
-
-export type BinaryName = keyof typeof ROWS;
-/** The names of all elementwise functions of two arguments. */
-export const binaryNames = Object.keys(ROWS) as BinaryName[];
-
-function binaryOp(name: BinaryName, row: BinaryRow): Op<object, 'a' | 'b', 'y'> {
+/**
+ * The elementwise function of torch's name, of two tensors that broadcast as torch has it: floats → their dtype, f32 where
+ * they differ. All but pow take whole numbers of one dtype too, which wrap around.
+ */
+function binary(name: string, row: BinaryRow): (a: Tensor, b: Tensor) => Tensor {
   const { da, db, helpers, integers } = row;
   const partial = (slope: Slope | number) => (typeof slope === 'number' ? slope : { ...slope, f: () => slope.f });
-  return defineDifferentiable<object, 'a' | 'b'>({
+  const op = defineDifferentiable<object, 'a' | 'b'>({
     name,
     inputs: ['a', 'b'],
     result(inputs) {
@@ -111,10 +56,11 @@ function binaryOp(name: BinaryName, row: BinaryRow): Op<object, 'a' | 'b', 'y'> 
     wasm: ({ a, b }, y, _, { k }) => hasBinaryKernel(name) && binaryOnWasm(k, name, a, b, y),
     wasmBackward: (read, made, _, { k }) => partialsOnWasm(name, read, made, k),
   });
+  return (a, b) => apply(op, { a, b }, {}).y;
 }
 
 /** The partials of mul and div by C kernels. */
-function partialsOnWasm(name: BinaryName, { a, b, dy }: Each<Slot>, { da, db }: Each<Slot>, k: WasmPlanner['k']): boolean {
+function partialsOnWasm(name: string, { a, b, dy }: Each<Slot>, { da, db }: Each<Slot>, k: WasmPlanner['k']): boolean {
   switch (name) {
     case 'mul':
       return (!da || binaryOnWasm(k, 'mul', dy, b, da)) && (!db || binaryOnWasm(k, 'mul', dy, a, db));
@@ -131,28 +77,63 @@ function partialsOnWasm(name: BinaryName, { a, b, dy }: Each<Slot>, { da, db }: 
   }
 }
 
-/** The op objects, by torch's names. */
-const OPS = /* @__PURE__ */ Object.fromEntries(binaryNames.map((name) => [name, binaryOp(name, ROWS[name])]));
+export const add = binary('add', { f: (a, b) => a + b, wgsl: 'a + b', da: 1, db: 1, integers: {} });
+export const sub = binary('sub', { f: (a, b) => a - b, wgsl: 'a - b', da: 1, db: -1, integers: {} });
 
-/**
- * Applies the elementwise function of that name to two tensors that broadcast as torch has it: floats → their dtype, f32
- * where they differ. All but pow take whole numbers of one dtype too, which wrap around.
- */
-export function binary(name: BinaryName, a: Tensor, b: Tensor): Tensor {
-  expectOneOf('binary', 'name', name, ...binaryNames);
-  return apply(OPS[name], { a, b }, {}).y;
-}
+export const mul = binary('mul', {
+  f: (a, b) => a * b,
+  wgsl: 'a * b',
+  da: { f: (_a, b, _y, dy) => dy * b, wgsl: 'dy * b' },
+  db: { f: (a, _b, _y, dy) => dy * a, wgsl: 'dy * a' },
+  integers: { f: Math.imul },
+});
 
-const bind = (name: BinaryName) => (a: Tensor, b: Tensor) => binary(name, a, b);
-export const add = bind('add');
-export const sub = bind('sub');
-export const mul = bind('mul');
 /** a/b; of whole numbers too as f32. */
-export const div = bind('div');
+export const div = binary('div', {
+  f: (a, b) => a / b,
+  wgsl: 'a / b',
+  da: { f: (_a, b, _y, dy) => dy / b, wgsl: 'dy / b' },
+  db: { f: (a, b, _, dy) => -dy * (a / b / b), wgsl: '-dy * (a / b / b)' },
+  integers: { f: (a, b) => Math.fround(a) / Math.fround(b), wgsl: 'f32(a) / f32(b)' },
+});
+
 /** The larger of a and b; where they are equal each gets half the gradient. */
-export const maximum = bind('maximum');
+export const maximum = binary('maximum', {
+  f: Math.max,
+  wgsl: 'max_(a, b)',
+  da: { f: (a, b, _, dy) => share(a, b, dy), wgsl: 'share(a, b, dy)' },
+  db: { f: (a, b, _, dy) => share(b, a, dy), wgsl: 'share(b, a, dy)' },
+  helpers: SHARE,
+  integers: { wgsl: 'max(a, b)' },
+});
+
 /** The smaller of a and b; where they are equal each gets half the gradient. */
-export const minimum = bind('minimum');
+export const minimum = binary('minimum', {
+  f: Math.min,
+  wgsl: 'min_(a, b)',
+  da: { f: (a, b, _, dy) => share(-a, -b, dy), wgsl: 'share(-a, -b, dy)' },
+  db: { f: (a, b, _, dy) => share(-b, -a, dy), wgsl: 'share(-b, -a, dy)' },
+  helpers: SHARE,
+  integers: { wgsl: 'min(a, b)' },
+});
+
 /** What is left of a by whole multiples of b, exactly, with the sign of b. Of whole numbers, 0 where b is 0. */
-export const remainder = bind('remainder');
-export const pow = bind('pow');
+export const remainder = binary('remainder', {
+  f: remainderOf,
+  wgsl: 'remainder_(a, b)',
+  da: 1,
+  db: {
+    f: (a, b, _y, dy) => -dy * Math.round((a - remainderOf(a, b)) / b),
+    wgsl: '-dy * round((a - remainder_(a, b)) / b)',
+  },
+  helpers: remainderWgsl,
+  integers: { wgsl: remainderOfIntegers },
+});
+
+export const pow = binary('pow', {
+  f: power,
+  wgsl: 'pow_(a, b)',
+  da: { f: (a, b, _, dy) => (b === 0 ? 0 : dy * b * power(a, b - 1)), wgsl: 'pow_da(a, b, dy)' },
+  db: { f: (a, b, _, dy) => (a === 0 && b >= 0 ? 0 : dy * power(a, b) * Math.log(a)), wgsl: 'pow_db(a, b, dy)' },
+  helpers: powWgsl,
+});

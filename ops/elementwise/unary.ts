@@ -1,8 +1,6 @@
 import { apply } from '../../engine/apply.ts';
-import { expectOneOf } from '../../engine/arguments.ts';
 import type { Address, WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { FLOATS } from '../../engine/dtype.ts';
-import type { Op } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { ratioWgsl } from '../common/squares.ts';
 import { INTEGERS, promote, type Row, type Value, valuesOf } from './define.ts';
@@ -74,136 +72,17 @@ fn tanh_softplus(x: f32) -> f32 {
 }
 `;
 
-const ROWS = {
-  neg: { f: (x) => -x, wgsl: '-x', df: -1, integers: { wgsl: '0 - x' } },
-  // At NaN torch has 0.
-  abs: {
-    f: Math.abs,
-    df: signOf,
-    wgsl: 'abs(x)',
-    dwgsl: 'sign_(x)',
-    helpers: nanWgsl,
-    integers: { wgsl: 'abs(x)' },
-  },
-  exp: { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' },
-  sin: { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: trigWgsl },
-  cos: { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos_(x)', dwgsl: '-sin_(x)', helpers: trigWgsl },
-  log: { f: Math.log, df: (x) => 1 / x, wgsl: 'log_(x)', dwgsl: '1.0 / x', helpers: logWgsl },
-  sqrt: { f: Math.sqrt, df: (_, y) => 0.5 / y, wgsl: 'sqrt(x)', dwgsl: '0.5 / y' },
-  rsqrt: {
-    f: (x) => 1 / Math.sqrt(x),
-    df: (x, y) => (-0.5 * y) / x,
-    wgsl: '1.0 / sqrt(x)',
-    dwgsl: '-0.5 * y / x',
-  },
-  reciprocal: { f: (x) => 1 / x, df: (_, y) => -y * y, wgsl: '1.0 / x', dwgsl: '-y * y' },
-  square: { f: (x) => x * x, df: (x) => 2 * x, wgsl: 'x * x', dwgsl: '2.0 * x', integers: { f: (x) => Math.imul(x, x) } },
-  tanh: { f: Math.tanh, df: (_, y) => 1 - y * y, wgsl: 'tanh_(x)', dwgsl: '1.0 - y * y', helpers: TANH },
-  sigmoid: {
-    f: sigmoidOf,
-    df: (_, y) => y * (1 - y),
-    wgsl: 'sigmoid_(x)',
-    dwgsl: 'y * (1.0 - y)',
-    helpers: SIGMOID,
-  },
-  relu: {
-    f: (x) => Math.max(x, 0),
-    df: (x) => (x <= 0 ? 0 : 1),
-    wgsl: 'max_(x, 0.0)',
-    dwgsl: 'select(0.0, 1.0, x > 0.0 || is_nan(x))',
-    helpers: nanWgsl,
-    integers: { wgsl: 'max(x, 0)' },
-  },
-  silu: {
-    f: (x) => x * sigmoidOf(x),
-    df: (x) => sigmoidOf(x) * (1 + x * (1 - sigmoidOf(x))),
-    wgsl: 'x * sigmoid_(x)',
-    dwgsl: 'sigmoid_(x) * (1.0 + x * (1.0 - sigmoid_(x)))',
-    helpers: SIGMOID,
-  },
-  softplus: {
-    f: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
-    df: sigmoidOf,
-    wgsl: 'softplus_(x)',
-    dwgsl: 'sigmoid_(x)',
-    helpers: `${SIGMOID}${logWgsl}
-fn softplus_(x: f32) -> f32 { return max(x, 0.0) + log_of_one_plus(exp(-abs(x))); }
-`,
-  },
-  erf: {
-    f: erfOf,
-    df: (x) => TWO_OVER_SQRT_PI * Math.exp(-x * x),
-    wgsl: 'erf_(x)',
-    dwgsl: `${TWO_OVER_SQRT_PI} * exp(-x * x)`,
-    helpers: erfWgsl,
-  },
-  gelu: {
-    f: (x) => x * normalCdf(x),
-    df: (x) => normalCdf(x) + x * INV_SQRT_2PI * Math.exp(-0.5 * x * x),
-    wgsl: 'x * normal_cdf(x)',
-    dwgsl: `normal_cdf(x) + x * ${INV_SQRT_2PI} * exp(-0.5 * x * x)`,
-    helpers: erfWgsl,
-  },
-  gelu_tanh: {
-    f: (x) => x * sigmoidOf(2 * geluInner(x)),
-    df: (x) => {
-      const c = Math.max(-100, Math.min(100, x));
-      const u = 2 * geluInner(c);
-      const s = sigmoidOf(u);
-      return s + 2 * c * s * sigmoidOf(-u) * SQRT_2_OVER_PI * (1 + 0.134145 * c * c);
-    },
-    wgsl: 'x * sigmoid_(gelu_twice(x))',
-    dwgsl: 'dgelu_tanh(x)',
-    helpers: GELU_TANH,
-  },
-  floor: { f: Math.floor, wgsl: 'floor(x)', df: 0 },
-  ceil: { f: Math.ceil, wgsl: 'ceil(x)', df: 0 },
-  round: { f: roundOf, wgsl: 'round(x)', df: 0 },
-  sign: {
-    f: signOf,
-    wgsl: 'sign_(x)',
-    df: 0,
-    helpers: nanWgsl,
-    integers: { wgsl: ({ x }) => `${x}(x > 0) - ${x}(x < 0)` },
-  },
-  softsign: {
-    f: (x) => x / (1 + Math.abs(x)),
-    df: (x) => 1 / (1 + Math.abs(x)) ** 2,
-    wgsl: 'ratio_of(x, 1.0 + abs(x))',
-    dwgsl: '1.0 / (1.0 + abs(x)) / (1.0 + abs(x))',
-    helpers: ratioWgsl,
-  },
-  mish: {
-    f: (x) => x * tanhSoftplus(x),
-    df: (x) => tanhSoftplus(x) + x * sigmoidOf(x) * (1 - tanhSoftplus(x) ** 2),
-    wgsl: 'x * tanh_softplus(x)',
-    dwgsl: 'tanh_softplus(x) + x * sigmoid_(x) * (1.0 - tanh_softplus(x) * tanh_softplus(x))',
-    helpers: MISH,
-  },
-  hardswish: {
-    f: (x) => x * (Math.min(Math.max(x + 3, 0), 6) / 6),
-    df: (x) => (x < -3 ? 0 : x <= 3 ? x / 3 + 0.5 : 1),
-    wgsl: 'x * (min_(max_(x + 3.0, 0.0), 6.0) / 6.0)',
-    dwgsl: 'select(select(1.0, x / 3.0 + 0.5, x <= 3.0), 0.0, x < -3.0)',
-    helpers: nanWgsl,
-  },
-} satisfies Record<string, UnaryRow>;
-
-export type UnaryName = keyof typeof ROWS;
-
-/** The names of all elementwise functions of one argument. */
-export const unaryNames = Object.keys(ROWS) as UnaryName[];
-
 type CUnary = (x: Address, y: Address, n: number) => void;
 type CUnaryBackward = (x: Address, y: Address, dy: Address, dx: Address, n: number) => void;
 
 /** A C kernel by name; undefined where there is none. */
 const kernel = <T>(k: WasmPlanner['k'], name: string) => (k as unknown as Readonly<Record<string, T | undefined>>)[name];
 
-function unaryOp(name: UnaryName, row: UnaryRow): Op<object, 'x', 'y'> {
+/** The elementwise function of torch's name: floats of any shape → the same shape and dtype. */
+function unary(name: string, row: UnaryRow): (x: Tensor) => Tensor {
   const { df, dwgsl, helpers, integers } = row;
   const slope = df as Value;
-  return defineDifferentiable<object, 'x'>({
+  const op = defineDifferentiable<object, 'x'>({
     name,
     inputs: ['x'],
     result: (inputs) => promote(name, inputs, ...FLOATS, ...(integers ? INTEGERS : [])),
@@ -224,52 +103,144 @@ function unaryOp(name: UnaryName, row: UnaryRow): Op<object, 'x', 'y'> {
       return call !== undefined;
     },
   });
+  return (x) => apply(op, { x }, {}).y;
 }
 
-/** The op objects, by torch's names. */
-const OPS = /* @__PURE__ */ Object.fromEntries(unaryNames.map((name) => [name, unaryOp(name, ROWS[name])]));
-
-/** Applies the elementwise function of that name: floats of any shape → the same shape and dtype. */
-export function unary(name: UnaryName, x: Tensor): Tensor {
-  expectOneOf('unary', 'name', name, ...unaryNames);
-  return apply(OPS[name], { x }, {}).y;
-}
-
-const bind = (name: UnaryName) => (x: Tensor) => unary(name, x);
 /** −x; whole numbers wrap around. */
-export const neg = bind('neg');
-export const abs = bind('abs');
-export const exp = bind('exp');
-export const sin = bind('sin');
-export const cos = bind('cos');
-export const log = bind('log');
-export const sqrt = bind('sqrt');
-export const rsqrt = bind('rsqrt');
-export const reciprocal = bind('reciprocal');
-export const square = bind('square');
-export const tanh = bind('tanh');
-export const sigmoid = bind('sigmoid');
-export const relu = bind('relu');
-/** x·sigmoid(x). */
-export const silu = bind('silu');
-/** log(1 + eˣ), exact for large |x|. */
-export const softplus = bind('softplus');
-export const erf = bind('erf');
-/** The exact GELU, by erf. */
-export const gelu = bind('gelu');
-/** GELU by tanh (Phi's `gelu_new`, SigLIP's `gelu_pytorch_tanh`). */
-export const geluTanh = bind('gelu_tanh');
-/** The greatest whole number that is not above x. Its gradient is 0, as that of `ceil`, `round` and `sign`. */
-export const floor = bind('floor');
-export const ceil = bind('ceil');
-/** The nearest whole number, of two equally near the even one. */
-export const round = bind('round');
-/** −1, 0 or 1; 0 of NaN. */
-export const sign = bind('sign');
-/** x/(1 + |x|). */
-export const softsign = bind('softsign');
-/** x·tanh(softplus(x)). */
-export const mish = bind('mish');
-/** x·min(max(x + 3, 0), 6)/6. */
-export const hardswish = bind('hardswish');
+export const neg = unary('neg', { f: (x) => -x, wgsl: '-x', df: -1, integers: { wgsl: '0 - x' } });
 
+// At NaN torch has 0.
+export const abs = unary('abs', {
+  f: Math.abs,
+  df: signOf,
+  wgsl: 'abs(x)',
+  dwgsl: 'sign_(x)',
+  helpers: nanWgsl,
+  integers: { wgsl: 'abs(x)' },
+});
+export const exp = unary('exp', { f: Math.exp, df: (_, y) => y, wgsl: 'exp(x)', dwgsl: 'y' });
+export const sin = unary('sin', { f: Math.sin, df: (x) => Math.cos(x), wgsl: 'sin_(x)', dwgsl: 'cos_(x)', helpers: trigWgsl });
+export const cos = unary('cos', { f: Math.cos, df: (x) => -Math.sin(x), wgsl: 'cos_(x)', dwgsl: '-sin_(x)', helpers: trigWgsl });
+export const log = unary('log', { f: Math.log, df: (x) => 1 / x, wgsl: 'log_(x)', dwgsl: '1.0 / x', helpers: logWgsl });
+export const sqrt = unary('sqrt', { f: Math.sqrt, df: (_, y) => 0.5 / y, wgsl: 'sqrt(x)', dwgsl: '0.5 / y' });
+
+export const rsqrt = unary('rsqrt', {
+  f: (x) => 1 / Math.sqrt(x),
+  df: (x, y) => (-0.5 * y) / x,
+  wgsl: '1.0 / sqrt(x)',
+  dwgsl: '-0.5 * y / x',
+});
+export const reciprocal = unary('reciprocal', { f: (x) => 1 / x, df: (_, y) => -y * y, wgsl: '1.0 / x', dwgsl: '-y * y' });
+export const square = unary('square', { f: (x) => x * x, df: (x) => 2 * x, wgsl: 'x * x', dwgsl: '2.0 * x', integers: { f: (x) => Math.imul(x, x) } });
+export const tanh = unary('tanh', { f: Math.tanh, df: (_, y) => 1 - y * y, wgsl: 'tanh_(x)', dwgsl: '1.0 - y * y', helpers: TANH });
+
+export const sigmoid = unary('sigmoid', {
+  f: sigmoidOf,
+  df: (_, y) => y * (1 - y),
+  wgsl: 'sigmoid_(x)',
+  dwgsl: 'y * (1.0 - y)',
+  helpers: SIGMOID,
+});
+
+export const relu = unary('relu', {
+  f: (x) => Math.max(x, 0),
+  df: (x) => (x <= 0 ? 0 : 1),
+  wgsl: 'max_(x, 0.0)',
+  dwgsl: 'select(0.0, 1.0, x > 0.0 || is_nan(x))',
+  helpers: nanWgsl,
+  integers: { wgsl: 'max(x, 0)' },
+});
+
+/** x·sigmoid(x). */
+export const silu = unary('silu', {
+  f: (x) => x * sigmoidOf(x),
+  df: (x) => sigmoidOf(x) * (1 + x * (1 - sigmoidOf(x))),
+  wgsl: 'x * sigmoid_(x)',
+  dwgsl: 'sigmoid_(x) * (1.0 + x * (1.0 - sigmoid_(x)))',
+  helpers: SIGMOID,
+});
+
+/** log(1 + eˣ), exact for large |x|. */
+export const softplus = unary('softplus', {
+  f: (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
+  df: sigmoidOf,
+  wgsl: 'softplus_(x)',
+  dwgsl: 'sigmoid_(x)',
+  helpers: `${SIGMOID}${logWgsl}
+fn softplus_(x: f32) -> f32 { return max(x, 0.0) + log_of_one_plus(exp(-abs(x))); }
+`,
+});
+
+export const erf = unary('erf', {
+  f: erfOf,
+  df: (x) => TWO_OVER_SQRT_PI * Math.exp(-x * x),
+  wgsl: 'erf_(x)',
+  dwgsl: `${TWO_OVER_SQRT_PI} * exp(-x * x)`,
+  helpers: erfWgsl,
+});
+
+/** The exact GELU, by erf. */
+export const gelu = unary('gelu', {
+  f: (x) => x * normalCdf(x),
+  df: (x) => normalCdf(x) + x * INV_SQRT_2PI * Math.exp(-0.5 * x * x),
+  wgsl: 'x * normal_cdf(x)',
+  dwgsl: `normal_cdf(x) + x * ${INV_SQRT_2PI} * exp(-0.5 * x * x)`,
+  helpers: erfWgsl,
+});
+
+/** GELU by tanh (Phi's `gelu_new`, SigLIP's `gelu_pytorch_tanh`). */
+export const geluTanh = unary('gelu_tanh', {
+  f: (x) => x * sigmoidOf(2 * geluInner(x)),
+  df: (x) => {
+    const c = Math.max(-100, Math.min(100, x));
+    const u = 2 * geluInner(c);
+    const s = sigmoidOf(u);
+    return s + 2 * c * s * sigmoidOf(-u) * SQRT_2_OVER_PI * (1 + 0.134145 * c * c);
+  },
+  wgsl: 'x * sigmoid_(gelu_twice(x))',
+  dwgsl: 'dgelu_tanh(x)',
+  helpers: GELU_TANH,
+});
+
+/** The greatest whole number that is not above x. Its gradient is 0, as that of `ceil`, `round` and `sign`. */
+export const floor = unary('floor', { f: Math.floor, wgsl: 'floor(x)', df: 0 });
+export const ceil = unary('ceil', { f: Math.ceil, wgsl: 'ceil(x)', df: 0 });
+
+/** The nearest whole number, of two equally near the even one. */
+export const round = unary('round', { f: roundOf, wgsl: 'round(x)', df: 0 });
+
+/** −1, 0 or 1; 0 of NaN. */
+export const sign = unary('sign', {
+  f: signOf,
+  wgsl: 'sign_(x)',
+  df: 0,
+  helpers: nanWgsl,
+  integers: { wgsl: ({ x }) => `${x}(x > 0) - ${x}(x < 0)` },
+});
+
+/** x/(1 + |x|). */
+export const softsign = unary('softsign', {
+  f: (x) => x / (1 + Math.abs(x)),
+  df: (x) => 1 / (1 + Math.abs(x)) ** 2,
+  wgsl: 'ratio_of(x, 1.0 + abs(x))',
+  dwgsl: '1.0 / (1.0 + abs(x)) / (1.0 + abs(x))',
+  helpers: ratioWgsl,
+});
+
+/** x·tanh(softplus(x)). */
+export const mish = unary('mish', {
+  f: (x) => x * tanhSoftplus(x),
+  df: (x) => tanhSoftplus(x) + x * sigmoidOf(x) * (1 - tanhSoftplus(x) ** 2),
+  wgsl: 'x * tanh_softplus(x)',
+  dwgsl: 'tanh_softplus(x) + x * sigmoid_(x) * (1.0 - tanh_softplus(x) * tanh_softplus(x))',
+  helpers: MISH,
+});
+
+/** x·min(max(x + 3, 0), 6)/6. */
+export const hardswish = unary('hardswish', {
+  f: (x) => x * (Math.min(Math.max(x + 3, 0), 6) / 6),
+  df: (x) => (x < -3 ? 0 : x <= 3 ? x / 3 + 0.5 : 1),
+  wgsl: 'x * (min_(max_(x + 3.0, 0.0), 6.0) / 6.0)',
+  dwgsl: 'select(select(1.0, x / 3.0 + 0.5, x <= 3.0), 0.0, x < -3.0)',
+  helpers: nanWgsl,
+});
