@@ -1,8 +1,8 @@
 import type { Backend } from '../engine/backend.ts';
-import { emptyParameters } from '../engine/module.ts';
-import { Random } from '../engine/random.ts';
 import { keep, scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
+import { emptyParameters } from '../models/nn/parameters.ts';
+import { Random } from '../models/nn/random.ts';
 import { parseConfig } from '../models/matvlm/config.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { prefill } from '../models/matvlm/generate.ts';

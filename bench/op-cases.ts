@@ -1,7 +1,6 @@
 import type { Backend } from '../engine/backend.ts';
 import { elements } from '../engine/backend.ts';
 import type { DType } from '../engine/dtype.ts';
-import { Random } from '../engine/random.ts';
 import { keep } from '../engine/scope.ts';
 import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
@@ -25,6 +24,7 @@ import {
   ssdScan,
   sum,
 } from '../ops/index.ts';
+import { Random } from '../models/nn/random.ts';
 
 /** What one call does at the least, in floating-point operations or in bytes read and written. */
 export interface Work {

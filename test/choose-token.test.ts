@@ -3,9 +3,9 @@ import * as assert from 'uvu/assert';
 import type { Backend } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
-import { Random } from '../engine/random.ts';
 import { fromData, type Tensor, update } from '../engine/tensor.ts';
 import { chooseToken_, increment_ } from '../ops/index.ts';
+import { Random } from '../models/nn/random.ts';
 import { closeBackend, openGpu } from './support/backends.ts';
 
 const gpu = await openGpu();

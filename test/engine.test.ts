@@ -4,12 +4,12 @@ import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import { ArgumentError, DisposedError, OutOfMemoryError, ShapeError } from '../engine/errors.ts';
 import { leakReport } from '../engine/leaks.ts';
-import { Parameters } from '../engine/module.ts';
 import { Profiler } from '../engine/profiler.ts';
 import { keep, scope } from '../engine/scope.ts';
 import { checkpoint, noGrad } from '../engine/tape.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
 import { add, backward, cast, copy_, linear, mul, reshape, sum, zeros } from '../ops/index.ts';
+import { Parameters } from '../models/nn/parameters.ts';
 
 const engine = suite('engine');
 const backend = new ReferenceBackend();

@@ -3,7 +3,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ConfigError, KernelError, MatvlmError } from '../engine/errors.ts';
 import { excerpt, quote } from '../engine/excerpt.ts';
-import { parseJson } from '../engine/json.ts';
+import { parseJson } from '../models/nn/json.ts';
 import { throws } from './support/expect.ts';
 
 const json = suite('untrusted JSON');

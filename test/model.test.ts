@@ -5,7 +5,6 @@ import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import { ArgumentError, ConfigError, DataError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
-import { Random } from '../engine/random.ts';
 import { noGrad } from '../engine/tape.ts';
 import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
@@ -31,6 +30,7 @@ import { Vlm } from '../models/matvlm/vlm.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
 import { add, backward, square, sum } from '../ops/index.ts';
+import { Random } from '../models/nn/random.ts';
 import { norm, relativeError } from './support/golden-types.ts';
 import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
 

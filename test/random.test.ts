@@ -1,7 +1,7 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError } from '../engine/errors.ts';
-import { Random } from '../engine/random.ts';
+import { Random } from '../models/nn/random.ts';
 
 const test = suite('Random');
 const many = (n: number, draw: () => number) => Array.from({ length: n }, draw);

@@ -25,6 +25,8 @@ export * from './train/loader.ts';
 export * from './train/loop.ts';
 export { type CacheSnapshot, DecoderCache, type LayerCache } from '../nn/cache.ts';
 export * from '../nn/optimiser.ts';
+export { emptyParameters, Parameters, type ParameterSource } from '../nn/parameters.ts';
+export { Random, type RandomState } from '../nn/random.ts';
 export * from '../nn/schedule.ts';
 export { type AskOptions, loadVlm, type OwnBackend, type Usage, Vlm } from './vlm.ts';
 export { branch, forwardVqa, uploadVqa, type VqaBatch } from './vqa-pass.ts';

@@ -1,5 +1,5 @@
 import { ConfigError } from '../../engine/errors.ts';
-import type { Random } from '../../engine/random.ts';
+import type { Random } from '../nn/random.ts';
 import { type MambaConfig, ssmLayers } from './config.ts';
 import type { AttentionWeights } from './families/family.ts';
 import { familyOf } from './families/index.ts';

@@ -1,8 +1,8 @@
 import type { Backend } from '../../engine/backend.ts';
-import { Parameters, type ParameterSource } from '../../engine/module.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { cat, embedding, indexSelect, reshape, slice, zeros } from '../../ops/index.ts';
+import { Parameters, type ParameterSource } from '../nn/parameters.ts';
 import { featureLayer, type MatvlmConfig } from './config.ts';
 import { Connector } from './layers/connector.ts';
 import { Decoder, type DecoderOutput, type PassOptions } from './layers/decoder.ts';

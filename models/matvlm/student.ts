@@ -1,5 +1,5 @@
 import { ArgumentError, ConfigError } from '../../engine/errors.ts';
-import type { Random } from '../../engine/random.ts';
+import type { Random } from '../nn/random.ts';
 import { type MatvlmConfig, mambaConfig } from './config.ts';
 import { type InitOptions, initialiseMixers } from './initialise.ts';
 import { MaTVLM } from './model.ts';

@@ -1,8 +1,8 @@
 import { type Capture, capture } from '../../engine/capture.ts';
-import { Random } from '../../engine/random.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { type ChoiceInputs, chooseToken_, fill } from '../../ops/index.ts';
+import { Random } from '../nn/random.ts';
 import type { DecoderCache } from '../nn/cache.ts';
 import type { SamplingOptions } from '../nn/sampling.ts';
 import type { Decoder } from './layers/decoder.ts';

@@ -1,6 +1,6 @@
-import type { Parameters } from '../../engine/module.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { layerNorm, linear } from '../../ops/index.ts';
+import type { Parameters } from './parameters.ts';
 
 /** y = x·Wᵀ + b; weight (out, in), bias (out). */
 export class Linear {

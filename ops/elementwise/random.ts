@@ -3,11 +3,17 @@ import { expectWhole } from '../../engine/arguments.ts';
 import type { Backend } from '../../engine/backend.ts';
 import { type DType, expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../../engine/op.ts';
-import { mix } from '../../engine/random.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { elementwise } from './kernel.ts';
 import { logWgsl } from './math.ts';
 import { trigWgsl } from './trig.ts';
+
+/** A bijection of 32-bit integers, given and taken as signed ones, that spreads every bit (Ellis, "lowbias32" family). */
+export function mix(z: number): number {
+  z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
+  z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
+  return z ^ (z >>> 15);
+}
 
 /** Two words that the seed (a whole number below 2⁵³) becomes. */
 export function keysOf(seed: number): [number, number] {

@@ -1,12 +1,12 @@
 import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
+import { emptyParameters } from '../../models/nn/parameters.ts';
+import { Random } from '../../models/nn/random.ts';
 import { type MatvlmConfig, mambaConfig, parseConfig } from '../../models/matvlm/config.ts';
 import { initialise } from '../../models/matvlm/initialise.ts';
 import { MaTVLM } from '../../models/matvlm/model.ts';
 import { finiteTensors, saveModel } from '../../models/matvlm/app/node/save-model.ts';
 import { tinyConfig } from '../../models/matvlm/presets.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../../models/matvlm/data/word-tokenizer.ts';
-import { emptyParameters } from '../../engine/module.ts';
-import { Random } from '../../engine/random.ts';
 import { tokenizer } from './tiny-model.ts';
 
 /** The small preset's shape with fewer layers, to load and answer in a moment. */

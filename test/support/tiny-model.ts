@@ -1,6 +1,6 @@
 import type { Backend } from '../../engine/backend.ts';
-import { emptyParameters } from '../../engine/module.ts';
-import { Random } from '../../engine/random.ts';
+import { emptyParameters } from '../../models/nn/parameters.ts';
+import { Random } from '../../models/nn/random.ts';
 import { type MatvlmConfig, mambaConfig, parseConfig } from '../../models/matvlm/config.ts';
 import { initialise, initialiseMixers } from '../../models/matvlm/initialise.ts';
 import { MaTVLM } from '../../models/matvlm/model.ts';

@@ -4,7 +4,7 @@
  */
 import * as v from 'valibot';
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
-import { parseJson } from '../../../engine/json.ts';
+import { parseJson } from '../../nn/json.ts';
 import type { RgbImage } from '../../nn/image/image.ts';
 import type { Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';
 

@@ -1,6 +1,6 @@
 import type * as v from 'valibot';
-import type { Parameters } from '../../../engine/module.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
+import type { Parameters } from '../../nn/parameters.ts';
 import type { Rotary, TextConfig } from './text-config.ts';
 
 /** The names of an attention layer's weights, and which of them have biases. */

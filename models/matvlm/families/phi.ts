@@ -1,7 +1,7 @@
 import * as v from 'valibot';
-import type { Parameters } from '../../../engine/module.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { add, geluTanh } from '../../../ops/index.ts';
+import type { Parameters } from '../../nn/parameters.ts';
 import { LayerNorm, Linear } from '../../nn/layers.ts';
 import type { Block, DecoderFamily } from './family.ts';
 import { decoderFields, positive } from './text-config.ts';

@@ -1,6 +1,6 @@
-import type { Parameters } from '../../../engine/module.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { attention, cat, reshape, rope } from '../../../ops/index.ts';
+import type { Parameters } from '../../nn/parameters.ts';
 import type { AttentionWeights } from '../families/family.ts';
 import { kvHeads, rotaryDim, type TextConfig } from '../families/text-config.ts';
 import { KeyValueCache } from '../../nn/cache.ts';

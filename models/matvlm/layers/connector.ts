@@ -1,7 +1,7 @@
-import type { Parameters } from '../../../engine/module.ts';
 import { scope } from '../../../engine/scope.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { gelu } from '../../../ops/index.ts';
+import type { Parameters } from '../../nn/parameters.ts';
 import { Linear } from '../../nn/layers.ts';
 
 /** `mlp2x_gelu`: two linear layers with an exact GELU between, from the tower's width to the decoder's. */

@@ -1,9 +1,9 @@
-import type { Parameters } from '../../../engine/module.ts';
-import type { Random } from '../../../engine/random.ts';
 import { scope } from '../../../engine/scope.ts';
 import { checkpoint, gradEnabled } from '../../../engine/tape.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { add, dropout, embedding, indexSelect, reshape, slice } from '../../../ops/index.ts';
+import type { Parameters } from '../../nn/parameters.ts';
+import type { Random } from '../../nn/random.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
 import { DecoderCache } from '../../nn/cache.ts';
 import { Linear } from '../../nn/layers.ts';

@@ -1,4 +1,3 @@
-import type { Parameters } from '../../../engine/module.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import {
   cat,
@@ -13,6 +12,7 @@ import {
   ssdStep_,
   zeros,
 } from '../../../ops/index.ts';
+import type { Parameters } from '../../nn/parameters.ts';
 import type { MambaConfig } from '../config.ts';
 import { RecurrentCache } from '../../nn/cache.ts';
 import { Linear } from '../../nn/layers.ts';

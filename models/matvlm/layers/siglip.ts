@@ -1,7 +1,7 @@
-import type { Parameters } from '../../../engine/module.ts';
 import { scope } from '../../../engine/scope.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { add, attention, conv2d, geluTanh, permute, reshape } from '../../../ops/index.ts';
+import type { Parameters } from '../../nn/parameters.ts';
 import type { VisionConfig } from '../config.ts';
 import { LayerNorm, Linear } from '../../nn/layers.ts';
 

@@ -1,5 +1,5 @@
 import { ArgumentError, DataError } from '../../../engine/errors.ts';
-import { Random } from '../../../engine/random.ts';
+import { Random } from '../../nn/random.ts';
 import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
 import { ImageCache } from '../../nn/image/cache.ts';
 import type { RgbImage } from '../../nn/image/image.ts';

@@ -1,8 +1,8 @@
 import { CheckpointError, NumericError } from '../../../engine/errors.ts';
-import { Random } from '../../../engine/random.ts';
 import { scope } from '../../../engine/scope.ts';
 import { scalar, type Tensor } from '../../../engine/tensor.ts';
 import { add, backward } from '../../../ops/index.ts';
+import { Random } from '../../nn/random.ts';
 import { distillVqa, type LossParts, setTrainable, vqaLoss } from '../distill.ts';
 import type { PassOptions } from '../layers/decoder.ts';
 import { type LossOptions, type Share, sharesOf } from '../losses.ts';

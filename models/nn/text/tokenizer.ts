@@ -1,6 +1,6 @@
 import { ArgumentError, TokenizerError } from '../../../engine/errors.ts';
 import { excerpt } from '../../../engine/excerpt.ts';
-import { parseJson } from '../../../engine/json.ts';
+import { parseJson } from '../json.ts';
 import { AddedTokens } from './tokenizer/added-tokens.ts';
 import { makeDecoder, type TextSink } from './tokenizer/decoders.ts';
 import { Effort } from './tokenizer/effort.ts';

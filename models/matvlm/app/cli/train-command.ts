@@ -1,9 +1,9 @@
 import { basename, dirname } from 'node:path';
-import { emptyParameters } from '../../../../engine/module.ts';
 import { diskFolder } from '../../../../engine/node/index.ts';
-import { Random } from '../../../../engine/random.ts';
 import { filesFolder } from '../../../../engine/safetensors/index.ts';
 import { ConfigError } from '../../../../engine/errors.ts';
+import { emptyParameters } from '../../../nn/parameters.ts';
+import { Random } from '../../../nn/random.ts';
 import { type MatvlmConfig, parseConfig } from '../../config.ts';
 import type { VqaDataset } from '../../data/dataset.ts';
 import { initialise } from '../../initialise.ts';

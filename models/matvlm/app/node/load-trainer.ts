@@ -3,10 +3,10 @@ import * as v from 'valibot';
 import { CheckpointError } from '../../../../engine/errors.ts';
 import { diskFolder, readFileWithin } from '../../../../engine/node/index.ts';
 import { cut, quote } from '../../../../engine/excerpt.ts';
-import { parseJson } from '../../../../engine/json.ts';
 import { Checkpoint } from '../../../../engine/safetensors/index.ts';
 import type { Tensor } from '../../../../engine/tensor.ts';
 import { sameShape, show } from '../../../../ops/common/shapes.ts';
+import { parseJson } from '../../../nn/json.ts';
 import type { TrainerSnapshot } from '../../train/loop.ts';
 
 /** Largest file of a trainer's state that is read. */

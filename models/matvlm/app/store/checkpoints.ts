@@ -1,10 +1,10 @@
 import { join, resolve } from 'node:path';
 import { CheckpointError } from '../../../../engine/errors.ts';
-import { parseJson } from '../../../../engine/json.ts';
 import { Checkpoint } from '../../../../engine/safetensors/checkpoint.ts';
 import { SafetensorsFile } from '../../../../engine/safetensors/file.ts';
 import { diskFolder, fileSource } from '../../../../engine/node/source.ts';
 import { systemError } from '../../../../engine/node/system.ts';
+import { parseJson } from '../../../nn/json.ts';
 import { isCompleteFolder, readAll, removeFolderAtomic } from './atomic.ts';
 import { disk } from './files.ts';
 import type { FileSystem } from './files.ts';

@@ -1,4 +1,5 @@
-import { expectWhole } from './arguments.ts';
+import { expectWhole } from '../../engine/arguments.ts';
+import { mix } from '../../ops/elementwise/random.ts';
 
 /** Everything a generator is; plain JSON, so that a training run can be resumed exactly. */
 export interface RandomState {
@@ -10,13 +11,6 @@ export interface RandomState {
 type Words = [number, number, number, number];
 
 const rotate = (x: number, k: number) => (x << k) | (x >>> (32 - k));
-
-/** A bijection of 32-bit integers, given and taken as signed ones, that spreads every bit (Ellis, "lowbias32" family). */
-export function mix(z: number): number {
-  z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
-  z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-  return z ^ (z >>> 15);
-}
 
 /** splitmix32: four words of a 32-bit seed that are never all zero. */
 function spread(seed: number): Words {

@@ -1,7 +1,7 @@
-import type { Backend } from './backend.ts';
-import { ConfigError } from './errors.ts';
-import { quote } from './excerpt.ts';
-import { empty, type Tensor } from './tensor.ts';
+import type { Backend } from '../../engine/backend.ts';
+import { ConfigError } from '../../engine/errors.ts';
+import { quote } from '../../engine/excerpt.ts';
+import { empty, type Tensor } from '../../engine/tensor.ts';
 
 /** Gives the tensor of a parameter when a module asks for it by its full name. */
 export type ParameterSource = (name: string, shape: readonly number[]) => Tensor;

@@ -1,4 +1,4 @@
-import type { MatvlmError } from './errors.ts';
+import type { MatvlmError } from '../../engine/errors.ts';
 
 /** Deepest nesting of any file that is read: no real one comes near, and code that walks it must not run out of stack. */
 const DEPTH_LIMIT = 100;
