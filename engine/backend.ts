@@ -77,6 +77,11 @@ export interface Backend<B = unknown, P = unknown> {
   dispose(): void;
 }
 
+/** Shape and dtype alone, of what may be more. */
+export function specOf(spec: Spec | undefined): Spec | undefined {
+  return spec && { shape: spec.shape, dtype: spec.dtype };
+}
+
 export function elements(shape: readonly number[]): number {
   let size = 1;
   for (const d of shape) size *= d;

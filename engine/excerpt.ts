@@ -8,6 +8,12 @@ export function quote(text: string): string {
   return JSON.stringify(cut(text, ROOM));
 }
 
+/** The first names of a list, for messages. */
+export function listNames(names: readonly string[], most = 8): string {
+  const shown = names.slice(0, most).map(quote);
+  return names.length > most ? `${shown.join(', ')} and ${names.length - most} more` : shown.join(', ');
+}
+
 /**
  * Any value of a JSON file as error messages show it, in at most some 120 characters, however large it is and however
  * deep it nests.

@@ -1,4 +1,4 @@
-import { type Backend, elements, type Spec } from './backend.ts';
+import { type Backend, elements, type Spec, specOf } from './backend.ts';
 import { expectSpec } from './dtype.ts';
 import { ShapeError } from './errors.ts';
 import type { AnyOp } from './op.ts';
@@ -82,10 +82,6 @@ export function slotsOf(inputs: readonly (Spec | undefined)[], outputs: readonly
   const slot = (spec: Spec | undefined, i: number): Slot | undefined =>
     spec && { shape: spec.shape, dtype: spec.dtype, size: elements(spec.shape), slot: i };
   return { inputs: inputs.map(slot), outputs: outputs.map((spec, i) => slot(spec, inputs.length + i)) };
-}
-
-function specOf(spec: Spec | undefined): Spec | undefined {
-  return spec && { shape: spec.shape, dtype: spec.dtype };
 }
 
 /** Whether a plan is for these specs and attributes. */

@@ -1,4 +1,4 @@
-import type { Spec } from './backend.ts';
+import { type Spec, specOf } from './backend.ts';
 import { isFloat } from './dtype.ts';
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from './errors.ts';
 import type { AnyOp } from './op.ts';
@@ -19,6 +19,8 @@ interface Saved {
   readonly spec: Spec;
   readonly name: string | null;
 }
+
+type Tensors = readonly (Tensor | undefined)[];
 
 /** How a node turns gradients of its outputs into gradients of its inputs. */
 type Pullback = (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null | undefined)[];
@@ -132,7 +134,7 @@ function save(tensor: Tensor): Saved {
 }
 
 /** What backward of an op reads, of those that are there. */
-function savedOf(op: AnyOp, inputs: readonly (Tensor | undefined)[], outputs: readonly (Tensor | undefined)[]) {
+function savedOf(op: AnyOp, inputs: Tensors, outputs: Tensors): ReadonlyMap<string, Saved> {
   if (op.saves.length === 0) return NOTHING;
   const saved = new Map<string, Saved>();
   const own = op.takes.names.length;
@@ -143,8 +145,16 @@ function savedOf(op: AnyOp, inputs: readonly (Tensor | undefined)[], outputs: re
   return saved;
 }
 
-/** Integers have no gradient: what computes on them stays off the tape. */
-function attach(node: Node, outputs: readonly (Tensor | undefined)[]): void {
+/** Puts a node on the tape. Integers have no gradient: what computes on them stays off it. */
+function attach(
+  name: string,
+  inputs: Tensors,
+  outputs: Tensors,
+  saved: ReadonlyMap<string, Saved>,
+  pullback: Pullback,
+  takes?: Operands,
+): void {
+  const node = new Node(name, inputs.map(edgeOf), inputs.map(specOf), outputs.map(specOf), saved, pullback, takes);
   outputs.forEach((output, i) => {
     if (!output || !isFloat(output.dtype)) return;
     output.node = node;
@@ -164,12 +174,7 @@ function views(node: Node): object {
 }
 
 /** Puts an op that ran on the tape. */
-export function record(
-  op: AnyOp,
-  inputs: readonly (Tensor | undefined)[],
-  outputs: readonly (Tensor | undefined)[],
-  attrs: unknown,
-): void {
+export function record(op: AnyOp, inputs: Tensors, outputs: Tensors, attrs: unknown): void {
   const { takes, gives } = op;
   const pullback: Pullback = (node, grads) => {
     const context = {
@@ -181,21 +186,14 @@ export function record(
     };
     return takes.flat<Tensor | null>(op.backward!(context));
   };
-  const [edges, saved] = [inputs.map(edgeOf), savedOf(op, inputs, outputs)];
-  attach(new Node(op.name, edges, inputs.map(specOf), outputs.map(specOf), saved, pullback, takes), outputs);
+  attach(op.name, inputs, outputs, savedOf(op, inputs, outputs), pullback, takes);
 }
 
 /** Puts a view on the tape: `output` shares the storage of `input`, and `pullback` reshapes the gradient back. */
 export function recordAlias(name: string, input: Tensor, output: Tensor, pullback: (grad: Tensor) => Tensor): void {
-  const edge = gradEnabled() ? edgeOf(input) : null;
-  if (GRADIENTS && edge) {
-    const back: Pullback = (_, [grad]) => [pullback(grad!)];
-    attach(new Node(name, [edge], [specOf(input)], [specOf(output)], NOTHING, back), [output]);
+  if (GRADIENTS && input.requiresGrad && gradEnabled()) {
+    attach(name, [input], [output], NOTHING, (_, [grad]) => [pullback(grad!)]);
   }
-}
-
-function specOf(tensor: Tensor | undefined): Spec | undefined {
-  return tensor && { shape: tensor.shape, dtype: tensor.dtype };
 }
 
 /** Adds two gradients of one tensor; handed in, because the tape knows no op. */
@@ -328,14 +326,10 @@ function recomputed(
     });
     const again = replay(() => withGrad(() => body(leaves)));
     const used = again.flatMap((output, i) => (grads[i] && output.requiresGrad ? [i] : []));
-    backwardFrom(
-      used.map((i) => again[i]),
-      used.map((i) => grads[i]!),
-      accumulate,
-    );
+    backwardFrom(used.map((i) => again[i]), used.map((i) => grads[i]!), accumulate);
     return leaves.map((leaf) => leaf.grad?.detach() ?? null);
   };
   const saved = new Map(inputs.map((input, i) => [String(i), save(input)]));
-  attach(new Node('checkpoint', inputs.map(edgeOf), inputs.map(specOf), outputs.map(specOf), saved, pullback), outputs);
+  attach('checkpoint', inputs, outputs, saved, pullback);
   return outputs;
 }

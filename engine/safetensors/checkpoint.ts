@@ -3,7 +3,7 @@ import type { ArrayOf, ReadKind } from './convert.ts';
 import { SafetensorsFile } from './file.ts';
 import type { SafeEntry } from './format.ts';
 import { parseIndex } from './shards.ts';
-import { quote } from '../excerpt.ts';
+import { listNames, quote } from '../excerpt.ts';
 import { readWhole } from './source.ts';
 import type { FolderSource } from './source.ts';
 
@@ -118,8 +118,7 @@ function locate(files: ReadonlyMap<string, SafetensorsFile>): Map<string, Safete
   for (const file of files.values()) {
     for (const name of file.entries.keys()) {
       const other = where.get(name);
-      if (other)
-        throw new CheckpointError(`${file.name}: tensor ${quote(name)} is in ${other.name} too, expected once`);
+      if (other) throw new CheckpointError(`${file.name}: tensor ${quote(name)} is in ${other.name} too, expected once`);
       where.set(name, file);
     }
   }
@@ -136,15 +135,10 @@ function compare(
   const missing = [...index].filter(([name, shard]) => where.get(name) !== files.get(shard));
   const extra = [...where.keys()].filter((name) => !index.has(name));
   if (missing.length > 0) {
-    const names = some(missing.map(([name, shard]) => `${name} in ${shard}`));
+    const names = listNames(missing.map(([name, shard]) => `${name} in ${shard}`), 5);
     throw new CheckpointError(`${file}: weight_map names what is not there: ${names}`);
   }
-  if (extra.length > 0) throw new CheckpointError(`${file}: in a shard but not in weight_map: ${some(extra)}`);
-}
-
-function some(names: string[]): string {
-  const shown = names.slice(0, 5).map(quote).join(', ');
-  return names.length > 5 ? `${shown} and ${names.length - 5} more` : shown;
+  if (extra.length > 0) throw new CheckpointError(`${file}: in a shard but not in weight_map: ${listNames(extra, 5)}`);
 }
 
 async function closeAll(files: Iterable<SafetensorsFile>): Promise<void> {

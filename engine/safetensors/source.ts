@@ -21,25 +21,21 @@ export interface FolderSource {
 
 /** A source over bytes in memory. */
 export function bytesSource(name: string, bytes: Uint8Array): ByteSource {
-  return {
-    name,
-    size: async () => bytes.length,
-    read: async (offset, length) => {
-      expectRange(name, offset, length, bytes.length);
-      return bytes.slice(offset, offset + length);
-    },
-    close: async () => {},
-  };
+  return sliced(name, bytes.length, async (begin, end) => bytes.slice(begin, end));
 }
 
 /** A source over a Blob or a File that a user picked. */
 export function blobSource(name: string, blob: Blob): ByteSource {
+  return sliced(name, blob.size, async (begin, end) => new Uint8Array(await blob.slice(begin, end).arrayBuffer()));
+}
+
+function sliced(name: string, size: number, slice: (begin: number, end: number) => Promise<Uint8Array>): ByteSource {
   return {
     name,
-    size: async () => blob.size,
+    size: async () => size,
     read: async (offset, length) => {
-      expectRange(name, offset, length, blob.size);
-      const bytes = new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      expectRange(name, offset, length, size);
+      const bytes = await slice(offset, offset + length);
       if (bytes.length !== length) throw shortRead(name, offset, length, bytes.length);
       return bytes;
     },

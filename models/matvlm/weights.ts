@@ -1,9 +1,10 @@
 import type { Backend } from '../../engine/backend.ts';
 import { CheckpointError, ConfigError } from '../../engine/errors.ts';
+import { listNames } from '../../engine/excerpt.ts';
 import { type Checkpoint, type FolderSource, readWhole } from '../../engine/safetensors/index.ts';
 import { sameShape, show } from '../../ops/common/shapes.ts';
 import { parseJson } from '../nn/json.ts';
-import { emptyParameters, listNames, type ParameterSource } from '../nn/parameters.ts';
+import { emptyParameters, type ParameterSource } from '../nn/parameters.ts';
 import { type MatvlmConfig, parseConfig, withGeneration } from './config.ts';
 import { checkPreprocessor } from './config-keys.ts';
 import { MaTVLM } from './model.ts';

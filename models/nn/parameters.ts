@@ -1,6 +1,5 @@
 import type { Backend } from '../../engine/backend.ts';
 import { ConfigError } from '../../engine/errors.ts';
-import { quote } from '../../engine/excerpt.ts';
 import { empty, type Tensor } from '../../engine/tensor.ts';
 
 /** Gives the tensor of a parameter when a module asks for it by its full name. */
@@ -37,10 +36,4 @@ export class Parameters {
 /** Fresh, uninitialised parameters on a backend, to be filled by a checkpoint or an initialiser. */
 export function emptyParameters(backend: Backend): ParameterSource {
   return (_, shape) => empty(backend, shape);
-}
-
-/** The first names of a list, for messages. */
-export function listNames(names: readonly string[], most = 8): string {
-  const shown = names.slice(0, most).map(quote);
-  return names.length > most ? `${shown.join(', ')} and ${names.length - most} more` : shown.join(', ');
 }
