@@ -63,6 +63,24 @@ export function broadcastStrides(shape: readonly number[], target: readonly numb
   return target.map((_, i) => (i < offset || shape[i - offset] === 1 ? 0 : own[i - offset]));
 }
 
+/** Drops dims of size 1 and merges neighbours that every one of the sets of strides walks through without a jump. */
+export function mergeDims(
+  shape: readonly number[],
+  sets: readonly (readonly number[])[],
+): { readonly sizes: number[]; readonly strides: number[][] } {
+  const sizes: number[] = [];
+  const strides: number[][] = sets.map(() => []);
+  for (let d = 0; d < shape.length; d++) {
+    if (shape[d] === 1) continue;
+    const last = sizes.length - 1;
+    const merges = last >= 0 && sets.every((own, k) => strides[k][last] === own[d] * shape[d]);
+    if (merges) sizes[last] *= shape[d];
+    else sizes.push(shape[d]);
+    sets.forEach((own, k) => (strides[k][sizes.length - 1] = own[d]));
+  }
+  return { sizes, strides };
+}
+
 /** For every element of `target` in order, the index of the element of `shape` that is broadcast to it. */
 export function broadcastIndex(shape: readonly number[], target: readonly number[]): Int32Array {
   const step = broadcastStrides(shape, target);

@@ -1,22 +1,12 @@
 import { type Access, accessor } from '../../engine/access.ts';
-import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuCaps, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, byteLength, isPlain } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { broadcastStrides, show } from '../common/shapes.ts';
-
-/**
- * How an operand is read at output element i. A row repeats along leading dims (a bias), a column is stretched along
- * trailing ones (a factor per token); anything else goes through strides.
- */
-export const SAME = 0;
-export const ROW = 1;
-export const COLUMN = 2;
-export const SCALAR = 3;
-const STRIDED = 4;
+import { FLAT_MAIN, flatLaunch } from '../common/launch-kernel.ts';
+import { broadcastStrides, mergeDims, show } from '../common/shapes.ts';
 
 const MAX_RANK = 8;
-const WG = 256;
 
 /** What WGSL computes on, by operand: f32 for every format of floats, u32 for bool. */
 export type Types = Readonly<Record<string, Access['type']>>;
@@ -39,12 +29,13 @@ export interface ElementwiseKernel {
   readonly update?: boolean;
 }
 
-/** An operand that is read, and how. */
-interface Read extends Mode {
+/** An operand that is read. */
+interface Read {
   readonly name: string;
-  readonly slot: Slot;
   readonly access: Access;
-  /** Whether one access serves four neighbouring elements. */
+  /** Along the outputs' merged dims, 0 where it is stretched; 'same' where it lies as they do, 'one' for one element. */
+  readonly walk: 'same' | 'one' | readonly number[];
+  /** Whether an access serves four neighbouring elements. */
   readonly fourAtOnce: boolean;
 }
 
@@ -56,36 +47,36 @@ export function elementwise(kernel: ElementwiseKernel, caps: Pick<GpuCaps, 'f16'
   const { name, params = {}, reads: slots, writes } = kernel;
   const outputs = Object.values(writes);
   const { shape, size } = outputs[0];
-  const modes = Object.values(slots).map((slot) => modeOf(slot, shape, size));
-  const regular = (mode: Mode) => mode.kind !== STRIDED && mode.step % 4 === 0;
-  const wide = modes.every(regular) || outputs.some(({ dtype }) => !isPlain(dtype));
+  const { sizes, strides } = mergeDims(shape, Object.values(slots).map((slot) => broadcastStrides(slot.shape, shape)));
+  if (sizes.length > MAX_RANK) {
+    throw new ShapeError(`${show(shape)} broadcasts along more dimensions than ${MAX_RANK}; reshape or expand first`);
+  }
+  // Nothing that is stretched or repeated begins or ends within four elements that lie together.
+  const fours = sizes.length <= 1 || sizes[sizes.length - 1] % 4 === 0;
+  const wide = fours || outputs.some(({ dtype }) => !isPlain(dtype));
   const reads = Object.entries(slots).map(([name, slot], k): Read => {
-    return { ...modes[k], name, slot, access: accessOf(slot.dtype, caps), fourAtOnce: wide && regular(modes[k]) };
+    const walk = slot.size === size ? 'same' : slot.size === 1 ? 'one' : strides[k];
+    return { name, walk, access: accessOf(slot.dtype, caps), fourAtOnce: wide && (fours || typeof walk === 'string') };
   });
   const threads = wide ? Math.ceil(size / 4) : size;
-  const index = indexParams(reads, shape);
-  const given: Record<string, readonly [Scalar, number]> = { threads: ['u32', threads], ...params, ...index };
+  const given = { threads: ['u32', threads] as const, ...params, ...walkParams(reads, sizes, fours) };
   const bound = {
-    reads: Object.fromEntries(
-      reads.map(({ name, access, kind, fourAtOnce }) => [name, accessor(access, fourAtOnce && kind <= ROW)]),
-    ),
+    reads: Object.fromEntries(reads.map((read) => [read.name, accessor(read.access, inOnePiece(read))])),
     writes: Object.fromEntries(
       Object.entries(writes).map(([name, { dtype }]) => [name, accessor(accessOf(dtype, caps), wide)]),
     ),
   };
   const formats = [...Object.values(bound.reads), ...Object.values(bound.writes)].map(({ key }) => key);
-  const how = reads.map(({ kind, fourAtOnce }) => `${kind}${fourAtOnce ? 'v' : ''}`);
-  return {
-    shader: shader([name, ...formats, ...how].join('.'), () => ({
-      ...bound,
-      params: Object.fromEntries(Object.entries(given).map(([name, [type]]) => [name, type])),
-      constants: { WG },
-      code: code(kernel, reads, wide, caps),
-    })),
-    args: [...reads.map(({ slot }) => slot), ...outputs],
-    params: Object.values(given).map(([, value]) => value),
-    grid: grid1d(threads, WG),
-  };
+  const walks = reads.map(({ walk, fourAtOnce }) => {
+    return (typeof walk === 'string' ? walk : walk.map((stride) => Math.min(stride, 1)).join('')) + (fourAtOnce ? 'v' : '');
+  });
+  const made = shader([name, ...formats, ...walks].join('.'), () => ({
+    ...bound,
+    params: Object.fromEntries(Object.entries(given).map(([name, [type]]) => [name, type])),
+    code: code(kernel, reads, wide, caps),
+  }));
+  const args = [...Object.values(slots), ...outputs];
+  return flatLaunch(made, args, Object.values(given).map(([, value]) => value), threads);
 }
 
 /** A tensor of any dtype as the 32-bit words of its buffer. */
@@ -94,109 +85,50 @@ export function asWords(arg: Slot): Slot {
   return { slot: arg.slot, dtype: 'u32', size, shape: [size] };
 }
 
-/** `kind`; elements of a row or elements that share one of a column; elements of the column. */
-interface Mode {
-  readonly kind: number;
-  readonly step: number;
-  readonly count: number;
+/** Whether the four elements that an invocation needs of the operand lie together. */
+function inOnePiece({ walk, fourAtOnce }: Read): boolean {
+  return fourAtOnce && walk !== 'one' && (walk === 'same' || walk[walk.length - 1] === 1);
 }
 
-const MODE_SAME: Mode = { kind: SAME, step: 4, count: 0 };
-const MODE_SCALAR: Mode = { kind: SCALAR, step: 4, count: 0 };
-const MODE_STRIDED: Mode = { kind: STRIDED, step: 0, count: 0 };
-
-type Sized = Pick<Slot, 'shape' | 'size'>;
-
-/** How `arg` is read for an output of shape `target` with `size` elements. */
-export function modeOf(arg: Sized, target: readonly number[], size: number): Mode {
-  if (arg.size === size) return MODE_SAME;
-  if (arg.size === 1) return MODE_SCALAR;
-  const offset = target.length - arg.shape.length;
-  let last = arg.shape.length - 1;
-  while (arg.shape[last] === 1) last--;
-  let inner = 1;
-  for (let i = last + 1; i < arg.shape.length; i++) inner *= target[i + offset];
-  if (!matches(arg, target, last, offset)) return MODE_STRIDED;
-  return inner === 1 ? { kind: ROW, step: arg.size, count: 0 } : { kind: COLUMN, step: inner, count: arg.size };
-}
-
-/** Whether the dims of `arg` up to `last` are those of the target, but for leading ones. */
-function matches(arg: Sized, target: readonly number[], last: number, offset: number): boolean {
-  let i = last;
-  let rest = arg.size;
-  while (i >= 0 && rest > 1) {
-    if (arg.shape[i] !== target[i + offset]) return false;
-    rest /= arg.shape[i--];
+/** Sizes of the dims that operands are not simply read through, and their strides: in elements, or in fours. */
+function walkParams(reads: readonly Read[], sizes: readonly number[], fours: boolean) {
+  const params: Record<string, readonly ['u32', number]> = {};
+  const unit = fours ? 4 : 1;
+  const last = sizes.length - 1;
+  let below = 1;
+  for (let d = last; d >= 0; d--) {
+    const size = d === last ? sizes[d] / unit : sizes[d];
+    for (const read of reads) {
+      const stride = typeof read.walk === 'string' ? 0 : read.walk[d];
+      if (stride === 0) continue;
+      params[`size${d}`] = ['u32', size];
+      if (d === last) continue;
+      params[`below${d}`] = ['u32', below];
+      params[`${read.name}_stride${d}`] = ['u32', inOnePiece(read) ? stride / unit : stride];
+    }
+    below *= size;
   }
-  return true;
-}
-
-/** What the operands' places are computed from: steps in elements, or in fours where they are read so. */
-function indexParams(reads: readonly Read[], target: readonly number[]): Record<string, readonly [Scalar, number]> {
-  const params: Record<string, readonly [Scalar, number]> = {};
-  for (const { name, kind, step, count, fourAtOnce } of reads) {
-    if (kind === ROW || kind === COLUMN) params[`${name}_step`] = ['u32', fourAtOnce ? step / 4 : step];
-    if (kind === COLUMN) params[`${name}_count`] = ['u32', count];
-  }
-  const strided = reads.filter(({ kind }) => kind === STRIDED);
-  if (strided.length === 0) return params;
-  const { sizes, strides } = mergeDims(target, strided.map(({ slot }) => broadcastStrides(slot.shape, target)));
-  if (sizes.length > MAX_RANK) {
-    throw new ShapeError(`${show(target)} broadcasts along more dimensions than ${MAX_RANK}; reshape or expand first`);
-  }
-  const put = (prefix: string, values: readonly number[], filler: number) => {
-    const lead = MAX_RANK - values.length;
-    for (let k = 0; k < MAX_RANK; k++) params[prefix + k] = ['u32', k < lead ? filler : values[k - lead]];
-  };
-  strided.forEach(({ name }, k) => put(`${name}_stride`, strides[k], 0));
-  put('size', sizes, 1);
   return params;
 }
 
-/** Drops dims of size 1 and merges neighbours that every set of strides walks through without a jump. */
-function mergeDims(
-  shape: readonly number[],
-  strides: readonly (readonly number[])[],
-): { sizes: number[]; strides: number[][] } {
-  const sizes: number[] = [];
-  const merged: number[][] = strides.map(() => []);
-  for (let d = 0; d < shape.length; d++) {
-    if (shape[d] === 1) continue;
-    const top = sizes.length - 1;
-    if (top >= 0 && strides.every((own, k) => merged[k][top] === own[d] * shape[d])) {
-      sizes[top] *= shape[d];
-      strides.forEach((own, k) => (merged[k][top] = own[d]));
-    } else {
-      sizes.push(shape[d]);
-      strides.forEach((own, k) => merged[k].push(own[d]));
-    }
-  }
-  return { sizes, strides: merged };
-}
-
-const AXES = Array.from({ length: MAX_RANK }, (_, k) => k);
-
 /** WGSL: where the operand's element lies that belongs to element, or to the four, of that index. */
-function place({ name, kind }: Read, index: string): string {
-  switch (kind) {
-    case SAME:
-      return index;
-    case ROW:
-      return `${index} % params.${name}_step`;
-    case COLUMN:
-      return `(${index} / params.${name}_step) % params.${name}_count`;
-    case SCALAR:
-      return '0u';
-    default:
-      return `place_of_${name}(${index})`;
-  }
+function place({ name, walk }: Read, index: string): string {
+  if (typeof walk === 'string') return walk === 'same' ? index : '0u';
+  const last = walk.length - 1;
+  const terms = walk.map((stride, d) => {
+    const above = d === last ? index : `${index} / params.below${d}`;
+    const own = d === 0 ? above : `(${above}) % params.size${d}`;
+    return stride === 0 ? [] : [d === last ? own : `(${own}) * params.${name}_stride${d}`];
+  });
+  return terms.flat().join(' + ');
 }
 
 function load(read: Read, wide: boolean): string {
-  const { name, access, kind, fourAtOnce } = read;
-  const one = (index: string) => `load_${name}(${place(read, index)})`;
-  if (fourAtOnce) return kind <= ROW ? one('i') : `vec4<${access.type}>(${one('i')})`;
-  return wide ? `vec4<${access.type}>(${[0, 1, 2, 3].map((k) => one(`(4u * i + ${k}u)`)).join(', ')})` : one('i');
+  const vector = `vec4<${read.access.type}>`;
+  const one = (index: string) => `load_${read.name}(${place(read, index)})`;
+  if (inOnePiece(read) || !wide) return one('i');
+  if (read.fourAtOnce) return `${vector}(${one('i')})`;
+  return `${vector}(${[0, 1, 2, 3].map((k) => one(`(4u * i + ${k}u)`)).join(', ')})`;
 }
 
 function code(kernel: ElementwiseKernel, reads: readonly Read[], wide: boolean, caps: Pick<GpuCaps, 'f16'>): string {
@@ -221,32 +153,12 @@ function code(kernel: ElementwiseKernel, reads: readonly Read[], wide: boolean, 
     ...(update ? outputs : []).map((name) => `let ${name} = load_${name}(i);`),
     ...outputs.map((name) => `store_${name}(i, ${wide ? `vec4<${types[name]}>(${four(name)})` : call(name, 'i', '')});`),
   ];
-  return [helpers, ...functions, ...placesOf(reads), FLAT_INDEX, /* wgsl */ `
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
+  return [helpers, ...functions, /* wgsl */ `
+${FLAT_MAIN} {
   let i = flat_index(group, groups, local, WG);
   if (i >= params.threads) { return; }
   ${lines.join('\n  ')}
 }`].join('\n');
-}
-
-/** WGSL: coordinates in the merged dims, and for each strided operand its place from them. */
-function placesOf(reads: readonly Read[]): string[] {
-  const strided = reads.filter(({ kind }) => kind === STRIDED);
-  if (strided.length === 0) return [];
-  const digits = [...AXES].reverse().map((k) => `  at[${k}] = rest % params.size${k}; rest /= params.size${k};`);
-  return [/* wgsl */ `
-fn coordinates(i: u32) -> array<u32, ${MAX_RANK}> {
-  var at: array<u32, ${MAX_RANK}>;
-  var rest = i;
-${digits.join('\n')}
-  return at;
-}`, ...strided.map(({ name }) => /* wgsl */ `
-fn place_of_${name}(i: u32) -> u32 {
-  let at = coordinates(i);
-  return ${AXES.map((k) => `at[${k}] * params.${name}_stride${k}`).join(' + ')};
-}`)];
 }
 
 /** WGSL: whether a value is not 0; of f32 by the bits, because drivers may take a comparison with NaN for false. */

@@ -1,6 +1,6 @@
 import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { COLUMN, modeOf, ROW, SAME, SCALAR } from './kernel.ts';
+import { broadcastStrides, mergeDims } from '../common/shapes.ts';
 
 /** The functions of two operands that have C kernels, by the kernel of the same with the operands exchanged. */
 const EXCHANGED = {
@@ -22,19 +22,23 @@ type Calls = WasmPlanner['k'];
 
 /** y = a ∘ b where b broadcasts and a does not; false where b repeats in a way that no C kernel walks. */
 function second(k: Calls, name: BinaryKernel | 'rsub' | 'rdiv', a: Slot, b: Slot, y: Slot): boolean {
-  const { kind, step, count } = modeOf(b, y.shape, y.size);
-  switch (kind) {
-    case SAME:
+  const { sizes, strides: [walk] } = mergeDims(y.shape, [broadcastStrides(b.shape, y.shape)]);
+  const step = sizes[sizes.length - 1];
+  // Which dims b has, those merged that it has or has not together.
+  switch (walk.map((stride) => Math.min(stride, 1)).join('')) {
+    case '1':
       k[name](a, b, y, y.size);
       return true;
-    case SCALAR:
+    case '':
+    case '0':
       k[`${name}_cols`](a, b, y, 1, y.size);
       return true;
-    case ROW:
+    case '01':
       k[`${name}_rows`](a, b, y, y.size / step, step);
       return true;
-    case COLUMN:
-      for (let i = 0; i < y.size; i += step * count) k[`${name}_cols`](at(a, 4 * i), b, at(y, 4 * i), count, step);
+    case '10':
+    case '010':
+      for (let i = 0; i < y.size; i += step * b.size) k[`${name}_cols`](at(a, 4 * i), b, at(y, 4 * i), b.size, step);
       return true;
     default:
       return false;

@@ -6,7 +6,7 @@ import { ArgumentError } from '../../engine/errors.ts';
 import { type Bare, defineOp, type HostArg, type Named, type Op, type OpDefinition } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { FLAT_MAIN, flatLaunch } from '../common/launch-kernel.ts';
-import { show, strides as stridesOf } from '../common/shapes.ts';
+import { mergeDims, show, strides as stridesOf } from '../common/shapes.ts';
 
 /** Where elements lie in a tensor's memory, counted in elements: strides of 0 repeat, negative ones run backwards. */
 export interface View {
@@ -72,14 +72,8 @@ interface Loops {
  */
 function loopsOf({ shape, source, target, from, to, moved }: Copy<Spec & { readonly size: number }>): Loops {
   const [a, b] = [from, to].map((view) => view ?? { strides: stridesOf(shape), offset: 0 });
-  const dims: Loops['dims'][number][] = [];
-  shape.forEach((size, i) => {
-    if (size === 1) return;
-    const last = dims.at(-1);
-    const merges = last?.from === a.strides[i] * size && last.to === b.strides[i] * size;
-    if (merges) dims.pop();
-    dims.push({ size: merges ? last.size * size : size, from: a.strides[i], to: b.strides[i] });
-  });
+  const { sizes, strides: [froms, tos] } = mergeDims(shape, [a.strides, b.strides]);
+  const dims = sizes.map((size, i) => ({ size, from: froms[i], to: tos[i] }));
   if (dims.length === 0) dims.push({ size: 1, from: 1, to: 1 });
   const loops = { dims, from: a.offset, to: b.offset, step: moved?.step ?? 0 };
   const within = (side: 'from' | 'to', room: number) => {
