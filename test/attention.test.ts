@@ -1,17 +1,22 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
+import { type ElementDType, decoder, encoder, FLOATS } from '../engine/dtype.ts';
 import type { Backend } from '../engine/backend.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { add, attention, type AttentionOptions } from '../ops/index.ts';
-import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { add, attention, type AttentionOptions, cast } from '../ops/index.ts';
+import { assertNear, checkGradients, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
 const gpu = await openGpu();
 const wasm = await openBackend('wasm');
+const double = new ReferenceBackend({ double: true });
 const test = suite('attention');
+
+const inFormat = (dtype: ElementDType) => (x: number) => decoder(dtype)(encoder(dtype)(x));
 
 // Drivers on the CPU run rolled loops and take minutes to compile what GPUs run. This asks for that everywhere.
 if (process.env.MATVLM_TILED) Object.assign((gpu as unknown as { caps: object }).caps, { software: false });
@@ -45,15 +50,23 @@ test('a single head by hand: softmax(q·k/√d) v over the visible keys', async 
   }
 });
 
-/** o of q (L, H, D) on k and v (S, KV, D), causal and aligned to the end, in f64; 0 for what sees no key. */
-function causal(q: Float32Array, k: Float32Array, v: Float32Array, [L, H, KV, D]: readonly number[]): number[] {
+/**
+ * o of q (L, H, D) on k and v (S, KV, D) in f64: causal and aligned to the end, `added` to the scores; 0 for what sees
+ * no key.
+ */
+function byHand(
+  [q, k, v]: readonly ArrayLike<number>[],
+  [L, H, KV, D]: readonly number[],
+  added: (h: number, i: number, j: number) => number = () => 0,
+): number[] {
   const keys = k.length / (KV * D);
   return Array.from({ length: L * H }, (_, row) => {
-    const [i, kv] = [Math.floor(row / H), Math.floor((row % H) / (H / KV))];
-    const seen = Array.from({ length: Math.max(0, i + 1 + keys - L) }, (_, j) => (j * KV + kv) * D);
-    const dot = (at: number) => q.subarray(row * D, (row + 1) * D).reduce((sum, x, d) => sum + x * k[at + d], 0);
-    const p = softmaxRow(seen.map((at) => dot(at) / Math.sqrt(D)));
-    return Array.from({ length: D }, (_, d) => seen.reduce((sum, at, j) => sum + p[j] * v[at + d], 0));
+    const [i, h] = [Math.floor(row / H), row % H];
+    const at = (j: number) => (j * KV + Math.floor(h / (H / KV))) * D;
+    const dot = (j: number) => Array.from({ length: D }, (_, d) => q[row * D + d] * k[at(j) + d]).reduce((a, b) => a + b);
+    const scores = Array.from({ length: Math.max(0, i + 1 + keys - L) }, (_, j) => dot(j) / Math.sqrt(D) + added(h, i, j));
+    const p = softmaxRow(scores).map((x) => (Number.isNaN(x) ? 0 : x));
+    return Array.from({ length: D }, (_, d) => p.reduce((sum, x, j) => sum + x * v[at(j) + d], 0));
   }).flat();
 }
 
@@ -261,25 +274,72 @@ for (const [counts, length, room, [heads, kv, dim]] of CACHES) {
   test(`decoding ${length} on a cache with ${counts} of ${room} keys is attention over those alone`, async () => {
     const batch = Math.max(2, counts.length);
     const of = (b: number) => counts[Math.min(b, counts.length - 1)];
-    const queries = random(batch * length * heads * dim, 1);
-    const caches = [2, 3].map((seed) => random(batch * room * kv * dim, seed, 4));
-    for (let b = 0; b < batch; b++) {
-      for (const x of caches) x.subarray((b * room + of(b)) * kv * dim, (b + 1) * room * kv * dim).fill(NaN);
-    }
-    const each = length * heads * dim;
-    const want = Array.from({ length: batch }, (_, b) => {
-      const rows = caches.map((x) => x.subarray(b * room * kv * dim, (b * room + of(b)) * kv * dim));
-      return causal(queries.subarray(b * each, (b + 1) * each), rows[0], rows[1], [length, heads, kv, dim]);
-    });
-    for (const backend of [reference, gpu, wasm]) {
-      const q = fromData(backend, queries, [batch, length, heads, dim]);
-      const [k, v] = caches.map((data) => fromData(backend, data, [batch, room, kv, dim]));
-      const keyCount = fromData(backend, [...counts], [counts.length], 'i32');
-      const got = await attention(q, k, v, { causal: true, layout: 'blhd', keyCount }).data();
-      assertNear([got], [Float32Array.from(want.flat())], backend.kind, 1e-6);
+    const each = [length * heads * dim, room * kv * dim, room * kv * dim];
+    for (const dtype of FLOATS) {
+      const stored = each.map((n, i) => Array.from(random(batch * n, i + 1, 4), inFormat(dtype)));
+      const rows = (b: number) => stored.map((x, i) => x.slice(b * each[i], b * each[i] + (i ? of(b) * kv * dim : each[0])));
+      const want = Array.from({ length: batch }, (_, b) => byHand(rows(b), [length, heads, kv, dim])).flat();
+      for (let b = 0; b < batch; b++) {
+        for (const x of stored.slice(1)) x.fill(NaN, (b * room + of(b)) * kv * dim, (b + 1) * room * kv * dim);
+      }
+      for (const backend of [reference, gpu, wasm]) {
+        const [q, k, v] = stored.map((data, i) =>
+          fromData(backend, data, [batch, i ? room : length, i ? kv : heads, dim], dtype),
+        );
+        const keyCount = fromData(backend, [...counts], [counts.length], 'i32');
+        const o = attention(q, k, v, { causal: true, layout: 'blhd', keyCount });
+        assert.is(o.dtype, dtype);
+        const most = { f32: 1e-6, f16: 4e-4, bf16: 4e-3 }[dtype];
+        assertNear([await cast(o, 'f32').data()], [Float32Array.from(want)], `${backend.kind} ${dtype}`, most);
+      }
     }
   });
 }
+
+const MASKS: readonly (readonly number[])[] = [[2, 4, 5, 9], [1, 4, 5, 9], [2, 1, 5, 9], [1, 1, 5, 9], [2, 4, 1, 9], [1, 1, 1, 9], [2, 9]];
+
+for (const shape of MASKS) {
+  test(`a mask [${shape}] hides keys, or is added to the scores`, async () => {
+    const [batch, heads, kv, length, keys, dim] = [2, 4, 2, 5, 9, 6];
+    const sizes = [[batch, length, heads, dim], [batch, keys, kv, dim], [batch, keys, kv, dim]];
+    const inputs = sizes.map((s, i) => random(s.reduce((a, b) => a * b), i + 1, 4));
+    const noise = random(shape.reduce((a, b) => a * b), 4, 6);
+    // One in three keys is hidden, and for one row of the mask all are.
+    const hidden = noise.map((x, i) => (i < keys || x < -1 ? 1 : 0));
+    const [B, H, L] = shape.length === 4 ? shape : [batch, 1, 1];
+    const place = (b: number, h: number, i: number, j: number) =>
+      (((b % B) * H + (h % H)) * L + (i % L)) * keys + j;
+    for (const [dtype, data] of [
+      ['bool', hidden.map((x) => 1 - x)],
+      ['f32', noise.map((x, i) => (hidden[i] ? -Infinity : x))],
+      ['f32', noise.map((x, i) => (i < keys ? -3.4e38 : x))],
+    ] as const) {
+      const want = Array.from({ length: batch }, (_, b) => {
+        const rows = inputs.map((x) => x.subarray((b * x.length) / batch, ((b + 1) * x.length) / batch));
+        return byHand(rows, [length, heads, kv, dim], (h, i, j) => {
+          const at = data[place(b, h, i, j)];
+          return dtype === 'f32' ? at : at ? 0 : -Infinity;
+        });
+      });
+      const body = ([q, k, v]: Tensor[]) => [
+        attention(q, k, v, { causal: true, layout: 'blhd', mask: fromData(q.backend, data, shape, dtype) }),
+      ];
+      const given = inputs.map((data, i) => ({ data, shape: sizes[i] }));
+      const [, ...gradients] = await evaluate(reference, given, body);
+      for (const backend of [reference, gpu, wasm]) {
+        const label = `${backend.kind} ${dtype}`;
+        assertNear(await evaluate(backend, given, body), [Float32Array.from(want.flat()), ...gradients], label, 1e-5);
+      }
+    }
+  });
+}
+
+test('gradients under an added mask are the differences in f64', async () => {
+  const mask = Float64Array.of(0, -1, 2, 1.5, -Infinity, 0);
+  await checkGradients(double, [[1, 2, 2, 3], [1, 3, 1, 3], [1, 3, 1, 3]].map((shape) => ({ shape })), ([q, k, v]) => [
+    attention(q, k, v, { layout: 'blhd', mask: fromData(double, mask, [1, 1, 2, 3]) }),
+  ]);
+});
 
 test('shapes that do not fit are refused by name', () => {
   const t = (...shape: number[]) => fromData(reference, new Float32Array(shape.reduce((a, b) => a * b, 1)), shape);
@@ -288,7 +348,9 @@ test('shapes that do not fit are refused by name', () => {
   refused(() => attention(t(1, 3, 2, 4), t(1, 2, 2, 4), t(1, 2, 2, 4)), /k has shape \[1, 2, 2, 4\]/);
   refused(() => attention(t(1, 2, 2, 4), t(1, 2, 2, 4), t(1, 2, 3, 4)), /v has shape/);
   const [x, mask] = [t(1, 2, 2, 4), fromData(reference, [1], [1, 1], 'i32')];
-  refused(() => attention(x, x, x, { mask }), /mask/);
+  refused(() => attention(x, x, x, { mask }), /mask has shape \[1, 1\], expected \[1, 2\], or \[1, 2, 2, 2\] with 1/);
+  refused(() => attention(x, x, x, { mask: t(1, 2, 2, 1) }), /mask/);
+  refused(() => attention(x, x, x, { keyCount: fromData(reference, [1, 2], [2], 'i32') }), /keyCount has shape \[2\]/);
 });
 
 test.run();

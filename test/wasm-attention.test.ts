@@ -72,7 +72,7 @@ function check(m: Machine, c: AttentionCase, withGradients = true): void {
   const [qs, ks] = [strides(H, L, D, c.tokenMajor), strides(KV, S, D, c.tokenMajor)];
   const scale = 1 / Math.sqrt(D);
   const shape = [B, H, KV, L, S, D] as const;
-  const tail = [qs.head, qs.token, ks.head, ks.token, scale, +c.causal, scratch] as const;
+  const tail = [qs.head, qs.token, ks.head, ks.token, S, 0, 0, 0, scale, +c.causal, scratch] as const;
   e.attention(q, k, v, maskPointer, 0, 0, o, stats, ...shape, ...tail);
   const f = reference(c, scale);
   close(label, m.read(o, sizes[0]), f(...inputs.map((x) => Array.from(x))), 2e-5, 2e-6);
@@ -116,7 +116,7 @@ test('a count of keys is as a shorter cache, in every head', () => {
     const [whole, short, stats] = [m.out(H * 2 * D), m.out(H * 2 * D), m.out(H * 4)];
     const scratch = m.scratch(e.attention_scratch(2, D));
     const count = m.put(Int32Array.of(used));
-    const [qp, tail] = [m.put(q), [0.5, 1, scratch] as const];
+    const [qp, tail] = [m.put(q), [0, 0, 0, 0, 0.5, 1, scratch] as const];
     e.attention(qp, m.put(k), m.put(v), 0, count, 0, whole, stats, 1, H, H, 2, S, D, 2 * D, D, S * D, D, ...tail);
     e.attention(qp, m.put(cut(k)), m.put(cut(v)), 0, 0, 0, short, stats, 1, H, H, 2, used, D, 2 * D, D, used * D, D, ...tail);
     close('count', m.read(whole, H * 2 * D), m.read(short, H * 2 * D), 0, 0);
@@ -167,7 +167,7 @@ test('gradients past the blocks agree with a plain backward', () => {
     const [qp, kp, vp, dyp] = [q, k, v, dy].map((x) => m.put(x));
     const [o, stats, dq, dk, dv] = [L * D, 2 * L, L * D, S * D, S * D].map((n) => m.out(n));
     const scratch = m.scratch(e.attention_scratch(L, D));
-    const tail = [1, 1, 1, L, S, D, L * D, D, S * D, D, scale, 1, scratch] as const;
+    const tail = [1, 1, 1, L, S, D, L * D, D, S * D, D, 0, 0, 0, 0, scale, 1, scratch] as const;
     e.attention(qp, kp, vp, 0, 0, 0, o, stats, ...tail);
     e.attention_backward(qp, kp, vp, 0, o, stats, dyp, dq, 0, dv, ...tail);
     e.attention_backward(qp, kp, vp, 0, o, stats, dyp, 0, dk, 0, ...tail);

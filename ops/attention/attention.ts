@@ -1,10 +1,12 @@
 import { apply } from '../../engine/apply.ts';
+import { isFloat } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
+import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import type { HeadLayout } from './rope.ts';
 import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionSizes } from './shape.ts';
-import { checkAttention, countStep } from './shape.ts';
+import { checkAttention, countStep, maskSteps } from './shape.ts';
 import { backwardLaunches, forwardLaunches } from './variants.ts';
 
 /** What attention may be given beside q, k and v. */
@@ -15,7 +17,10 @@ export interface AttentionOptions {
   readonly scale?: number;
   /** Where heads and tokens are in q, k and v. Default 'bhld'. */
   readonly layout?: HeadLayout;
-  /** i32, u32 or bool (B, S): keys with 0 are not seen. */
+  /**
+   * (B, S), or (B, H, L, S) where each but S may be 1 for all. Integers and bool: keys with 0 are not seen. Floats are
+   * added to the scaled scores, as torch's attn_mask; the mask itself gets no gradient.
+   */
   readonly mask?: Tensor | null;
   /**
    * i32 [B], or [1] for all of the batch: how many of the first keys there are, n; none below 0, all above S. What
@@ -35,13 +40,19 @@ function walker(s: AttentionSizes, attrs: AttentionAttrs, { q, k, mask, keyCount
     b * s.kvHeads * s.keys * s.dim + Math.floor(h / group) * s.kHead + j * s.kToken;
   // Scores overflow where those of kernels do.
   const round = q.data instanceof Float64Array ? (x: number) => x : Math.fround;
-  const open = (b: number, j: number) => !mask || mask.data[b * s.keys + j] !== 0;
+  const [maskBatch, maskHead, maskToken] = maskSteps(mask, s);
+  const masking = (b: number, h: number, i: number, j: number) => mask!.data[b * maskBatch + h * maskHead + i * maskToken + j];
+  const added = mask !== undefined && isFloat(mask.dtype);
+  const open = (b: number, h: number, i: number, j: number) => !mask || added || masking(b, h, i, j) !== 0;
   return {
     query,
     key,
     open,
-    score: (b: number, h: number, i: number, j: number) =>
-      open(b, j) ? round(round(dot(q, query(b, h, i), k, key(b, h, j), s.dim)) * attrs.scale) : -Infinity,
+    score(b: number, h: number, i: number, j: number): number {
+      if (!open(b, h, i, j)) return -Infinity;
+      const scaled = round(round(dot(q, query(b, h, i), k, key(b, h, j), s.dim)) * attrs.scale);
+      return added ? round(scaled + masking(b, h, i, j)) : scaled;
+    },
     /** Keys that there are for token i: causal attention is aligned to the end. */
     end: (b: number, i: number) => (attrs.causal ? Math.max(0, i + 1 + keys(b) - s.length) : keys(b)),
   };
@@ -61,9 +72,9 @@ function forEachRow(s: AttentionSizes, body: (b: number, h: number, i: number, r
 }
 
 /** Sizes, strides and attributes in the order of the C kernels. */
-function wasmSizes(s: AttentionSizes, { scale, causal }: AttentionAttrs) {
-  const sizes = [s.batch, s.heads, s.kvHeads, s.length, s.keys, s.dim] as const;
-  return [...sizes, s.qHead, s.qToken, s.kHead, s.kToken, scale, Number(causal)] as const;
+function wasmSizes(s: AttentionSizes, mask: Slot | undefined, { scale, causal }: AttentionAttrs) {
+  const sizes = [s.batch, s.heads, s.kvHeads, s.length, s.keys, s.dim, s.qHead, s.qToken, s.kHead, s.kToken] as const;
+  return [...sizes, ...maskSteps(mask, s), Number(mask && isFloat(mask.dtype)), scale, Number(causal)] as const;
 }
 
 /** Beside o, for the backward, each query's largest score m (WASM, WebGPU: before the scale) and log Σ exp(score − m). */
@@ -104,7 +115,7 @@ const attentionOp = defineOp({
     if (!(attrs.scale > 0)) return false;
     const s = attentionSizes({ q, k }, attrs.layout);
     const room = scratch(sizes.attention_scratch(s.length, s.dim));
-    kernels.attention(q, k, v, mask, keyCount, countStep(keyCount), o, stats, ...wasmSizes(s, attrs), room);
+    kernels.attention(q, k, v, mask, keyCount, countStep(keyCount), o, stats, ...wasmSizes(s, mask, attrs), room);
     return true;
   },
   saves: ['q', 'k', 'v', 'mask', 'o', 'stats'],
@@ -139,7 +150,7 @@ const attentionBackward = defineOp({
       for (let j = 0; j < at.end(b, i); j++) {
         const y = at.key(b, h, j);
         const p = Math.exp(at.score(b, h, i, j) - stats.data[2 * row] - stats.data[2 * row + 1]);
-        const ds = at.open(b, j) ? p * (dot(grad, x, v, y, s.dim) - delta) * attrs.scale : 0;
+        const ds = at.open(b, h, i, j) ? p * (dot(grad, x, v, y, s.dim) - delta) * attrs.scale : 0;
         for (let d = 0; d < s.dim; d++) {
           if (dq) dq.data[x + d] += ds * k.data[y + d];
           if (dk) dk.data[y + d] += ds * q.data[x + d];
@@ -154,7 +165,7 @@ const attentionBackward = defineOp({
     if (!(attrs.scale > 0)) return false;
     const s = attentionSizes({ q, k }, attrs.layout);
     const room = scratch(sizes.attention_scratch(s.length, s.dim));
-    kernels.attention_backward(q, k, v, mask, o, stats, grad, dq, dk, dv, ...wasmSizes(s, attrs), room);
+    kernels.attention_backward(q, k, v, mask, o, stats, grad, dq, dk, dv, ...wasmSizes(s, mask, attrs), room);
     return true;
   },
 });

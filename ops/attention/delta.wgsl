@@ -9,8 +9,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let valid = stat < rows * params.problems;
   var sum = 0.0;
   if (valid) {
-    let problem = stat / rows;
-    let at = row_offset(problem / params.kv_heads, problem % params.kv_heads, stat % rows);
+    let at = row_offset(problem_of(stat / rows), stat % rows);
     for (var d = t % 8u; d < DV; d += 8u) { sum += dot(load_o(at, d), load_do(at, d)); }
   }
   partial[t] = sum;

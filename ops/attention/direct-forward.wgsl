@@ -14,12 +14,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let lane = local % SPLIT;
   let rows = rows_of_problem();
   let valid = index < rows * params.problems;
-  let problem = min(index / rows, params.problems - 1u);
-  let b = problem / params.kv_heads;
-  let kv = problem % params.kv_heads;
+  let p = problem_of(min(index / rows, params.problems - 1u));
   let r = index % rows;
-  let at = row_offset(b, kv, r);
-  let all = select(0u, row_seen(b, r), valid);
+  let at = row_offset(p, r);
+  let all = select(0u, row_seen(p, r), valid);
   let each = (all + PARTS - 1u) / PARTS;
   let begin = min(share % PARTS * each, all);
   let seen = min(begin + each, all);
@@ -35,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var from_key: array<u32, BLOCK>;
     var s: array<f32, BLOCK>;
     for (var u = 0u; u < BLOCK; u++) {
-      from_key[u] = key_offset(b, kv, min(key + u * SPLIT, seen - 1u));
+      from_key[u] = key_offset(p, min(key + u * SPLIT, seen - 1u));
       s[u] = 0.0;
     }
     for (var d = 0u; d < DV; d++) {
@@ -43,8 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     let before = top;
     for (var u = 0u; u < BLOCK; u++) {
-      let open = key + u * SPLIT < seen && key_open(b, min(key + u * SPLIT, seen - 1u));
-      s[u] = score(s[u], open);
+      s[u] = score(s[u], p, r, key + u * SPLIT, key + u * SPLIT < seen);
       top = max(top, s[u]);
     }
     let shrink = weight(before, top);
@@ -71,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (SPLIT == 1u) {
     if (valid) {
       for (var d = 0u; d < DV; d++) { leave(share, at, d, o[d], sum); }
-      leave_stats(share, row_stat(b, kv, r), top, sum);
+      leave_stats(share, row_stat(p, r), top, sum);
     }
     return;
   }
@@ -91,5 +88,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     leave(share, at, d, value, total);
   }
-  if (lane == 0u && valid) { leave_stats(share, row_stat(b, kv, r), whole, total); }
+  if (lane == 0u && valid) { leave_stats(share, row_stat(p, r), whole, total); }
 }

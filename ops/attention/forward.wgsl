@@ -15,18 +15,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let index = flat_group(group, groups);
   if (index >= params.tiles * params.problems) { return; }
   let first = (index % params.tiles) * ROWS;
-  let problem = index / params.tiles;
-  let b = problem / params.kv_heads;
-  let kv = problem % params.kv_heads;
+  let p = problem_of(index / params.tiles);
 
   for (var r = t; r < ROWS; r += THREADS) {
-    row_at[r] = row_offset(b, kv, first + r);
-    row_keys[r] = row_seen(b, first + r);
+    row_at[r] = row_offset(p, first + r);
+    row_keys[r] = row_seen(p, first + r);
   }
   for (var e = t; e < ROWS * DV; e += THREADS) {
     let r = e / DV;
     var value = vec4<f32>();
-    if (first + r < rows_of_problem()) { value = load_q(row_offset(b, kv, first + r), e % DV); }
+    if (first + r < rows_of_problem()) { value = load_q(row_offset(p, first + r), e % DV); }
     q_tile[r * STRIDE + e % DV] = value;
   }
   let tx = t % COLUMN_GROUPS;
@@ -39,12 +37,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var top = nothing();
   var sum = 0.0;
 
-  let last = tile_seen(b, first, ROWS);
+  let last = tile_seen(p, first, ROWS);
   for (var k0 = 0u; k0 < last; k0 += KEYS) {
     for (var e = t; e < KEYS * DV; e += THREADS) {
       let key = k0 + e / DV;
       var value = vec4<f32>();
-      if (key < last) { value = load_k(key_offset(b, kv, key), e % DV); }
+      if (key < last) { value = load_k(key_offset(p, key), e % DV); }
       kv_tile[(e / DV) * STRIDE + e % DV] = value;
     }
     workgroupBarrier();
@@ -60,17 +58,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     for (var j = 0u; j < TC; j++) {
       let column = tx + j * COLUMN_GROUPS;
-      let open = key_open(b, k0 + column);
       for (var i = 0u; i < TR; i++) {
         let r = ty + i * ROW_GROUPS;
-        scores[r * PITCH + column] = score(dots[i * TC + j], open && k0 + column < row_keys[r]);
+        let seen = k0 + column < row_keys[r];
+        scores[r * PITCH + column] = score(dots[i * TC + j], p, first + r, k0 + column, seen);
       }
     }
     workgroupBarrier();
     for (var e = t; e < KEYS * DV; e += THREADS) {
       let key = k0 + e / DV;
       var value = vec4<f32>();
-      if (key < last) { value = load_v(key_offset(b, kv, key), e % DV); }
+      if (key < last) { value = load_v(key_offset(p, key), e % DV); }
       kv_tile[(e / DV) * STRIDE + e % DV] = value;
     }
     let before = top;
@@ -81,14 +79,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let shrink = weight(before, top);
     sum *= shrink;
     for (var j = lane; j < KEYS; j += LANES) {
-      let p = weight(scores[soft_row * PITCH + j], top);
-      scores[soft_row * PITCH + j] = p;
-      sum += p;
+      let w = weight(scores[soft_row * PITCH + j], top);
+      scores[soft_row * PITCH + j] = w;
+      sum += w;
     }
     if (lane == 0u) { row_scale[soft_row] = shrink; }
     workgroupBarrier();
     for (var i = 0u; i < TO; i++) { out[i] *= row_scale[min(out_row + i * OUT_ROWS, ROWS - 1u)]; }
-    if (tile_whole(b, first, ROWS) >= k0 + KEYS) {
+    if (tile_whole(p, first, ROWS) >= k0 + KEYS) {
       for (var key = 0u; key < KEYS; key++) {
         let value = kv_tile[key * STRIDE + out_column];
         for (var i = 0u; i < TO; i++) {
@@ -115,7 +113,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     // A row that sees no key is 0, and so are its gradients.
     row_scale[soft_row] = inverse(total);
     if (first + soft_row < rows_of_problem()) {
-      stats[row_stat(b, kv, first + soft_row)] = stats_of(top, total);
+      stats[row_stat(p, first + soft_row)] = stats_of(top, total);
     }
   }
   workgroupBarrier();

@@ -16,9 +16,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     value += shrink * parts[part * DV + d];
     sum += shrink * part_stats[part].y;
   }
-  let problem = index / rows;
-  let b = problem / params.kv_heads;
-  let kv = problem % params.kv_heads;
-  store_o(row_offset(b, kv, index % rows), d, value * inverse(sum));
-  if (d == 0u) { stats[row_stat(b, kv, index % rows)] = stats_of(top, sum); }
+  let p = problem_of(index / rows);
+  store_o(row_offset(p, index % rows), d, value * inverse(sum));
+  if (d == 0u) { stats[row_stat(p, index % rows)] = stats_of(top, sum); }
 }

@@ -2,7 +2,7 @@ import { expectFinite, expectOneOf } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { expectRank, expectShape, show } from '../common/shapes.ts';
+import { expectRank, expectShape, sameShape, show } from '../common/shapes.ts';
 import type { HeadLayout } from './rope.ts';
 
 export interface AttentionAttrs {
@@ -52,6 +52,17 @@ export function countStep(keyCount: Spec | undefined): number {
   return keyCount && keyCount.shape[0] > 1 ? 1 : 0;
 }
 
+/**
+ * Elements of a mask from one row of the batch, one head and one query token to the next: 0 where it is the same for
+ * all of them. A mask (B, S) is for all heads and tokens.
+ */
+export function maskSteps(mask: Spec | undefined, { keys }: AttentionSizes): [batch: number, head: number, token: number] {
+  if (!mask) return [0, 0, 0];
+  const [batch, heads, length] = mask.shape.length === 2 ? [mask.shape[0], 1, 1] : mask.shape;
+  const step = (size: number, each: number) => (size > 1 ? each : 0);
+  return [step(batch, heads * length * keys), step(heads, length * keys), step(length, keys)];
+}
+
 /** Largest head that the kernels' tiles hold. */
 const MAX_DIM = 256;
 
@@ -77,8 +88,13 @@ export function checkAttention(inputs: AttentionInputs<Spec>, attrs: AttentionAt
     throw new ShapeError(`attention: q ${show(q.shape)} has heads of ${s.dim}, expected ≤ ${MAX_DIM}`);
   }
   if (mask) {
-    expectDType('attention', 'mask', mask.dtype, 'i32', 'u32', 'bool');
-    expectShape('attention', 'mask', mask, [s.batch, s.keys]);
+    expectDType('attention', 'mask', mask.dtype, 'i32', 'u32', 'bool', ...FLOATS);
+    const whole = [s.batch, s.heads, s.length, s.keys];
+    const fits = mask.shape.length === 4 && mask.shape.every((n, i) => n === whole[i] || (n === 1 && i < 3));
+    if (!fits && !sameShape(mask.shape, [s.batch, s.keys])) {
+      const want = `[${s.batch}, ${s.keys}], or ${show(whole)} with 1 in place of any but the last`;
+      throw new ShapeError(`attention: mask has shape ${show(mask.shape)}, expected ${want}`);
+    }
   }
   if (keyCount) {
     expectDType('attention', 'keyCount', keyCount.dtype, 'i32');

@@ -1,21 +1,10 @@
-import { accessor } from '../../engine/access.ts';
-import type { Binding, GpuCaps, GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
-import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
-import { accessOf } from '../../engine/dtype.ts';
+import { type GpuCaps, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { DeviceError } from '../../engine/errors.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { NOTHING } from '../common/exp-sum.ts';
-import commonCode from './common.wgsl';
-import deltaCode from './delta.wgsl';
-import directForwardCode from './direct-forward.wgsl';
-import directKeysCode from './direct-keys.wgsl';
-import directRowsCode from './direct-rows.wgsl';
-import forwardCode from './forward.wgsl';
-import keysCode from './keys.wgsl';
-import mergeCode from './merge.wgsl';
-import rowsCode from './rows.wgsl';
-import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionSizes, countStep } from './shape.ts';
-import { unroll } from './unroll.ts';
+import { type Cut, DELTA, DIRECT_FORWARD, DIRECT_KEYS, DIRECT_ROWS, FORWARD, FUSED, type Kernel } from './kernels.ts';
+import { KEYS, launch, mergedForward, partsForward, ROWS, type Task, taskOf } from './kernels.ts';
+import type { AttentionAttrs, AttentionInputs } from './shape.ts';
+import { unrollLoops } from './unroll-loops.ts';
 
 /** Query rows and keys of a tile, and how the threads lie over it. */
 interface Tile {
@@ -87,14 +76,6 @@ function tileConstants(tile: Tile, dim: number): Record<string, number> {
   };
 }
 
-/** How a kernel is cut: its part of the shader's key, and its constants. */
-interface Cut {
-  readonly key: string;
-  readonly constants: Readonly<Record<string, number>>;
-  /** Rewrites loops over the head. */
-  readonly loops?: (code: string) => string;
-}
-
 function tileCut(tile: Tile, dim: number): Cut {
   return { key: `${tile.rows}.${tile.keys}`, constants: tileConstants(tile, dim) };
 }
@@ -114,176 +95,10 @@ function directCut(items: number, others: number, dim: number, caps: GpuCaps) {
   while (!caps.software && split < threads && items * split < ENOUGH_THREADS && others >= split * 8) split *= 2;
   const sizes = { DV: vectors, BLOCK: caps.software ? 1 : 4 };
   const loops = (code: string) =>
-    caps.software ? code.replaceAll('d < DV;', 'd < (params.dim + 3u) / 4u;') : unroll(code, sizes);
+    caps.software ? code.replaceAll('d < DV;', 'd < (params.dim + 3u) / 4u;') : unrollLoops(code, sizes);
   const constants = { ...sizes, DIRECT: threads, SPLIT: split, MERGED: split === 1 ? 1 : threads };
   return { key: `${threads}.${split}.${caps.software}`, constants, loops, threads, split };
 }
-
-/** Reads vec4 d of the row at an offset; heads that are no multiple of 4 are read one by one and padded with zeros. */
-function loader(name: string, vectors: boolean): string {
-  if (vectors) return `fn load_${name}(at: u32, d: u32) -> vec4<f32> { return load_${name}s(at / 4u + d); }`;
-  return `fn load_${name}(at: u32, d: u32) -> vec4<f32> {
-  var value = vec4<f32>();
-  for (var c = 0u; c < min(4u, params.dim - 4u * d); c++) { value[c] = load_${name}s(at + 4u * d + c); }
-  return value;
-}`;
-}
-
-function storer(name: string, vectors: boolean): string {
-  if (vectors) return `fn store_${name}(at: u32, d: u32, value: vec4<f32>) { store_${name}s(at / 4u + d, value); }`;
-  return `fn store_${name}(at: u32, d: u32, value: vec4<f32>) {
-  for (var c = 0u; c < min(4u, params.dim - 4u * d); c++) { store_${name}s(at + 4u * d + c, value[c]); }
-}`;
-}
-
-const PARAMS = {
-  tiles: 'u32',
-  problems: 'u32',
-  kv_heads: 'u32',
-  group: 'u32',
-  length: 'u32',
-  keys: 'u32',
-  dim: 'u32',
-  causal: 'u32',
-  q_head: 'u32',
-  q_token: 'u32',
-  k_head: 'u32',
-  k_token: 'u32',
-  count_step: 'u32',
-  scale: 'f32',
-} as const;
-
-interface Kernel {
-  readonly name: string;
-  /** Bindings in order: what `PLAIN` names, and tensors of heads, which `load_NAME` and `store_NAME` access. */
-  readonly reads: readonly string[];
-  readonly writes: readonly string[];
-  readonly code: string;
-  readonly constants?: Readonly<Record<string, number>>;
-}
-
-/** Bindings other than tensors of heads. */
-const PLAIN: Readonly<Record<string, string>> = {
-  stats: 'vec2<f32>',
-  row_stats: 'vec4<f32>',
-  parts: 'vec4<f32>',
-  part_stats: 'vec2<f32>',
-  mask: 'u32',
-  count: 'i32',
-};
-
-/** An attention to be launched: what kernels are chosen by, and the operands that there are, by the bindings' names. */
-interface Task {
-  readonly s: AttentionSizes;
-  readonly attrs: AttentionAttrs;
-  readonly device: GpuPlanner;
-  /** Query rows of a problem, which is one key head of one row of the batch, and problems. */
-  readonly rows: number;
-  readonly problems: number;
-  readonly slots: Readonly<Record<string, Slot | undefined>>;
-}
-
-function taskOf(inputs: AttentionInputs<Slot>, attrs: AttentionAttrs, device: GpuPlanner, slots: Task['slots']): Task {
-  const s = attentionSizes(inputs, attrs.layout);
-  const { mask, keyCount: count } = inputs;
-  const [rows, problems] = [(s.heads / s.kvHeads) * s.length, s.batch * s.kvHeads];
-  return { s, attrs, device, rows, problems, slots: { ...inputs, mask, count, ...slots } };
-}
-
-function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'], tiles = 1): Launch {
-  const { s, attrs, device, slots } = task;
-  const vectors = s.dim % 4 === 0;
-  const { mask, count } = slots;
-  const reads = [...kernel.reads, ...(mask ? ['mask'] : []), ...(count ? ['count'] : [])];
-  const slotOf = (name: string) => slots[name]!;
-  const bind = (names: readonly string[]): Record<string, Binding> =>
-    Object.fromEntries(
-      names.map((name) =>
-        name in PLAIN ? [name, PLAIN[name]] : [`${name}s`, accessor(accessOf(slotOf(name).dtype, device.caps), vectors)],
-      ),
-    );
-  const heads = (names: readonly string[]) => names.filter((name) => !(name in PLAIN));
-  const formats = heads(reads).map((name) => accessOf(slotOf(name).dtype, device.caps).key);
-  const key = `attention.${kernel.name}.${s.dim}.${cut.key}.${!!mask}.${!!count}.${formats.join('.')}`;
-  const made = shader(key, () => ({
-    reads: bind(reads),
-    writes: bind(kernel.writes),
-    params: PARAMS,
-    constants: { ...cut.constants, ...kernel.constants },
-    code: [
-      FLAT_INDEX,
-      NOTHING,
-      ...heads(kernel.reads).map((name) => loader(name, vectors)),
-      ...heads(kernel.writes).map((name) => storer(name, vectors)),
-      `fn key_count(b: u32) -> u32 { return ${
-        count ? 'u32(clamp(count[b * params.count_step], 0, i32(params.keys)))' : 'params.keys'
-      }; }`,
-      mask
-        ? 'fn key_open(b: u32, key: u32) -> bool { return key < params.keys && mask[b * params.keys + key] != 0u; }'
-        : 'fn key_open(b: u32, key: u32) -> bool { return true; }',
-      commonCode,
-      cut.loops?.(kernel.code) ?? kernel.code,
-    ].join('\n'),
-  }));
-  const sizes = [tiles, task.problems, s.kvHeads, s.heads / s.kvHeads, s.length, s.keys, s.dim, attrs.causal ? 1 : 0];
-  const params = [...sizes, s.qHead, s.qToken, s.kHead, s.kToken, countStep(count), attrs.scale];
-  return { shader: made, args: [...reads, ...kernel.writes].map(slotOf), params, grid };
-}
-
-const FORWARD: Kernel = { name: 'forward', reads: ['q', 'k', 'v'], writes: ['o', 'stats'], code: forwardCode };
-
-const DIRECT_FORWARD: Kernel = {
-  ...FORWARD,
-  name: 'direct_forward',
-  constants: { PARTS: 1 },
-  code: `fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { store_o(at, d, value * inverse(sum)); }
-fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { stats[row] = stats_of(top, sum); }
-${directForwardCode}`,
-};
-
-const partsForward = (parts: number): Kernel => ({
-  name: `parts_forward.${parts}`,
-  reads: FORWARD.reads,
-  writes: ['parts', 'part_stats'],
-  constants: { PARTS: parts },
-  code: `fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { parts[share * DV + d] = value; }
-fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { part_stats[share] = vec2<f32>(top, sum); }
-${directForwardCode}`,
-});
-
-const merge = (parts: number): Kernel => ({
-  name: `merge.${parts}`,
-  reads: ['parts', 'part_stats'],
-  writes: FORWARD.writes,
-  constants: { PARTS: parts },
-  code: mergeCode,
-});
-
-const DELTA: Kernel = { name: 'delta', reads: ['o', 'do', 'stats'], writes: ['row_stats'], code: deltaCode };
-
-const BACKWARD_READS = ['q', 'k', 'v', 'do', 'row_stats'];
-
-const ROWS: Kernel = {
-  name: 'rows',
-  reads: BACKWARD_READS,
-  writes: ['dq'],
-  code: `fn store_dk(at: u32, d: u32, value: vec4<f32>) {}
-fn store_dv(at: u32, d: u32, value: vec4<f32>) {}
-${rowsCode}`,
-  constants: { FUSED: 0 },
-};
-
-const FUSED: Kernel = {
-  name: 'fused',
-  reads: BACKWARD_READS,
-  writes: ['dq', 'dk', 'dv'],
-  code: rowsCode,
-  constants: { FUSED: 1 },
-};
-
-const KEYS: Kernel = { name: 'keys', reads: BACKWARD_READS, writes: ['dk', 'dv'], code: keysCode };
-const DIRECT_ROWS: Kernel = { name: 'direct_rows', reads: BACKWARD_READS, writes: ['dq'], code: directRowsCode };
-const DIRECT_KEYS: Kernel = { name: 'direct_keys', reads: BACKWARD_READS, writes: ['dk', 'dv'], code: directKeysCode };
 
 /** A way to run a task; of a table, the first whose `when` holds is taken. */
 interface Variant {
@@ -322,10 +137,9 @@ const FORWARD_VARIANTS: readonly Variant[] = [
       const parts = device.scratch([rows * problems * count, cut.constants.DV * 4]);
       const part_stats = device.scratch([rows * problems * count, 2]);
       const shared = { ...task, slots: { ...task.slots, parts, part_stats } };
-      const merged = { ...shared, slots: { ...shared.slots, mask: undefined, count: undefined } };
       return [
         launch(partsForward(count), cut, shared, grid1d(rows * problems * count * cut.split, cut.threads)),
-        launch(merge(count), cut, merged, grid1d(rows * problems * cut.constants.DV, 64)),
+        launch(mergedForward(count), cut, shared, grid1d(rows * problems * cut.constants.DV, 64)),
       ];
     },
   },
@@ -379,7 +193,7 @@ const BACKWARD_VARIANTS: readonly Variant[] = [
     name: 'fused: one tile holds all rows',
     when(task) {
       const { s, rows, device, slots } = task;
-      const bindings = FUSED.reads.length + FUSED.writes.length + (slots.mask ? 1 : 0);
+      const bindings = [...FUSED.reads, ...FUSED.writes].filter((name) => slots[name]).length;
       return !!slots.dk && rows <= tileFor('backward', s.dim, device.caps).rows && bindings <= device.caps.maxStorageBuffers;
     },
     launches: (task) => [tiled(FUSED, tileFor('backward', task.s.dim, task.device.caps), task, 1)],
@@ -414,7 +228,6 @@ export function backwardLaunches(
     row_stats: device.scratch([...stats.shape.slice(0, -1), 4]),
   });
   const tile = tileFor('backward', task.s.dim, device.caps);
-  const unmasked = { ...task, slots: { ...task.slots, mask: undefined } };
   const grid = grid1d(Math.ceil((task.problems * task.rows) / 32), 1);
-  return [launch(DELTA, tileCut(tile, task.s.dim), unmasked, grid), ...first(BACKWARD_VARIANTS, task)];
+  return [launch(DELTA, tileCut(tile, task.s.dim), task, grid), ...first(BACKWARD_VARIANTS, task)];
 }

@@ -12,7 +12,9 @@
 typedef struct {
   size_t length, keys, dim;
   size_t q_token, k_token;
-  float scale;
+  size_t mask_token;
+  int additive;  // the mask is added to the scaled scores
+  float scale, steepness;  // what is left to multiply scores with before exp
   int causal;
 } Shape;
 
@@ -39,6 +41,14 @@ INLINE void hide(float *row, const int32_t *mask, size_t n, float hidden) {
     if (!mask[j]) row[j] = hidden;
 }
 
+// Masks a query's scores of n keys. `mask` is that of query 0, from the first of the keys on;, or null.
+INLINE void mask_row(const Shape *s, float *row, const float *mask, size_t query, size_t n) {
+  if (!mask) return;
+  mask += query * s->mask_token;
+  if (!s->additive) return hide(row, (const int32_t *)mask, n, NONE);
+  for (size_t j = 0; j < n; j++) row[j] = row[j] * s->scale + mask[j];
+}
+
 typedef struct {
   float max[QUERIES], sum[QUERIES];
   float scores[QUERIES * KEYS];
@@ -61,27 +71,29 @@ INLINE int finite_head(const float *x, size_t tokens, size_t token, size_t dim) 
 }
 
 // Turns one row of raw scores into weights relative to the new maximum; scales what the row of o holds so far.
-INLINE void online_row(const Shape *s, Forward *f, size_t r, size_t seen, size_t n, const int32_t *mask, float *o) {
+INLINE void online_row(const Shape *s, Forward *f, size_t r, size_t seen, size_t n, float *o) {
   float *row = f->scores + r * KEYS;
-  if (mask) hide(row, mask, seen, NONE);
   float max = row_max(row, seen), before = f->max[r];
   if (max < before) max = before;
-  float shift = max == NONE ? 0.0f : max, keep = exp1((before - shift) * s->scale);
-  f->sum[r] = f->sum[r] * keep + block_exp_sum(row, row, seen, shift, s->scale, 0.0f);
+  float shift = max == NONE ? 0.0f : max, keep = exp1((before - shift) * s->steepness);
+  f->sum[r] = f->sum[r] * keep + block_exp_sum(row, row, seen, shift, s->steepness, 0.0f);
   f->max[r] = max;
   row_zero(row + seen, n - seen);
   if (before != NONE && keep != 1.0f) row_scale(o, o, s->dim, keep);
 }
 
 NOINLINE void forward_rows(const Shape *s, Forward *f, const float *q, const float *k, const float *v,
-                           const int32_t *mask, float *o, float *stats, size_t first, size_t rows) {
+                           const float *mask, float *o, float *stats, size_t first, size_t rows) {
   size_t end = seen_by(s, first + rows - 1);
   for (size_t r = 0; r < rows; r++) f->max[r] = NONE, f->sum[r] = 0;
   for (size_t j = 0; j < end; j += KEYS) {
     size_t n = least(KEYS, end - j);
     matmul(q, s->q_token, 0, k + j * s->k_token, s->k_token, 1, f->scores, KEYS, 0, rows, n, s->dim, 0, f->products);
-    for (size_t r = 0; r < rows; r++)
-      online_row(s, f, r, seen_in(s, first + r, j, n), n, mask ? mask + j : 0, o + r * s->q_token);
+    for (size_t r = 0; r < rows; r++) {
+      size_t seen = seen_in(s, first + r, j, n);
+      mask_row(s, f->scores + r * KEYS, mask ? mask + j : 0, first + r, seen);
+      online_row(s, f, r, seen, n, o + r * s->q_token);
+    }
     matmul(f->scores, KEYS, 0, v + j * s->k_token, s->k_token, 0, o, s->q_token, 0, rows, s->dim, n, j > 0,
            f->products);
   }
@@ -107,23 +119,26 @@ size_t EXPORT(attention_scratch)(size_t length, size_t dim) {
 }
 
 // o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in
-// floats) say; query head h reads key head h/(H/KV). mask: i32 (B, S), 0 hides a key;, or null. counts: how many of
+// floats) say; query head h reads key head h/(H/KV). mask: i32, 0 hides a key, or with `additive` f32, added to scaled scores, at
+// b·mask_batch + h·mask_head + query·mask_token + key;, or null. counts: how many of
 // the first keys exist, for each b an i32 at b·count_step;, or null. causal is aligned to the end of those. scale > 0.
 // stats (B, H, L, 2) is for the backward; a query that sees no key gets o = 0.
-void EXPORT(attention)(const float *q, const float *k, const float *v, const int32_t *_Nullable mask,
+void EXPORT(attention)(const float *q, const float *k, const float *v, const float *_Nullable mask,
                        const int32_t *_Nullable counts, size_t count_step, float *o, float *stats, size_t B, size_t H,
                        size_t KV, size_t L, size_t S, size_t D, size_t q_head, size_t q_token, size_t k_head,
-                       size_t k_token, float scale, int causal, Forward *scratch) {
+                       size_t k_token, size_t mask_batch, size_t mask_head, size_t mask_token, int additive,
+                       float scale, int causal, Forward *scratch) {
   for (size_t b = 0; b < B; b++) {
     int32_t count = counts ? counts[b * count_step] : 0;
-    Shape s = {L, !counts ? S : count < 0 ? 0 : least((size_t)count, S), D, q_token, k_token, scale, causal};
+    size_t keys = !counts ? S : count < 0 ? 0 : least((size_t)count, S);
+    Shape s = {L, keys, D, q_token, k_token, mask_token, additive, scale, additive ? 1.0f : scale, causal};
     for (size_t h = 0; h < H; h++) {
       size_t kv = b * KV * S * D + h / (H / KV) * k_head;
       size_t at = b * H * L * D + h * q_head, row = (b * H + h) * L;
       for (size_t most = queries_of(causal);; most = 1) {
         for (size_t i = 0; i < L; i += most)
-          forward_rows(&s, scratch, q + at + i * q_token, k + kv, v + kv, mask ? mask + b * S : 0,
-                       o + at + i * q_token, stats + 2 * (row + i), i, least(most, L - i));
+          forward_rows(&s, scratch, q + at + i * q_token, k + kv, v + kv,
+                       mask ? mask + b * mask_batch + h * mask_head : 0, o + at + i * q_token, stats + 2 * (row + i), i, least(most, L - i));
         if (!causal || most == 1 || finite_head(o + at, L, q_token, D)) break;
       }
     }
@@ -132,7 +147,7 @@ void EXPORT(attention)(const float *q, const float *k, const float *v, const int
 
 typedef struct {
   const float *q, *k, *v, *dout, *stats, *delta;
-  const int32_t *mask;
+  const float *mask;
   float *dq, *dk, *dv;  // of this head; each may be null
   float *p, *ds, *products;
 } Backward;
@@ -140,8 +155,8 @@ typedef struct {
 // Weights of one row from its raw scores.
 INLINE void weights_row(const Shape *s, const Backward *t, float *row, size_t query, size_t j, size_t n) {
   size_t seen = seen_in(s, query, j, n);
-  if (t->mask) hide(row, t->mask + j, seen, NONE);
-  block_exp_sum(row, row, seen, t->stats[2 * query], s->scale, t->stats[2 * query + 1]);
+  mask_row(s, row, t->mask ? t->mask + j : 0, query, seen);
+  block_exp_sum(row, row, seen, t->stats[2 * query], s->steepness, t->stats[2 * query + 1]);
   row_zero(row + seen, n - seen);
 }
 
@@ -154,7 +169,7 @@ INLINE void slope_row(const Shape *s, const Backward *t, const float *p, float *
     st_upto(dp + i, seen - i, mul4(ld_upto(p + i, seen - i), d));
   }
   row_zero(dp + seen, n - seen);
-  if (t->mask) hide(dp, t->mask + j, seen, 0.0f);
+  if (t->mask && !s->additive) hide(dp, (const int32_t *)t->mask + query * s->mask_token + j, seen, 0.0f);
 }
 
 // One block: queries i…i+rows, keys j…j+n.
@@ -187,19 +202,20 @@ INLINE void zero_head(float *to, size_t tokens, size_t token, size_t dim) {
 }
 
 // Gradients of `attention`; dout has the layout of o. Each of dq, dk, dv may be 0. All are overwritten.
-void EXPORT(attention_backward)(const float *q, const float *k, const float *v, const int32_t *_Nullable mask,
+void EXPORT(attention_backward)(const float *q, const float *k, const float *v, const float *_Nullable mask,
                                 const float *o, const float *stats, const float *dout, float *_Nullable dq,
                                 float *_Nullable dk, float *_Nullable dv, size_t B, size_t H, size_t KV, size_t L,
                                 size_t S, size_t D, size_t q_head, size_t q_token, size_t k_head, size_t k_token,
-                                float scale, int causal, float *scratch) {
-  Shape s = {L, S, D, q_token, k_token, scale, causal};
+                                size_t mask_batch, size_t mask_head, size_t mask_token, int additive, float scale,
+                                int causal, float *scratch) {
+  Shape s = {L, S, D, q_token, k_token, mask_token, additive, scale, additive ? 1.0f : scale, causal};
   float *p = scratch, *ds = p + QUERIES * KEYS, *delta = ds + QUERIES * KEYS, *products = delta + L;
   for (size_t b = 0; b < B; b++) {
     for (size_t h = 0; h < H; h++) {
       size_t at = b * H * L * D + h * q_head, kv = b * KV * S * D + h / (H / KV) * k_head;
       for (size_t i = 0; i < L; i++) delta[i] = row_dot(o + at + i * q_token, dout + at + i * q_token, D);
       Backward t = {q + at, k + kv, v + kv, dout + at, stats + 2 * (b * H + h) * L, delta,
-                    mask ? mask + b * S : 0,
+                    mask ? mask + b * mask_batch + h * mask_head : 0,
                     dq ? dq + at : 0, dk ? dk + kv : 0, dv ? dv + kv : 0, p, ds, products};
       zero_head(t.dq, L, q_token, D);
       if (h % (H / KV) == 0) zero_head(t.dk, S, k_token, D), zero_head(t.dv, S, k_token, D);
