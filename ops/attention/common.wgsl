@@ -28,9 +28,9 @@ fn stats_of(top: f32, sum: f32) -> vec2<f32> {
 
 /** The score of a key from its dot product; −∞ for one that the row does not see or the mask hides. */
 fn score(product: f32, p: Problem, r: u32, key: u32, seen: bool) -> f32 {
-  if (!(seen && key_open(p, r, key))) { return nothing(); }
-  if (ADDITIVE) { return product * params.scale + added(p, r, key); }
-  return product * sign(params.scale);
+  let open = seen && key_open(p, r, key);
+  if (ADDITIVE) { return select(nothing(), product * params.scale + added(p, r, key), open); }
+  return select(nothing(), product * sign(params.scale), open);
 }
 
 /**

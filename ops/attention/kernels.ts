@@ -6,6 +6,7 @@ import type { Slot } from '../../engine/plan.ts';
 import { NOTHING } from '../common/exp-sum.ts';
 import tilesCode from './backward-tiles.wgsl';
 import commonCode from './common.wgsl';
+import decodeCode from './decode.wgsl';
 import deltaCode from './delta.wgsl';
 import directBackwardCode from './direct-backward.wgsl';
 import directForwardCode from './direct-forward.wgsl';
@@ -41,73 +42,80 @@ export function taskOf(
 
 export interface Kernel {
   readonly name: string;
-  /** Bindings in order: what `PLAIN` and `maskOf` know, and tensors of heads. Those without an operand are left out. */
+  /** Bindings in order: what `PLAIN` knows, the mask, and tensors of heads. Those without an operand are left out. */
   readonly reads: readonly string[];
   readonly writes: readonly string[];
-  readonly code: string;
+  /** WGSL. It may name the stores of all gradients: those that are not written do nothing. */
+  readonly code: readonly string[];
 }
 
-export const FORWARD: Kernel = {
-  name: 'forward',
-  reads: ['q', 'k', 'v', 'mask', 'keyCount'],
+const READS = ['q', 'k', 'v', 'mask', 'keyCount'];
+const BACKWARD_READS = ['q', 'k', 'v', 'do', 'row_stats', 'mask'];
+const GRADIENTS = ['dq', 'dk', 'dv'];
+
+export const FORWARD: Kernel = { name: 'forward', reads: READS, writes: ['o', 'stats'], code: [forwardCode] };
+export const DIRECT: Kernel = { name: 'direct', reads: READS, writes: ['o', 'stats'], code: [directForwardCode] };
+
+/** One row a workgroup. */
+export const DECODE: Kernel = {
+  name: 'decode',
+  reads: READS,
   writes: ['o', 'stats'],
-  code: forwardCode,
+  code: [
+    'fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { store_o(at, d, value * inverse(sum)); }',
+    'fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { stats[row] = stats_of(top, sum); }',
+    decodeCode,
+  ],
 };
 
-export const DIRECT_FORWARD: Kernel = {
-  ...FORWARD,
-  name: 'direct_forward',
-  code: `const PARTS = 1u;
-fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { store_o(at, d, value * inverse(sum)); }
-fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { stats[row] = stats_of(top, sum); }
-${directForwardCode}`,
-};
-
-/** The first of two launches for rows whose keys are shared out in `parts`; `mergedForward` is the second. */
-export const partsForward = (parts: number): Kernel => ({
-  name: `parts_forward.${parts}`,
-  reads: FORWARD.reads,
+/** The same with the keys of a row shared out among workgroups, and what makes rows of what they leave. */
+export const DECODE_PARTS: Kernel = {
+  name: 'decode_parts',
+  reads: READS,
   writes: ['parts', 'part_stats'],
-  code: `const PARTS = ${parts}u;
-fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { parts[share * DV + d] = value; }
-fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { part_stats[share] = vec2<f32>(top, sum); }
-${directForwardCode}`,
-});
-
-export const mergedForward = (parts: number): Kernel => ({
-  name: `merged_forward.${parts}`,
-  reads: ['parts', 'part_stats'],
-  writes: FORWARD.writes,
-  code: `const PARTS = ${parts}u;\n${mergeCode}`,
-});
+  code: [
+    'fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { parts[share * DV + d] = value; }',
+    'fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { part_stats[share] = vec2<f32>(top, sum); }',
+    decodeCode,
+  ],
+};
+export const MERGE: Kernel = { name: 'merge', reads: ['parts', 'part_stats'], writes: ['o', 'stats'], code: [mergeCode] };
 
 /** What the gradients need of the forward: row_stats. */
-export const DELTA: Kernel = { name: 'delta', reads: ['o', 'do', 'stats'], writes: ['row_stats'], code: deltaCode };
+export const DELTA: Kernel = { name: 'delta', reads: ['o', 'do', 'stats'], writes: ['row_stats'], code: [deltaCode] };
 
-const BACKWARD_READS = ['q', 'k', 'v', 'do', 'row_stats', 'mask'];
-const STORES = ['dq', 'dk', 'dv'] as const;
-
-/** @param code may name the stores of all gradients */
-function backward(name: string, writes: readonly (typeof STORES)[number][], code: string): Kernel {
-  const unbound = STORES.filter((store) => !writes.includes(store));
-  const stubs = unbound.map((store) => `fn store_${store}(at: u32, d: u32, value: vec4<f32>) {}\n`);
-  return { name, reads: BACKWARD_READS, writes, code: stubs.join('') + code };
-}
-
-const rows = (fused: boolean) => `const FUSED = ${fused};\n${tilesCode}\n${rowsCode}`;
-const direct = (ofKeys: boolean) => `const OF_KEYS = ${ofKeys};\n${directBackwardCode}`;
-export const ROWS = backward('rows', ['dq'], rows(false));
-export const FUSED = backward('fused', ['dq', 'dk', 'dv'], rows(true));
-export const KEYS = backward('keys', ['dk', 'dv'], `${tilesCode}\n${keysCode}`);
-export const DIRECT_ROWS = backward('direct_rows', ['dq'], direct(false));
-export const DIRECT_KEYS = backward('direct_keys', ['dk', 'dv'], direct(true));
+export const ROWS: Kernel = {
+  name: 'rows',
+  reads: BACKWARD_READS,
+  writes: ['dq'],
+  code: ['const FUSED = false;', tilesCode, rowsCode],
+};
+export const FUSED: Kernel = {
+  name: 'fused',
+  reads: BACKWARD_READS,
+  writes: GRADIENTS,
+  code: ['const FUSED = true;', tilesCode, rowsCode],
+};
+export const KEYS: Kernel = { name: 'keys', reads: BACKWARD_READS, writes: ['dk', 'dv'], code: [tilesCode, keysCode] };
+export const DIRECT_ROWS: Kernel = {
+  name: 'direct_rows',
+  reads: BACKWARD_READS,
+  writes: ['dq'],
+  code: ['const OF_KEYS = false;', directBackwardCode],
+};
+export const DIRECT_KEYS: Kernel = {
+  name: 'direct_keys',
+  reads: BACKWARD_READS,
+  writes: ['dk', 'dv'],
+  code: ['const OF_KEYS = true;', directBackwardCode],
+};
 
 /** How a kernel is cut: its part of the shader's key, and its constants. */
 export interface Cut {
   readonly key: string;
   readonly constants: Readonly<Record<string, number>>;
-  /** Rewrites loops over the head. */
-  readonly loops?: (code: string) => string;
+  /** Keeps compilers from unrolling loops over the head. */
+  readonly rolled?: boolean;
 }
 
 /** Bindings other than tensors of heads, which `load_NAME` and `store_NAME` access, and than the mask. */
@@ -196,6 +204,7 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
         return name in PLAIN ? [name, PLAIN[name]] : [`${name}s`, accessor(access(name), wide)];
       }),
     );
+  const unwritten = GRADIENTS.filter((name) => !kernel.writes.includes(name));
   const made = shader(key, () => ({
     reads: bind(reads),
     writes: bind(kernel.writes),
@@ -208,7 +217,8 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
       seen(mask, reads, perQuery),
       ...heads(reads).map(load),
       ...heads(kernel.writes).map(store),
-      cut.loops?.(kernel.code) ?? kernel.code,
+      ...unwritten.map((name) => `fn store_${name}(at: u32, d: u32, value: vec4<f32>) {}`),
+      ...kernel.code.map((code) => (cut.rolled ? code.replaceAll('d < DV;', 'd < (params.dim + 3u) / 4u;') : code)),
     ].join('\n'),
   }));
   const sizes = [tiles, task.problems, s.kvHeads, s.heads / s.kvHeads, s.length, s.keys, s.dim, attrs.causal ? 1 : 0];

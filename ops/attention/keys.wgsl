@@ -19,15 +19,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     workgroupBarrier();
     weigh(p, first, k0, t);
     workgroupBarrier();
-    let whole = tile_whole(p, first, ROWS) >= k0 + KEYS;
-    for (var r = 0u; r < ROWS; r++) {
-      let query = q_tile[r * STRIDE + out_column];
-      let grad = do_tile[r * STRIDE + out_column];
-      for (var i = 0u; i < TK; i++) {
-        let c = min(out_row + i * OUT_ROWS, KEYS - 1u);
-        if (!whole && k0 + c >= row_keys[r]) { continue; }
-        dk[i] += ds_tile[r * PITCH + c] * query;
-        dv[i] += p_tile[r * PITCH + c] * grad;
+    if (tile_whole(p, first, ROWS) >= k0 + KEYS) {
+      for (var r = 0u; r < ROWS; r++) {
+        let query = q_tile[r * STRIDE + out_column];
+        let grad = do_tile[r * STRIDE + out_column];
+        for (var i = 0u; i < TK; i++) {
+          let c = min(out_row + i * OUT_ROWS, KEYS - 1u);
+          dk[i] += ds_tile[r * PITCH + c] * query;
+          dv[i] += p_tile[r * PITCH + c] * grad;
+        }
+      }
+    } else {
+      for (var r = 0u; r < ROWS; r++) {
+        let query = q_tile[r * STRIDE + out_column];
+        let grad = do_tile[r * STRIDE + out_column];
+        for (var i = 0u; i < TK; i++) {
+          let c = min(out_row + i * OUT_ROWS, KEYS - 1u);
+          if (k0 + c >= row_keys[r]) { continue; }
+          dk[i] += ds_tile[r * PITCH + c] * query;
+          dv[i] += p_tile[r * PITCH + c] * grad;
+        }
       }
     }
     workgroupBarrier();

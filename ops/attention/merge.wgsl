@@ -1,4 +1,4 @@
-// One row of o from the PARTS that direct-forward.wgsl made of its keys, a thread for each vec4.
+// One row of o from the PARTS that decode.wgsl made of its keys, a thread for each vec4.
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {

@@ -1,10 +1,9 @@
 import { type GpuCaps, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { DeviceError } from '../../engine/errors.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { type Cut, DELTA, DIRECT_FORWARD, DIRECT_KEYS, DIRECT_ROWS, FORWARD, FUSED, type Kernel } from './kernels.ts';
-import { KEYS, launch, mergedForward, partsForward, ROWS, type Task, taskOf } from './kernels.ts';
+import { type Cut, DECODE, DECODE_PARTS, DELTA, DIRECT, DIRECT_KEYS, DIRECT_ROWS, FORWARD, FUSED } from './kernels.ts';
+import { type Kernel, KEYS, launch, MERGE, ROWS, type Task, taskOf } from './kernels.ts';
 import type { AttentionAttrs, AttentionInputs } from './shape.ts';
-import { unrollLoops } from './unroll-loops.ts';
 
 /** Query rows and keys of a tile, and how the threads lie over it. */
 interface Tile {
@@ -80,45 +79,27 @@ function tileCut(tile: Tile, dim: number): Cut {
   return { key: `${tile.rows}.${tile.keys}`, constants: tileConstants(tile, dim) };
 }
 
-/** Threads that keep a GPU busy; with fewer rows, several threads share one. */
-const ENOUGH_THREADS = 65536;
-
 /**
- * A cut for the kernels without tiles: `items` rows (or keys) that each walk over `others`. Loops over the head are
- * written out, so that rows stay in registers; but for drivers on the CPU they are bounded by a number that the compiler
- * does not know, which keeps it from unrolling them.
+ * For the kernels without tiles, which are for drivers on the CPU: those compile tiles for minutes, and would unroll loops
+ * over a head, too, if they knew its size.
  */
-function directCut(items: number, others: number, dim: number, caps: GpuCaps) {
-  const vectors = Math.ceil(dim / 4);
-  const threads = 64 * (vectors * 16 + 8) <= caps.maxWorkgroupMemory ? 64 : 32;
-  let split = 1;
-  while (!caps.software && split < threads && items * split < ENOUGH_THREADS && others >= split * 8) split *= 2;
-  const sizes = { DV: vectors, BLOCK: caps.software ? 1 : 4 };
-  const loops = (code: string) =>
-    caps.software ? code.replaceAll('d < DV;', 'd < (params.dim + 3u) / 4u;') : unrollLoops(code, sizes);
-  const constants = { ...sizes, DIRECT: threads, SPLIT: split, MERGED: split === 1 ? 1 : threads };
-  return { key: `${threads}.${split}.${caps.software}`, constants, loops, threads, split };
+function directCut(dim: number): Cut {
+  return { key: '', constants: { DV: Math.ceil(dim / 4), DIRECT: 64 }, rolled: true };
 }
+
+/** Keys at a time, threads that share one, and threads of a workgroup. */
+const DECODE_CUT = { CHUNK: 64, LANES: 8, THREADS: 128 };
+/** Query rows that are better taken one by one, by `decode`. */
+const FEW_ROWS = 8;
+/** Workgroups that keep a GPU busy; where there are fewer, several share the keys of a row, each at least so many. */
+const ENOUGH_WORKGROUPS = 512;
+const PART_KEYS = 128;
 
 /** A way to run a task; of a table, the first whose `when` holds is taken. */
 interface Variant {
   readonly name: string;
   when(task: Task): boolean;
   launches(task: Task): Launch[];
-}
-
-/** Few rows, whose keys are walked at the same time by threads that hold a row in registers. */
-const FEW_ROWS = 8;
-/** Heads that registers hold. */
-const SMALL_DIM = 96;
-/** Keys that are worth a workgroup of their own. */
-const PART_KEYS = 64;
-
-function partsOf({ s, rows, problems, device }: Task): number {
-  const { split } = directCut(rows * problems, s.keys, s.dim, device.caps);
-  let parts = 1;
-  while (rows * problems * split * parts < ENOUGH_THREADS && s.keys >= 2 * parts * PART_KEYS) parts *= 2;
-  return parts;
 }
 
 const FORWARD_VARIANTS: readonly Variant[] = [
@@ -128,25 +109,27 @@ const FORWARD_VARIANTS: readonly Variant[] = [
     launches: () => [],
   },
   {
-    name: 'parts: a long row of keys is shared out among workgroups, and what they make of it merged',
-    when: (task) => task.rows <= FEW_ROWS && task.s.dim <= SMALL_DIM && task.s.keys >= 4 * PART_KEYS && partsOf(task) > 1,
+    name: 'decode: few rows, each by workgroups of its own',
+    when: ({ s, rows, device }) => rows <= FEW_ROWS && (!device.caps.software || s.keys >= 2 * PART_KEYS),
     launches(task) {
-      const { s, rows, problems, device } = task;
-      const cut = directCut(rows * problems, s.keys, s.dim, device.caps);
-      const count = partsOf(task);
-      const parts = device.scratch([rows * problems * count, cut.constants.DV * 4]);
-      const part_stats = device.scratch([rows * problems * count, 2]);
+      const { s, device } = task;
+      const rows = task.rows * task.problems;
+      let PARTS = 1;
+      while (rows * PARTS < ENOUGH_WORKGROUPS && s.keys >= 2 * PARTS * PART_KEYS) PARTS *= 2;
+      const DV = Math.ceil(s.dim / 4);
+      const cut = { key: `${PARTS}`, constants: { ...DECODE_CUT, DV, PARTS } };
+      const grid = grid1d(rows * PARTS, 1);
+      if (PARTS === 1) return [launch(DECODE, cut, task, grid)];
+      const parts = device.scratch([rows * PARTS, DV * 4]);
+      const part_stats = device.scratch([rows * PARTS, 2]);
       const shared = { ...task, slots: { ...task.slots, parts, part_stats } };
-      return [
-        launch(partsForward(count), cut, shared, grid1d(rows * problems * count * cut.split, cut.threads)),
-        launch(mergedForward(count), cut, shared, grid1d(rows * problems * cut.constants.DV, 64)),
-      ];
+      return [launch(DECODE_PARTS, cut, shared, grid), launch(MERGE, cut, shared, grid1d(rows * DV, 64))];
     },
   },
   {
-    name: 'direct: no tiles, for few rows, and for drivers on the CPU',
-    when: ({ s, rows, device }) => device.caps.software || (rows <= FEW_ROWS && s.dim <= SMALL_DIM),
-    launches: (task) => [direct(DIRECT_FORWARD, task, task.rows, task.s.keys)],
+    name: 'direct: for drivers on the CPU',
+    when: ({ device }) => device.caps.software,
+    launches: (task) => [direct(DIRECT, task, task.rows)],
   },
   {
     name: 'tiled',
@@ -158,10 +141,10 @@ const FORWARD_VARIANTS: readonly Variant[] = [
   },
 ];
 
-/** `items` of a problem, rows or keys, that each walk over `others`. */
-function direct(kernel: Kernel, task: Task, items: number, others: number): Launch {
-  const cut = directCut(items * task.problems, others, task.s.dim, task.device.caps);
-  return launch(kernel, cut, task, grid1d(items * task.problems * cut.split, cut.threads));
+/** A thread for each of the `items` of a problem, rows or keys. */
+function direct(kernel: Kernel, task: Task, items: number): Launch {
+  const cut = directCut(task.s.dim);
+  return launch(kernel, cut, task, grid1d(items * task.problems, cut.constants.DIRECT));
 }
 
 function tiled(kernel: Kernel, tile: Tile, task: Task, tiles: number): Launch {
@@ -185,8 +168,8 @@ const BACKWARD_VARIANTS: readonly Variant[] = [
     name: 'direct: for drivers on the CPU',
     when: ({ device }) => device.caps.software,
     launches: (task) => [
-      direct(DIRECT_ROWS, task, task.rows, task.s.keys),
-      ...(task.slots.dk ? [direct(DIRECT_KEYS, task, task.s.keys, task.rows)] : []),
+      direct(DIRECT_ROWS, task, task.rows),
+      ...(task.slots.dk ? [direct(DIRECT_KEYS, task, task.s.keys)] : []),
     ],
   },
   {
