@@ -1,31 +1,21 @@
-import { spawn, spawnSync } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
-import {
-  appendFileSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  unlinkSync,
-  writeFileSync,
-} from 'node:fs';
-import { tmpdir } from 'node:os';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { SystemError } from '../engine/errors.ts';
-import { makeFolders } from '../models/matvlm/app/store/files.ts';
 import * as io from '../engine/node/index.ts';
-import * as store from '../models/matvlm/app/store/index.ts';
-import { type Owner, ownerName, self, stateOf } from '../models/matvlm/app/store/owner.ts';
 import { Checkpoint } from '../engine/safetensors/index.ts';
 import { latestCheckpoint, listCheckpoints, pruneCheckpoints, verifyCheckpoint } from '../models/matvlm/app/store/checkpoints.ts';
+import { makeFolders } from '../models/matvlm/app/store/files.ts';
+import * as store from '../models/matvlm/app/store/index.ts';
 import { acquireLock, type Lock } from '../models/matvlm/app/store/lock.ts';
-import { faultyFiles } from './support/faulty-files.ts';
+import { type Owner, ownerName, self, stateOf } from '../models/matvlm/app/store/owner.ts';
+import { rejects } from './support/expect.ts';
+import { type FaultyFiles, faultyFiles } from './support/faulty-files.ts';
+import { freshFolder, freshPath } from './support/folders.ts';
 
 /** Processes that live, or that cannot be judged from here. */
 const OTHERS: Record<string, Owner> = {
@@ -50,21 +40,12 @@ function startOf(pid: number): string {
 
 const CODES = ['ENOSPC', 'EIO', 'EROFS', 'EACCES', 'EMFILE'];
 const file = fileURLToPath(import.meta.url);
-// The child process, which may not live to delete it, has none.
-const root = process.env.MATVLM_TEST_CHILD ? '' : mkdtempSync(join(tmpdir(), 'matvlm-atomic-'));
-process.on('exit', () => root && rmSync(root, { recursive: true, force: true }));
-let count = 0;
-const fresh = () => join(root, `run-${++count}`);
 
 /** A checkpoint whose every part tells its version: 3 pages of weights in two shards, and a state. */
 async function fill(folder: string, version: number, files: store.FileSystem): Promise<void> {
-  const tensor = (name: string) => ({
-    name,
-    dtype: 'I32' as const,
-    shape: [1024],
-    data: () => new Int32Array(1024).fill(version),
-  });
-  await store.writeShardedSafetensors(folder, ['a', 'b', 'c'].map(tensor), { files, maxShardSize: 9000 });
+  const data = () => new Int32Array(1024).fill(version);
+  const tensors = ['a', 'b', 'c'].map((name) => ({ name, dtype: 'I32' as const, shape: [1024], data }));
+  await store.writeShardedSafetensors(folder, tensors, { files, maxShardSize: 9000 });
   await store.writeFileAtomic(join(folder, 'trainer_state.json'), JSON.stringify({ version }), files);
 }
 
@@ -86,16 +67,31 @@ async function versionOf(folder: string): Promise<number> {
   return version;
 }
 
+const newest = async (run: string) => versionOf((await latestCheckpoint(run))!.path);
+
 /** What every writer of a run begins with: takes the lock, and with it cleans up. */
 async function resume(run: string): Promise<void> {
   await (await acquireLock(run)).release();
 }
 
-function isSystemError(error: unknown, code: string, path: string): void {
-  assert.instance(error, SystemError, `${code}: ${error}`);
-  assert.ok((error as Error).message.includes(path), `${(error as Error).message} names ${path}`);
-  assert.match((error as Error).message, code);
+/** The error of `work`, which must name the path and the code; null where there is none. */
+async function systemError(work: Promise<unknown>, code: string, path: string): Promise<Error | null> {
+  const failed = await work.then(() => false, () => true);
+  if (!failed) return null;
+  const error = await rejects(work, SystemError, code);
+  assert.ok(error.message.includes(path), `${error.message} names ${path}`);
+  return error;
 }
+
+/** Runs `body` with a fault at the first call, at the second, and so on until it ends before. Returns how often. */
+async function everyFault(fault: (at: number) => string, lasting: boolean, body: (files: FaultyFiles, at: number) => Promise<void>) {
+  for (let at = 1; ; at++) {
+    const files = faultyFiles({ at, code: fault(at), lasting });
+    await body(files, at);
+    if (files.calls < at) return at;
+  }
+}
+const killed = (body: (files: FaultyFiles, at: number) => Promise<void>) => everyFault(() => 'killed', true, body);
 
 const atomic = suite('atomic writes: a fault at every call');
 
@@ -103,23 +99,15 @@ atomic('a file: the former or the new one, and no temporary file', async () => {
   const [former, next] = ['old '.repeat(2000), 'new '.repeat(5000)];
   let failed = 0;
   for (const code of CODES) {
-    for (let at = 1, done = false; !done; at++) {
-      const folder = fresh();
+    await everyFault(() => code, false, async (files, at) => {
+      const folder = freshFolder([['state.json', former]]);
       const path = join(folder, 'state.json');
-      await store.disk.makeFolder(folder);
-      writeFileSync(path, former);
-      const files = faultyFiles({ at, code });
-      const error = await store.writeFileAtomic(path, next, files).then(
-        () => null,
-        (reason: unknown) => reason,
-      );
+      const error = await systemError(store.writeFileAtomic(path, next, files), code, path);
       const found = readFileSync(path, 'utf8');
       assert.equal(readdirSync(folder), ['state.json'], `${code} at ${at}`);
       assert.ok(found === next || (error && found === former), `${code} at ${at}: ${found.length} bytes`);
-      if (error) isSystemError(error, code, path);
       failed += error ? 1 : 0;
-      done = files.calls < at;
-    }
+    });
   }
   assert.ok(failed >= 5 * 10, `${failed} faults came through`);
 });
@@ -129,76 +117,63 @@ for (const replacing of [false, true]) {
 
   /** A run with checkpoint 1, and checkpoint 2 when it is to be replaced; the version that must be found so far. */
   const prepare = async () => {
-    const run = fresh();
-    for (const step of replacing ? [1, 2] : [1]) await write(join(run, `checkpoint-${step}`), step);
+    const run = await runOf(...(replacing ? [1, 2] : [1]));
     return { run, path: join(run, 'checkpoint-2'), former: replacing ? 2 : 1 };
   };
 
   atomic(`a folder, ${kind}: the former or the new one, nothing left`, async () => {
     let { run, path, former } = await prepare();
     let failed = 0;
-    for (let at = 1, done = false; !done; at++) {
-      const code = CODES[at % CODES.length];
-      const files = faultyFiles({ at, code });
+    const code = (at: number) => CODES[at % CODES.length];
+    await everyFault(code, false, async (files, at) => {
+      const what = `${code(at)} at ${at}`;
       const next = 10 + at;
-      const error = await write(path, next, files).then(
-        () => null,
-        (reason: unknown) => reason,
-      );
+      const error = await systemError(write(path, next, files), code(at), run);
       // A fault while the replaced one is deleted is no error: the new one is in place, the rest is swept later.
-      const left = readdirSync(run).filter(
-        (name) => !name.startsWith('checkpoint-') && (error || !/\.old-/.test(name)),
-      );
-      assert.equal(left, [], `${code} at ${at}`);
+      const passing = readdirSync(run).filter((name) => !name.startsWith('checkpoint-'));
+      assert.equal(passing.filter((name) => error || !/\.old-/.test(name)), [], what);
       await resume(run);
-      const found = await versionOf((await latestCheckpoint(run))!.path);
-      assert.ok(found === next || (error && found === former), `${code} at ${at}: version ${found}`);
-      assert.ok(
-        readdirSync(run).every((name) => name.startsWith('checkpoint-')),
-        `${code} at ${at}: not swept`,
-      );
-      if (error) isSystemError(error, code, run);
+      const found = await newest(run);
+      assert.ok(found === next || (error && found === former), `${what}: version ${found}`);
+      assert.ok(readdirSync(run).every((name) => name.startsWith('checkpoint-')), `${what}: not swept`);
       failed += error ? 1 : 0;
-      done = files.calls < at;
       if (replacing) former = found;
       else rmSync(path, { recursive: true, force: true });
-    }
+    });
     assert.ok(failed >= 40, `${failed} faults came through`);
   });
 
   atomic(`a folder, ${kind}: killed at every call and every 4 KiB`, async () => {
     let { run, path, former } = await prepare();
     const seen = new Set<boolean>();
-    for (let at = 1, done = false; !done; at++) {
-      const files = faultyFiles({ at, code: 'killed', lasting: true });
+    await killed(async (files, at) => {
       await write(path, 1000 + at, files).catch(() => {});
       await files.closeAll();
       await resume(run);
-      const found = await versionOf((await latestCheckpoint(run))!.path);
+      const found = await newest(run);
       assert.ok(found === 1000 + at || found === former, `killed at ${at}: version ${found}`);
       seen.add(found === former);
       await write(path, 10 + at);
       assert.equal(readdirSync(run).sort(), ['checkpoint-1', 'checkpoint-2'], `killed at ${at}`);
       assert.is(await versionOf(path), 10 + at);
-      done = files.calls < at;
       if (replacing) former = 10 + at;
       else rmSync(path, { recursive: true });
-    }
+    });
     assert.is(seen.size, 2, 'kills before and after the change were seen');
   });
 }
 
 atomic('an error of the caller passes unchanged and leaves nothing', async () => {
-  const run = fresh();
+  const run = freshPath();
   const mine = new Error('mine');
   const fails = () => Promise.reject(mine);
-  assert.is(await store.writeFolderAtomic(join(run, 'x'), fails).catch((e: unknown) => e), mine);
-  assert.is(await store.writeAtomic(join(run, 'y'), fails).catch((e: unknown) => e), mine);
+  assert.is(await rejects(store.writeFolderAtomic(join(run, 'x'), fails), Error), mine);
+  assert.is(await rejects(store.writeAtomic(join(run, 'y'), fails), Error), mine);
   assert.equal(readdirSync(run), []);
 });
 
 atomic('nothing half-written is taken for complete', async () => {
-  const path = join(fresh(), 'x');
+  const path = join(freshPath(), 'x');
   await store.writeFolderAtomic(path, async (folder, files) => {
     await fill(folder, 1, files);
     assert.not(await store.isCompleteFolder(folder));
@@ -210,12 +185,11 @@ atomic('nothing half-written is taken for complete', async () => {
 });
 
 atomic('folders are made one by one, so that a read-only file system is told as such', async () => {
-  const path = join(fresh(), 'a', 'b');
+  const path = join(freshPath(), 'a', 'b');
   const refuse = (code: string) => Promise.reject(Object.assign(new Error(code), { code }));
   // What Node's mkdir does: the system's own code for one folder, another one for a `recursive` call.
   const readOnly = (_: string, options?: { recursive?: boolean }) => refuse(options?.recursive ? 'ENOENT' : 'EROFS');
-  const error = await makeFolders(path, readOnly).catch((e: unknown) => e);
-  assert.is((error as { code: string }).code, 'EROFS');
+  await rejects(makeFolders(path, readOnly), Error, /^EROFS$/);
   await makeFolders(path);
   await makeFolders(path, readOnly);
   assert.equal(readdirSync(join(path, '..')), ['b']);
@@ -224,7 +198,7 @@ atomic('folders are made one by one, so that a read-only file system is told as 
 const runs = suite('checkpoints of a run');
 
 async function runOf(...steps: number[]): Promise<string> {
-  const run = fresh();
+  const run = freshPath();
   for (const step of steps) await write(join(run, `checkpoint-${step}`), step);
   return run;
 }
@@ -237,6 +211,12 @@ const DAMAGE: Record<string, (folder: string) => void> = {
   'a state cut off': (folder) => truncateSync(join(folder, 'trainer_state.json'), 3),
   'an empty index': (folder) => truncateSync(join(folder, 'model.safetensors.index.json'), 0),
 };
+
+/** Collects warnings. */
+function listening() {
+  const warnings: string[] = [];
+  return { warnings, warn: (line: string) => void warnings.push(line) };
+}
 
 runs('looking again where the newest is deleted meanwhile', async () => {
   const run = await runOf(1, 2);
@@ -252,9 +232,8 @@ runs('looking again where the newest is deleted meanwhile', async () => {
       return names;
     },
   };
-  const warnings: string[] = [];
-  const latest = await latestCheckpoint(run, { files, warn: (line) => void warnings.push(line) });
-  assert.is(latest?.step, 5);
+  const { warnings, warn } = listening();
+  assert.is((await latestCheckpoint(run, { files, warn }))?.step, 5);
   assert.equal(warnings, []);
 });
 
@@ -279,8 +258,7 @@ for (const [kind, damage] of Object.entries(DAMAGE)) {
   runs(`falls back over one with ${kind}, with a warning, and prunes nothing`, async () => {
     const run = await runOf(1, 2, 3);
     damage(join(run, 'checkpoint-3'));
-    const warnings: string[] = [];
-    const warn = (line: string) => void warnings.push(line);
+    const { warnings, warn } = listening();
     assert.is((await latestCheckpoint(run, { warn }))!.step, 2);
     assert.is(warnings.length, 1);
     assert.match(warnings[0], 'checkpoint-3');
@@ -293,10 +271,7 @@ runs('prunes to the newest that are whole, and spares the protected', async () =
   const run = await runOf(1, 2, 3, 4, 5);
   DAMAGE['a shard cut off'](join(run, 'checkpoint-4'));
   const removed = await pruneCheckpoints(run, 2, { protect: [join(run, 'checkpoint-1')] });
-  assert.equal(
-    removed.map(({ step }) => step),
-    [2],
-  );
+  assert.equal(removed.map(({ step }) => step), [2]);
   assert.equal(readdirSync(run).sort(), ['checkpoint-1', 'checkpoint-3', 'checkpoint-4', 'checkpoint-5']);
 });
 
@@ -305,9 +280,8 @@ runs('a checkpoint that cannot be deleted is warned of, and the others go', asyn
   const stuck = join(run, 'checkpoint-2');
   const refuse = () => Promise.reject(Object.assign(new Error('EBUSY'), { code: 'EBUSY' }));
   const rename = (from: string, to: string) => (from === stuck ? refuse() : store.disk.rename(from, to));
-  const warnings: string[] = [];
-  const options = { warn: (line: string) => void warnings.push(line), files: { ...store.disk, rename } };
-  const removed = await pruneCheckpoints(run, 1, options);
+  const { warnings, warn } = listening();
+  const removed = await pruneCheckpoints(run, 1, { warn, files: { ...store.disk, rename } });
   assert.equal(removed.map(({ step }) => step), [1, 3]);
   assert.equal(readdirSync(run).sort(), ['checkpoint-2', 'checkpoint-4']);
   assert.is(warnings.length, 1);
@@ -315,39 +289,32 @@ runs('a checkpoint that cannot be deleted is warned of, and the others go', asyn
 });
 
 runs('a fault at every call of pruning leaves the newest whole and none half-deleted', async () => {
-  for (let at = 1, done = false; !done; at++) {
+  await killed(async (files, at) => {
     const run = await runOf(1, 2);
-    const files = faultyFiles({ at, code: 'killed', lasting: true });
     await pruneCheckpoints(run, 1, { files }).catch(() => {});
     await files.closeAll();
     assert.is((await latestCheckpoint(run))!.step, 2, `killed at ${at}`);
     for (const { path } of await listCheckpoints(run)) await verifyCheckpoint(path);
-    done = files.calls < at;
     rmSync(run, { recursive: true });
-  }
+  });
 });
 
 const locks = suite('the lock of a run');
 
-/** The file in a lock, which names its owner. */
-const lockFile = (run: string, owner: Owner) => join(run, 'run.lock', ownerName(owner));
-
-/** Locks a run for another process. */
-function lockFor(run: string, owner: Owner): void {
-  mkdirSync(join(run, 'run.lock'), { recursive: true });
-  writeFileSync(lockFile(run, owner), '');
+/** A run that is locked for another process. */
+function lockedFor(owner: Owner): string {
+  return freshFolder([[join('run.lock', ownerName(owner)), '']]);
 }
 
 locks('refuses a second, in the same process and from another, and names it', async () => {
-  const run = fresh();
-  const [one, two] = await Promise.allSettled([acquireLock(run), acquireLock(run)]);
-  assert.is([one, two].filter(({ status }) => status === 'fulfilled').length, 1);
-  await (one as PromiseFulfilledResult<Lock>).value.release();
+  const run = freshPath();
+  const both = await Promise.allSettled([acquireLock(run), acquireLock(run)]);
+  const [one, ...none] = both.filter((lock): lock is PromiseFulfilledResult<Lock> => lock.status === 'fulfilled');
+  assert.equal(none, []);
+  await one.value.release();
   assert.equal(readdirSync(run), []);
   const child = await start('hold', run);
-  const error = (await acquireLock(run).catch((e: unknown) => e)) as Error;
-  assert.instance(error, SystemError);
-  assert.match(error.message, `${run}: process ${child.pid} is writing this run`);
+  await rejects(acquireLock(run), SystemError, `${run}: process ${child.pid} is writing this run`);
   await kill(child);
   const lock = await acquireLock(run);
   assert.equal(readdirSync(lock.path), [ownerName(self())]);
@@ -358,42 +325,34 @@ locks('refuses a second, in the same process and from another, and names it', as
 
 locks('takes over what a dead process left, also where it was killed between two calls', async () => {
   for (const [kind, owner] of Object.entries(DEAD)) {
-    const run = fresh();
-    lockFor(run, owner);
+    const run = lockedFor(owner);
     mkdirSync(join(run, `.run.lock.tmp-${ownerName(owner)}-1`));
     assert.is(stateOf(owner), 'dead', kind);
     await resume(run);
     assert.equal(readdirSync(run), [], kind);
   }
-  const run = fresh();
-  mkdirSync(join(run, 'run.lock'), { recursive: true });
+  const run = freshFolder();
+  mkdirSync(join(run, 'run.lock'));
   await resume(run);
   assert.equal(readdirSync(run), [], 'killed while it gave the lock back');
 });
 
 locks('never from one that lives or cannot be judged from here, and tells how to force it', async () => {
   for (const [kind, owner] of Object.entries(OTHERS)) {
-    const run = fresh();
-    lockFor(run, owner);
-    const error = (await acquireLock(run).catch((e: unknown) => e)) as Error;
-    assert.instance(error, SystemError, kind);
-    assert.match(error.message, `process ${owner.pid}`);
+    const run = lockedFor(owner);
+    const { message } = await rejects(acquireLock(run), SystemError, `process ${owner.pid}`, kind);
     const unknown = stateOf(owner) === 'unknown';
-    assert.match(error.message, unknown ? `delete ${join(run, 'run.lock')}` : 'wait for it, stop it');
+    assert.match(message, unknown ? `delete ${join(run, 'run.lock')}` : 'wait for it, stop it');
     assert.equal(readdirSync(join(run, 'run.lock')), [ownerName(owner)]);
     assert.equal(readdirSync(run), ['run.lock']);
   }
-  const run = fresh();
-  mkdirSync(run);
-  writeFileSync(join(run, 'run.lock'), 'of another program');
-  assert.match(String(await acquireLock(run).catch((e: unknown) => e)), `delete ${join(run, 'run.lock')}`);
+  const run = freshFolder([['run.lock', 'of another program']]);
+  await rejects(acquireLock(run), SystemError, `delete ${join(run, 'run.lock')}`);
 });
 
 locks('who has it cleans up in the run, but not what a living process needs', async () => {
-  const run = fresh();
   const names = (owners: Record<string, Owner>) => Object.values(owners).map((o) => `.x.tmp-${ownerName(o)}-1`);
-  mkdirSync(run);
-  for (const name of [...names(DEAD), ...names(OTHERS)]) writeFileSync(join(run, name), '');
+  const run = freshFolder([...names(DEAD), ...names(OTHERS)].map((name) => [name, '']));
   await resume(run);
   assert.equal(readdirSync(run), names({ parent: OTHERS.parent }));
   // Without the lock, only what is dead for certain.
@@ -403,8 +362,7 @@ locks('who has it cleans up in the run, but not what a living process needs', as
 });
 
 locks('of many that want a dead one, one gets it', async () => {
-  const run = fresh();
-  lockFor(run, DEAD.gone);
+  const run = lockedFor(DEAD.gone);
   const all = await Promise.allSettled(Array.from({ length: 5 }, () => start('hold', run, 'ignore')));
   const got = all.filter((one) => one.status === 'fulfilled');
   assert.is(got.length, 1);
@@ -414,12 +372,13 @@ locks('of many that want a dead one, one gets it', async () => {
 
 const UNSHARE = ['--pid', '--fork', '--mount-proc'];
 const canUnshare = spawnSync('unshare', [...UNSHARE, 'true']).status === 0;
+const asChild = (task: string, run: string) => ({ ...process.env, MATVLM_TEST_CHILD: JSON.stringify([task, run]) });
 
 (canUnshare ? locks : locks.skip)('holds in another process namespace, where readers disturb no writer', async () => {
-  const run = fresh();
+  const run = freshPath();
   const child = await start('train', run);
   const within = async (task: string) => {
-    const env = { ...process.env, MATVLM_TEST_CHILD: JSON.stringify([task, run]) };
+    const env = asChild(task, run);
     const ended = spawn('unshare', [...UNSHARE, process.execPath, file], { env, stdio: ['ignore', 'ignore', 'pipe'] });
     let stderr = '';
     ended.stderr.on('data', (text) => (stderr += text));
@@ -435,43 +394,35 @@ const canUnshare = spawnSync('unshare', [...UNSHARE, 'true']).status === 0;
 });
 
 locks('a fault at every call is told, and does not lock the run for ever', async () => {
-  for (let at = 1, done = false; !done; at++) {
-    const run = fresh();
-    const files = faultyFiles({ at, code: 'ENOSPC' });
-    const lock = await acquireLock(run, files).catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
-    done = files.calls < at;
-    await lock?.release().catch((error: unknown) => isSystemError(error, 'ENOSPC', run));
+  await everyFault(() => 'ENOSPC', false, async (files) => {
+    const run = freshPath();
+    const acquired = acquireLock(run, files);
+    if (!(await systemError(acquired, 'ENOSPC', run))) await systemError((await acquired).release(), 'ENOSPC', run);
     await resume(run);
-  }
+  });
 });
 
 const kills = suite('a process killed while it writes checkpoints');
 const ROUNDS = 8;
 
 kills(`by SIGKILL, ${ROUNDS} times: each time the run goes on from a whole checkpoint`, async () => {
-  const run = fresh();
+  const run = freshPath();
   let last = 0;
   for (let round = 0; round < ROUNDS; round++) {
     const child = await start('train', run);
     let output = '';
-    const finished = new Promise<void>((done) => {
+    // Each round gets on by a step, however slow the machine is, and dies somewhere in the next ones.
+    await new Promise<void>((done) => {
       child.stdout!.on('data', (text) => (output += text).includes('\n') && done());
     });
-    // Each round gets on by a step, however slow the machine is, and dies somewhere in the next ones.
-    await finished;
-    await new Promise((done) => setTimeout(done, (round * 17) % 80));
+    await sleep((round * 17) % 80);
     await kill(child);
     await resume(run);
     const reported = Math.max(last, ...output.split('\n').slice(0, -1).map(Number));
-    const latest = await latestCheckpoint(run);
-    const step = latest ? await versionOf(latest.path) : 0;
-    assert.ok(step >= reported, `round ${round}: found ${step}, the process had finished ${reported}`);
-    assert.not(
-      readdirSync(run).some((name) => name.startsWith('.checkpoint')),
-      `${readdirSync(run)}`,
-    );
-    if (step > 0) assert.ok((await versionOf(join(run, 'export'))) >= step - 1);
-    last = step;
+    last = await newest(run);
+    assert.ok(last >= reported, `round ${round}: found ${last}, the process had finished ${reported}`);
+    assert.not(readdirSync(run).some((name) => name.startsWith('.checkpoint')), `${readdirSync(run)}`);
+    assert.ok((await versionOf(join(run, 'export'))) >= last - 1);
   }
   assert.ok(last >= ROUNDS, `only ${last} steps in ${ROUNDS} rounds`);
 });
@@ -497,8 +448,7 @@ async function child(task: string, run: string): Promise<void> {
 
 /** Starts this very file as the child process and waits until it has the lock. */
 async function start(task: string, run: string, stderr: 'inherit' | 'ignore' = 'inherit'): Promise<ChildProcess> {
-  const env = { ...process.env, MATVLM_TEST_CHILD: JSON.stringify([task, run]) };
-  const started = spawn(process.execPath, [file], { env, stdio: ['ignore', 'pipe', stderr] });
+  const started = spawn(process.execPath, [file], { env: asChild(task, run), stdio: ['ignore', 'pipe', stderr] });
   await new Promise((done, fail) => {
     started.stdout.once('data', done);
     started.once('exit', () => fail(new Error(`the child process for ${task} ended early`)));
