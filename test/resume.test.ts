@@ -1,6 +1,5 @@
 // What a run is resumed from is believed only where the optimiser can have left it; readers beside one look again.
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -18,10 +17,9 @@ import { pretrainTask } from '../models/matvlm/train/loop.ts';
 import { AdamW } from '../models/nn/optimiser.ts';
 import { Vlm } from '../models/matvlm/vlm.ts';
 import { zeros } from '../ops/index.ts';
+import { rejects } from './support/expect.ts';
+import { freshFolder, freshPath } from './support/folders.ts';
 import { smallTeacher, tokenizer } from './support/tiny-model.ts';
-
-const root = mkdtempSync(join(tmpdir(), 'matvlm-resume-'));
-process.on('exit', () => rmSync(root, { recursive: true, force: true }));
 
 const backend = new ReferenceBackend();
 const parameters = scope(() => new Map([['w', keep(zeros(backend, [4, 4]))], ['b', keep(zeros(backend, [4]))]]));
@@ -47,11 +45,9 @@ function sound(): Saved {
   return { folder: 'checkpoint-7', tensors, state, random: { seed: 3, step: 7 }, settings: { lr: 0.5 } };
 }
 
-let count = 0;
-
 async function write({ folder, tensors, state, random, settings }: Saved): Promise<string> {
-  const path = join(root, String(++count), folder);
-  mkdirSync(path, { recursive: true });
+  const path = join(freshFolder(), folder);
+  mkdirSync(path);
   const list = [...tensors].map(([name, { data, ...spec }]) => ({ name, ...spec, data: () => data }));
   await writeSafetensors(join(path, 'optimizer.safetensors'), list);
   writeFileSync(join(path, 'trainer_state.json'), JSON.stringify({ state, settings }));
@@ -59,48 +55,38 @@ async function write({ folder, tensors, state, random, settings }: Saved): Promi
   return path;
 }
 
-const F32 = 'F32' as const;
-const damage: Record<string, readonly [change: (saved: Saved) => unknown, says: RegExp]> = {
-  'another shape': [
-    ({ tensors }) => tensors.set('w.exp_avg', { dtype: F32, shape: [1], data: new Float32Array(1) }),
-    /"w.exp_avg" is F32 \[1\], expected F32 \[4, 4\]/,
-  ],
-  'as many elements in another shape': [
-    ({ tensors }) => tensors.set('w.exp_avg_sq', { dtype: F32, shape: [16], data: new Float32Array(16) }),
-    /"w.exp_avg_sq" is F32 \[16\], expected F32 \[4, 4\]/,
-  ],
-  'more than there is room for': [
-    ({ tensors }) => tensors.set('b.exp_avg', { dtype: F32, shape: [4096], data: new Float32Array(4096) }),
-    /"b.exp_avg" is F32 \[4096\], expected F32 \[4\]/,
-  ],
-  'a tensor of another model': [
-    ({ tensors }) => tensors.set('x.exp_avg', { dtype: F32, shape: [4], data: new Float32Array(4) }),
-    /"x.exp_avg" is F32 \[4\], expected no such tensor/,
-  ],
-  'a very long name': [
-    ({ tensors }) => tensors.set('x'.repeat(1e6), { dtype: F32, shape: [4], data: new Float32Array(4) }),
-    /"x{119}…" is F32 \[4\], expected no such tensor/,
-  ],
-  'a moment that is NaN': [({ tensors }) => (tensors.get('w.exp_avg')!.data[9] = NaN), /"w.exp_avg" holds NaN at element 9/],
-  'a moment that is infinite': [
-    ({ tensors }) => (tensors.get('b.exp_avg_sq')!.data[1] = Infinity),
+/** Puts zeros of a shape in the place of a tensor. */
+const shaped = (name: string, ...shape: number[]) => ({ tensors }: Saved) =>
+  tensors.set(name, { dtype: 'F32', shape, data: new Float32Array(shape.reduce((a, b) => a * b)) });
+/** Changes an element of a tensor. */
+const holding = (name: string, at: number, value: number) => ({ tensors }: Saved) => (tensors.get(name)!.data[at] = value);
+
+type Change = readonly [kind: string, change: (saved: Saved) => unknown, says: RegExp];
+const DAMAGE: readonly Change[] = [
+  ['another shape', shaped('w.exp_avg', 1), /"w.exp_avg" is F32 \[1\], expected F32 \[4, 4\]/],
+  ['elements in another shape', shaped('w.exp_avg_sq', 16), /"w.exp_avg_sq" is F32 \[16\], expected F32 \[4, 4\]/],
+  ['more than there is room for', shaped('b.exp_avg', 4096), /"b.exp_avg" is F32 \[4096\], expected F32 \[4\]/],
+  ['a tensor of another model', shaped('x.exp_avg', 4), /"x.exp_avg" is F32 \[4\], expected no such tensor/],
+  ['a very long name', shaped('x'.repeat(1e6), 4), /"x{119}…" is F32 \[4\], expected no such tensor/],
+  ['a moment that is NaN', holding('w.exp_avg', 9, NaN), /"w.exp_avg" holds NaN at element 9/],
+  [
+    'a moment that is infinite',
+    holding('b.exp_avg_sq', 1, Infinity),
     /"b.exp_avg_sq" holds Infinity at element 1, expected finite numbers from 0/,
   ],
-  'a second moment below 0': [
-    ({ tensors }) => (tensors.get('w.exp_avg_sq')!.data[0] = -1e-30),
-    /"w.exp_avg_sq" holds -1.0\d+e-30 at element 0/,
-  ],
-  'more updates than steps were taken': [({ tensors }) => (tensors.get('w.step')!.data[0] = 6), /"w.step" holds 6/],
-  'a part of an update': [({ tensors }) => (tensors.get('b.step')!.data[0] = 0.5), /"b.step" holds 0.5/],
-};
-const disagreement: Record<string, readonly [change: (saved: Saved) => unknown, says: RegExp]> = {
-  'folder and state': [(saved) => Object.assign(saved, { folder: 'checkpoint-8' }), /state.step is 7, the folder's 8/],
-  'state and random state': [({ random }) => (random.step = 6), /rng_state.json: step is 6, that of trainer_state.json 7/],
-  'a very long text as a number': [({ state }) => Object.assign(state, { step: 'x'.repeat(1e5) }), /state.step is "x{118}…, expected/],
-  'more skipped than steps': [({ state }) => (state.skipped = 8), /state.skipped is 8, more than the 7 steps/],
-  'no settings': [(saved) => Object.assign(saved, { settings: undefined }), /trainer_state.json: settings is undefined/],
-  'more skipped in a row than at all': [({ state }) => (state.skippedInARow = 3), /state.skippedInARow is 3/],
-};
+  ['a second moment below 0', holding('w.exp_avg_sq', 0, -1e-30), /"w.exp_avg_sq" holds -1.0\d+e-30 at element 0/],
+  ['more updates than steps were taken', holding('w.step', 0, 6), /"w.step" holds 6/],
+  ['a part of an update', holding('b.step', 0, 0.5), /"b.step" holds 0.5/],
+];
+/** What is told without the tensors' data, so that a run falls back to the checkpoint before. */
+const DISAGREEMENT: readonly Change[] = [
+  ['folder and state', (saved) => Object.assign(saved, { folder: 'checkpoint-8' }), /state.step is 7, the folder's 8/],
+  ['state and random state', ({ random }) => (random.step = 6), /rng_state.json: step is 6, that of trainer_state.json 7/],
+  ['a text for a number', ({ state }) => Object.assign(state, { step: 'x'.repeat(1e5) }), /state.step is "x{118}…, expected/],
+  ['more skipped than steps', ({ state }) => (state.skipped = 8), /state.skipped is 8, more than the 7 steps/],
+  ['no settings', (saved) => Object.assign(saved, { settings: undefined }), /trainer_state.json: settings is undefined/],
+  ['more skipped in a row than at all', ({ state }) => (state.skippedInARow = 3), /state.skippedInARow is 3/],
+];
 
 const resume = suite('the state that a run is resumed from');
 
@@ -112,19 +98,15 @@ resume('is read as it was written', async () => {
   assert.equal(await trainerSettings(await write(saved)), saved.settings);
 });
 
-for (const [kind, [change, says]] of Object.entries({ ...damage, ...disagreement })) {
+for (const [kind, change, says] of [...DAMAGE, ...DISAGREEMENT]) {
   resume(`is refused: ${kind}`, async () => {
     const saved = sound();
     change(saved);
     const folder = await write(saved);
-    const error = await loadTrainer(folder, optimiser.tensors()).catch((e: unknown) => e);
-    assert.instance(error, CheckpointError);
-    assert.match((error as Error).message, says);
-    assert.match((error as Error).message, 'resume another checkpoint');
-    // Told without the tensors' data, so that a run falls back to the checkpoint before.
-    const early = await verifyTrainer(folder).catch((e: unknown) => e);
-    if (kind in disagreement) assert.match((early as Error).message, says);
-    else assert.is(early, undefined);
+    const { message } = await rejects(loadTrainer(folder, optimiser.tensors()), CheckpointError, says);
+    assert.match(message, 'resume another checkpoint');
+    if (DAMAGE.some(([name]) => name === kind)) await verifyTrainer(folder);
+    else await rejects(verifyTrainer(folder), CheckpointError, says);
   });
 }
 
@@ -133,10 +115,9 @@ resume('that cannot be read leaves nothing of the optimiser in memory', async ()
   const task = pretrainTask(vlm.model);
   const before = backend.memory.buffers;
   const training = { optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0, clip: 0 } };
-  for (const folder of [join(root, 'nowhere'), await write(sound())]) {
-    const session = { task, vlm, training, resume: folder, run: { path: root } } as unknown as Session;
-    const error = await runSession(session).catch((e: unknown) => e);
-    assert.instance(error, CheckpointError);
+  for (const folder of [freshPath(), await write(sound())]) {
+    const session = { task, vlm, training, resume: folder, run: { path: freshFolder() } } as unknown as Session;
+    await rejects(runSession(session), CheckpointError);
     assert.is(backend.memory.buffers, before);
   }
   vlm.dispose();
@@ -153,7 +134,7 @@ async function advance(run: string, step: number): Promise<void> {
 }
 
 beside('looks again where the newest checkpoint is deleted', async () => {
-  const run = join(root, 'run');
+  const run = freshFolder();
   await advance(run, 1);
   let step = 1;
   const read = async (folder: string) => {
@@ -165,8 +146,17 @@ beside('looks again where the newest checkpoint is deleted', async () => {
   assert.equal(await readModel(run, read), ['4', '4']);
 });
 
+beside('passes an error on that has another cause', async () => {
+  const run = freshFolder();
+  await advance(run, 1);
+  const mine = new Error('mine');
+  let reads = 0;
+  assert.is(await rejects(readModel(run, () => Promise.reject((reads++, mine))), Error), mine);
+  assert.is(reads, 1);
+});
+
 beside('resumes no run that another process took further meanwhile', async () => {
-  const run = join(root, 'further');
+  const [root, run] = [freshFolder(), freshFolder()];
   const save = (step: number) =>
     writeFolderAtomic(join(run, `checkpoint-${step}`), async (folder, files) => {
       const state = { step, skipped: 0, skippedInARow: 0, tokens: 1 };
@@ -177,20 +167,11 @@ beside('resumes no run that another process took further meanwhile', async () =>
   await save(3);
   const point = await find();
   await save(4);
-  const error = await lockResumed(point).catch((e: unknown) => e);
-  assert.match((error as Error).message, 'resume it again');
+  await rejects(lockResumed(point), Error, 'resume it again');
   assert.equal(readdirSync(run).sort(), ['checkpoint-3', 'checkpoint-4']);
   const again = await find();
   assert.is(again.checkpoint.step, 4);
   await (await lockResumed(again)).release();
-});
-
-beside('passes an error on that has another cause', async () => {
-  const mine = new Error('mine');
-  let reads = 0;
-  const error = await readModel(join(root, 'run'), () => Promise.reject((reads++, mine))).catch((e: unknown) => e);
-  assert.is(error, mine);
-  assert.is(reads, 1);
 });
 
 for (const tests of [resume, beside]) tests.run();
