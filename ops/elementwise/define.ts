@@ -1,11 +1,12 @@
 import type { Spec } from '../../engine/backend.ts';
 import type { WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import type { Scalar } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, type DType, expectDType, FLOATS, isFloat } from '../../engine/dtype.ts';
 import { DTypeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, type Op, type OpDefinition, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { broadcastIndex, broadcastShapes } from '../common/shapes.ts';
-import { elementwise, type Expression } from './kernel.ts';
+import { elementwise, type ElementwiseKernel, type Expression } from './kernel.ts';
 
 /** A function of numbers: of the operands' elements, in order. */
 export type Value = (...elements: number[]) => number;
@@ -18,11 +19,13 @@ export interface Elementwise<A, I extends string = string> {
   /** torch's. */
   readonly name: string;
   readonly inputs: readonly I[];
-  /** Attributes that WGSL sees under `params`. */
-  readonly params?: readonly (keyof A & string)[];
+  /** Attributes that WGSL sees under `params`, as numbers of the result's type; or what it sees there. */
+  readonly params?: readonly (keyof A & string)[] | ((attrs: A) => ElementwiseKernel['params']);
+  /** The result's shape, where it is not the one that the operands broadcast to. */
+  readonly shape?: (attrs: A) => readonly number[];
   /** The result's dtype. @throws DTypeError for operands that it does not take, ArgumentError for such attributes */
   readonly result: (inputs: Each<Spec>, attrs: A) => DType;
-  /** Its value in JavaScript, and in WGSL. `whole`: for operands of whole numbers. */
+  /** Its value in JavaScript, of no more than one operand of the index too, and in WGSL. `whole`: of whole numbers. */
   readonly f: (attrs: A, whole: boolean) => Value;
   readonly wgsl: Expression;
   /** WGSL functions that the expressions call. */
@@ -44,19 +47,19 @@ export function defineElementwise<A, const I extends string>(
     shape(given, attrs) {
       const dtype = own.result(given, attrs);
       const shapes = inputs.map((input) => given[input].shape);
-      return { y: spec(shapes.reduce((a, b) => broadcastShapes(name, a, b)), dtype) };
+      return { y: spec(own.shape?.(attrs) ?? shapes.reduce((a, b) => broadcastShapes(name, a, b)), dtype) };
     },
     reference(given, { y }, attrs) {
       const operands = inputs.map((input) => given[input]);
-      fillWith(y, own.f(attrs, !isFloat(operands[0].dtype)), operands);
+      fillWith(y, own.f(attrs, !isFloat((operands[0] ?? y).dtype)), operands);
     },
     webgpu(reads, { y }, attrs, { caps }) {
       const { type } = accessOf(y.dtype, caps);
-      const numbers = params.map((param) => [param, [type, attrs[param] as number]] as const);
+      const numbers = typeof params === 'function' ? params(attrs) : numbersOf(params, attrs, type);
       // One of the operands may be called y.
       const writes = { result: y };
       const values = { result: own.wgsl };
-      return [elementwise({ name, reads, writes, values, params: Object.fromEntries(numbers), helpers }, caps)];
+      return [elementwise({ name, reads, writes, values, params: numbers, helpers }, caps)];
     },
     wasm: wasm && ((given, { y }, attrs, device) =>
       [y, ...Object.values(given)].every(({ dtype }) => dtype === 'f32') && wasm(given, y, attrs, device)),
@@ -64,6 +67,11 @@ export function defineElementwise<A, const I extends string>(
     ...gradient,
   };
   return defineOp(definition) as unknown as Op<A, I, 'y'>;
+}
+
+/** Attributes as params of that type. */
+export function numbersOf<A>(names: readonly (keyof A & string)[], attrs: A, type: Scalar): ElementwiseKernel['params'] {
+  return Object.fromEntries(names.map((name) => [name, [type, attrs[name] as number] as const]));
 }
 
 /** A function as tables have it: where it takes whole numbers too, with what it is on them if that is not the same. */
@@ -88,7 +96,8 @@ export function valuesOf({ f, wgsl, integers }: Row, first: string): Pick<Elemen
 export function fillWith(y: HostArg, f: Value, operands: readonly (HostArg | undefined)[]): void {
   const unused = y.data;
   const [a = unused, b = unused, c = unused, d = unused, e = unused] = operands.map((x) => x && stretched(x, y));
-  if (operands.length === 1) for (let i = 0; i < y.size; i++) y.data[i] = f(a[i]);
+  if (operands.length === 0) for (let i = 0; i < y.size; i++) y.data[i] = f(i);
+  else if (operands.length === 1) for (let i = 0; i < y.size; i++) y.data[i] = f(a[i], i);
   else if (operands.length === 2) for (let i = 0; i < y.size; i++) y.data[i] = f(a[i], b[i]);
   else for (let i = 0; i < y.size; i++) y.data[i] = f(a[i], b[i], c[i], d[i], e[i]);
 }

@@ -1,10 +1,10 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectWhole } from '../../engine/arguments.ts';
-import { expectDType, FLOATS } from '../../engine/dtype.ts';
-import { defineOp, type Op, spec } from '../../engine/op.ts';
+import { FLOATS } from '../../engine/dtype.ts';
+import type { Op } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { elementwise } from './kernel.ts';
-import { bitsOf, bitsWgsl, keysOf } from './random.ts';
+import { defineElementwise, promote } from './define.ts';
+import { bitsOf, bitsWgsl, keyParams, keysOf } from './random.ts';
 
 interface DropoutAttrs {
   readonly p: number;
@@ -15,32 +15,21 @@ interface DropoutAttrs {
 const threshold = (p: number) => Math.min(2 ** 32 - 1, Math.round(p * 2 ** 32));
 const scaleOf = (p: number) => (p === 1 ? 0 : 1 / (1 - p));
 
-const dropoutOp: Op<DropoutAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
-  name: 'dropout',
-  inputs: ['x'],
-  outputs: ['y'],
-  shape({ x }) {
-    expectDType('dropout', 'x', x.dtype, ...FLOATS);
-    return { y: spec(x.shape, x.dtype) };
+const dropoutOp: Op<DropoutAttrs, 'x', 'y'> = /* @__PURE__ */ defineElementwise<DropoutAttrs, 'x'>(
+  {
+    name: 'dropout',
+    inputs: ['x'],
+    result: (inputs) => promote('dropout', inputs, ...FLOATS),
+    f({ p, seed }) {
+      const [key0, key1] = keysOf(seed);
+      return (x, i) => (bitsOf(i, key0, key1) >= threshold(p) ? x * scaleOf(p) : 0);
+    },
+    params: ({ p, seed }) => ({ ...keyParams(seed), below: ['u32', threshold(p)], scale: ['f32', scaleOf(p)] }),
+    wgsl: 'select(0.0, x * params.scale, bits_of(i, params.key0, params.key1) >= params.below)',
+    helpers: bitsWgsl,
   },
-  reference({ x }, { y }, { p, seed }: DropoutAttrs) {
-    const [key0, key1] = keysOf(seed);
-    for (let i = 0; i < y.size; i++) y.data[i] = bitsOf(i, key0, key1) >= threshold(p) ? x.data[i] * scaleOf(p) : 0;
-  },
-  webgpu({ x }, { y }, { p, seed }, { caps }) {
-    const [key0, key1] = keysOf(seed);
-    const values = { y: 'select(0.0, x * params.scale, bits_of(i, params.key0, params.key1) >= params.below)' };
-    const params = {
-      key0: ['u32', key0],
-      key1: ['u32', key1],
-      below: ['u32', threshold(p)],
-      scale: ['f32', scaleOf(p)],
-    } as const;
-    return [elementwise({ name: 'dropout', reads: { x }, writes: { y }, values, params, helpers: bitsWgsl }, caps)];
-  },
-  asStored: { webgpu: ['x', 'y'] },
-  backward: ({ attrs, grads }) => ({ x: apply(dropoutOp, { x: grads.y! }, attrs).y }),
-});
+  { backward: ({ attrs, grads }) => ({ x: apply(dropoutOp, { x: grads.y! }, attrs).y }) },
+);
 
 /**
  * Zeroes each element with probability p and scales the others by 1/(1 - p): floats of any shape → the same shape and

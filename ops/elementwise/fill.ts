@@ -2,11 +2,12 @@ import { apply } from '../../engine/apply.ts';
 import { expectFinite } from '../../engine/arguments.ts';
 import type { Backend } from '../../engine/backend.ts';
 import type { Launch } from '../../engine/backends/webgpu/launch.ts';
-import { accessOf, byteLength, type DType, encoder, expectStorable, isFloat } from '../../engine/dtype.ts';
+import { byteLength, type DType, encoder, expectStorable, isFloat } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { defineElementwise } from './define.ts';
 import { asWords, elementwise } from './kernel.ts';
 
 const word = /* @__PURE__ */ new DataView(new ArrayBuffer(4));
@@ -65,20 +66,14 @@ interface ArangeAttrs {
   readonly dtype: DType;
 }
 
-const arangeOp = /* @__PURE__ */ defineOp({
+const arangeOp = /* @__PURE__ */ defineElementwise<ArangeAttrs, never>({
   name: 'arange',
   inputs: [],
-  outputs: ['y'],
-  shape: (_, { size, dtype }: ArangeAttrs) => ({ y: spec([size], dtype) }),
-  reference(_, { y }, { start, step }) {
-    for (let i = 0; i < y.size; i++) y.data[i] = start + i * step;
-  },
-  webgpu(_, { y }, { start, step }, { caps }) {
-    const { type } = accessOf(y.dtype, caps);
-    const params = { start: [type, start], step: [type, step] } as const;
-    const values = { y: `params.start + ${type}(i) * params.step` };
-    return [elementwise({ name: 'arange', reads: {}, writes: { y }, values, params }, caps)];
-  },
+  result: (_, { dtype }) => dtype,
+  shape: ({ size }) => [size],
+  f: ({ start, step }) => (i) => start + i * step,
+  params: ['start', 'step'],
+  wgsl: ({ result }) => `params.start + ${result}(i) * params.step`,
 });
 
 /**

@@ -7,7 +7,7 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { sameShape } from '../common/shapes.ts';
 import { sumTo } from '../reduce/reduce.ts';
 import { cast } from './cast.ts';
-import { defineElementwise, type Each, type Elementwise, fillWith, type Value } from './define.ts';
+import { defineElementwise, type Each, type Elementwise, fillWith, numbersOf, type Value } from './define.ts';
 import { zeros } from './fill.ts';
 import { elementwise, type Expression } from './kernel.ts';
 import { mulScalar } from './scalar.ts';
@@ -86,11 +86,11 @@ function defineBackward<A extends object>(own: Differentiable<A, string>, formed
       for (const input of wantedOf(attrs)) fillWith(made[`d${input}`], partials[input].f(attrs), read);
     },
     webgpu(reads, writes, attrs, { caps }) {
-      const numbers = params.map((param) => [param, ['f32', attrs[param] as number]] as const);
+      const numbers = typeof params === 'function' ? params(attrs) : numbersOf(params, attrs, 'f32');
       const wanted = wantedOf(attrs);
       const values = Object.fromEntries(wanted.map((input) => [`d${input}`, partials[input].wgsl]));
       const kernel = `${name}_backward.${wanted}`;
-      return [elementwise({ name: kernel, reads, writes, values, params: Object.fromEntries(numbers), helpers }, caps)];
+      return [elementwise({ name: kernel, reads, writes, values, params: numbers, helpers }, caps)];
     },
     wasm: wasmBackward && ((read, made, attrs, device) => wasmBackward(read, made, attrs, device)),
     asStored: { webgpu: [...operands, 'dy', ...formed.map((input) => `d${input}`)] },

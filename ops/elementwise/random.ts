@@ -2,9 +2,9 @@ import { apply } from '../../engine/apply.ts';
 import { expectWhole } from '../../engine/arguments.ts';
 import type { Backend } from '../../engine/backend.ts';
 import { type DType, expectDType, FLOATS } from '../../engine/dtype.ts';
-import { defineOp, type Op, spec } from '../../engine/op.ts';
+import type { Op } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { elementwise } from './kernel.ts';
+import { defineElementwise } from './define.ts';
 import { logWgsl } from './math.ts';
 import { trigWgsl } from './trig.ts';
 
@@ -34,6 +34,12 @@ fn mix_(x: u32) -> u32 {
 }
 fn bits_of(i: u32, key0: u32, key1: u32) -> u32 { return mix_(mix_(i + key0) ^ key1); }
 `;
+
+/** What WGSL calls the keys. */
+export function keyParams(seed: number) {
+  const [key0, key1] = keysOf(seed);
+  return { key0: ['u32', key0], key1: ['u32', key1] } as const;
+}
 
 interface RandomAttrs {
   readonly shape: readonly number[];
@@ -67,27 +73,22 @@ const normal: Row = {
 };
 
 function randomOp(name: string, { f, wgsl, helpers = '' }: Row): Op<RandomAttrs, never, 'y'> {
-  return defineOp({
+  return defineElementwise<RandomAttrs, never>({
     name,
     inputs: [],
-    outputs: ['y'],
-    shape(_, { shape, seed, dtype }: RandomAttrs) {
+    result(_, { seed, dtype }) {
       expectWhole(name, 'seed', seed, 0, Number.MAX_SAFE_INTEGER);
       expectDType(name, 'the result', dtype, ...FLOATS);
-      return { y: spec(shape, dtype) };
+      return dtype;
     },
-    reference(_, { y }, { seed, dtype }) {
+    shape: ({ shape }) => shape,
+    f({ seed, dtype }) {
       const [key0, key1] = keysOf(seed);
-      for (let i = 0; i < y.size; i++) y.data[i] = f(bitsOf(i, key0, key1), bitsOf(i, key1, key0), DIGITS[dtype]!);
+      return (i) => f(bitsOf(i, key0, key1), bitsOf(i, key1, key0), DIGITS[dtype]!);
     },
-    webgpu(_, { y }, { seed, dtype }, { caps }) {
-      const [key0, key1] = keysOf(seed);
-      const params = { key0: ['u32', key0], key1: ['u32', key1], digits: ['u32', DIGITS[dtype]!] } as const;
-      const values = { y: 'value_of(bits_of(i, params.key0, params.key1), bits_of(i, params.key1, params.key0))' };
-      const value = `fn value_of(bits: u32, others: u32) -> f32 { return ${wgsl}; }`;
-      return [elementwise({ name, reads: {}, writes: { y }, values, params, helpers: bitsWgsl + helpers + value }, caps)];
-    },
-    asStored: { webgpu: ['y'] },
+    params: ({ seed, dtype }) => ({ ...keyParams(seed), digits: ['u32', DIGITS[dtype]!] }),
+    wgsl: 'value_of(bits_of(i, params.key0, params.key1), bits_of(i, params.key1, params.key0))',
+    helpers: `${bitsWgsl}${helpers}fn value_of(bits: u32, others: u32) -> f32 { return ${wgsl}; }`,
   });
 }
 

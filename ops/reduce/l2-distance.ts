@@ -4,7 +4,7 @@ import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectShape } from '../common/shapes.ts';
 import { ratioWgsl } from '../common/squares.ts';
-import { elementwise } from '../elementwise/kernel.ts';
+import { defineElementwise } from '../elementwise/define.ts';
 import { foldLaunches, NORM } from './fold.ts';
 
 const l2DistanceOp = /* @__PURE__ */ defineOp({
@@ -33,28 +33,21 @@ const l2DistanceOp = /* @__PURE__ */ defineOp({
   },
   saves: ['a', 'b', 'y'],
   backward({ needs, saved: { a, b, y }, grads }) {
-    const toward = (from: Tensor, to: Tensor) => apply(l2DistanceBackward, { a: from, b: to, y, dy: grads.y! }, {}).da;
+    const toward = (from: Tensor, to: Tensor) => apply(l2DistanceBackward, { a: from, b: to, norm: y, dy: grads.y! }, {}).y;
     return { a: needs.a ? toward(a, b) : null, b: needs.b ? toward(b, a) : null };
   },
 });
 
 /** da = dy·(a − b)/‖a − b‖, and 0 where both are the same. */
-const l2DistanceBackward = /* @__PURE__ */ defineOp({
+const l2DistanceBackward = /* @__PURE__ */ defineElementwise<object, 'a' | 'b' | 'norm' | 'dy'>({
   name: 'l2_distance_backward',
-  inputs: ['a', 'b', 'y', 'dy'],
-  outputs: ['da'],
-  shape: ({ a }) => ({ da: spec(a.shape, a.dtype) }),
-  reference({ a, b, y, dy }, { da }) {
-    const norm = y.data[0] === 0 ? Infinity : y.data[0];
-    for (let i = 0; i < da.size; i++) da.data[i] = dy.data[0] * ((a.data[i] - b.data[i]) / norm);
-  },
-  webgpu(reads, { da }, _, { caps }) {
-    const values = { da: 'select(dy * ratio_of(a - b, y), 0.0, y == 0.0)' };
-    return [elementwise({ name: 'l2_distance_backward', reads, writes: { da }, values, helpers: ratioWgsl }, caps)];
-  },
-  asStored: { webgpu: ['a', 'b', 'y', 'dy', 'da'] },
-  wasm({ a, b, y, dy }, { da }, _, { k }) {
-    k.l2_distance_backward(a, b, y, dy, da, da.size);
+  inputs: ['a', 'b', 'norm', 'dy'],
+  result: ({ a }) => a.dtype,
+  f: () => (a, b, norm, dy) => (norm === 0 ? 0 : dy * ((a - b) / norm)),
+  wgsl: 'select(dy * ratio_of(a - b, norm), 0.0, norm == 0.0)',
+  helpers: ratioWgsl,
+  wasm({ a, b, norm, dy }, da, _, { k }) {
+    k.l2_distance_backward(a, b, norm, dy, da, da.size);
     return true;
   },
 });

@@ -1,12 +1,10 @@
 import { apply } from '../../engine/apply.ts';
 import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { type DType, FLOATS } from '../../engine/dtype.ts';
-import { defineOp, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { ratioWgsl } from '../common/squares.ts';
-import { defineElementwise, fillWith, type Value } from '../elementwise/define.ts';
-import { elementwise } from '../elementwise/kernel.ts';
+import { defineElementwise, type Value } from '../elementwise/define.ts';
 import { nanWgsl } from '../elementwise/math.ts';
 import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { type Fold, NORM } from './fold.ts';
@@ -214,27 +212,22 @@ const normBackward = /* @__PURE__ */ pointwise(
 );
 
 /** Backward of sum and mean: dy·scale stretched to `shape`. */
-const spreadOp = /* @__PURE__ */ defineOp({
+const spreadOp = /* @__PURE__ */ defineElementwise<{ readonly shape: readonly number[]; readonly scale: number }, 'dy'>({
   name: 'sum_backward',
   inputs: ['dy'],
-  outputs: ['dx'],
-  asStored: { webgpu: ['dy', 'dx'] },
-  shape: ({ dy }, { shape }: { readonly shape: readonly number[]; readonly scale: number }) => ({ dx: spec(shape, dy.dtype) }),
-  reference({ dy }, { dx }, { scale }) {
-    fillWith(dx, (v) => v * scale, [dy]);
-  },
-  webgpu({ dy }, { dx }, { scale }, { caps }) {
-    const params = { scale: ['f32', scale] } as const;
-    return [elementwise({ name: 'spread', reads: { dy }, writes: { dx }, values: { dx: 'dy * params.scale' }, params }, caps)];
-  },
-  wasm({ dy }, { dx }, { scale }, { k }) {
+  result: ({ dy }) => dy.dtype,
+  shape: ({ shape }) => shape,
+  params: ['scale'],
+  f: ({ scale }) => (dy) => dy * scale,
+  wgsl: 'dy * params.scale',
+  wasm({ dy }, dx, { scale }, { k }) {
     k.fill(dx, dx.size, scale);
     return binaryOnWasm(k, 'mul', dx, dy, dx);
   },
 });
 
 function spread(dy: Tensor, shape: readonly number[], scale: number): Tensor {
-  return apply(spreadOp, { dy }, { shape, scale }).dx;
+  return apply(spreadOp, { dy }, { shape, scale }).y;
 }
 
 export type ReduceName =
