@@ -3,14 +3,20 @@ import { expectDType, WEIGHTS } from '../../engine/dtype.ts';
 import { spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectRank, normalizeDim } from '../common/shapes.ts';
-import { defineLookup } from './lookup.ts';
+import { defineAddition, defineLookup } from './lookup.ts';
 import { expectMovable } from './strided.ts';
 
-const indexSelectOp = /* @__PURE__ */ defineLookup(['index_select', 'index_select_backward'], 'slice', (x, index, dim) => {
-  expectMovable('index_select', x);
-  expectRank('index_select', 'index', index, 1);
-  return spec([...x.shape.slice(0, dim), index.shape[0], ...x.shape.slice(dim + 1)], x.dtype);
+const indexSelectOp = /* @__PURE__ */ defineLookup({
+  name: 'index_select',
+  unit: 'slice',
+  shape(x, index, dim) {
+    expectMovable('index_select', x);
+    expectRank('index_select', 'index', index, 1);
+    return spec([...x.shape.slice(0, dim), index.shape[0], ...x.shape.slice(dim + 1)], x.dtype);
+  },
+  gradient: () => indexSelectBackward,
 });
+const indexSelectBackward = /* @__PURE__ */ defineAddition({ name: 'index_select_backward', unit: 'slice' });
 
 /**
  * Slices of `x` along `dim`, in the order of `index` (torch.index_select). An index out of range gives NaN, and 0 for
@@ -21,14 +27,20 @@ const indexSelectOp = /* @__PURE__ */ defineLookup(['index_select', 'index_selec
  */
 export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
   const attrs = { dim: normalizeDim('index_select', dim, x.shape.length), outside: NaN };
-  return apply(indexSelectOp.take, { table: x, index }, attrs).y;
+  return apply(indexSelectOp, { table: x, index }, attrs).y;
 }
 
-const embeddingOp = /* @__PURE__ */ defineLookup(['embedding', 'embedding_backward'], 'slice', (weight, ids) => {
-  expectDType('embedding', 'weight', weight.dtype, ...WEIGHTS);
-  expectRank('embedding', 'weight', weight, 2);
-  return spec([...ids.shape, weight.shape[1]]);
+const embeddingOp = /* @__PURE__ */ defineLookup({
+  name: 'embedding',
+  unit: 'slice',
+  shape(weight, ids) {
+    expectDType('embedding', 'weight', weight.dtype, ...WEIGHTS);
+    expectRank('embedding', 'weight', weight, 2);
+    return spec([...ids.shape, weight.shape[1]]);
+  },
+  gradient: () => embeddingBackward,
 });
+const embeddingBackward = /* @__PURE__ */ defineAddition({ name: 'embedding_backward', unit: 'slice' });
 
 /**
  * Rows of `weight` that `ids` name. An id out of range gives a row of NaN. The gradient sums in a fixed order.
@@ -37,5 +49,5 @@ const embeddingOp = /* @__PURE__ */ defineLookup(['embedding', 'embedding_backwa
  * @returns f32 (…ids, D)
  */
 export function embedding(weight: Tensor, ids: Tensor): Tensor {
-  return apply(embeddingOp.take, { table: weight, index: ids }, { dim: 0, outside: NaN }).y;
+  return apply(embeddingOp, { table: weight, index: ids }, { dim: 0, outside: NaN }).y;
 }

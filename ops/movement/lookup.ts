@@ -47,26 +47,29 @@ function placesIn({ outer, length, inner, count }: Sizes, { data }: HostArg, uni
   });
 }
 
-/** The op that looks entries of `table` up along a dimension, and its gradient, which adds to them. */
-export interface Lookup {
-  readonly take: Op<LookupAttrs, 'table' | 'index', 'y'>;
-  readonly add: Op<ScatterAttrs, 'index' | 'src', 'y'>;
+/** Looks entries of `table` up along a dimension. */
+type Lookup = Op<LookupAttrs, 'table' | 'index', 'y'>;
+/** Adds to entries of a table of zeros: the gradient of a lookup. */
+type Addition = Op<ScatterAttrs, 'index' | 'src', 'y'>;
+
+interface LookupOptions {
+  readonly name: string;
+  readonly unit: Unit;
+  readonly shape: (table: Spec, index: Spec, dim: number) => Spec;
+  readonly gradient: () => Addition;
 }
 
-/** @param shape the shape rule: of what `take` gives */
-export function defineLookup(
-  [takeName, addName]: readonly [take: string, add: string],
-  unit: Unit,
-  shape: (table: Spec, index: Spec, dim: number) => Spec,
-): Lookup {
-  const take: Lookup['take'] = defineOp({
-    name: takeName,
+/** The op that looks up what `unit` says. */
+export function defineLookup(own: LookupOptions): Lookup {
+  const { name, unit } = own;
+  return defineOp({
+    name,
     inputs: ['table', 'index'],
     outputs: ['y'],
     asStored: { webgpu: ['table'], wasm: ['table'] },
     shape({ table, index }, { dim }: LookupAttrs) {
-      expectDType(takeName, 'index', index.dtype, 'i32');
-      return { y: shape(table, index, dim) };
+      expectDType(name, 'index', index.dtype, 'i32');
+      return { y: own.shape(table, index, dim) };
     },
     reference({ table, index }, { y }, { dim, outside }) {
       const nothing = isFloat(table.dtype) ? outside : 0;
@@ -105,11 +108,22 @@ export function defineLookup(
     saves: ['index'],
     backward({ needs, grads, specs: { table: { shape, dtype } }, saved: { index }, attrs: { dim } }) {
       if (!needs.table || isBlock(dtype)) return {};
-      return { table: apply(add, { index, src: grads.y! }, { dim, shape, dtype }).y };
+      return { table: apply(own.gradient(), { index, src: grads.y! }, { dim, shape, dtype }).y };
     },
   });
-  const add: Lookup['add'] = defineOp({
-    name: addName,
+}
+
+interface AdditionOptions {
+  readonly name: string;
+  readonly unit: Unit;
+  /** Absent where nobody asks for it. */
+  readonly gradient?: () => Lookup;
+}
+
+/** The op that adds to what `unit` says. */
+export function defineAddition({ name, unit, gradient }: AdditionOptions): Addition {
+  return defineOp({
+    name,
     inputs: ['index', 'src'],
     outputs: ['y'],
     shape: (_, attrs: ScatterAttrs) => ({ y: spec(attrs.shape, attrs.dtype) }),
@@ -135,11 +149,10 @@ export function defineLookup(
       return true;
     },
     saves: ['index'],
-    backward: unit === 'slice' ? undefined : ({ grads, saved: { index }, attrs: { dim } }) => ({
-      src: apply(take, { table: grads.y!, index }, { dim, outside: 0 }).y,
-    }),
+    backward: gradient && (({ grads, saved: { index }, attrs: { dim } }) => ({
+      src: apply(gradient(), { table: grads.y!, index }, { dim, outside: 0 }).y,
+    })),
   });
-  return { take, add };
 }
 
 /** Rows and columns of the table that one workgroup of `scatter-rows.wgsl` owns. */
