@@ -13,7 +13,7 @@ export interface Address {
  * function's `…_scratch` says. Nothing is allocated or kept.
  */
 export interface KernelCalls<P = Address> {
-  /** o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in floats) say; query head h reads key head h/(H/KV). mask: i32, 0 hides a key, or with `additive` f32, added to scaled scores, at b·mask_batch + h·mask_head + query·mask_token + key;, or null. counts: how many of the first keys exist, for each b an i32 at b·count_step;, or null. causal is aligned to the end of those. scale > 0. stats (B, H, L, 2) is for the backward; a query that sees no key gets o = 0. */
+  /** o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in floats) say; query head h reads key head h/(H/KV). mask, or null, lies at b·mask_batch + h·mask_head + query·mask_token + key: i32, where 0 hides a key, or with `additive` f32, added to scaled scores. counts, or null: how many of the first keys exist, for each b an i32 at b·count_step. causal is aligned to the end of those. scale > 0. stats (B, H, L, 2) is for the backward; a query that sees no key gets o = 0. */
   attention(q: P, k: P, v: P, mask: P | undefined, counts: P | undefined, count_step: number, o: P, stats: P, B: number, H: number, KV: number, L: number, S: number, D: number, q_head: number, q_token: number, k_head: number, k_token: number, mask_batch: number, mask_head: number, mask_token: number, additive: number, scale: number, causal: number, scratch: P): void;
 
   /** Gradients of `attention`; dout has the layout of o. Each of dq, dk, dv may be 0. All are overwritten. */

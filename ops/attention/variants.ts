@@ -23,60 +23,34 @@ const TILES: readonly Tile[] = [
 ];
 const BACKWARD_TILES = TILES.slice(1);
 
-interface Geometry {
-  /** vec4 a row, and the pitch of rows in shared memory, odd. */
-  readonly vectors: number;
-  readonly stride: number;
+/** vec4 from one row to the next in shared memory: odd. */
+const strideOf = (dim: number) => Math.ceil(dim / 4) | 1;
+
+/** Bytes of shared memory: forward keeps q, one of k and v, and scores; backward q, do, k, v, p and ds. */
+function bytes(kind: 'forward' | 'backward', { rows, keys }: Tile, dim: number): number {
+  const copies = kind === 'forward' ? 1 : 2;
+  return 4 * (copies * ((rows + keys) * strideOf(dim) * 4 + rows * (keys + 4)) + 8 * rows + 128);
 }
 
-function geometry(dim: number): Geometry {
-  const vectors = Math.ceil(dim / 4);
-  return { vectors, stride: vectors | 1 };
-}
-
-/** Bytes of shared memory: forward keeps q and one of k and v; backward q, do, k, v, p and ds. */
-function bytes(kind: 'forward' | 'backward', tile: Tile, g: Geometry): number {
-  const rows = kind === 'forward' ? tile.rows + tile.keys : 2 * (tile.rows + tile.keys);
-  const planes = kind === 'forward' ? 1 : 2;
-  return 4 * (rows * g.stride * 4 + planes * tile.rows * (tile.keys + 4) + 8 * tile.rows + 128);
-}
-
-function tileFor(kind: 'forward' | 'backward', dim: number, caps: GpuCaps): Tile {
-  const g = geometry(dim);
+function tileFor(kind: 'forward' | 'backward', dim: number, { maxWorkgroupMemory }: GpuCaps): Tile {
   const tiles = kind === 'forward' ? TILES : BACKWARD_TILES;
-  const tile = tiles.find((candidate) => bytes(kind, candidate, g) <= caps.maxWorkgroupMemory);
+  const tile = tiles.find((candidate) => bytes(kind, candidate, dim) <= maxWorkgroupMemory);
   if (tile) return tile;
-  const need = bytes(kind, TILES[TILES.length - 1], g);
+  const need = bytes(kind, TILES[TILES.length - 1], dim);
   throw new DeviceError(
-    `attention: heads of ${dim} need ${need} bytes of workgroup memory, the adapter has ${caps.maxWorkgroupMemory}`,
+    `attention: heads of ${dim} need ${need} bytes of workgroup memory, the adapter has ${maxWorkgroupMemory}`,
   );
 }
 
-function tileConstants(tile: Tile, dim: number): Record<string, number> {
-  const { vectors, stride } = geometry(dim);
-  const threads = tile.rowGroups * tile.columnGroups;
+function tileCut({ rows, keys, rowGroups, columnGroups }: Tile, dim: number): Cut {
+  const [threads, vectors] = [rowGroups * columnGroups, Math.ceil(dim / 4)];
   const outRows = Math.floor(threads / vectors);
-  return {
-    ROWS: tile.rows,
-    KEYS: tile.keys,
-    THREADS: threads,
-    ROW_GROUPS: tile.rowGroups,
-    COLUMN_GROUPS: tile.columnGroups,
-    TR: tile.rows / tile.rowGroups,
-    TC: tile.keys / tile.columnGroups,
-    SCORES: (tile.rows / tile.rowGroups) * (tile.keys / tile.columnGroups),
-    DV: vectors,
-    STRIDE: stride,
-    PITCH: tile.keys + 4,
-    LANES: threads / tile.rows,
-    OUT_ROWS: outRows,
-    TO: Math.ceil(tile.rows / outRows),
-    TK: Math.ceil(tile.keys / outRows),
-  };
-}
-
-function tileCut(tile: Tile, dim: number): Cut {
-  return { key: `${tile.rows}.${tile.keys}`, constants: tileConstants(tile, dim) };
+  const [TR, TC] = [rows / rowGroups, keys / columnGroups];
+  const sizes = { ROWS: rows, KEYS: keys, THREADS: threads, ROW_GROUPS: rowGroups, COLUMN_GROUPS: columnGroups };
+  const shares = { TR, TC, SCORES: TR * TC, LANES: threads / rows, OUT_ROWS: outRows };
+  const outs = { TO: Math.ceil(rows / outRows), TK: Math.ceil(keys / outRows) };
+  const constants = { ...sizes, ...shares, ...outs, DV: vectors, STRIDE: strideOf(dim), PITCH: keys + 4 };
+  return { key: `${rows}.${keys}`, constants };
 }
 
 /**

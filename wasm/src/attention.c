@@ -41,7 +41,7 @@ INLINE void hide(float *row, const int32_t *mask, size_t n, float hidden) {
     if (!mask[j]) row[j] = hidden;
 }
 
-// Masks a query's scores of n keys. `mask` is that of query 0, from the first of the keys on;, or null.
+// Masks a query's scores of n keys. `mask` is that of query 0, from the first of the keys on, or null.
 INLINE void mask_row(const Shape *s, float *row, const float *mask, size_t query, size_t n) {
   if (!mask) return;
   mask += query * s->mask_token;
@@ -119,9 +119,9 @@ size_t EXPORT(attention_scratch)(size_t length, size_t dim) {
 }
 
 // o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in
-// floats) say; query head h reads key head h/(H/KV). mask: i32, 0 hides a key, or with `additive` f32, added to scaled scores, at
-// b·mask_batch + h·mask_head + query·mask_token + key;, or null. counts: how many of
-// the first keys exist, for each b an i32 at b·count_step;, or null. causal is aligned to the end of those. scale > 0.
+// floats) say; query head h reads key head h/(H/KV). mask, or null, lies at b·mask_batch + h·mask_head +
+// query·mask_token + key: i32, where 0 hides a key, or with `additive` f32, added to scaled scores. counts, or null: how
+// many of the first keys exist, for each b an i32 at b·count_step. causal is aligned to the end of those. scale > 0.
 // stats (B, H, L, 2) is for the backward; a query that sees no key gets o = 0.
 void EXPORT(attention)(const float *q, const float *k, const float *v, const float *_Nullable mask,
                        const int32_t *_Nullable counts, size_t count_step, float *o, float *stats, size_t B, size_t H,
@@ -138,7 +138,8 @@ void EXPORT(attention)(const float *q, const float *k, const float *v, const flo
       for (size_t most = queries_of(causal);; most = 1) {
         for (size_t i = 0; i < L; i += most)
           forward_rows(&s, scratch, q + at + i * q_token, k + kv, v + kv,
-                       mask ? mask + b * mask_batch + h * mask_head : 0, o + at + i * q_token, stats + 2 * (row + i), i, least(most, L - i));
+                       mask ? mask + b * mask_batch + h * mask_head : 0, o + at + i * q_token, stats + 2 * (row + i), i,
+                       least(most, L - i));
         if (!causal || most == 1 || finite_head(o + at, L, q_token, D)) break;
       }
     }
