@@ -13,11 +13,11 @@ export interface ProductAttrs extends Product {
 export function productBy(launches: (g: GpuProduct, device: GpuPlanner) => readonly Launch[]) {
   return defineOp({
     name: 'product',
-    inputs: ['a', 'b', 'bias?'],
+    inputs: ['a', 'b', 'bias?', 'addend?'],
     outputs: ['c'],
-    asStored: { webgpu: ['a', 'b', 'bias', 'c'] },
+    asStored: { webgpu: ['a', 'b', 'bias', 'addend', 'c'] },
     shape: (_, { batch, M, N, dtype }: ProductAttrs) => ({ c: spec([...batch, M, N], dtype) }),
-    reference: ({ a, b, bias }, { c }, g) => productOnHost(g, a, b, bias, c),
+    reference: ({ a, b, bias, addend }, { c }, g) => productOnHost(g, a, b, bias, c, addend),
     webgpu: (inputs, outputs, g, device) => launches(gpuProduct(g, { ...inputs, ...outputs }, device.caps), device),
   });
 }

@@ -220,6 +220,8 @@ engine('shape errors name op, argument and shapes', () => {
   scope(() => {
     const [x, w] = [vector(1, 2, 3), fromData(backend, [1, 2], [1, 2])];
     assert.throws(() => linear(x, w), /linear: x \[3\] and weight \[1, 2\] do not fit/);
+    const addend = fromData(x.backend, [1, 2], [2]);
+    assert.throws(() => linear(addend, w, null, { addend }), /linear: addend \[2\] does not fit the product, expected \[1\]/);
     assert.throws(() => add(x, vector(1, 2)), /add: .*\[3\].*\[2\]/);
     assert.throws(() => fromData(backend, [1], [2]), /1 values for shape \[2\], expected 2/);
   });

@@ -32,12 +32,12 @@ async function stored(t: Tensor, [rows, columns]: readonly number[] = t.shape, s
   return { rows, columns, at: (i, j) => values[skip + i * columns + j] };
 }
 
-/** Fails unless a tensor holds a·b + bias, beside what rounding does to terms of that size. */
-async function expectProduct(label: string, y: Tensor, a: Matrix, b: Matrix, bias?: Matrix, skip = 0): Promise<void> {
+/** Fails unless a tensor holds a·b + added, beside what rounding does to terms of that size. */
+async function expectProduct(label: string, y: Tensor, a: Matrix, b: Matrix, added?: Matrix, skip = 0): Promise<void> {
   const got = decode(y.dtype, await y.data(), y.size);
   for (let m = 0; m < a.rows; m++) {
     for (let n = 0; n < b.columns; n++) {
-      let [sum, size] = [bias?.at(0, n) ?? 0, 1];
+      let [sum, size] = [added?.at(m, n) ?? 0, 1];
       for (let k = 0; k < a.columns; k++) {
         sum += a.at(m, k) * b.at(k, n);
         size += Math.abs(a.at(m, k) * b.at(k, n));
@@ -80,16 +80,26 @@ for (const [dtype, formats, sizes] of LINEAR) {
           const w = tensor(backend, 2, [out, inner], format);
           const b = tensor(backend, 3, [out], dtype);
           const dy = tensor(backend, 4, [rows, out], dtype);
-          const y = linear(x, w, b);
+          const addend = tensor(backend, 5, [rows, out], dtype === 'f32' ? 'bf16' : dtype);
+          const y = linear(x, w, b, { addend });
           assert.is(y.dtype, dtype, label);
           const [X, W, DY] = [await stored(x), await stored(w), await stored(dy)];
-          await expectProduct(label, y, X, transposed(W), await stored(b, [1, out]));
+          const [B, A] = [await stored(b, [1, out]), await stored(addend)];
+          await expectProduct(label, y, X, transposed(W), { ...A, at: (m, n) => B.at(0, n) + A.at(m, n) });
           backward(y, dy);
           await expectProduct(`${label}: dx`, x.grad!, DY, W);
           assert.is(w.grad?.dtype, isBlock(format) ? undefined : format, label);
           if (w.grad) await expectProduct(`${label}: dw`, w.grad, transposed(DY), X);
           await expectProduct(`${label}: db`, b.grad!, { rows: 1, columns: rows, at: () => 1 }, DY);
-          for (const t of [x, w, b, dy, y]) t.dispose();
+          assert.is(addend.grad?.dtype, addend.dtype, label);
+          const DA = await stored(addend.grad!);
+          for (let m = 0; m < rows; m++) {
+            for (let n = 0; n < out; n++) {
+              const most = ROUNDING[addend.dtype]! * Math.abs(DY.at(m, n));
+              assert.ok(Math.abs(DA.at(m, n) - DY.at(m, n)) <= most, `${label}: gradient of the addend [${m}, ${n}]`);
+            }
+          }
+          for (const t of [x, w, b, addend, dy, y]) t.dispose();
         }
       }
     }

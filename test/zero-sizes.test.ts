@@ -67,7 +67,7 @@ const CASES: Record<string, Case> = {
     (t, { B, C, H, O, K }) => ops.conv2d(t(B, C, H, 4), t(O, C, K, 2), t(O), { stride: 2, padding: 0 }),
   ],
   matmul: [{ A: 2, M: 3, K: 4, N: 5 }, (t, { A, M, K, N }) => ops.matmul(t(A, M, K), t(A, K, N))],
-  linear: [{ M: 3, K: 4, N: 5 }, (t, { M, K, N }) => ops.linear(t(M, K), t(N, K), t(N))],
+  linear: [{ M: 3, K: 4, N: 5 }, (t, { M, K, N }) => ops.linear(t(M, K), t(N, K), t(N), { addend: t(M, N) })],
   layer_norm: [pair, (t, { M, N }) => ops.layerNorm(t(M, N), t(N), t(N))],
   rms_norm: [pair, (t, { M, N }) => ops.rmsNorm(t(M, N), t(N))],
   rms_norm_gated: [pair, (t, { M, N }) => ops.rmsNormGated(t(M, N), t(M, N), t(N))],

@@ -12,9 +12,9 @@ export class Linear {
     this.bias = bias ? p.get('bias', [outFeatures]) : null;
   }
 
-  /** x (…, in) → (…, out) */
-  forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias);
+  /** x (…, in) → (…, out), `addend` of that shape added */
+  forward(x: Tensor, addend?: Tensor): Tensor {
+    return linear(x, this.weight, this.bias, { addend });
   }
 }
 

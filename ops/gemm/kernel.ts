@@ -16,10 +16,11 @@ export interface GpuProduct extends Product {
   readonly a: Operand;
   readonly b: Operand;
   readonly bias?: Operand;
+  readonly addend?: Operand;
   readonly c: Operand;
 }
 
-export function gpuProduct(g: Product, { a, b, bias, c }: ProductSlots, caps: GpuCaps): GpuProduct {
+export function gpuProduct(g: Product, { a, b, bias, addend, c }: ProductSlots, caps: GpuCaps): GpuProduct {
   const operand = (slot: Slot, columns: number, strides: readonly number[] = []): Operand => {
     const moved = [columns, ...(g.batch[0] * g.batch[1] > 1 ? strides : [])];
     return { slot, access: accessOf(slot.dtype, caps), wide: moved.every((n) => n % 4 === 0) };
@@ -29,6 +30,7 @@ export function gpuProduct(g: Product, { a, b, bias, c }: ProductSlots, caps: Gp
     a: operand(a, g.transA ? g.M : g.K, g.strideA),
     b: operand(b, g.transB ? g.K : g.N, g.strideB),
     ...(bias && { bias: { slot: bias, access: accessOf(bias.dtype, caps), wide: false } }),
+    ...(addend && { addend: operand(addend, g.N) }),
     c: operand(c, g.N),
   };
 }
@@ -53,6 +55,9 @@ export interface Split {
 export function paramsOf(g: Product, { splits, kChunk }: Split): number[] {
   return [g.M, g.N, g.K, g.batch[0] * g.batch[1], g.batch[1], splits, kChunk, ...g.strideA, ...g.strideB];
 }
+
+/** What is added to the product: the slots of the bias and the addend, where they are there. */
+export const addedSlots = ({ bias, addend }: GpuProduct): Slot[] => [bias, addend].flatMap((o) => (o ? [o.slot] : []));
 
 /** The bindings of operands, and what of a shader's key tells how they are accessed. */
 export function bind(operands: Readonly<Record<string, Operand | undefined>>) {
@@ -80,7 +85,7 @@ export function launchTiles(g: GpuProduct, kernel: TileKernel, split: Split = { 
   const [down, across] = [Math.ceil(g.M / rows), Math.ceil(g.N / columns)];
   const layers = g.batch[0] * g.batch[1] * split.splits;
   const folded = Math.max(across, down, layers) > MAX_GRID;
-  const reads = bind({ a: g.a, b: g.b, bias: g.bias });
+  const reads = bind({ a: g.a, b: g.b, bias: g.bias, addend: g.addend });
   const writes = bind({ c: g.c });
   const layout = `${g.transA ? 'T' : 'N'}${g.transB ? 'T' : 'N'}${folded ? ' folded' : ''}`;
   return {
@@ -105,7 +110,7 @@ ${folded ? unfold(rows, columns) : '  let group = id;\n'}  let row = group.y * $
 ${body}}`,
       };
     }),
-    args: [g.a.slot, g.b.slot, ...(g.bias ? [g.bias.slot] : []), g.c.slot],
+    args: [g.a.slot, g.b.slot, ...addedSlots(g), g.c.slot],
     params: paramsOf(g, split),
     grid: folded ? grid1d(across * down * layers, 1) : [across, down, layers],
   };
@@ -146,14 +151,15 @@ function fetcher(x: 'a' | 'b', g: GpuProduct): string {
   return `${head}  if (k < k_end) { v = vec4<f32>(${parts}); }\n${tail}`;
 }
 
-/** `put_c(base, m, n, sum)` stores columns n … n+3 of row m, with the bias, where they are within C. */
+/** `put_c(base, m, n, sum)` stores columns n … n+3 of row m, with bias and addend, where they are within C. */
 function putter(g: GpuProduct): string {
   const v = g.bias ? `sum + vec4<f32>(${four((j) => `load_bias(n + ${j}u)`)})` : 'sum';
-  const one = (j: number) => `  if (n + ${j}u < params.N) { store_c(i + ${j}u, v[${j}]); }\n`;
+  const added = (at: string) => (g.addend ? ` + load_addend(${at})` : '');
+  const one = (j: number) => `  if (n + ${j}u < params.N) { store_c(i + ${j}u, v[${j}]${added(`i + ${j}u`)}); }\n`;
   return (
     'fn put_c(base: u32, m: u32, n: u32, sum: vec4<f32>) {\n  if (m >= params.M || n >= params.N) { return; }\n' +
     `  let v = ${v};\n  let i = base + m * params.N + n;\n` +
-    `${g.c.wide ? '  store_c(i >> 2u, v);\n' : range(4).map(one).join('')}}\n`
+    `${g.c.wide ? `  store_c(i >> 2u, v${added('i >> 2u')});\n` : range(4).map(one).join('')}}\n`
   );
 }
 

@@ -19,8 +19,15 @@ export function plainProduct(M: number, N: number, K: number, transA: boolean, t
   return { M, N, K, transA, transB, batch: [1, 1], strideA: [0, 0], strideB: [0, 0] };
 }
 
-/** The product in loops. */
-export function productOnHost(g: Product, a: HostArg, b: HostArg, bias: HostArg | undefined, c: HostArg): void {
+/** The product in loops; `addend` is laid out as c. */
+export function productOnHost(
+  g: Product,
+  a: HostArg,
+  b: HostArg,
+  bias: HostArg | undefined,
+  c: HostArg,
+  addend?: HostArg,
+): void {
   const [aRow, aStep] = g.transA ? [1, g.M] : [g.K, 1];
   const [bStep, bColumn] = g.transB ? [1, g.K] : [g.N, 1];
   let at = 0;
@@ -34,7 +41,8 @@ export function productOnHost(g: Product, a: HostArg, b: HostArg, bias: HostArg 
           for (let k = 0; k < g.K; k++) {
             sum += a.data[aBase + m * aRow + k * aStep] * b.data[bBase + k * bStep + n * bColumn];
           }
-          c.data[at++] = sum;
+          c.data[at] = addend ? sum + addend.data[at] : sum;
+          at++;
         }
       }
     }
@@ -47,6 +55,8 @@ export interface ProductSlots {
   readonly b: Slot;
   /** (N), of products without batch. */
   readonly bias?: Slot;
+  /** Laid out as c; on WebGPU only, where it costs no launch. */
+  readonly addend?: Slot;
   readonly c: Slot;
 }
 

@@ -1,6 +1,18 @@
 import { plain } from '../../engine/access.ts';
 import { type GpuCaps, type GpuPlanner, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
-import { bind, four, type GpuProduct, launchTiles, type Operand, PARAMS, paramsOf, range, type Split, type TileKernel } from './kernel.ts';
+import {
+  addedSlots,
+  bind,
+  four,
+  type GpuProduct,
+  launchTiles,
+  type Operand,
+  PARAMS,
+  paramsOf,
+  range,
+  type Split,
+  type TileKernel,
+} from './kernel.ts';
 
 /** Shape of a register-tiled kernel: a workgroup makes bm×bn of C in steps of bk, a thread tm×tn of it. */
 export interface Tile {
@@ -117,7 +129,8 @@ export function tiled(g: GpuProduct, { tile, splits }: Tiling, { scratch }: GpuP
   if (split.splits === 1) return [launchTiles(g, tileKernel(g, tile), split)];
   const slot = scratch([split.splits, g.batch[0] * g.batch[1], g.M, g.N]);
   const sums: Operand = { slot, access: plain('f32'), wide: g.N % 4 === 0 };
-  return [launchTiles({ ...g, bias: undefined, c: sums }, tileKernel(g, tile), split), launchReduce(g, sums, split)];
+  const parts = { ...g, bias: undefined, addend: undefined, c: sums };
+  return [launchTiles(parts, tileKernel(g, tile), split), launchReduce(g, sums, split)];
 }
 
 /** One operand's way from storage into the workgroup's tile, which is always [k][r/4] of vec4. */
@@ -292,7 +305,7 @@ function launchReduce(g: GpuProduct, sums: Operand, split: Split): Launch {
   const { wide } = sums;
   const width = wide ? 4 : 1;
   const type = wide ? 'vec4<f32>' : 'f32';
-  const [reads, writes] = [bind({ sums, bias: g.bias }), bind({ c: g.c })];
+  const [reads, writes] = [bind({ sums, bias: g.bias, addend: g.addend }), bind({ c: g.c })];
   const bias = wide ? `vec4<f32>(${four((j) => `load_bias(n + ${j}u)`)})` : 'load_bias(n)';
   const results = g.batch[0] * g.batch[1] * g.M * g.N;
   return {
@@ -316,11 +329,12 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
   if (t < ${columns}u && i < count) {
     for (var s = 1u; s < ${slices}u; s++) { sum += partial[t + s * ${columns}u]; }
     ${g.bias ? `let n = i * ${width}u % params.N;\n    sum += ${bias};` : ''}
+    ${g.addend ? 'sum += load_addend(i);' : ''}
     store_c(i, sum);
   }
 }`,
     })),
-    args: [sums.slot, ...(g.bias ? [g.bias.slot] : []), g.c.slot],
+    args: [sums.slot, ...addedSlots(g), g.c.slot],
     params: paramsOf(g, split),
     grid: grid1d(results, columns * width),
   };

@@ -17,6 +17,7 @@ export const shapes = ({ M, N, K, transA, transB, batch }: Product) => ({
   a: [...batch, ...(transA ? [K, M] : [M, K])],
   b: [...batch, ...(transB ? [N, K] : [K, N])],
   bias: [N],
+  addend: [M, N],
 });
 
 /** Every way to make a product. */
@@ -39,7 +40,8 @@ export interface ProductCase {
   readonly g: Product;
   readonly dtype: DType;
   readonly weights: DType;
-  readonly bias: boolean;
+  /** Whether a bias and an addend are added. */
+  readonly added: boolean;
 }
 
 /** Each layout at even and odd sizes, long and short sums, few and many rows, batches, and formats. */
@@ -50,22 +52,23 @@ export function productCases(): ProductCase[] {
     const g = { ...plainProduct(5, 9, 12, transA, transB), batch: [2, 3] as const };
     return { ...g, strideA: [180, 60], strideB: [324, 108] };
   });
-  const plain = [...all, ...batched].map((g, i): ProductCase => ({ g, dtype: 'f32', weights: 'f32', bias: i % 2 === 0 && g.batch[1] === 1 }));
+  const plain = [...all, ...batched].map((g, i): ProductCase => ({ g, dtype: 'f32', weights: 'f32', added: i % 2 === 0 && g.batch[1] === 1 }));
   const halves = (['f16', 'bf16', 'int8', 'int4'] as const).flatMap((weights) =>
     [1, 8, 70].flatMap((M) =>
-      [false, true].map((transB): ProductCase => ({ g: plainProduct(M, 128, 192, false, transB), dtype: 'f16', weights, bias: true })),
+      [false, true].map((transB): ProductCase => ({ g: plainProduct(M, 128, 192, false, transB), dtype: 'f16', weights, added: true })),
     ),
   );
   return [...plain, ...halves];
 }
 
 /** The product by an op of `WAYS`, or what `productBy` made. */
-export function makeProduct(backend: Backend, op: ReturnType<typeof productBy>, { g, dtype, weights, bias }: ProductCase): Tensor {
+export function makeProduct(backend: Backend, op: ReturnType<typeof productBy>, { g, dtype, weights, added }: ProductCase): Tensor {
   const at = shapes(g);
   return scope(() => {
     const data = (shape: readonly number[], seed: number, of: DType) =>
       fromData(backend, random(elements(shape), seed), shape, of);
-    const given = { a: data(at.a, 1, dtype), b: data(at.b, 2, weights), ...(bias && { bias: data(at.bias, 3, dtype) }) };
+    const sums = added && { bias: data(at.bias, 3, dtype), addend: data(at.addend, 4, dtype) };
+    const given = { a: data(at.a, 1, dtype), b: data(at.b, 2, weights), ...sums };
     const attrs: ProductAttrs = { ...g, dtype };
     return apply(op, given, attrs).c;
   });

@@ -23,8 +23,8 @@ class SiglipAttention {
     this.out_proj = new Linear(p.at('out_proj'), d, d);
   }
 
-  /** (B, T, D) → (B, T, D) */
-  forward(x: Tensor): Tensor {
+  /** (B, T, D) → (B, T, D), `addend` added */
+  forward(x: Tensor, addend: Tensor): Tensor {
     const [b, t, d] = x.shape;
     const heads = this.c.num_attention_heads;
     const split = (y: Tensor) => reshape(y, [b, t, heads, d / heads]);
@@ -32,7 +32,7 @@ class SiglipAttention {
       causal: false,
       layout: 'blhd',
     });
-    return this.out_proj.forward(reshape(y, [b, t, d]));
+    return this.out_proj.forward(reshape(y, [b, t, d]), addend);
   }
 }
 
@@ -57,8 +57,8 @@ class SiglipLayer {
 
   forward(x: Tensor): Tensor {
     return scope(() => {
-      const h = add(x, this.self_attn.forward(this.layer_norm1.forward(x)));
-      return add(h, this.fc2.forward(geluTanh(this.fc1.forward(this.layer_norm2.forward(h)))));
+      const h = this.self_attn.forward(this.layer_norm1.forward(x), x);
+      return this.fc2.forward(geluTanh(this.fc1.forward(this.layer_norm2.forward(h))), h);
     });
   }
 }
