@@ -1,6 +1,7 @@
 import type { Accessor } from '../../access.ts';
 import type { DType } from '../../dtype.ts';
 import type { Slot } from '../../plan.ts';
+import type { ParamsPlace } from './params.ts';
 
 /** What the adapter offers; kernels choose their variant by it. */
 export interface GpuCaps {
@@ -101,7 +102,7 @@ function withPrelude({ reads = {}, writes, params = {}, constants = {}, features
   lines.push(...new Set(accessors.flatMap(({ helpers }) => helpers ?? [])));
   const fields = Object.entries(params).map(([name, type]) => `  ${name}: ${type},`);
   if (fields.length > 0) {
-    lines.push('struct Params {', ...fields, '}', '@group(1) @binding(0) var<uniform> params: Params;');
+    lines.push('struct Params {', ...fields, '}', `@group(0) @binding(${index}) var<uniform> params: Params;`);
   }
   return `${lines.join('\n')}\n${code}`;
 }
@@ -114,6 +115,15 @@ export interface Launch {
   /** Values in the order of the shader's params. */
   readonly params?: readonly number[];
   /** Workgroups in x, y, z. */
+  readonly grid: readonly [number, number, number];
+}
+
+/** A launch with its params in place. */
+export interface PlannedLaunch {
+  readonly shader: Shader;
+  /** Which of the call's buffers each binding is: inputs, outputs, then scratch. */
+  readonly slots: readonly number[];
+  readonly params: ParamsPlace | null;
   readonly grid: readonly [number, number, number];
 }
 

@@ -1,17 +1,17 @@
 import { GPUBufferUsageFlags } from './buffers.ts';
 import type { Scalar } from './launch.ts';
-import type { Pipelines } from './pipelines.ts';
 
 /** Bytes of one launch's params; the least uniform offset alignment that WebGPU guarantees. */
-const SLOT = 256;
+export const SLOT = 256;
 /** Launches whose params share a buffer. */
 const SLOTS = 1024;
 
 /** Where the params of a launch lie. */
 export interface ParamsPlace {
+  /** Tells places apart. */
+  readonly id: number;
   readonly buffer: GPUBuffer;
   readonly offset: number;
-  readonly group: GPUBindGroup;
 }
 
 /**
@@ -20,7 +20,8 @@ export interface ParamsPlace {
  * bytes and are not in all browsers.)
  */
 export class ParamsArena {
-  private readonly free: { readonly buffer: GPUBuffer; readonly offset: number }[] = [];
+  private readonly free: ParamsPlace[] = [];
+  private made = 0;
   private readonly staging = new ArrayBuffer(SLOT);
   private readonly words = {
     u32: new Uint32Array(this.staging),
@@ -28,27 +29,24 @@ export class ParamsArena {
     f32: new Float32Array(this.staging),
   };
 
-  constructor(
-    private readonly device: GPUDevice,
-    private readonly pipelines: Pipelines,
-  ) {}
+  constructor(private readonly device: GPUDevice) {}
 
   put(types: readonly Scalar[], values: readonly number[]): ParamsPlace {
-    const { buffer, offset } = this.free.pop() ?? this.grow();
+    const place = this.free.pop() ?? this.grow();
     types.forEach((type, i) => (this.words[type][i] = values[i]));
-    this.device.queue.writeBuffer(buffer, offset, this.staging, 0, 4 * types.length);
-    return { buffer, offset, group: this.pipelines.paramGroup(buffer, offset, SLOT) };
+    this.device.queue.writeBuffer(place.buffer, place.offset, this.staging, 0, 4 * types.length);
+    return place;
   }
 
   /** Only right after a submit: no command that is still to be sent may read them. */
-  drop({ buffer, offset }: ParamsPlace): void {
-    this.free.push({ buffer, offset });
+  drop(place: ParamsPlace): void {
+    this.free.push(place);
   }
 
-  private grow(): { buffer: GPUBuffer; offset: number } {
+  private grow(): ParamsPlace {
     const usage = GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST;
     const buffer = this.device.createBuffer({ label: 'params', size: SLOT * SLOTS, usage });
-    for (let i = SLOTS - 1; i > 0; i--) this.free.push({ buffer, offset: SLOT * i });
-    return { buffer, offset: 0 };
+    for (let i = SLOTS - 1; i >= 0; i--) this.free.push({ id: this.made++, buffer, offset: SLOT * i });
+    return this.free.pop()!;
   }
 }

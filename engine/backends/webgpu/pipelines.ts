@@ -1,16 +1,18 @@
 import type { GpuBuffer } from './buffers.ts';
-import type { Shader } from './launch.ts';
+import type { PlannedLaunch, Shader } from './launch.ts';
+import { SLOT } from './params.ts';
 
 export interface Compiled {
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
   readonly layoutId: number;
-  readonly hasParams: boolean;
   /** What the device said of the shader: null until it did. */
   verdict: 'good' | Error | null;
 }
 
 const COMPUTE = 0x4;
+/** By the letters of `Shader.bindings`, and p for params. */
+const BINDINGS: Readonly<Record<string, GPUBufferBindingType>> = { r: 'read-only-storage', w: 'storage', p: 'uniform' };
 /** Bind groups kept at most; past it the oldest half goes. */
 const MAX_GROUPS = 16384;
 
@@ -24,21 +26,8 @@ export class Pipelines {
   private readonly compiledShaders = new Map<Shader, Compiled>();
   private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout }>();
   private readonly groups = new Map<string, CachedGroup>();
-  private readonly paramLayout: GPUBindGroupLayout;
 
-  constructor(private readonly device: GPUDevice) {
-    this.paramLayout = device.createBindGroupLayout({
-      entries: [{ binding: 0, visibility: COMPUTE, buffer: { type: 'uniform' } }],
-    });
-  }
-
-  /** The bind group of params that lie at an offset of a buffer. */
-  paramGroup(buffer: GPUBuffer, offset: number, size: number): GPUBindGroup {
-    return this.device.createBindGroup({
-      layout: this.paramLayout,
-      entries: [{ binding: 0, resource: { buffer, offset, size } }],
-    });
-  }
+  constructor(private readonly device: GPUDevice) {}
 
   /** Whether the device has compiled it and found it good. @throws the error that it said of it instead */
   passed(shader: Shader): boolean {
@@ -61,20 +50,24 @@ export class Pipelines {
     return found;
   }
 
-  /** The bind group of the buffers that `slots` name among a call's. */
-  bindGroup(compiled: Compiled, slots: readonly number[], buffers: readonly (GpuBuffer | undefined)[]): GPUBindGroup {
-    let key = `${compiled.layoutId}`;
+  /** The bind group of a launch's params and of the buffers that its `slots` name among a call's. */
+  bindGroup(
+    compiled: Compiled,
+    { slots, params }: Pick<PlannedLaunch, 'slots' | 'params'>,
+    buffers: readonly (GpuBuffer | undefined)[],
+  ): GPUBindGroup {
+    let key = `${compiled.layoutId},${params?.id}`;
     for (let i = 0; i < slots.length; i++) key += `,${buffers[slots[i]]!.id}`;
     const found = this.groups.get(key);
     if (found) return found.group;
     if (this.groups.size >= MAX_GROUPS) this.dropOldest();
-    const group = this.device.createBindGroup({
-      layout: compiled.layout,
-      entries: slots.map((slot, binding) => {
-        const { gpu, offset, capacity } = buffers[slot]!;
-        return { binding, resource: { buffer: gpu, offset, size: capacity } };
-      }),
+    const ranges = slots.map((slot) => {
+      const { gpu, offset, capacity } = buffers[slot]!;
+      return { buffer: gpu, offset, size: capacity };
     });
+    if (params) ranges.push({ buffer: params.buffer, offset: params.offset, size: SLOT });
+    const entries = ranges.map((resource, binding) => ({ binding, resource }));
+    const group = this.device.createBindGroup({ layout: compiled.layout, entries });
     this.groups.set(key, { group, buffers: slots.map((slot) => buffers[slot]!.id) });
     return group;
   }
@@ -85,17 +78,14 @@ export class Pipelines {
   }
 
   private compile(shader: Shader): Compiled {
-    const hasParams = shader.paramTypes.length > 0;
-    const { id, layout } = this.layout(shader.bindings);
+    const { id, layout } = this.layout(shader.bindings + (shader.paramTypes.length > 0 ? 'p' : ''));
     const label = shader.key;
     const pipeline = this.device.createComputePipeline({
       label,
-      layout: this.device.createPipelineLayout({
-        bindGroupLayouts: hasParams ? [layout, this.paramLayout] : [layout],
-      }),
+      layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }),
       compute: { module: this.device.createShaderModule({ label, code: shader.source() }), entryPoint: 'main' },
     });
-    return { pipeline, layout, layoutId: id, hasParams, verdict: null };
+    return { pipeline, layout, layoutId: id, verdict: null };
   }
 
   private layout(bindings: string): { id: number; layout: GPUBindGroupLayout } {
@@ -105,7 +95,7 @@ export class Pipelines {
         entries: [...bindings].map((access, binding) => ({
           binding,
           visibility: COMPUTE,
-          buffer: { type: access === 'r' ? ('read-only-storage' as const) : ('storage' as const) },
+          buffer: { type: BINDINGS[access] },
         })),
       });
       found = { id: this.layouts.size, layout };

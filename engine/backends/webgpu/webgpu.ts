@@ -9,8 +9,8 @@ import { widen } from '../../widen.ts';
 import { RecordedMemory } from '../recorded-memory.ts';
 import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './buffers.ts';
 import { convert } from './convert.ts';
-import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, MAX_GRID, shader, type Shader } from './launch.ts';
-import { ParamsArena, type ParamsPlace } from './params.ts';
+import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, MAX_GRID, type PlannedLaunch, shader, type Shader } from './launch.ts';
+import { ParamsArena } from './params.ts';
 import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
 import { Timestamps } from './timestamps.ts';
 
@@ -30,15 +30,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 /** Dispatches in one submit at most. */
 const MOST_DISPATCHES = 1024;
 
-/** A launch with its params in place. */
-interface PlannedLaunch {
-  readonly shader: Shader;
-  /** Which of the call's buffers each binding is: inputs, outputs, then scratch. */
-  readonly slots: readonly number[];
-  readonly params: ParamsPlace | null;
-  readonly grid: readonly [number, number, number];
-}
-
 /** What a profiler calls a command, and the bytes that it moves at the least. */
 interface Named {
   readonly name: string;
@@ -49,7 +40,6 @@ interface Named {
 interface Command {
   readonly pipeline: GPUComputePipeline;
   readonly group: GPUBindGroup;
-  readonly params: GPUBindGroup | null;
   readonly grid: readonly [number, number, number];
   readonly op: Named;
 }
@@ -86,6 +76,8 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   /** Dispatches in the encoder, and how many submits there were before, and one. */
   private used = 0;
   private submits = 1;
+  /** The submit that the latest replay is in: which buffers it is on is not noted. */
+  private replayed = 0;
   private encoder: GPUCommandEncoder | null = null;
   private pass: GPUComputePassEncoder | null = null;
   /** The pipeline that the open pass has set. */
@@ -121,7 +113,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       this.pipelines.forget(this.pool.shrink(0));
     };
     this.pool = new BufferPool(device, limit, () => this.flush(), relieve);
-    this.params = new ParamsArena(device, this.pipelines);
+    this.params = new ParamsArena(device);
     device.addEventListener?.('uncapturederror', (event) => {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
@@ -204,7 +196,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   /** Writes to a buffer, from so many bytes on, after all that was enqueued on it. */
   private send(buffer: GpuBuffer, start: number, data: ArrayBufferView): void {
     // What is written is there before the dispatches that are still gathered: only those on the buffer need go first.
-    if ((buffer.whole ?? buffer).submit === this.submits) this.flush();
+    if ((buffer.whole ?? buffer).submit === this.submits || this.replayed === this.submits) this.flush();
     const { gpu, offset } = buffer;
     this.device.queue.writeBuffer(gpu, offset + start, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
   }
@@ -382,11 +374,16 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     await this.hear();
   }
 
-  /** One submit, and but for a profiler one pass, in which nothing happens but the calls that WebGPU asks for. */
+  /** But for a profiler one pass, which a read of the results joins, and nothing but the calls that WebGPU asks for. */
   private replay(commands: readonly Command[]): void {
     this.check();
     let pass = this.computePass();
-    for (const { pipeline, group, params, grid, op } of commands) {
+    for (const { pipeline, group, grid, op } of commands) {
+      if (this.used === MOST_DISPATCHES) {
+        this.flush();
+        pass = this.computePass();
+      }
+      this.used++;
       if (this.profiling) {
         if (this.timestamps!.full) this.flush();
         this.endPass();
@@ -394,10 +391,10 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       }
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, group);
-      if (params) pass.setBindGroup(1, params);
       pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     }
-    this.flush();
+    this.current = null;
+    this.replayed = this.submits;
   }
 
   /** Sends what was enqueued to the GPU. */
@@ -465,17 +462,17 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     if (error) throw error;
   }
 
-  private encode({ shader, slots, params, grid }: PlannedLaunch, buffers: readonly (GpuBuffer | undefined)[], op: Named) {
+  private encode(launch: PlannedLaunch, buffers: readonly (GpuBuffer | undefined)[], op: Named) {
+    const { shader, slots, grid } = launch;
     const into = this.computePass();
     const compiled = this.pipelines.compiled(shader);
     if (compiled !== this.current) into.setPipeline(compiled.pipeline);
     this.current = compiled;
-    const group = this.pipelines.bindGroup(compiled, slots, buffers);
+    const group = this.pipelines.bindGroup(compiled, launch, buffers);
     into.setBindGroup(0, group);
-    if (params) into.setBindGroup(1, params.group);
     for (const slot of slots) (buffers[slot]!.whole ?? buffers[slot]!).submit = this.submits;
     into.dispatchWorkgroups(grid[0], grid[1], grid[2]);
-    this.recording?.commands.push({ pipeline: compiled.pipeline, group, params: params?.group ?? null, grid, op });
+    this.recording?.commands.push({ pipeline: compiled.pipeline, group, grid, op });
     if (++this.used === MOST_DISPATCHES) this.flush();
   }
 
