@@ -41,7 +41,8 @@ function walker(s: AttentionSizes, attrs: AttentionAttrs, { q, k, mask, keyCount
   // Scores overflow where those of kernels do.
   const round = q.data instanceof Float64Array ? (x: number) => x : Math.fround;
   const [maskBatch, maskHead, maskToken] = maskSteps(mask, s);
-  const masking = (b: number, h: number, i: number, j: number) => mask!.data[b * maskBatch + h * maskHead + i * maskToken + j];
+  const masking = (b: number, h: number, i: number, j: number) =>
+    mask!.data[b * maskBatch + h * maskHead + i * maskToken + j];
   const added = mask !== undefined && isFloat(mask.dtype);
   const open = (b: number, h: number, i: number, j: number) => !mask || added || masking(b, h, i, j) !== 0;
   return {
@@ -77,7 +78,7 @@ function wasmSizes(s: AttentionSizes, mask: Slot | undefined, { scale, causal }:
   return [...sizes, ...maskSteps(mask, s), Number(mask && isFloat(mask.dtype)), scale, Number(causal)] as const;
 }
 
-/** Beside o, for the backward, each query's largest score m (WASM, WebGPU: before the scale) and log Σ exp(score − m). */
+/** Beside o, for the backward, a query's largest score m (WASM, WebGPU: before the scale) and log Σ exp(score − m). */
 const attentionOp = defineOp({
   name: 'attention',
   inputs: ['q', 'k', 'v', 'mask?', 'keyCount?'],

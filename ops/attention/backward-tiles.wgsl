@@ -1,5 +1,5 @@
-// What the backward kernels over tiles share (FlashAttention-2, Dao 2023): ROWS query rows with q and do, KEYS keys with
-// k and v, and for each pair of them its weight p, computed anew, and its slope ds.
+// What the backward kernels over tiles share (FlashAttention-2, Dao 2023): ROWS query rows with q and do, KEYS keys
+// with k and v, and for each pair of them its weight p, computed anew, and its slope ds.
 var<workgroup> q_tile: array<vec4<f32>, ROWS * STRIDE>;
 var<workgroup> do_tile: array<vec4<f32>, ROWS * STRIDE>;
 var<workgroup> k_tile: array<vec4<f32>, KEYS * STRIDE>;

@@ -79,7 +79,12 @@ export const DECODE_PARTS: Kernel = {
     decodeCode,
   ],
 };
-export const MERGE: Kernel = { name: 'merge', reads: ['parts', 'part_stats'], writes: ['o', 'stats'], code: [mergeCode] };
+export const MERGE: Kernel = {
+  name: 'merge',
+  reads: ['parts', 'part_stats'],
+  writes: ['o', 'stats'],
+  code: [mergeCode],
+};
 
 /** What the gradients need of the forward: row_stats. */
 export const DELTA: Kernel = { name: 'delta', reads: ['o', 'do', 'stats'], writes: ['row_stats'], code: [deltaCode] };
@@ -223,5 +228,6 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
   }));
   const sizes = [tiles, task.problems, s.kvHeads, s.heads / s.kvHeads, s.length, s.keys, s.dim, attrs.causal ? 1 : 0];
   const steps = [s.qHead, s.qToken, s.kHead, s.kToken, countStep(slots.keyCount), ...maskStep];
-  return { shader: made, args: [...reads, ...kernel.writes].map(slotOf), params: [...sizes, ...steps, attrs.scale], grid };
+  const args = [...reads, ...kernel.writes].map(slotOf);
+  return { shader: made, args, params: [...sizes, ...steps, attrs.scale], grid };
 }

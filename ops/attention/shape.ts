@@ -56,7 +56,10 @@ export function countStep(keyCount: Spec | undefined): number {
  * Elements of a mask from one row of the batch, one head and one query token to the next: 0 where it is the same for
  * all of them. A mask (B, S) is for all heads and tokens.
  */
-export function maskSteps(mask: Spec | undefined, { keys }: AttentionSizes): [batch: number, head: number, token: number] {
+export function maskSteps(
+  mask: Spec | undefined,
+  { keys }: AttentionSizes,
+): [batch: number, head: number, token: number] {
   if (!mask) return [0, 0, 0];
   const [batch, heads, length] = mask.shape.length === 2 ? [mask.shape[0], 1, 1] : mask.shape;
   const step = (size: number, each: number) => (size > 1 ? each : 0);

@@ -54,8 +54,8 @@ function tileCut({ rows, keys, rowGroups, columnGroups }: Tile, dim: number): Cu
 }
 
 /**
- * For the kernels without tiles, which are for drivers on the CPU: those compile tiles for minutes, and would unroll loops
- * over a head, too, if they knew its size.
+ * For the kernels without tiles, which are for drivers on the CPU: those compile tiles for minutes, and would unroll
+ * loops over a head, too, if they knew its size.
  */
 function directCut(dim: number): Cut {
   return { key: '', constants: { DV: Math.ceil(dim / 4), DIRECT: 64 }, rolled: true };
@@ -151,7 +151,8 @@ const BACKWARD_VARIANTS: readonly Variant[] = [
     when(task) {
       const { s, rows, device, slots } = task;
       const bindings = [...FUSED.reads, ...FUSED.writes].filter((name) => slots[name]).length;
-      return !!slots.dk && rows <= tileFor('backward', s.dim, device.caps).rows && bindings <= device.caps.maxStorageBuffers;
+      if (!slots.dk || bindings > device.caps.maxStorageBuffers) return false;
+      return rows <= tileFor('backward', s.dim, device.caps).rows;
     },
     launches: (task) => [tiled(FUSED, tileFor('backward', task.s.dim, task.device.caps), task, 1)],
   },

@@ -120,8 +120,8 @@ size_t EXPORT(attention_scratch)(size_t length, size_t dim) {
 
 // o = softmax(scale·q·kᵀ)·v. q, o (B, H, L, D), k, v (B, KV, S, D), heads and tokens laid out as the strides (in
 // floats) say; query head h reads key head h/(H/KV). mask, or null, lies at b·mask_batch + h·mask_head +
-// query·mask_token + key: i32, where 0 hides a key, or with `additive` f32, added to scaled scores. counts, or null: how
-// many of the first keys exist, for each b an i32 at b·count_step. causal is aligned to the end of those. scale > 0.
+// query·mask_token + key: i32, where 0 hides a key, or with `additive` f32, added to scaled scores. counts, or null:
+// how many of the first keys exist, for each b an i32 at b·count_step. causal is aligned to the end of those. scale > 0.
 // stats (B, H, L, 2) is for the backward; a query that sees no key gets o = 0.
 void EXPORT(attention)(const float *q, const float *k, const float *v, const float *_Nullable mask,
                        const int32_t *_Nullable counts, size_t count_step, float *o, float *stats, size_t B, size_t H,
