@@ -1,6 +1,6 @@
 import { decode, type ElementDType, encode, hostArrayType, isFloat } from '../dtype.ts';
 import { CheckpointError, DTypeError } from '../errors.ts';
-import { SAFE_BITS } from './format.ts';
+import { SAFE_ARRAYS, SAFE_BITS } from './format.ts';
 import type { SafeDType } from './format.ts';
 
 /** What `readAs` returns for each kind; f16 and bf16 are raw bits, bool is words of 0 and 1. */
@@ -15,8 +15,8 @@ export interface ArrayOf {
 }
 export type ReadKind = ElementDType | 'u8';
 
-const FLOATS = ['F32', 'F16', 'BF16', 'F64'] as const;
-const INTEGERS = ['I32', 'U32', 'I64', 'U64', 'I16', 'U16', 'I8', 'U8', 'BOOL'] as const;
+const FLOATS: readonly SafeDType[] = ['F32', 'F16', 'BF16', 'F64'];
+const INTEGERS: readonly SafeDType[] = ['I32', 'U32', 'I64', 'U64', 'I16', 'U16', 'I8', 'U8', 'BOOL'];
 const TAKES: Record<ReadKind, readonly SafeDType[]> = {
   f32: FLOATS,
   f16: FLOATS,
@@ -26,13 +26,6 @@ const TAKES: Record<ReadKind, readonly SafeDType[]> = {
   bool: ['BOOL'],
   u8: ['U8', 'BOOL'],
 };
-
-/** How elements of a file are read; f16 and bf16 as raw bits. */
-const ARRAYS = {
-  ...{ F64: Float64Array, F32: Float32Array, F16: Uint16Array, BF16: Uint16Array },
-  ...{ I64: BigInt64Array, U64: BigUint64Array, I32: Int32Array, U32: Uint32Array },
-  ...{ I16: Int16Array, U16: Uint16Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array },
-} as const;
 
 /** Formats that a file and the engine store alike. */
 const SAME: Partial<Record<SafeDType, ElementDType>> = { F32: 'f32', F16: 'f16', BF16: 'bf16', I32: 'i32', U32: 'u32' };
@@ -48,7 +41,7 @@ export function convert<K extends ReadKind>(what: string, bytes: Uint8Array, dty
   }
   const own = bytes.byteOffset % 8 ? bytes.slice() : bytes;
   const count = (8 * own.byteLength) / SAFE_BITS[dtype];
-  const stored = new ARRAYS[dtype as keyof typeof ARRAYS](own.buffer as ArrayBuffer, own.byteOffset, count);
+  const stored = new SAFE_ARRAYS[dtype as keyof typeof SAFE_ARRAYS](own.buffer as ArrayBuffer, own.byteOffset, count);
   const expectFit = (values: ArrayLike<number | bigint>, fits: (i: number) => boolean, into: string) => {
     for (let i = 0; i < count; i++) {
       if (!fits(i)) throw new CheckpointError(`${what}: element ${i} is ${values[i]}, which does not fit ${into}`);

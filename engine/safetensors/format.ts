@@ -27,6 +27,13 @@ export const SAFE_BITS = {
 /** An element type as a safetensors header spells it. */
 export type SafeDType = keyof typeof SAFE_BITS;
 
+/** What holds elements on the host; f16 and bf16 as raw bits. Element types that are not here are bytes to us. */
+export const SAFE_ARRAYS = {
+  ...{ F64: Float64Array, F32: Float32Array, F16: Uint16Array, BF16: Uint16Array },
+  ...{ I64: BigInt64Array, U64: BigUint64Array, I32: Int32Array, U32: Uint32Array },
+  ...{ I16: Int16Array, U16: Uint16Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array },
+} as const;
+
 /** What a header says of one tensor: `begin` and `end` count from the first byte of data. */
 export interface SafeEntry {
   readonly dtype: SafeDType;

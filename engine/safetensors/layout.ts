@@ -1,5 +1,5 @@
 import { ArgumentError } from '../errors.ts';
-import { isSafeDType, RANK_LIMIT, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
+import { isSafeDType, RANK_LIMIT, SAFE_ARRAYS, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
 import type { SafeDType } from './format.ts';
 import { quote } from '../excerpt.ts';
 
@@ -61,20 +61,6 @@ export function encodeHeader(ordered: readonly SafeTensor[], metadata: Readonly<
   return bytes;
 }
 
-const ARRAYS: Partial<Record<SafeDType, readonly string[]>> = {
-  F64: ['Float64Array'],
-  I64: ['BigInt64Array'],
-  U64: ['BigUint64Array'],
-  F32: ['Float32Array'],
-  I32: ['Int32Array'],
-  U32: ['Uint32Array'],
-  F16: ['Uint16Array', 'Float16Array'],
-  BF16: ['Uint16Array'],
-  I16: ['Int16Array'],
-  U16: ['Uint16Array'],
-  I8: ['Int8Array'],
-};
-
 /**
  * A whole file, piece by piece: the header, then each tensor's bytes as they are asked for. Pieces may be views of
  * the caller's arrays: use one before asking for the next. Throws an ArgumentError for data that is not what dtype
@@ -111,11 +97,10 @@ async function* piecesOf({ data }: SafeTensor): AsyncGenerator<Piece> {
 
 function rawBytes({ name, dtype }: SafeTensor, piece: Piece): Uint8Array {
   const kind = piece.constructor.name;
-  const expected = ARRAYS[dtype] ?? [];
-  if (!(piece instanceof Uint8Array) && !expected.includes(kind)) {
-    throw new ArgumentError(
-      `safetensors: tensor ${quote(name)}: ${kind} for ${dtype}, expected ${[...expected, 'Uint8Array'].join(' or ')}`,
-    );
+  const typed = SAFE_ARRAYS[dtype as keyof typeof SAFE_ARRAYS]?.name;
+  const expected = new Set([...(typed ? [typed] : []), ...(dtype === 'F16' ? ['Float16Array'] : []), 'Uint8Array']);
+  if (!(piece instanceof Uint8Array) && !expected.has(kind)) {
+    throw new ArgumentError(`safetensors: tensor ${quote(name)}: ${kind} for ${dtype}, expected ${[...expected].join(' or ')}`);
   }
   return new Uint8Array(piece.buffer, piece.byteOffset, piece.byteLength);
 }
