@@ -20,14 +20,13 @@ import { type Kind, rejects } from './support/expect.ts';
 import { freshPath } from './support/folders.ts';
 import { withServer } from './support/http.ts';
 import { writeRandomModel } from './support/model-folder.ts';
-import { smallConfig } from './support/tiny-model.ts';
 
 const KINDS: BackendKind[] = ['reference', 'wasm', 'webgpu'];
 const NAMES = ['config.json', 'mamba_config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'];
 const SHIPPED = 'models/matvlm/assets/student';
 const [student, teacher] = [freshPath(), freshPath()];
-await writeRandomModel(student, 1, [1], smallConfig());
-await writeRandomModel(teacher, 1, [], smallConfig());
+await writeRandomModel(student, 1, [1]);
+await writeRandomModel(teacher, 1);
 
 /** A model's files, by name; a student's unless told. */
 function filesOf(folder = student): Map<string, Uint8Array> {

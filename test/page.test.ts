@@ -30,7 +30,7 @@ async function serveModels(): Promise<void> {
   const made = [['teacher', [], 'sort-of-clevr, easy-vqa'], [EVIL, [0], 'sort-of-clevr'], ['shipped', [0, 2], 'own']] as const;
   const models = made.map(([name]) => ({ name, folder: freshPath() }));
   for (const [i, [, layers, sets]] of made.entries()) {
-    await writeRandomModel(models[i].folder, i + 1, layers);
+    await writeRandomModel(models[i].folder, i + 2, layers);
     writeFileSync(join(models[i].folder, 'README.md'), `---\ndatasets: [${sets}]\n---\n# A model\n`);
   }
   server = await startServer({ port: 0, models, pageDir: 'dist/web' });
@@ -138,7 +138,7 @@ gpu('both backends give the same answers, and tell what they cost', () => withPa
     const [first, rate, cache] = await all(`#${role} [data-stat]`);
     assert.match(first, /^\d[\d.]* m?s$/);
     assert.match(rate, /^\d[\d.,]*$/);
-    assert.match(cache, /^\d+ KB\+ [\d.]+ KB a token$/);
+    assert.match(cache, /^[\d.]+ K?B\+ [\d.]+ K?B a token$/);
   }
   await drop('red.png', await picture('red'));
   await pictured('red.png');

@@ -57,29 +57,13 @@ process.stderr.write = function (text, ...rest) {
   return write.call(this, text, ...rest);
 };`;
 
+const heads = { num_attention_heads: 2, intermediate_size: 32 };
 /** A configuration that trains in milliseconds: 16 × 16 images, two layers of 16. */
-export const MICRO = {
-  model_type: 'tinyllava',
-  connector_type: 'mlp2x_gelu',
-  conv_version: 'short',
-  vision_feature_layer: -1,
-  vision_feature_select_strategy: 'cls_patch',
-  vision_config: {
-    image_size: 16,
-    patch_size: 8,
-    hidden_size: 16,
-    num_hidden_layers: 1,
-    num_attention_heads: 2,
-    intermediate_size: 32,
-  },
-  text_config: {
-    vocab_size: 70,
-    hidden_size: 16,
-    num_hidden_layers: 2,
-    num_attention_heads: 2,
-    intermediate_size: 32,
-    max_position_embeddings: 64,
-  },
+const MICRO = {
+  ...{ model_type: 'tinyllava', connector_type: 'mlp2x_gelu', conv_version: 'short' },
+  ...{ vision_feature_layer: -1, vision_feature_select_strategy: 'cls_patch' },
+  vision_config: { image_size: 16, patch_size: 8, hidden_size: 16, num_hidden_layers: 1, ...heads },
+  text_config: { vocab_size: 70, max_position_embeddings: 64, hidden_size: 16, num_hidden_layers: 2, ...heads },
 };
 
 /** Flags under which the tiny configuration is trained. */

@@ -1,31 +1,16 @@
 import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
 import { emptyParameters } from '../../models/nn/parameters.ts';
 import { Random } from '../../models/nn/random.ts';
-import { type MatvlmConfig, mambaConfig, parseConfig } from '../../models/matvlm/config.ts';
+import { mambaConfig } from '../../models/matvlm/config.ts';
 import { initialise } from '../../models/matvlm/initialise.ts';
 import { MaTVLM } from '../../models/matvlm/model.ts';
 import { finiteTensors, saveModel } from '../../models/matvlm/app/node/save-model.ts';
-import { tinyConfig } from '../../models/matvlm/presets.ts';
 import { tinyTokenizer, tokenizerFileTexts } from '../../models/matvlm/data/word-tokenizer.ts';
-import { tokenizer } from './tiny-model.ts';
+import { smallConfig } from './tiny-model.ts';
 
-/** The small preset's shape with fewer layers, to load and answer in a moment. */
-function presetConfig(): MatvlmConfig {
-  const json = tinyConfig(tokenizer) as { text_config: object; vision_config: object };
-  return parseConfig({
-    ...json,
-    vision_config: { ...json.vision_config, num_hidden_layers: 1 },
-    text_config: { ...json.text_config, num_hidden_layers: 3 },
-  });
-}
-
-/** Writes a checkpoint folder with seeded random weights; with `mambaLayers` it is a student's. */
-export async function writeRandomModel(
-  path: string,
-  seed: number,
-  mambaLayers: readonly number[] = [],
-  base = presetConfig(),
-): Promise<void> {
+/** Writes a checkpoint folder of the small configuration with seeded random weights; with `mambaLayers` it is a student's. */
+export async function writeRandomModel(path: string, seed: number, mambaLayers: readonly number[] = []): Promise<void> {
+  const base = smallConfig();
   const backend = new ReferenceBackend();
   const mamba = mambaLayers.length > 0 ? mambaConfig(base.model.text_config, mambaLayers) : null;
   const config = { ...base, mamba };
