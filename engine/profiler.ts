@@ -30,21 +30,6 @@ export class Profiler {
   rows(): OpProfile[] {
     return [...this.ops.values()].sort((a, b) => b.ms - a.ms);
   }
-
-  /** A table for people: op, calls, ms, share, GB/s. */
-  table(): string {
-    const rows = this.rows();
-    const total = rows.reduce((sum, row) => sum + row.ms, 0);
-    const lines = rows.map((row) => [
-      row.name.padEnd(28),
-      String(row.calls).padStart(7),
-      row.ms.toFixed(3).padStart(11),
-      `${((100 * row.ms) / (total || 1)).toFixed(1)}%`.padStart(7),
-      (row.bytes / 1e6 / (row.ms || 1e-9)).toFixed(1).padStart(9),
-    ]);
-    const head = ['op'.padEnd(28), 'calls'.padStart(7), 'ms'.padStart(11), 'share'.padStart(7), 'GB/s'.padStart(9)];
-    return [head, ...lines].map((cells) => cells.join(' ')).join('\n');
-  }
 }
 
 /** Bytes that a call with such operands reads and writes at the least. */

@@ -59,20 +59,13 @@ const shaders = new Map<string, Shader>();
 
 /** The shader of that key, built on first use; its prelude is generated. */
 export function shader(key: string, make: () => Omit<ShaderSpec, 'key'>): Shader {
-  return wholeShader(key, () => {
-    const spec = { key, ...make() };
-    return {
-      bindings: 'r'.repeat(Object.keys(spec.reads ?? {}).length) + 'w'.repeat(Object.keys(spec.writes).length),
-      paramTypes: Object.values(spec.params ?? {}),
-      source: () => withPrelude(spec),
-    };
-  });
-}
-
-/** The shader of that key whose maker writes its own declarations, as generators of many variants do. */
-export function wholeShader(key: string, make: () => Omit<Shader, 'key'>): Shader {
   let found = shaders.get(key);
-  if (!found) shaders.set(key, (found = { key, ...make() }));
+  if (!found) {
+    const spec = { key, ...make() };
+    const bindings = 'r'.repeat(Object.keys(spec.reads ?? {}).length) + 'w'.repeat(Object.keys(spec.writes).length);
+    found = { key, bindings, paramTypes: Object.values(spec.params ?? {}), source: () => withPrelude(spec) };
+    shaders.set(key, found);
+  }
   return found;
 }
 
