@@ -9,23 +9,11 @@ import { widen } from '../../widen.ts';
 import { RecordedMemory } from '../recorded-memory.ts';
 import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './buffers.ts';
 import { convert } from './convert.ts';
-import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, MAX_GRID, type PlannedLaunch, shader, type Shader } from './launch.ts';
+import { type OpenDevice, openDevice } from './device.ts';
+import { type GpuCaps, type Launch, MAX_GRID, type PlannedLaunch, type Shader } from './launch.ts';
 import { ParamsArena } from './params.ts';
 import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
 import { Timestamps } from './timestamps.ts';
-
-const COPY = /* @__PURE__ */ shader('copy.words', () => ({
-  reads: { xs: 'u32' },
-  writes: { ys: 'u32' },
-  params: { words: 'u32' },
-  code: /* wgsl */ `${FLAT_INDEX}
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, 256u);
-  if (i < params.words) { ys[i] = xs[i]; }
-}`,
-}));
 
 /** Dispatches in one submit at most. */
 const MOST_DISPATCHES = 1024;
@@ -67,6 +55,7 @@ export interface WebGpuOptions {
  */
 export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   readonly kind = 'webgpu';
+  readonly device: GPUDevice;
   readonly description: string;
   readonly caps: GpuCaps;
   readonly pool: BufferPool;
@@ -97,14 +86,10 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private readonly recordings = new Set<RecordedMemory<GpuBuffer>>();
   private readonly copies = new Map<number, PlannedLaunch>();
 
-  private constructor(
-    readonly device: GPUDevice,
-    adapter: GPUAdapter,
-    options: WebGpuOptions,
-  ) {
-    const info = adapter.info;
-    this.description = [info.vendor, info.architecture, info.device, info.description].filter(Boolean).join(' ');
-    this.caps = readCaps(device, this.description);
+  private constructor({ device, description, caps }: OpenDevice, options: WebGpuOptions) {
+    this.device = device;
+    this.description = description;
+    this.caps = caps;
     this.poison = options.poison ?? false;
     this.pipelines = new Pipelines(device);
     const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
@@ -132,24 +117,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
    * @throws DeviceError when there is no adapter
    */
   static async create(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<WebGpuBackend> {
-    const adapter = await gpu?.requestAdapter({ powerPreference: 'high-performance' });
-    if (!adapter) {
-      throw new DeviceError('no WebGPU adapter was found; install a Vulkan driver or use --backend wasm');
-    }
-    const wanted = ['shader-f16', 'subgroups', 'timestamp-query'] as GPUFeatureName[];
-    const l = adapter.limits;
-    const device = await adapter.requestDevice({
-      requiredFeatures: wanted.filter((f) => adapter.features.has(f)),
-      requiredLimits: {
-        maxBufferSize: l.maxBufferSize,
-        maxStorageBufferBindingSize: l.maxStorageBufferBindingSize,
-        maxStorageBuffersPerShaderStage: l.maxStorageBuffersPerShaderStage,
-        maxComputeWorkgroupStorageSize: l.maxComputeWorkgroupStorageSize,
-        maxComputeInvocationsPerWorkgroup: l.maxComputeInvocationsPerWorkgroup,
-        maxComputeWorkgroupSizeX: l.maxComputeWorkgroupSizeX,
-      },
-    });
-    return new WebGpuBackend(device, adapter, options);
+    return new WebGpuBackend(await openDevice(gpu), options);
   }
 
   /**
@@ -210,10 +178,16 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private copyOf(words: number): PlannedLaunch {
     let found = this.copies.get(words);
     if (!found) {
-      const params = this.params.put(COPY.paramTypes, [words]);
-      this.copies.set(words, (found = { shader: COPY, slots: [0, 1], params, grid: grid1d(words, 256) }));
+      const [from, to] = [0, 1].map((slot): Slot => ({ shape: [words], dtype: 'u32', size: words, slot }));
+      this.copies.set(words, (found = this.planned(convert(from, to, this.caps))));
     }
     return found;
+  }
+
+  /** Puts a launch's params in place. */
+  private planned({ shader, args, params, grid }: Launch): PlannedLaunch {
+    const place = shader.paramTypes.length > 0 ? this.params.put(shader.paramTypes, params!) : null;
+    return { shader, slots: args.map(({ slot }) => slot), params: place, grid };
   }
 
   private take(bytes: number): GpuBuffer {
@@ -311,12 +285,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     return {
       op,
       name: op.name,
-      launches: launches.map(({ shader, args, params, grid }) => ({
-        shader,
-        slots: args.map(({ slot }) => slot),
-        params: shader.paramTypes.length > 0 ? this.params.put(shader.paramTypes, params!) : null,
-        grid,
-      })),
+      launches: launches.map((launch) => this.planned(launch)),
       shaders: new Set(launches.map(({ shader }) => shader)),
       scratch,
       reads: [...inputs.keys()].filter((i) => inputs[i]),
@@ -546,19 +515,4 @@ function sendable(data: HostArray): Exclude<HostArray, Float64Array> {
 /** By name: the class is a global in browsers alone. */
 function isOutOfMemory(error: GPUError): boolean {
   return error.constructor.name === 'GPUOutOfMemoryError';
-}
-
-/** Whether an adapter's description is that of a rasteriser on the CPU. */
-export function isSoftwareAdapter(description: string): boolean {
-  return /llvmpipe|lavapipe|swiftshader|basic render/i.test(description);
-}
-
-function readCaps(device: GPUDevice, description: string): GpuCaps {
-  return {
-    f16: device.features.has('shader-f16'),
-    maxInvocations: device.limits.maxComputeInvocationsPerWorkgroup,
-    maxWorkgroupMemory: device.limits.maxComputeWorkgroupStorageSize,
-    maxStorageBuffers: device.limits.maxStorageBuffersPerShaderStage,
-    software: isSoftwareAdapter(description),
-  };
 }

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { isSoftwareAdapter } from '../../../../engine/backends/webgpu/webgpu.ts';
+import { isSoftwareAdapter } from '../../../../engine/backends/webgpu/device.ts';
 import { DAWN_FLAGS } from '../../../../engine/node/dawn.ts';
 import { packageRoot } from './package-root.ts';
 
