@@ -8,6 +8,7 @@ import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { ArgumentError, CheckpointError, ConfigError, OutOfMemoryError } from '../engine/errors.ts';
 import { type ByteSource, filesFolder, type FolderSource } from '../engine/safetensors/index.ts';
 import { Random } from '../models/nn/random.ts';
+import { decodeStep, prefill } from '../models/matvlm/generate.ts';
 import { loadModel as loadInPage } from '../models/matvlm/load.ts';
 import { evaluate } from '../models/matvlm/train/evaluate.ts';
 import { AdamW } from '../models/nn/optimiser.ts';
@@ -17,12 +18,14 @@ import { disposeModel } from '../models/matvlm/weights.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { closeBackend, openBackend } from './support/backends.ts';
 import { type Kind, rejects } from './support/expect.ts';
+import { relativeError } from './support/golden-types.ts';
 import { freshPath } from './support/folders.ts';
 import { withServer } from './support/http.ts';
 import { writeRandomModel } from './support/model-folder.ts';
 
 const KINDS: BackendKind[] = ['reference', 'wasm', 'webgpu'];
 const NAMES = ['config.json', 'mamba_config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'];
+const OPTIONS = { betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, clip: 0 } as const;
 const SHIPPED = 'models/matvlm/assets/student';
 const [student, teacher] = [freshPath(), freshPath()];
 await writeRandomModel(student, 1, [1]);
@@ -96,8 +99,7 @@ for (const kind of KINDS) {
         return () => disposeModel(student, vlm.model);
       });
       await expectNothingLeft(backend, 'an optimiser', async () => {
-        const options = { betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, clip: 0 } as const;
-        const optimiser = new AdamW(vlm.model.parameters, options);
+        const optimiser = new AdamW(vlm.model.parameters, OPTIONS);
         return () => optimiser.dispose();
       });
       vlm.dispose();
@@ -201,6 +203,40 @@ memory('an abort at any tensor frees all that was loaded', async () => {
     assert.equal(held(backend), [0, 0], `tensor ${at}`);
   }
 });
+
+for (const kind of KINDS) {
+  memory(`weights stay in the 16 bits of their file, and compute as f32 ones do: ${kind}`, async () => {
+    const backend = await openBackend(kind);
+    const ids = [5, 9, 3, 7];
+    for (const dtype of ['F16', 'BF16'] as const) {
+      const path = freshPath();
+      await writeRandomModel(path, 2, [1], dtype);
+      const load = async (weights: 'stored' | 'f32') => {
+        const { live } = backend.memory;
+        const vlm = await loadVlm(filesFolder('folder', filesOf(path)), backend, { weights });
+        const bytes = backend.memory.live - live;
+        const cache = vlm.model.decoder.cache();
+        const logits = prefill(vlm.model, ids, null, cache);
+        const data = await logits.data();
+        const next = decodeStep(vlm.model, [4], cache);
+        const both = Float64Array.from([...data, ...(await next.data())]);
+        const head = vlm.model.decoder.head.weight;
+        if (weights === 'stored') {
+          assert.is(head.dtype, dtype.toLowerCase());
+          assert.throws(() => new AdamW(new Map([['head', head]]), OPTIONS), /load the model with weights: 'f32'/);
+        }
+        for (const t of [logits, next]) t.dispose();
+        cache.dispose();
+        vlm.dispose();
+        return { bytes, both };
+      };
+      const [stored, wide] = [await load('stored'), await load('f32')];
+      assert.ok(relativeError(stored.both, wide.both) < 2e-6, `${dtype}: ${relativeError(stored.both, wide.both)}`);
+      if (kind !== 'reference') assert.ok(stored.bytes < 0.65 * wide.bytes, `${stored.bytes} of ${wide.bytes} bytes`);
+    }
+    closeBackend(backend);
+  });
+}
 
 memory('a backend that loading opened is closed with the model', async () => {
   const backend = new ReferenceBackend();

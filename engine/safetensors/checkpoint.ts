@@ -64,9 +64,9 @@ export class Checkpoint {
     return this.file(name).read(name, offset, length);
   }
 
-  /** A tensor's elements, converted as `convert` says. */
-  async readAs<K extends ReadKind>(name: string, kind: K): Promise<ArrayOf[K]> {
-    return this.file(name).readAs(name, kind);
+  /** A tensor's elements, or `count` of them from element `first`, converted as `convert` says. */
+  async readAs<K extends ReadKind>(name: string, kind: K, first?: number, count?: number): Promise<ArrayOf[K]> {
+    return this.file(name).readAs(name, kind, first, count);
   }
 
   /** `__metadata__` of the first file. */

@@ -1,7 +1,7 @@
 import { CheckpointError, OutOfMemoryError } from '../errors.ts';
 import { convert } from './convert.ts';
 import type { ArrayOf, ReadKind } from './convert.ts';
-import { HEADER_LIMIT } from './format.ts';
+import { HEADER_LIMIT, SAFE_BITS } from './format.ts';
 import type { SafeEntry } from './format.ts';
 import { parseHeader, PREFIX } from './header.ts';
 import type { Header } from './header.ts';
@@ -72,10 +72,12 @@ export class SafetensorsFile {
     }
   }
 
-  /** A tensor's elements, converted as `convert` says. */
-  async readAs<K extends ReadKind>(name: string, kind: K): Promise<ArrayOf[K]> {
+  /** A tensor's elements, or `count` of them from element `first`, converted as `convert` says. */
+  async readAs<K extends ReadKind>(name: string, kind: K, first = 0, count?: number): Promise<ArrayOf[K]> {
     const { dtype } = this.entry(name);
-    return convert(`${this.name}: tensor ${quote(name)}`, await this.read(name), dtype, kind);
+    const bytes = SAFE_BITS[dtype] / 8;
+    const data = await this.read(name, first * bytes, count === undefined ? undefined : count * bytes);
+    return convert(`${this.name}: tensor ${quote(name)}`, data, dtype, kind);
   }
 
   close(): Promise<void> {

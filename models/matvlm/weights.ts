@@ -1,10 +1,12 @@
 import type { Backend } from '../../engine/backend.ts';
+import { byteLength, decode, type DType, expectDType, FLOATS, type HostArray } from '../../engine/dtype.ts';
 import { CheckpointError, ConfigError } from '../../engine/errors.ts';
 import { listNames } from '../../engine/excerpt.ts';
 import { type Checkpoint, type FolderSource, readWhole } from '../../engine/safetensors/index.ts';
+import type { Tensor } from '../../engine/tensor.ts';
 import { sameShape, show } from '../../ops/common/shapes.ts';
 import { parseJson } from '../nn/json.ts';
-import { emptyParameters, type ParameterSource } from '../nn/parameters.ts';
+import { emptyParameters, hostFloats, type ParameterSource } from '../nn/parameters.ts';
 import { type MatvlmConfig, parseConfig, withGeneration } from './config.ts';
 import { checkPreprocessor } from './config-keys.ts';
 import { MaTVLM } from './model.ts';
@@ -16,8 +18,22 @@ export type OnProgress = (event: { file: string; loaded: number; total: number }
 
 export interface LoadOptions {
   readonly onProgress?: OnProgress;
+  /**
+   * `stored`: matrices stay in the 16 bits that they have in the file, and are computed with in f32. `f32`: all is
+   * widened; what is to be trained must be. Without a choice `stored`, but for WASM, which computes faster with f32.
+   */
+  readonly weights?: 'stored' | 'f32';
   readonly signal?: AbortSignal;
 }
+
+/** Elements that are read and written at a time. */
+const PIECE = 2 ** 22;
+
+/** Types of a file that a parameter can be kept in. */
+const STORED: Readonly<Record<string, DType | undefined>> = { F16: 'f16', BF16: 'bf16' };
+
+/** The bits of a 16-bit float that are all set in infinity and NaN. */
+const EXPONENTS: Partial<Record<DType, number>> = { f16: 0x7c00, bf16: 0x7f80 };
 
 /** SigLIP's pooling head: in public checkpoints, used by nothing. */
 const UNUSED = /^vision_tower\._vision_tower\.vision_model\.head\./;
@@ -95,27 +111,41 @@ export async function loadWeights(
 ): Promise<void> {
   checkKeys(model, checkpoint);
   const names = checkpoint.keys().filter((name) => model.parameters.has(name) && only(name));
-  const total = names.reduce((sum, name) => sum + model.parameters.get(name)!.size * 4, 0);
+  const total = names.reduce((sum, name) => sum + bytesOf(model.parameters.get(name)!), 0);
   let loaded = 0;
   for (const name of names) {
-    options.signal?.throwIfAborted();
     const tensor = model.parameters.get(name)!;
-    const data = await checkpoint.readAs(name, 'f32');
-    checkFinite(checkpoint.name, name, data);
-    model.backend.write(tensor.buffer, data);
-    loaded += tensor.size * 4;
-    options.onProgress?.({ file: checkpoint.name, loaded, total });
+    const { dtype, size } = tensor;
+    expectDType('loadWeights', name, dtype, ...FLOATS);
+    for (let first = 0; first < size; first += PIECE) {
+      options.signal?.throwIfAborted();
+      const count = Math.min(PIECE, size - first);
+      const data = await checkpoint.readAs(name, dtype as (typeof FLOATS)[number], first, count);
+      checkFinite(checkpoint.name, name, data, dtype, first);
+      model.backend.write(tensor.buffer, data, first);
+      loaded += byteLength(dtype, count);
+      options.onProgress?.({ file: checkpoint.name, loaded, total });
+    }
   }
 }
 
-/** @throws CheckpointError naming the first element that is NaN or infinite */
-function checkFinite(file: string, name: string, data: Float32Array): void {
-  // 0·x is 0 for every finite x: one sum without a branch an element, as fast as memory.
-  let sum = 0;
-  for (let i = 0; i < data.length; i++) sum += 0 * data[i];
-  if (sum === 0) return;
-  const at = data.findIndex((x) => !Number.isFinite(x));
-  throw new CheckpointError(`${file}: "${name}" holds ${data[at]} at element ${at}; the file is broken, get it again`);
+const bytesOf = ({ dtype, size }: Tensor): number => byteLength(dtype, size);
+
+/** @throws CheckpointError naming the first element that is NaN or infinite; elements begin with number `first` */
+function checkFinite(file: string, name: string, data: HostArray, dtype: DType, first: number): void {
+  const exponent = EXPONENTS[dtype];
+  let finite = true;
+  if (exponent) for (let i = 0; i < data.length && finite; i++) finite = (data[i] & exponent) !== exponent;
+  else {
+    // 0·x is 0 for every finite x: one sum without a branch an element, as fast as memory.
+    let sum = 0;
+    for (let i = 0; i < data.length; i++) sum += 0 * data[i];
+    finite = sum === 0;
+  }
+  if (finite) return;
+  const values = decode(dtype, data, data.length);
+  const at = values.findIndex((x) => !Number.isFinite(x));
+  throw new CheckpointError(`${file}: "${name}" holds ${values[at]} at element ${first + at}; the file is broken, get it again`);
 }
 
 /** A model of that configuration with the weights of an open checkpoint. */
@@ -126,7 +156,9 @@ export async function modelFrom(
   options: LoadOptions = {},
 ): Promise<MaTVLM> {
   checkWeights(config, checkpoint);
-  const model = new MaTVLM(config, backend, emptyParameters(backend));
+  const { weights = backend.kind === 'wasm' ? 'f32' : 'stored' } = options;
+  const stored = (name: string) => (checkpoint.has(name) ? STORED[checkpoint.spec(name).dtype] : undefined);
+  const model = new MaTVLM(config, backend, emptyParameters(backend, weights === 'stored' ? stored : undefined));
   return finished(model, null, async () => {
     await loadWeights(model, checkpoint, options);
     // A GPU may tell only now that it had no room.
@@ -176,9 +208,9 @@ function checkEmbedding(config: MatvlmConfig, checkpoint: Checkpoint): void {
  */
 export function sharedParameters(teacher: MaTVLM): ParameterSource {
   const fresh = emptyParameters(teacher.backend);
-  return (name, shape) => {
+  return (name, shape, formats) => {
     const shared = isTrainable(name) ? undefined : teacher.parameters.get(name);
-    return shared ?? fresh(name, shape);
+    return shared ?? fresh(name, shape, formats);
   };
 }
 
@@ -189,7 +221,7 @@ export async function hostWeights(
 ): Promise<Map<string, Float32Array>> {
   const weights = new Map<string, Float32Array>();
   for (const [name, tensor] of model.parameters) {
-    if (which(name)) weights.set(name, Float32Array.from(await tensor.data()));
+    if (which(name)) weights.set(name, await hostFloats(tensor));
   }
   return weights;
 }

@@ -42,8 +42,7 @@ export class KeyValueCache {
     const { length, first, end } = this.positions;
     this.k ??= keep(this.room(k));
     this.v ??= keep(this.room(v));
-    sliceScatter_(this.k, k, 1, first);
-    sliceScatter_(this.v, v, 1, first);
+    sliceScatter_([this.k, this.v], [k, v], 1, first);
     return length === 0 ? { k, v } : { k: this.k, v: this.v, keyCount: end };
   }
 

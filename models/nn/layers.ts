@@ -1,3 +1,4 @@
+import { WEIGHTS } from '../../engine/dtype.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { layerNorm, linear } from '../../ops/index.ts';
 import type { Parameters } from './parameters.ts';
@@ -8,7 +9,7 @@ export class Linear {
   readonly bias: Tensor | null;
 
   constructor(p: Parameters, inFeatures: number, outFeatures: number, bias = true) {
-    this.weight = p.get('weight', [outFeatures, inFeatures]);
+    this.weight = p.get('weight', [outFeatures, inFeatures], WEIGHTS);
     this.bias = bias ? p.get('bias', [outFeatures]) : null;
   }
 

@@ -1,3 +1,4 @@
+import { DTypeError } from '../../engine/errors.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { scalar, type Tensor } from '../../engine/tensor.ts';
@@ -35,10 +36,15 @@ const stateOf = ({ m, v, step }: Slot): Tensor[] => [m, v, step];
 export class AdamW {
   private readonly slots = new Map<string, Slot>();
 
+  /** @throws DTypeError for parameters that are not f32 */
   constructor(
     parameters: ReadonlyMap<string, Tensor>,
     private readonly options: AdamWOptions,
   ) {
+    for (const param of parameters.values()) {
+      if (param.dtype === 'f32') continue;
+      throw new DTypeError(`AdamW: ${param} cannot be trained, f32 can; load the model with weights: 'f32'`);
+    }
     // Should there be no room for one, those before it are freed.
     const slots = scope(() => [...parameters].map(([name, param]) => [name, { param, ...fresh(param) }] as const));
     for (const [name, slot] of slots) {

@@ -192,7 +192,8 @@ async function* mixerChecks(r: Replay): AsyncGenerator<Check> {
   const made = scope(() => {
     const u = r.upload('mixer.u');
     u.requiresGrad = true;
-    const [y, state] = mixer.forward(u, null);
+    const [gated, state] = mixer.forward(u, null);
+    const y = mixer.output.forward(gated);
     backward(y, r.upload('mixer.grad_y'));
     return { y, ssm: keep(state.kind === 'mamba' ? state.ssm : y), grad: u.grad!.detach() };
   });

@@ -1,6 +1,7 @@
 import type * as v from 'valibot';
 import type { Tensor } from '../../../engine/tensor.ts';
 import type { Parameters } from '../../nn/parameters.ts';
+import type { Linear } from '../../nn/layers.ts';
 import type { Rotary, TextConfig } from './text-config.ts';
 
 /** The names of an attention layer's weights, and which of them have biases. */
@@ -16,15 +17,18 @@ export interface AttentionWeights {
   readonly outputBias: boolean;
 }
 
+/** Adds to the residual stream what a linear layer makes of h, through residual dropout in training. */
+export type AddResidual = (layer: Linear, h: Tensor, stream: Tensor) => Tensor;
+
 /** A layer without its mixer: norms, MLP, and how residuals go around them. */
 export interface Block {
   /**
-   * @param x (B, L, D)
-   * @param mix the layer's mixer, attention or Mamba-2: (B, L, D) → (B, L, D); to be called once
-   * @param drop residual dropout, for what is added to the residual stream
+   * @param x (B, L, D), the residual stream
+   * @param mix adds to a residual stream what the layer's mixer, attention or Mamba-2, makes of h (B, L, D); to be called
+   *   once
    * @returns (B, L, D)
    */
-  forward(x: Tensor, mix: (h: Tensor) => Tensor, drop: (t: Tensor) => Tensor): Tensor;
+  forward(x: Tensor, mix: (h: Tensor, stream: Tensor) => Tensor, addResidual: AddResidual): Tensor;
 }
 
 /** A normalisation of the last dimension. */

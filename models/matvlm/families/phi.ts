@@ -1,9 +1,9 @@
 import * as v from 'valibot';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { add, geluTanh } from '../../../ops/index.ts';
+import { geluTanh } from '../../../ops/index.ts';
 import type { Parameters } from '../../nn/parameters.ts';
 import { LayerNorm, Linear } from '../../nn/layers.ts';
-import type { Block, DecoderFamily } from './family.ts';
+import type { AddResidual, Block, DecoderFamily } from './family.ts';
 import { decoderFields, positive } from './text-config.ts';
 
 const rotary = { partial_rotary_factor: 0.5, rope_theta: 10000 };
@@ -29,11 +29,10 @@ class PhiBlock implements Block {
     this.fc2 = new Linear(p.at('mlp').at('fc2'), c.intermediate_size, c.hidden_size);
   }
 
-  forward(x: Tensor, mix: (h: Tensor) => Tensor, drop: (t: Tensor) => Tensor): Tensor {
+  forward(x: Tensor, mix: (h: Tensor, stream: Tensor) => Tensor, addResidual: AddResidual): Tensor {
     const h = this.norm.forward(x);
-    const mixed = mix(h);
-    const mlp = this.fc2.forward(geluTanh(this.fc1.forward(h)));
-    return add(x, add(drop(mixed), drop(mlp)));
+    const mixed = mix(h, x);
+    return addResidual(this.fc2, geluTanh(this.fc1.forward(h)), mixed);
   }
 }
 

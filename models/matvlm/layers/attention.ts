@@ -14,7 +14,8 @@ export class Attention {
   private readonly query: Linear;
   private readonly key: Linear;
   private readonly value: Linear;
-  private readonly output: Linear;
+  /** The output projection, which whoever calls `forward` applies. */
+  readonly output: Linear;
   private readonly heads: number;
   private readonly kv: number;
   private readonly headSize: number;
@@ -38,7 +39,7 @@ export class Attention {
    * @param h (B, L, D), positions `offset`…`offset+L−1`
    * @param past keys and values of the positions before, which end at `offset`, or a cache of them
    * @param padding null when all keys count; else it says where each row begins
-   * @returns (B, L, D), and the keys and values of all positions
+   * @returns (B, L, D) before the output projection, and the keys and values of all positions
    */
   forward(
     h: Tensor,
@@ -57,7 +58,7 @@ export class Attention {
     const v = split(this.value.forward(h), this.kv);
     const all = cache ? cache.append(k, v) : joined(state, k, v);
     const y = attention(q, all.k, all.v, { causal: true, layout: 'blhd', mask: padding?.mask, keyCount: all.keyCount });
-    return [this.output.forward(reshape(y, [b, l, d])), { kind: 'attention', k: all.k, v: all.v }];
+    return [reshape(y, [b, l, d]), { kind: 'attention', k: all.k, v: all.v }];
   }
 }
 

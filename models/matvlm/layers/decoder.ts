@@ -1,3 +1,4 @@
+import { WEIGHTS } from '../../../engine/dtype.ts';
 import { scope } from '../../../engine/scope.ts';
 import { checkpoint, gradEnabled } from '../../../engine/tape.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
@@ -7,7 +8,7 @@ import type { Random } from '../../nn/random.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
 import { DecoderCache } from '../../nn/cache.ts';
 import { Linear } from '../../nn/layers.ts';
-import type { Block, Norm } from '../families/family.ts';
+import type { AddResidual, Block, Norm } from '../families/family.ts';
 import { familyOf } from '../families/index.ts';
 import { MIXER } from '../names.ts';
 import { Attention } from './attention.ts';
@@ -75,13 +76,13 @@ export class DecoderLayer {
       const { owner } = options;
       const before = past && owner ? mapLayer(past as LayerState, (t) => indexSelect(t, 0, owner)) : past;
       let state: LayerState | undefined;
-      const mix = (h: Tensor): Tensor => {
+      const addResidual: AddResidual = (layer, h, stream) => this.addResidual(layer, h, stream, options.random ?? null);
+      const mix = (h: Tensor, stream: Tensor): Tensor => {
         const [mixed, after] = this.mix(h, before, options, offset);
         state = after;
-        return mixed;
+        return addResidual(this.mixer.output, mixed, stream);
       };
-      const y = this.block.forward(x, mix, (t) => this.drop(t, options.random ?? null));
-      return [y, state!];
+      return [this.block.forward(x, mix, addResidual), state!];
     });
   }
 
@@ -91,8 +92,9 @@ export class DecoderLayer {
     return this.mixer.forward(h, offset, past?.kind === 'attention' ? past : null, padding);
   }
 
-  private drop(t: Tensor, random: Random | null): Tensor {
-    return random && this.c.resid_pdrop > 0 ? dropout(t, this.c.resid_pdrop, random.integer(2 ** 32)) : t;
+  private addResidual(layer: Linear, h: Tensor, stream: Tensor, random: Random | null): Tensor {
+    const { resid_pdrop: p } = this.c;
+    return random && p > 0 ? add(stream, dropout(layer.forward(h), p, random.integer(2 ** 32))) : layer.forward(h, stream);
   }
 }
 
@@ -118,7 +120,7 @@ export class Decoder {
     const family = familyOf(c);
     const model = p.at('model');
     const ssm = new Set(ssmLayers(config));
-    this.embed_tokens = model.at('embed_tokens').get('weight', [c.vocab_size, c.hidden_size]);
+    this.embed_tokens = model.at('embed_tokens').get('weight', [c.vocab_size, c.hidden_size], WEIGHTS);
     this.layers = Array.from(
       { length: c.num_hidden_layers },
       (_, i) => new DecoderLayer(model.at('layers').at(i), c, ssm.has(i) ? config.mamba : null),

@@ -31,7 +31,8 @@ const NORM_EPS = 1e-5;
 export class Mamba2Mixer {
   readonly kind = 'mamba';
   readonly in_proj: Linear;
-  readonly out_proj: Linear;
+  /** The output projection, `out_proj`, which whoever calls `forward` applies. */
+  readonly output: Linear;
   readonly conv: { weight: Tensor; bias: Tensor };
   readonly dt_bias: Tensor;
   readonly A_log: Tensor;
@@ -50,7 +51,7 @@ export class Mamba2Mixer {
     const { d_model: d, d_inner: inner, d_xb: xb } = c;
     const channels = inner + 2 * xb;
     this.in_proj = new Linear(p.at('in_proj'), d, 2 * inner + 2 * xb + this.heads, c.is_bias);
-    this.out_proj = new Linear(p.at('out_proj'), inner, d, c.is_bias);
+    this.output = new Linear(p.at('out_proj'), inner, d, c.is_bias);
     this.conv = {
       weight: p.at('conv1d').get('weight', [channels, 1, CONV_WIDTH]),
       bias: p.at('conv1d').get('bias', [channels]),
@@ -62,7 +63,7 @@ export class Mamba2Mixer {
   }
 
   /**
-   * u (B, L, D) → (B, L, D) and the state after the last position of each row that is not padding.
+   * u (B, L, D) → (B, L, d_inner) before the output projection, and the state after the last position of each row that is not padding.
    * @param past the state before, or a cache of it, which is brought up to date
    */
   forward(u: Tensor, past: MambaState | RecurrentCache | null, padding: Padding | null = null): [Tensor, MambaState] {
@@ -91,7 +92,7 @@ export class Mamba2Mixer {
     const [y, last] = ssdScan(inputs, from);
     const ssm = padding ? ssdScan({ ...inputs, dt: still(dt, padding) }, from)[1] : last;
     const conv = padding ? ownLast(cat([before, xBC], 1), CONV_WIDTH - 1, padding) : lastColumns(before, xBC);
-    return [this.gateAndProject(y, z), { kind: 'mamba', conv, ssm }];
+    return [this.gated(y, z), { kind: 'mamba', conv, ssm }];
   }
 
   /** `scan` of one token, in place: the parts of the projection are read where they lie. */
@@ -109,17 +110,17 @@ export class Mamba2Mixer {
       dt: part(projected, xBC.to, this.heads),
       ...{ A_log, D, dt_bias },
     });
-    return this.gateAndProject(y, slice(projected, -1, 0, inner));
+    return this.gated(y, slice(projected, -1, 0, inner));
   }
 
   private convWeight(): Tensor {
     return reshape(this.conv.weight, [this.conv.weight.shape[0], CONV_WIDTH]);
   }
 
-  /** 5. Gate, norm by head, and out. @param y (B, L, H, head size)  @param z (B, L, d_inner) */
-  private gateAndProject(y: Tensor, z: Tensor): Tensor {
+  /** 5. Gate and norm by head. @param y (B, L, H, head size)  @param z (B, L, d_inner) */
+  private gated(y: Tensor, z: Tensor): Tensor {
     const options = { groupSize: this.headSize, eps: NORM_EPS };
-    return this.out_proj.forward(rmsNormGated(reshape(y, z.shape), z, this.norm, options));
+    return rmsNormGated(reshape(y, z.shape), z, this.norm, options);
   }
 
   /** (B, L, heads' width) → (B, L, H, head size), each KV head repeated for its group. */

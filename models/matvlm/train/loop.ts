@@ -1,6 +1,7 @@
 import { CheckpointError, NumericError } from '../../../engine/errors.ts';
 import { scope } from '../../../engine/scope.ts';
 import { scalar, type Tensor } from '../../../engine/tensor.ts';
+import { hostFloats } from '../../nn/parameters.ts';
 import { add, backward } from '../../../ops/index.ts';
 import { Random } from '../../nn/random.ts';
 import { distillVqa, type LossParts, setTrainable, vqaLoss } from '../distill.ts';
@@ -272,7 +273,7 @@ function held<T>(promise: Promise<T>): Promise<T> {
 /** Names the first parameter that holds NaN or infinity; null when all are finite. */
 export async function nonFiniteParameter(model: MaTVLM): Promise<string | null> {
   for (const [name, tensor] of model.parameters) {
-    const data = await tensor.data();
+    const data = await hostFloats(tensor);
     const at = data.findIndex((x) => !Number.isFinite(x));
     if (at >= 0) return `weight "${name}" holds ${data[at]} at element ${at}`;
   }

@@ -21,6 +21,7 @@ import type { Context } from './command.ts';
 import { besideRandom, isCompared } from './comparison.ts';
 import { sayDryRun } from './dry-run.ts';
 import { distillTable } from './distill.ts';
+import { hostFloats } from '../../../nn/parameters.ts';
 import { UsageError } from './errors.ts';
 import { interrupted } from './interrupt.ts';
 import type { Settings } from './options.ts';
@@ -55,7 +56,7 @@ export async function distill(context: Context<DistillTable>): Promise<void> {
   const shipped = SHIPPED.includes(settings.teacher) && !existsSync(settings.teacher);
   const teacherFolder = shipped ? settings.teacher : plan.teacher;
   await withBackend(settings, async (backend) => {
-    const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
+    const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal, weights: 'f32' });
     const student = await studentOf(teacher.model, plan, settings, backend);
     const exact = { ...settings, teacher: teacherFolder, backend: backend.kind };
     await withRun({ settings: exact, point, overrides }, { command: 'distill', steps: plan.steps }, async (run, made) => {
@@ -165,7 +166,7 @@ export async function studentOf(
 async function expectSameFrozen(student: MaTVLM, checkpoint: Checkpoint): Promise<void> {
   for (const [name, tensor] of student.parameters) {
     if (isTrainable(name) || tensor.shape.length > 1) continue;
-    const [own, stored] = [await tensor.data(), await checkpoint.readAs(name, 'f32')];
+    const [own, stored] = [await hostFloats(tensor), await checkpoint.readAs(name, 'f32')];
     if (own.every((x, i) => x === stored[i])) continue;
     throw new CheckpointError(
       `${checkpoint.name}: "${name}" is not the teacher's; give the teacher that the student was made from`,

@@ -45,7 +45,7 @@ export async function start(given: StartSettings): Promise<void> {
   const plan = await planDistillation(settings, null, signal);
   let student: string | null = null;
   await withBackend(settings, async (backend) => {
-    const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal });
+    const teacher = await loadVlm(diskFolder(plan.teacher), backend, { signal, weights: 'f32' });
     const exact = { ...settings, backend: backend.kind };
     const opened = { settings: exact, point: null, overrides: {} };
     await withRun(opened, { command: 'distill', steps: plan.steps }, async (run, made) => {

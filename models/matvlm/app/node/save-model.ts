@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { NumericError } from '../../../../engine/errors.ts';
 import type { SafeTensor } from '../../../../engine/safetensors/index.ts';
 import type { Tensor } from '../../../../engine/tensor.ts';
+import { hostFloats } from '../../../nn/parameters.ts';
 import type { MatvlmConfig } from '../../config.ts';
 import type { TrainerSnapshot } from '../../train/loop.ts';
 import { type FileSystem, writeFileAtomic, writeFolderAtomic, writeSafetensors, writeShardedSafetensors } from '../store/index.ts';
@@ -66,14 +67,14 @@ export function finiteTensors(tensors: ReadonlyMap<string, Tensor>): SafeTensor[
     dtype: 'F32',
     shape: tensor.shape,
     data: async () => {
-      const data = await tensor.data();
+      const data = await hostFloats(tensor);
       const at = data.findIndex((x) => !Number.isFinite(x));
       if (at >= 0) {
         throw new NumericError(
           `"${name}" holds ${data[at]} at element ${at}: nothing was saved; the checkpoint before stays`,
         );
       }
-      return data instanceof Float32Array ? data : Float32Array.from(data);
+      return data;
     },
   }));
 }
