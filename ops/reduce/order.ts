@@ -7,10 +7,10 @@ export function comesBefore(a: number, i: number, b: number, j: number): boolean
 /** WGSL: whole numbers that sort as the floats do, NaN largest. */
 const FLOAT_KEY = /* wgsl */ `
 fn order_key(v: f32) -> u32 {
-  let bits = bitcast<u32>(v);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) { return 0xffffffffu; }
-  if (bits == 0x80000000u) { return 0x80000000u; }
-  return bits ^ select(0x80000000u, 0xffffffffu, (bits >> 31u) == 1u);
+  let own = bitcast<u32>(v);
+  let bits = select(own, 0u, own == 0x80000000u);
+  let key = bits ^ select(0x80000000u, 0xffffffffu, (bits >> 31u) == 1u);
+  return select(key, 0xffffffffu, (bits & 0x7fffffffu) > 0x7f800000u);
 }
 `;
 

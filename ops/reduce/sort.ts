@@ -38,12 +38,19 @@ ${MAIN} {
   let begin = run * ${BLOCK}u;
   let count = select(0u, min(${BLOCK}u, params.len - begin), line < params.lines);
   let base = (line / params.inner) * params.len * params.inner + line % params.inner;
+  // What is behind the end comes last.
+  keys[local] = 0xffffffffu;
   if (local < count) { keys[local] = key_of(load_x(base + (begin + local) * params.inner)); }
   workgroupBarrier();
   if (local >= count) { return; }
   let own = keys[local];
   var place = 0u;
-  for (var j = 0u; j < count; j++) { place += select(0u, 1u, keys[j] < own || (keys[j] == own && j < local)); }
+  // Four at a time; of equals those before come first.
+  for (var j = 0u; j < count; j += 4u) {
+    let four = vec4(keys[j], keys[j + 1u], keys[j + 2u], keys[j + 3u]);
+    let equals = vec4(j, j + 1u, j + 2u, j + 3u) < vec4(local);
+    place += dot(select(vec4(0u), vec4(1u), (four < vec4(own)) | ((four == vec4(own)) & equals)), vec4(1u));
+  }
   emit(line, run, place, vec2(own, begin + local));
 }`;
 
