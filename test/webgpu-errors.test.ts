@@ -98,6 +98,15 @@ if (backend instanceof WebGpuBackend) {
     assert.equal(await list(apply(op('sound', good), { x: input() }, {}).y), [2, 4, 6, 8]);
   });
 
+  test('a write past the end of a tensor is told when it is read', async () => {
+    for (const [at, told] of [[3, false], [4, true], [63, true]] as const) {
+      const op = opWith(`past ${at}`, (args) => ({ shader: kernel(`past ${at}`, `y[${at}] = x[0];`), args, grid }));
+      const y = apply(op, { x: input() }, {}).y;
+      if (told) assert.match((await failure(y.data())).message, /wrote past the end of a buffer of 4 f32/);
+      else assert.is((await list(y))[at], 1);
+    }
+  });
+
   test('an error that nobody waited for is told by the next wait, once', async () => {
     const name = 'forgotten';
     const op = opWith(name, (args) => ({ shader: kernel(name, 'y[id.x] = 1u;'), args, grid }));

@@ -45,7 +45,10 @@ interface GpuPlan extends Named {
 }
 
 export interface WebGpuOptions {
-  /** Fill new buffers with NaN: shows kernels that read what nobody wrote. For tests. */
+  /**
+   * Fill new buffers with NaN, and look at what lies behind a tensor that is read: shows kernels that read what nobody
+   * wrote, and those that write past an end. For tests.
+   */
   readonly poison?: boolean;
 }
 
@@ -215,6 +218,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     expectReplayable('a tensor is uploaded', this.recording !== null);
     const last = parts.at(-1)!;
     const bytes = new Uint8Array(last.offset + last.capacity);
+    if (this.poison) new Uint32Array(bytes.buffer).fill(POISON);
     parts.forEach((part, i) => {
       expectFits(part, data[i]);
       const own = sendable(data[i]);
@@ -228,8 +232,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     expectReplayable('a tensor is read back', this.recording !== null);
     expectSame('read', buffer, { size, dtype });
     if (buffer.failure) throw buffer.failure;
-    const bytes = Math.ceil(byteLength(dtype, size) / 4) * 4;
+    const bytes = this.poison ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
     const result = hostArrayFor(dtype, size);
+    let overrun = false;
     if (size === 0) return result;
     const copy = this.device.createBuffer({
       size: bytes,
@@ -243,6 +248,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       await copy.mapAsync(0x1, 0, bytes);
       const view = new Uint8Array(copy.getMappedRange(0, bytes));
       new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
+      // Kernels may write four words where fewer are left.
+      const end = Math.ceil(byteLength(dtype, size) / 16) * 16;
+      overrun = this.poison && new Uint32Array(view.slice(end).buffer).some((word) => word !== POISON);
     } catch (error) {
       await this.hear();
       throw new KernelError(`reading from the GPU failed: ${(error as Error).message}`);
@@ -251,6 +259,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     }
     await this.collectTimes();
     await this.hear();
+    if (overrun) throw new KernelError(`a kernel wrote past the end of a buffer of ${size} ${dtype}`);
     return result;
   }
 
