@@ -1,16 +1,16 @@
 import { createPackageFromTarballData, checkPackage } from '@arethetypeswrong/core';
 import { publint } from 'publint';
 import { execFile } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
+import { freshFolder } from './support/folders.ts';
 
 const run = promisify(execFile);
 const root = process.cwd();
-const folder = mkdtempSync(join(tmpdir(), 'matvlm-package-'));
+const folder = freshFolder();
 /** A copy of the checkout without dist: what a clone holds. */
 const checkout = join(folder, 'checkout');
 /** A project into which the package is installed, with the dependencies that it declares and no others. */
@@ -25,11 +25,12 @@ packaging.before(() => {
   cpSync(root, checkout, { recursive: true, filter: (path) => !MADE.includes(path) });
   symlinkSync(join(root, 'node_modules'), join(checkout, 'node_modules'));
 });
-packaging.after(() => rmSync(folder, { recursive: true, force: true }));
+
+/** What Node prints when it runs this in a folder. */
+const node = async (cwd: string, ...args: string[]) => (await run(process.execPath, args, { cwd })).stdout;
 
 packaging('a checkout that was never built builds itself when its command is called', async () => {
-  const { stdout } = await run(process.execPath, ['matvlm.mjs', 'recipes', 'ls'], { cwd: checkout });
-  assert.match(stdout, /tiny-teacher/);
+  assert.match(await node(checkout, 'matvlm.mjs', 'recipes', 'ls'), /tiny-teacher/);
 });
 
 packaging('commands run on while a build replaces the code below them', async () => {
@@ -37,9 +38,9 @@ packaging('commands run on while a build replaces the code below them', async ()
   const shared = join(checkout, 'engine', 'errors.ts');
   writeFileSync(shared, `${readFileSync(shared, 'utf8')}\nglobalThis.console.assert(Date.now() > 0);\n`);
   let building = true;
-  const built = run(process.execPath, ['build.mjs', '--package'], { cwd: checkout }).finally(() => (building = false));
+  const built = node(checkout, 'build.mjs', '--package').finally(() => (building = false));
   let commands = 0;
-  for (; building; commands++) await run(process.execPath, ['dist/cli.js', 'recipes', 'ls'], { cwd: checkout });
+  for (; building; commands++) await node(checkout, 'dist/cli.js', 'recipes', 'ls');
   await built;
   assert.ok(commands > 1);
 });
@@ -51,14 +52,15 @@ packaging('the tarball holds what runs and its types resolve', async () => {
   assert.ok(size < 12.5e6, `${size} bytes`);
   const tops = new Set(files.map(({ path }) => path.split('/').slice(0, 2).join('/')));
   assert.equal([...tops].sort(), [
-    'LICENSE', 'NOTICE.md', 'README.md', 'dist/bench', 'dist/chunks', 'dist/cli.js', 'dist/lib', 'dist/models', 'dist/types', 'dist/web',
-    'docs/page.png', 'docs/report.png', 'matvlm.mjs', 'models/matvlm', 'package.json',
+    ...['LICENSE', 'NOTICE.md', 'README.md', 'dist/bench', 'dist/chunks', 'dist/cli.js', 'dist/lib', 'dist/models'],
+    ...['dist/types', 'dist/web', 'docs/page.png', 'docs/report.png', 'matvlm.mjs', 'models/matvlm', 'package.json'],
   ]);
   const tarball = join(checkout, filename);
   mkdirSync(join(consumer, 'node_modules', '@types'), { recursive: true });
   await run('tar', ['xzf', tarball, '-C', consumer]);
   renameSync(join(consumer, 'package'), installed);
-  const { problems } = (await checkPackage(createPackageFromTarballData(readFileSync(tarball)))) as { problems: { kind: string; resolutionKind?: string }[] };
+  const checked = await checkPackage(createPackageFromTarballData(readFileSync(tarball)));
+  const { problems } = checked as { problems: { kind: string; resolutionKind?: string }[] };
   // An ES module cannot be required by old resolvers, and does not say that it could.
   const faults = problems.filter((p) => p.resolutionKind !== 'node10' && p.kind !== 'CJSResolvesToESM');
   assert.equal(faults, []);
@@ -76,29 +78,20 @@ packaging('the installed command and the examples of the README run, and compile
   writeFileSync(join(consumer, 'package.json'), JSON.stringify({ type: 'module' }));
   const examples = [...readFileSync('README.md', 'utf8').matchAll(/```js\n([^]*?)```/g)].map((match) => match[1]);
   assert.is(examples.length, 3);
-  const names = examples.map((text, i) => {
-    writeFileSync(join(consumer, `example-${i}.ts`), text);
-    writeFileSync(join(consumer, `example-${i}.mjs`), text);
-    return `example-${i}.ts`;
-  });
+  for (const [i, text] of examples.entries()) {
+    for (const type of ['ts', 'mjs']) writeFileSync(join(consumer, `example-${i}.${type}`), text);
+  }
   const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
-  const strict = ['--strict', '--noEmit', '--target', 'es2022', '--types', 'node'];
-  const compile = ([module, resolution]: readonly string[]) =>
-    run(process.execPath, [tsc, ...strict, '--module', module, '--moduleResolution', resolution, ...names], { cwd: consumer });
-  for (const kind of [['esnext', 'bundler'], ['node16', 'node16'], ['nodenext', 'nodenext']]) {
-    const error = await compile(kind).then(() => '', (failure: { stdout: string }) => failure.stdout);
-    assert.is(error, '', kind.join(' '));
+  const strict = ['--strict', '--noEmit', '--target', 'es2022', '--types', 'node', ...examples.map((_, i) => `example-${i}.ts`)];
+  for (const [module, resolution] of [['esnext', 'bundler'], ['node16', 'node16'], ['nodenext', 'nodenext']]) {
+    const compiled = node(consumer, tsc, ...strict, '--module', module, '--moduleResolution', resolution);
+    assert.is(await compiled.catch((failure: { stdout: string }) => failure.stdout), '', resolution);
   }
-  const { stdout: version } = await run(process.execPath, [join(installed, 'matvlm.mjs'), '--version'], { cwd: consumer });
-  assert.match(version, /^\d+\.\d+\.\d+/);
-  const help = await run(process.execPath, [join(installed, 'matvlm.mjs'), 'bench', '--help'], { cwd: consumer });
-  assert.match(help.stdout, /matvlm bench \[options\][^]*--quick/);
-  const outputs: string[] = [];
-  for (const i of [0, 2]) {
-    outputs.push((await run(process.execPath, [`example-${i}.mjs`], { cwd: consumer })).stdout);
-  }
-  assert.match(outputs[0], /circle|square/);
-  assert.match(outputs[1], /Float32Array\(4\) \[\s*170,\s*204,\s*390,\s*468\s*\]/);
+  const command = join(installed, 'matvlm.mjs');
+  assert.match(await node(consumer, command, '--version'), /^\d+\.\d+\.\d+/);
+  assert.match(await node(consumer, command, 'bench', '--help'), /matvlm bench \[options\][^]*--quick/);
+  assert.match(await node(consumer, 'example-0.mjs'), /circle|square/);
+  assert.match(await node(consumer, 'example-2.mjs'), /Float32Array\(4\) \[\s*170,\s*204,\s*390,\s*468\s*\]/);
 });
 
 packaging.run();
