@@ -185,7 +185,7 @@ formats('headers tell size, format and transparency', async () => {
     const header = readImageHeader(await encoder().toFormat(format).toBuffer());
     assert.equal(header, { format, width: 16, height: 24, alpha });
     if (format === 'jpeg') continue;
-    for (const options of [{}, { lossless: true }]) {
+    for (const options of [{}, { lossless: true }, { palette: true }]) {
       assert.is(readImageHeader(await rgba.clone().toFormat(format, options).toBuffer()).alpha, true, format);
     }
   }

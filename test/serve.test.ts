@@ -40,8 +40,11 @@ const server = await start();
 /** Runs `body` with a server of its own. */
 async function withOwn(more: object, body: (server: Served) => Promise<unknown>): Promise<void> {
   const own = await start(more);
-  await body(own);
-  await own.close();
+  try {
+    await body(own);
+  } finally {
+    await own.close();
+  }
 }
 
 /** Sends raw bytes and gives all that comes back until the server closes. */
@@ -138,25 +141,23 @@ served('answers to its own hosts and origins only, and never opens itself to oth
   }
 });
 
-served('on a network it answers to the names and addresses of this machine, and to names that are allowed', async () => {
-  const open = await start({ host: '0.0.0.0', allowHosts: ['Models.example.org', 'proxy.example.org:8443'] });
-  const { port } = open;
-  const [name] = hostname().split('.');
-  const addresses = Object.values(networkInterfaces()).flatMap((list) => list!).filter(({ family }) => family === 'IPv4');
-  const own = [...addresses.map(({ address }) => address), hostname(), name, `${name.toUpperCase()}.local`, 'localhost', '0.0.0.0'];
-  const allowed = ['models.example.org', 'models.example.org:9000', 'proxy.example.org:8443'];
-  const others = [`${name}.example.org:${port}`, `evil.example:${port}`, 'proxy.example.org:80', `192.0.2.1:${port}`];
-  const hosts: [number, string[]][] = [
-    [200, [...own.map((host) => `${host}:${port}`), ...allowed]],
-    [403, [...others, `x.models.example.org`, `${name}:${port + 1}`, '127.0.0.1', `[::2]:${port}`]],
-  ];
-  for (const [want, list] of hosts) {
-    for (const Host of list) assert.is(status(await get('/', { Host }, 'GET', '', port)), want, Host);
-  }
-  assert.is(open.url, `http://127.0.0.1:${port}/`);
-  for (const url of open.urls) assert.is((await fetch(url)).status, 200, url);
-  await open.close();
-});
+served('on a network it answers to the names and addresses of this machine, and to names that are allowed', () =>
+  withOwn({ host: '0.0.0.0', allowHosts: ['Models.example.org', 'proxy.example.org:8443'] }, async ({ port, url, urls }) => {
+    const [name] = hostname().split('.');
+    const addresses = Object.values(networkInterfaces()).flatMap((list) => list!).filter(({ family }) => family === 'IPv4');
+    const own = [...addresses.map(({ address }) => address), hostname(), name, `${name.toUpperCase()}.local`, 'localhost', '0.0.0.0'];
+    const allowed = ['models.example.org', 'models.example.org:9000', 'proxy.example.org:8443'];
+    const others = [`${name}.example.org:${port}`, `evil.example:${port}`, 'proxy.example.org:80', `192.0.2.1:${port}`];
+    const hosts: [number, string[]][] = [
+      [200, [...own.map((host) => `${host}:${port}`), ...allowed]],
+      [403, [...others, `x.models.example.org`, `${name}:${port + 1}`, '127.0.0.1', `[::2]:${port}`]],
+    ];
+    for (const [want, list] of hosts) {
+      for (const Host of list) assert.is(status(await get('/', { Host }, 'GET', '', port)), want, Host);
+    }
+    assert.is(url, `http://127.0.0.1:${port}/`);
+    for (const url of urls) assert.is((await fetch(url)).status, 200, url);
+  }));
 
 /** Asks for a large file and takes nothing of it. */
 const slowReader = (port: number, localAddress = '127.0.0.1'): Promise<Socket> =>
