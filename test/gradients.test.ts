@@ -31,7 +31,8 @@ import {
 } from '../ops/index.ts';
 import { random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
-import { adapters, type OpCase, readOpCases } from './support/golden-ops.ts';
+import { adapters } from './support/adapters.ts';
+import { type OpCase, readOpCases } from './support/golden-ops.ts';
 import { type HostTensor, readTensors } from './support/golden-types.ts';
 
 const [reference, wasm, gpu] = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];

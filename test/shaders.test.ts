@@ -12,6 +12,8 @@ import { distillTask, pretrainTask, Trainer, type TrainSettings } from '../model
 import { makeProduct, productCases, WAYS } from './support/gemm-cases.ts';
 import { replayOp, readOpCases } from './support/golden-ops.ts';
 import { readTensors } from './support/golden-types.ts';
+import { moreCases } from './support/more-cases.ts';
+import { runCase } from './support/support-table.ts';
 import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
 
 /**
@@ -47,6 +49,11 @@ shaders('ops of the golden cases, forward and backward', async () => {
     // Values are not computed, so they may differ; anything else is a failure to compile or to dispatch.
     assert.match(error, /^(out|grad)\d+\[\d+\] /, `${op.id}: ${error}`);
   }
+  await backend.sync();
+});
+
+shaders('ops of the further cases, forward and backward', async () => {
+  for (const one of moreCases) await runCase(backend, one);
   await backend.sync();
 });
 

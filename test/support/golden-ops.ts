@@ -5,16 +5,7 @@ import { scope } from '../../engine/scope.ts';
 import { backwardFrom } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add } from '../../ops/index.ts';
-import { elementwiseAdapters } from './adapters/elementwise.ts';
-import { lookupAdapters } from './adapters/lookup.ts';
-import { lossAdapters } from './adapters/loss.ts';
-import { movementAdapters } from './adapters/movement.ts';
-import { normAdapters } from './adapters/norm.ts';
-import { productAdapters } from './adapters/products.ts';
-import { reduceAdapters } from './adapters/reduce.ts';
-import { sequenceAdapters } from './adapters/sequence.ts';
-import type { Adapters } from './adapters/types.ts';
-import { unaryAdapters } from './adapters/unary.ts';
+import { type Adapter, adapters } from './adapters.ts';
 import { type Check, type HostTensor, readTensors } from './golden-types.ts';
 
 /** One golden case as `cases.json` has it. */
@@ -29,18 +20,6 @@ export interface OpCase {
   readonly rtol: number;
   readonly atol: number;
 }
-
-export const adapters: Adapters = {
-  ...elementwiseAdapters,
-  ...lookupAdapters,
-  ...lossAdapters,
-  ...movementAdapters,
-  ...normAdapters,
-  ...productAdapters,
-  ...reduceAdapters,
-  ...sequenceAdapters,
-  ...unaryAdapters,
-};
 
 /** Replays one case: outputs, then gradients. */
 export async function replayOp(backend: Backend, op: OpCase, tensors: Map<string, HostTensor>): Promise<Check> {
@@ -63,7 +42,7 @@ async function compareCase(
   backend: Backend,
   op: OpCase,
   tensors: Map<string, HostTensor>,
-  adapter: Adapters[string],
+  adapter: Adapter,
 ): Promise<Worst> {
   const upload = (name: string): Tensor => {
     const host = tensors.get(name);
