@@ -2,7 +2,8 @@ import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import type { Backend } from '../engine/backend.ts';
+import { closeBackend, openBackend, openGpu, openWasms } from './support/backends.ts';
 import { replayImages } from './support/golden-images.ts';
 import { replayModel } from './support/golden-models.ts';
 import { replayOps } from './support/golden-ops.ts';
@@ -15,7 +16,7 @@ for (const kind of ['reference', 'wasm', 'webgpu'] as const) {
   const backend = kind === 'webgpu' ? await openGpu() : await openBackend(kind);
   if (backend.kind !== kind) continue;
 
-  const all = async (checks: AsyncGenerator<Check>, least: number): Promise<void> => {
+  const all = async (checks: AsyncGenerator<Check>, least: number, on: Backend = backend): Promise<void> => {
     let count = 0;
     const failed: string[] = [];
     for await (const check of checks) {
@@ -24,10 +25,14 @@ for (const kind of ['reference', 'wasm', 'webgpu'] as const) {
     }
     assert.equal(failed, []);
     assert.ok(count >= least, `${count} checks, expected at least ${least}`);
-    assert.is(backend.memory.live, 0, 'live bytes afterwards');
+    assert.is(on.memory.live, 0, 'live bytes afterwards');
   };
 
-  golden('ops', () => all(replayOps(join(folder, 'ops'), backend), 148));
+  golden('ops', async () => {
+    for (const each of kind === 'wasm' ? await openWasms() : [backend]) {
+      await all(replayOps(join(folder, 'ops'), each), 148, each);
+    }
+  });
   for (const name of readdirSync(join(folder, 'models'))) {
     golden(`model ${name}`, () => all(replayModel(join(folder, 'models', name), name, backend), 150));
   }

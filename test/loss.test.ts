@@ -14,18 +14,22 @@ import {
   l2Distance,
 } from '../ops/index.ts';
 import { assertNear, evaluate, type Input, random } from './support/agree.ts';
-import { closeBackend, openBackend, openGpu } from './support/backends.ts';
-import { gradients } from './wasm-machine.ts';
+import { closeBackend, openBackend, openGpu, openWasms } from './support/backends.ts';
+import { close, gradients } from './wasm-machine.ts';
 
 const reference = await openBackend('reference');
 const gpu = await openGpu();
-const backends = [reference, gpu, await openBackend('wasm')];
+const others = [gpu, ...(await openWasms())];
+const backends = [reference, ...others];
 const test = suite('losses');
 
 test.after(() => backends.forEach(closeBackend));
 
 async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 2e-5) {
-  assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), label, tolerance);
+  const want = await evaluate(reference, inputs, body);
+  for (const backend of others) {
+    assertNear(await evaluate(backend, inputs, body), want, `${label} on ${backend.description}`, tolerance);
+  }
 }
 
 /** Labels below n, every fifth ignored. */
@@ -58,6 +62,39 @@ function torchCrossEntropy(labels: Int32Array, n: number, options: CrossEntropyO
     return [reduction === 'sum' ? sum : sum / total];
   };
 }
+
+/** Σ weights·KL(teacher ‖ student) / over, in f64, of logits divided by the temperature. */
+function weightedKl(teacher: Float32Array, weights: readonly number[], temperature: number, over: number) {
+  const n = teacher.length / weights.length;
+  const logSoftmax = (x: ArrayLike<number>, r: number): number[] => {
+    const row = Array.from({ length: n }, (_, c) => x[r * n + c] / temperature);
+    const lse = Math.log(row.reduce((sum, v) => sum + Math.exp(v), 0));
+    return row.map((v) => v - lse);
+  };
+  return (student: number[]): number[] => {
+    const rows = weights.map((weight, r) => {
+      const [p, q] = [logSoftmax(teacher, r), logSoftmax(student, r)];
+      return weight * p.reduce((sum, log, c) => sum + Math.exp(log) * (log - q[c]), 0);
+    });
+    return [(temperature ** 2 / over) * rows.reduce((a, b) => a + b, 0)];
+  };
+}
+
+test('KL with weights of rows and its gradient are what the formula gives in f64', async () => {
+  for (const [rows, n] of [[1, 1], [3, 5], [4, 16], [5, 23]]) {
+    const weights = Array.from({ length: rows }, (_, r) => (rows === 1 ? 2 : r % 3));
+    const [s, t] = [random(rows * n, 1, 8), random(rows * n, 2, 8)];
+    const f = weightedKl(t, weights, 2, weights.reduce((a, b) => a + b, 0));
+    const want = [f(Array.from(s)), gradients(f, [s], random(1, 101))[0]].map((v) => Float64Array.from(v));
+    const inputs = [s, t].map((data) => ({ shape: [rows, n], data }));
+    for (const backend of backends) {
+      const got = await evaluate(backend, inputs, ([x, y]) => [
+        distillLoss(x, y.detach(), { kind: 'kl', temperature: 2, reduction: 'mean' }, fromData(backend, weights, [rows])),
+      ]);
+      got.slice(0, 2).forEach((values, i) => close(`${backend.description} ${rows}×${n}`, values, want[i], 2e-5, 3e-6));
+    }
+  }
+});
 
 const targets: [rows: number, n: number, options: CrossEntropyOptions, weighted: boolean][] = [
   [1, 1, {}, false],
@@ -291,9 +328,9 @@ test('distillation of a student that is its teacher: loss and gradient 0, gradie
     const twins = [same, same].map((data) => ({ shape: [2, 25], data }));
     const [loss, grad] = await evaluate(gpu, twins, body);
     assert.ok(Math.abs(loss[0]) < 1e-6 && grad.every((v) => Math.abs(v) < 1e-6), `${kind}: ${loss} ${grad}`);
-    const close = [near, same].map((data) => ({ shape: [2, 25], data }));
-    const got = await evaluate(gpu, close, body);
-    const want = await evaluate(reference, close, body);
+    const pair = [near, same].map((data) => ({ shape: [2, 25], data }));
+    const got = await evaluate(gpu, pair, body);
+    const want = await evaluate(reference, pair, body);
     assertNear([got[1]], [want[1]], kind, 5e-3);
   }
 });

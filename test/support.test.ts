@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import { assertNear } from './support/agree.ts';
-import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { closeBackend, openGpu, openWasms } from './support/backends.ts';
 import { moreCases } from './support/more-cases.ts';
 import { opNames, runAll, runCase, supportTable } from './support/support-table.ts';
 
@@ -18,10 +18,10 @@ support('docs/support.md says what runs where', async () => {
 });
 
 const reference = new ReferenceBackend();
-const others = [await openBackend('wasm'), await openGpu()];
+const others = [...(await openWasms()), await openGpu()];
 
 for (const backend of [reference, ...others]) {
-  support(`every op runs on ${backend.kind}`, async () => {
+  support(`every op runs on ${backend.description}`, async () => {
     assert.equal(await runAll(backend, GOLDEN), opNames(), 'an op without a case: add one to support/more-cases.ts');
     assert.is(backend.memory.live, 0, 'live bytes afterwards');
   });
@@ -30,7 +30,7 @@ for (const backend of [reference, ...others]) {
 for (const one of moreCases) {
   support(`${one.id} is the same on every backend`, async () => {
     const want = await runCase(reference, one);
-    for (const backend of others) assertNear(await runCase(backend, one), want, `${one.id} on ${backend.kind}`);
+    for (const backend of others) assertNear(await runCase(backend, one), want, `${one.id} on ${backend.description}`);
   });
 }
 

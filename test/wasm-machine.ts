@@ -2,13 +2,10 @@
  * What the kernel tests share: a machine with named operands, guard bands round every output, and a comparison that
  * says where two results part.
  */
-import { setFlagsFromString } from 'node:v8';
 import * as assert from 'uvu/assert';
 import { Heap } from '../engine/backends/wasm/heap.ts';
-import { type Kernels, type KernelVariant, loadKernels, supportsVariant } from '../wasm/loader.ts';
-
-// Node 20 has relaxed SIMD behind this flag; from Node 22 it is on and the flag is gone.
-if (process.versions.node.startsWith('20.')) setFlagsFromString('--experimental-wasm-relaxed-simd');
+import { type Kernels, loadKernels } from '../wasm/loader.ts';
+import { wasmVariants } from './support/backends.ts';
 
 const GUARD = 16;
 const GUARD_VALUE = 12345.678;
@@ -82,8 +79,7 @@ export class Machine {
 
 /** A machine for each variant that this engine runs. */
 export async function machines(): Promise<Machine[]> {
-  const variants = (['simd', 'relaxed'] as KernelVariant[]).filter(supportsVariant);
-  return Promise.all(variants.map(async (variant) => new Machine(await loadKernels({ variant }))));
+  return Promise.all(wasmVariants.map(async (variant) => new Machine(await loadKernels({ variant }))));
 }
 
 /** Numbers in [−scale, scale) from a fixed generator. */

@@ -1,9 +1,21 @@
+import { setFlagsFromString } from 'node:v8';
 import type { Backend, BackendKind } from '../../engine/backend.ts';
 import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
-import { WasmBackend } from '../../engine/backends/wasm/wasm.ts';
+import { type KernelVariant, supportsVariant, WasmBackend } from '../../engine/backends/wasm/wasm.ts';
 import { WebGpuBackend } from '../../engine/backends/webgpu/webgpu.ts';
 import { DeviceError } from '../../engine/errors.ts';
 import { dawnGpu, releaseDawn } from '../../engine/node/dawn.ts';
+
+// Node 20 has relaxed SIMD behind this flag; from Node 22 it is on and the flag is gone.
+if (process.versions.node.startsWith('20.')) setFlagsFromString('--experimental-wasm-relaxed-simd');
+
+/** The variants of the C kernels that this engine runs. */
+export const wasmVariants = (['simd', 'relaxed'] as const satisfies KernelVariant[]).filter(supportsVariant);
+
+/** A WASM backend, poisoned and with guard bands, for each of `wasmVariants`. */
+export function openWasms(): Promise<Backend[]> {
+  return Promise.all(wasmVariants.map((variant) => WasmBackend.create({ variant, poison: true })));
+}
 
 /** Opens a backend for a test or a check. WebGPU buffers are poisoned with NaN so that unwritten elements show. */
 export async function openBackend(kind: BackendKind): Promise<Backend> {
