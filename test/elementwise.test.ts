@@ -43,7 +43,7 @@ import {
   where,
   zerosLike,
 } from '../ops/index.ts';
-import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { agreement, assertNear, evaluate, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
@@ -53,9 +53,7 @@ const test = suite('elementwise ops');
 
 test.after(() => backends.forEach(closeBackend));
 
-async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 1e-5) {
-  assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), label, tolerance);
-}
+const agree = agreement(reference, [gpu], 1e-5);
 
 /** Two or three shapes that broadcast, with sizes that do and do not divide by four. */
 const shapes = (count: number) =>

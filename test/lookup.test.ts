@@ -6,7 +6,7 @@ import { ShapeError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { backward, embedding, fill, gather, indexSelect, oneHot } from '../ops/index.ts';
-import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { agreement, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
@@ -16,9 +16,7 @@ const test = suite('lookups');
 
 test.after(() => backends.forEach(closeBackend));
 
-async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 1e-5) {
-  assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), label, tolerance);
-}
+const agree = agreement(reference, [gpu], 1e-5);
 
 /** Indices below n; half of them the same, as padding is. */
 function indices(shape: number[], n: number): Input {

@@ -13,7 +13,7 @@ import {
   type DistillOptions,
   l2Distance,
 } from '../ops/index.ts';
-import { assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { agreement, assertNear, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu, openWasms } from './support/backends.ts';
 import { close, gradients } from './wasm-machine.ts';
 
@@ -25,12 +25,7 @@ const test = suite('losses');
 
 test.after(() => backends.forEach(closeBackend));
 
-async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 2e-5) {
-  const want = await evaluate(reference, inputs, body);
-  for (const backend of others) {
-    assertNear(await evaluate(backend, inputs, body), want, `${label} on ${backend.description}`, tolerance);
-  }
-}
+const agree = agreement(reference, others, 2e-5);
 
 /** Labels below n, every fifth ignored. */
 function labelsFor(rows: number, n: number): Int32Array {

@@ -20,23 +20,21 @@ import {
   square,
   sum,
 } from '../ops/index.ts';
-import { assertNear, evaluate, type Input, random } from './support/agree.ts';
-import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { agreement, assertNear, evaluate, random } from './support/agree.ts';
+import { closeBackend, openBackend, openGpu, openWasms } from './support/backends.ts';
 
 const reference = await openBackend('reference');
 const exact = new ReferenceBackend({ double: true });
-const wasm = await openBackend('wasm');
+const wasms = await openWasms();
 const gpu = await openGpu();
 const test = suite('norms');
 
-test.after(() => [reference, exact, wasm, gpu].forEach(closeBackend));
+test.after(() => [reference, exact, gpu, ...wasms].forEach(closeBackend));
 
-async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 3e-5) {
-  assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), label, tolerance);
-}
+const agree = agreement(reference, [gpu, ...wasms], 3e-5);
 
 /** Few and many rows, narrow and wide. */
-const shapes = [[1], [5], [3, 5, 7], [1000, 20], [300, 128], [33, 130], [2, 2560]];
+const shapes = [[1], [5], [4, 8], [2, 37], [3, 5, 7], [1000, 20], [300, 128], [33, 130], [2, 2560]];
 
 for (const shape of shapes) {
   const c = [shape.at(-1)!];
@@ -58,6 +56,9 @@ test('gated RMS norm by groups, gated before and after', async () => {
     [[200, 80], 20],
     [[70, 256], 128],
     [[9, 33], undefined],
+    [[2, 18], 6],
+    [[3, 3], 1],
+    [[2, 37], 37],
   ] as const) {
     for (const normBeforeGate of [false, true]) {
       const inputs = [{ shape }, { shape, data: random(elements(shape), 8, 6) }, { shape: [shape.at(-1)!] }];
@@ -68,7 +69,7 @@ test('gated RMS norm by groups, gated before and after', async () => {
 });
 
 test('norms of 16-bit floats are those of the same numbers in f32, whatever the weights are stored in', async () => {
-  for (const backend of [reference, wasm, gpu]) {
+  for (const backend of [reference, gpu, ...wasms]) {
     for (const [dtype, weights, most] of [['f16', 'f32', 4e-3], ['f32', 'bf16', 4e-3], ['bf16', 'f16', 2e-2]] as const) {
       const made = scope(() => {
         const [x, z] = [1, 2].map((seed) => cast(fromData(backend, random(60, seed, 6), [5, 12]), dtype));
@@ -123,7 +124,7 @@ test('rows of any size, and their gradients', async () => {
       const inputs = [x, { shape: [70] }, { shape: [70] }];
       for (const [name, width, body] of norms) {
         const want = await evaluate(exact, inputs.slice(0, width), (t) => [body(t, eps)]);
-        for (const backend of [reference, wasm, gpu]) {
+        for (const backend of [reference, gpu, ...wasms]) {
           const got = await evaluate(backend, inputs.slice(0, width), (t) => [body(t, eps)]);
           got.forEach((list, k) => {
             const most = Math.max(...want[k].map(Math.abs));

@@ -30,20 +30,19 @@ import {
   topk,
   variance,
 } from '../ops/index.ts';
-import { assertNear, evaluate, type Input, random } from './support/agree.ts';
-import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { agreement, assertNear, random } from './support/agree.ts';
+import { closeBackend, openBackend, openGpu, openWasms } from './support/backends.ts';
 
 const reference = await openBackend('reference');
 const gpu = await openGpu();
-const wasm = await openBackend('wasm');
+const wasms = await openWasms();
 const backends = [reference, gpu];
+const everyBackend = [...backends, ...wasms];
 const test = suite('reductions');
 
-test.after(() => [...backends, wasm].forEach(closeBackend));
+test.after(() => everyBackend.forEach(closeBackend));
 
-async function agree(inputs: readonly Input[], body: (t: Tensor[]) => Tensor[], label: string, tolerance = 2e-5) {
-  assertNear(await evaluate(gpu, inputs, body), await evaluate(reference, inputs, body), label, tolerance);
-}
+const agree = agreement(reference, [gpu, ...wasms], 2e-5);
 
 /** Not 0/0, as the variance of one value is. */
 const [biasedStd, biasedVariance] = [std, variance].map((f): typeof std => (x, o) => f(x, { ...o, correction: 0 }));
@@ -68,6 +67,9 @@ test('reductions over dims that are not neighbours, and more than one workgroup 
   for (const kind of [mean, amin, logsumexp, std]) {
     await agree([{ shape: [7, 300, 40] }], ([x]) => [kind(x, { dim: [0, 2] })], kind.name);
   }
+  for (const shape of [[700, 9], [3, 1100]]) {
+    await agree([{ shape }], ([x]) => [0, 1].flatMap((dim) => [sum(x, { dim }), mean(x, { dim })]), `[${shape}]`);
+  }
 });
 
 test('sumTo undoes broadcasting', async () => {
@@ -82,7 +84,10 @@ test('logsumexp and softmax hold at extremes', async () => {
   const inputs = [{ shape: [4, 3], data }];
   await agree(inputs, ([x]) => [logsumexp(x, { dim: 1 })], 'logsumexp', 1e-6);
   await agree(inputs, ([x]) => [softmax(x)], 'softmax', 1e-6);
-  for (const backend of backends) {
+  for (const backend of everyBackend) {
+    const rows = fromData(backend, [-1e30, 0, 1, -3e38, -3e38, -3e38, -inf, 2, -inf], [3, 3]);
+    const shares = [0, 0.2689414214, 0.7310585786, 1 / 3, 1 / 3, 1 / 3, 0, 1, 0];
+    assertNear([await softmax(rows).data()], [Float64Array.from(shares)], backend.kind, 1e-6);
     const none = fromData(backend, [-inf, -inf], [2]);
     assert.is((await logsumexp(none).data())[0], -inf, backend.kind);
     assert.is((await amax(none).data())[0], -inf, backend.kind);
@@ -230,7 +235,7 @@ const SPECIAL: [name: string, x: number[], run: (x: Tensor) => Tensor, y: number
 
 for (const [name, x, run, y, dx] of SPECIAL) {
   test(`${name} is as torch has it`, async () => {
-    for (const backend of [...backends, wasm]) {
+    for (const backend of everyBackend) {
       const leaf = fromData(backend, x, [x.length]);
       leaf.requiresGrad = dx !== undefined;
       const out = run(leaf);
@@ -247,7 +252,7 @@ for (const [name, x, run, y, dx] of SPECIAL) {
 }
 
 test('sums and products of integers wrap around', async () => {
-  for (const backend of [...backends, wasm]) {
+  for (const backend of everyBackend) {
     const most = fromData(backend, [2 ** 31 - 1, 5], [2], 'i32');
     const of = async (t: Tensor) => (await t.data())[0];
     assert.equal([await of(sum(most)), await of(prod(most))], [-(2 ** 31) + 4, 2147483643], backend.kind);

@@ -19,10 +19,10 @@ import {
   unaryNames,
   where,
 } from '../ops/index.ts';
-import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { closeBackend, openBackend, openGpu, openWasms } from './support/backends.ts';
 
 const reference = await openBackend('reference');
-const others = [await openBackend('wasm'), await openGpu()];
+const others = [...(await openWasms()), await openGpu()];
 const test = suite('NaN, infinities, zeros, tails');
 
 test.after(() => [reference, ...others].forEach(closeBackend));

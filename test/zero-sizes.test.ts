@@ -6,10 +6,10 @@ import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import * as ops from '../ops/index.ts';
 import { random } from './support/agree.ts';
-import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { closeBackend, openBackend, openGpu, openWasms } from './support/backends.ts';
 
 const reference = await openBackend('reference');
-const others = [await openBackend('wasm'), await openGpu()];
+const others = [...(await openWasms()), await openGpu()];
 const test = suite('every dimension of every op at size 0');
 
 test.after(() => [reference, ...others].forEach(closeBackend));

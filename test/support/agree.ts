@@ -59,6 +59,19 @@ export function assertNear(got: readonly HostArray[], want: readonly HostArray[]
   });
 }
 
+/**
+ * A check that outputs and gradients are on each of `others` what they are on `reference`.
+ * @param tolerance as `assertNear` has it, where a call gives none
+ */
+export function agreement(reference: Backend, others: readonly Backend[], tolerance: number) {
+  return async (inputs: readonly Input[], body: Body, label: string, most = tolerance): Promise<void> => {
+    const want = await evaluate(reference, inputs, body);
+    for (const backend of others) {
+      assertNear(await evaluate(backend, inputs, body), want, `${label} on ${backend.description}`, most);
+    }
+  };
+}
+
 const STEP = 1e-5;
 
 /**
