@@ -11,6 +11,8 @@ export type { Channels } from './common/channels.ts';
 export * from './elementwise/clamp.ts';
 export * from './elementwise/compare.ts';
 export * from './conv/conv2d.ts';
+export * from './conv/pool2d.ts';
+export type { Pair, WindowOptions } from './conv/windows.ts';
 export * from './elementwise/copy.ts';
 export * from './loss/cross-entropy.ts';
 export * from './reduce/cumsum.ts';

@@ -23,7 +23,7 @@ type Operands = Readonly<Record<string, Slot | undefined>>;
 export interface Kernel {
   /** With the names and formats of the operands it tells kernels apart: everything else that changes the code is in it. */
   readonly key: string;
-  /** Those that are undefined are left out. */
+  /** Those that are undefined are left out: what is loaded from them is 0, and what is stored to them is dropped. */
   readonly reads: Operands;
   /** In formats of 32 bits. They can be read too. */
   readonly writes: Operands;
@@ -45,18 +45,23 @@ export function launchKernel(kernel: Kernel, { caps }: GpuPlanner): Launch {
   const bindings = (operands: readonly [string, Slot][]) =>
     Object.fromEntries(operands.map(([name, slot]) => [name, accessorOf(name, slot)]));
   const formats = [...read, ...written].map(([name, slot]) => `${name}=${accessorOf(name, slot).key}`);
+  const absent = Object.entries({ ...reads, ...writes }).flatMap(([name, slot]) => (slot ? [] : [name]));
   return {
     shader: shader(`${key} ${formats}`, () => ({
       reads: bindings(read),
       writes: bindings(written),
       params: Object.fromEntries(Object.entries(params).map(([name, [type]]) => [name, type])),
       constants,
-      code: code(),
+      code: absent.map((name) => nothing(name, wide.includes(name) ? 'vec4<f32>' : 'f32')).join('') + code(),
     })),
     args: [...read, ...written].map(([, slot]) => slot),
     params: Object.values(params).map(([, value]) => value),
     grid,
   };
+}
+
+function nothing(name: string, type: string): string {
+  return `fn load_${name}(i: u32) -> ${type} { return ${type}(); }\nfn store_${name}(i: u32, v: ${type}) {}\n`;
 }
 
 /** A kernel whose entry point is written for it. */

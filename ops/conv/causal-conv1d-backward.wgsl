@@ -1,16 +1,10 @@
 // Depthwise causal convolution, backward. A thread owns one channel and walks `segment` positions at a time, keeping
-// the last K inputs and the last K gradients before the activation in registers; it owns every part-th segment, so
-// that the partial sums of dw and db are few. Scratch rows: part, then dw for k = 0…K−1 and db, then channel.
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, WG);
-  let c = i % params.channels;
-  let part = i / params.channels;
-  if (part >= params.parts) { return; }
+// the last K inputs and the last K gradients before the activation in registers; it owns every parts-th segment, so
+// that the partial sums are few: for each part dw (C, K) and db (C).
+fn walk(c: u32, part: u32) {
   var w: array<f32, K>;
   var dw: array<f32, K>;
-  for (var k = 0u; k < K; k++) { w[k] = ws[c * K + k]; }
+  for (var k = 0u; k < K; k++) { w[k] = load_w(c * K + k); }
   var db = 0.0;
   let segments = (params.length + params.segment - 1u) / params.segment;
   for (var s = part; s < segments * params.batch; s += params.parts) {
@@ -20,7 +14,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     var x: array<f32, K>;
     var g: array<f32, K>;
     for (var k = 0u; k + 1u < K; k++) {
-      x[k + 1u] = column(b, c, i32(start + k) - i32(K - 1u));
+      x[k + 1u] = input_at(b, c, i32(start + k) - i32(K - 1u));
       g[k + 1u] = 0.0;
     }
     // Past the end of the segment its last K−1 inputs still miss the gradients of later positions.
@@ -31,10 +25,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       }
       g[K - 1u] = 0.0;
       if (l < params.length) {
-        x[K - 1u] = column(b, c, i32(l));
-        var sum = bias_at(c);
+        x[K - 1u] = input_at(b, c, i32(l));
+        var sum = load_bias(c);
         for (var k = 0u; k < K; k++) { sum += w[k] * x[k]; }
-        g[K - 1u] = dys[index(b, c, l)] * slope(sum);
+        g[K - 1u] = load_dy(index(b, c, l, params.length)) * slope(sum);
         if (l < end) {
           db += g[K - 1u];
           for (var k = 0u; k < K; k++) { dw[k] += g[K - 1u] * x[k]; }
@@ -43,12 +37,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       if (WANT_X == 1u && l >= start + K - 1u) {
         var dx = 0.0;
         for (var k = 0u; k < K; k++) { dx += w[K - 1u - k] * g[k]; }
-        write_dx(index(b, c, l - (K - 1u)), dx);
+        store_dx(index(b, c, l - (K - 1u), params.length), dx);
       }
     }
   }
-  if (WANT_W == 1u) {
-    for (var k = 0u; k < K; k++) { write_partial((part * (K + 1u) + k) * params.channels + c, dw[k]); }
-    write_partial((part * (K + 1u) + K) * params.channels + c, db);
-  }
+  let row = part * params.channels + c;
+  for (var k = 0u; k < K; k++) { store_dws(row * K + k, dw[k]); }
+  store_dbiases(row, db);
 }

@@ -1,17 +1,13 @@
-import { accessor } from '../../engine/access.ts';
 import { apply } from '../../engine/apply.ts';
 import { expectOneOf } from '../../engine/arguments.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
-import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
-import { accessOf, expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { type Channels, expectOneToken, type Range, rangeOf, rowSize } from '../common/channels.ts';
+import { launchElements } from '../common/launch-kernel.ts';
 import { expectRank, expectShape, show } from '../common/shapes.ts';
-import { MAX_WIDTH } from './causal-conv1d.ts';
-
-const WG = 64;
+import { expectFloats, MAX_WIDTH } from './causal-conv1d.ts';
 
 interface StepAttrs {
   /** The token's channels in a row of x. */
@@ -19,14 +15,12 @@ interface StepAttrs {
   readonly silu: boolean;
 }
 
-const step = defineOp({
+const step = /* @__PURE__ */ defineOp({
   name: 'causal_conv1d_step',
   inputs: ['x', 'w', 'bias?', 'columns'],
   outputs: ['y'],
   shape({ x, w, bias, columns }, { range }: StepAttrs) {
-    for (const [name, arg] of Object.entries({ x, w, bias, columns })) {
-      if (arg) expectDType('causal_conv1d_step', name, arg.dtype, ...FLOATS);
-    }
+    expectFloats('causal_conv1d_step', { x, w, bias, columns });
     expectRank('causal_conv1d_step', 'w', w, 2);
     const [channels, width] = w.shape;
     const batch = x.shape[0];
@@ -56,49 +50,31 @@ const step = defineOp({
       }
     }
   },
-  webgpu({ x, w, bias, columns }, { y }, { range, silu }, { caps }) {
+  webgpu({ x, w, bias, columns }, { y }, { range, silu }, device) {
     const [channels, width] = w.shape;
-    const given = { xs: x, ws: w, ...(bias && { biases: bias }) };
-    const reads = Object.fromEntries(
-      Object.entries(given).map(([name, { dtype }]) => [name, accessor(accessOf(dtype, caps), false)]),
-    );
-    const key = Object.entries(reads).map(([name, { key }]) => `${name}:${key}`);
-    const kernel = shader(`causal_conv1d.step.${width}.${silu}.${key}`, () => ({
-      reads,
-      writes: { ...(width > 1 && { columns: 'f32' }), ys: 'f32' },
-      params: { total: 'u32', channels: 'u32', row: 'u32', start: 'u32' },
-      constants: { WG, K: width },
+    const kernel = {
+      key: `causal_conv1d step ${width} ${silu}`,
+      reads: { x, w, bias },
+      writes: { columns: width > 1 ? columns : undefined, y },
+      params: { channels: ['u32', channels], row: ['u32', rowSize(x)], start: ['u32', range.from] },
+      constants: { LAST: width - 1 },
       // A thread owns a channel of one sequence.
-      code: /* wgsl */ `${FLAT_INDEX}
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, WG);
-  if (i >= params.total) { return; }
-  let b = i / params.channels;
+      body: () => /* wgsl */ `let b = i / params.channels;
   let c = i % params.channels;
-  let now = load_xs(b * params.row + params.start + c);
-  var sum = ${bias ? 'load_biases(c)' : '0.0'};
-  ${width > 1 ? `for (var k = 0u; k + 1u < K; k++) {
-    let place = (b * (K - 1u) + k) * params.channels + c;
-    let column = columns[place];
-    sum += load_ws(c * K + k) * column;
-    if (k > 0u) { columns[place - params.channels] = column; }
+  let first = b * LAST * params.channels + c;
+  let now = load_x(b * params.row + params.start + c);
+  var sum = load_bias(c);
+  for (var k = 0u; k < LAST; k++) {
+    let column = load_columns(first + k * params.channels);
+    sum += load_w(c * (LAST + 1u) + k) * column;
+    if (k > 0u) { store_columns(first + (k - 1u) * params.channels, column); }
   }
-  columns[(b * (K - 1u) + K - 2u) * params.channels + c] = now;` : ''}
-  sum += load_ws(c * K + K - 1u) * now;
+  ${width > 1 ? 'store_columns(first + (LAST - 1u) * params.channels, now);' : ''}
+  sum += load_w(c * (LAST + 1u) + LAST) * now;
   let e = exp(-abs(sum));
-  ys[i] = ${silu ? 'sum * select(e, 1.0, sum >= 0.0) / (1.0 + e)' : 'sum'};
-}`,
-    }));
-    return [
-      {
-        shader: kernel,
-        args: [...Object.values(given), ...(width > 1 ? [columns] : []), y],
-        params: [y.size, channels, rowSize(x), range.from],
-        grid: grid1d(y.size, WG),
-      },
-    ];
+  store_y(i, ${silu ? 'sum * select(e, 1.0, sum >= 0.0) / (1.0 + e)' : 'sum'});`,
+    } as const;
+    return [launchElements(y.size, kernel, device)];
   },
   wasm({ x, w, bias, columns }, { y }, { range, silu }, { k, sizes, scratch }) {
     const [channels, width] = w.shape;

@@ -1,14 +1,27 @@
-// Depthwise causal convolution, forward. K, CHANNELS_LAST and SILU are constants; column(), bias_at() and the
-// bindings depend on which optional inputs there are.
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, WG);
-  if (i >= params.total) { return; }
-  let at = place(i);
-  var sum = bias_at(at.c);
-  for (var k = 0u; k < K; k++) {
-    sum += ws[at.c * K + k] * column(at.b, at.c, i32(at.l + k) - i32(K - 1u));
+// What the kernels of the depthwise causal convolution share. K taps; CHANNELS_LAST: (B, L, C), else (B, C, L).
+struct Place { b: u32, c: u32, l: u32 }
+/** Where element i of a tensor of so many positions lies. */
+fn place(i: u32, length: u32) -> Place {
+  if (CHANNELS_LAST == 1u) {
+    return Place(i / params.channels / length, i % params.channels, i / params.channels % length);
   }
-  ys[i] = select(sum, sum * sigmoid(sum), SILU == 1u);
+  return Place(i / length / params.channels, i / length % params.channels, i % length);
 }
+fn index(b: u32, c: u32, l: u32, length: u32) -> u32 {
+  return select((b * params.channels + c) * length + l, (b * length + l) * params.channels + c, CHANNELS_LAST == 1u);
+}
+/** The input of position l: before the sequence, of the initial columns. */
+fn input_at(b: u32, c: u32, l: i32) -> f32 {
+  if (l >= 0) { return load_x(index(b, c, u32(l), params.length)); }
+  return load_initial(index(b, c, u32(l + i32(K - 1u)), K - 1u));
+}
+/** The sum of position l, before the activation. */
+fn sum_at(b: u32, c: u32, l: u32) -> f32 {
+  var sum = load_bias(c);
+  for (var k = 0u; k < K; k++) { sum += load_w(c * K + k) * input_at(b, c, i32(l + k) - i32(K - 1u)); }
+  return sum;
+}
+fn sigmoid(x: f32) -> f32 { let e = exp(-abs(x)); return select(e, 1.0, x >= 0.0) / (1.0 + e); }
+fn activated(sum: f32) -> f32 { return select(sum, sum * sigmoid(sum), SILU == 1u); }
+/** Slope of the activation. */
+fn slope(sum: f32) -> f32 { let s = sigmoid(sum); return select(1.0, s * (1.0 + sum * (1.0 - s)), SILU == 1u); }

@@ -1,188 +1,72 @@
 import { expectWhole } from '../../engine/arguments.ts';
-import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
-import { expectDType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { apply1, defineOp, type Op, spec } from '../../engine/positional.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { expectRank, expectShape, show } from '../common/shapes.ts';
+import { add } from '../elementwise/binary.ts';
 import { linear } from '../gemm/linear.ts';
+import { matmul } from '../gemm/matmul.ts';
 import { reshape } from '../movement/reshape.ts';
-import { expectRank, show } from '../common/shapes.ts';
 import { permute } from '../movement/view.ts';
+import { gridOf, unfold, type WindowOptions, windowsOf } from './windows.ts';
 
-interface Window {
-  readonly kernel: readonly [number, number];
-  readonly stride: number;
-  readonly padding: number;
+export interface Conv2dOptions extends WindowOptions {
+  /** Default 1: the channels of x and of the result are cut into so many groups, each convolved by itself. */
+  readonly groups?: number;
 }
 
-interface Patches extends Window {
-  /** Shape of the image: (B, C, H, W). */
-  readonly image: readonly number[];
-}
-
-function outputSize(image: readonly number[], { kernel, stride, padding }: Window): [number, number] {
-  const along = (size: number, k: number) => Math.floor((size + 2 * padding - k) / stride) + 1;
-  return [along(image[2], kernel[0]), along(image[3], kernel[1])];
-}
-
-const WG = 256;
-
-/** Params of both kernels, in order. */
-function paramsOf(n: number, attrs: Patches): number[] {
-  const [, channels, height, width] = attrs.image;
-  const [rows, columns] = outputSize(attrs.image, attrs);
-  return [n, channels, height, width, rows, columns, ...attrs.kernel, attrs.stride, attrs.padding];
-}
-
-const PARAMS = {
-  n: 'u32', channels: 'u32', height: 'u32', width: 'u32', rows: 'u32', columns: 'u32', kh: 'u32', kw: 'u32',
-  stride: 'u32', padding: 'u32',
-} as const;
-
-const MAIN = /* wgsl */ `
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, WG);
-  if (i >= params.n) { return; }
-  ys[i] = value(i);
-}`;
-
-/** (B, C, H, W) → (B, rows·columns, C·kh·kw): what each window sees, zero outside the image. */
-const unfoldOp: Op<Patches> = /* @__PURE__ */ defineOp<Patches>({
-  name: 'unfold',
-  shape([x], attrs) {
-    const [rows, columns] = outputSize(x.shape, attrs);
-    return [spec([x.shape[0], rows * columns, x.shape[1] * attrs.kernel[0] * attrs.kernel[1]])];
-  },
-  reference({ inputs: [x], outputs: [y], attrs }) {
-    eachTap(attrs, (at, image) => {
-      y.data[at] = image < 0 ? 0 : x.data[image];
-    });
-  },
-  webgpu({ inputs: [x], outputs: [y], attrs }) {
-    const kernel = shader('unfold', () => ({
-      reads: { xs: 'f32' },
-      writes: { ys: 'f32' },
-      params: PARAMS,
-      constants: { WG },
-      code: /* wgsl */ `${FLAT_INDEX}
-fn value(i: u32) -> f32 {
-  let dx = i % params.kw;
-  let dy = (i / params.kw) % params.kh;
-  let c = (i / (params.kw * params.kh)) % params.channels;
-  let window = i / (params.kw * params.kh * params.channels);
-  let column = window % params.columns;
-  let row = (window / params.columns) % params.rows;
-  let b = window / (params.columns * params.rows);
-  let y = i32(row * params.stride + dy) - i32(params.padding);
-  let x = i32(column * params.stride + dx) - i32(params.padding);
-  if (y < 0 || x < 0 || y >= i32(params.height) || x >= i32(params.width)) { return 0.0; }
-  return xs[((b * params.channels + c) * params.height + u32(y)) * params.width + u32(x)];
-}
-${MAIN}`,
-    }));
-    return [{ shader: kernel, args: [x, y], params: paramsOf(y.size, attrs), grid: grid1d(y.size, WG) }];
-  },
-  wasm({ inputs: [x], outputs: [y], attrs, k }) {
-    if (attrs.padding > 0) return false;
-    const [batch, channels, height, width] = attrs.image;
-    const [kh, kw] = attrs.kernel;
-    const [rows, columns] = outputSize(attrs.image, attrs);
-    const size = channels * kh * kw;
-    const [from, to] = [[attrs.stride, height * width, width, 1] as const, [size, kh * kw, kw, 1] as const];
-    for (let i = 0; i < batch * rows; i++) {
-      const at = (Math.floor(i / rows) * channels * height + (i % rows) * attrs.stride) * width;
-      k.strided_copy(x.ptr + at * 4, y.ptr + i * columns * size * 4, 4, columns, channels, kh, kw, ...from, ...to, 0, 0, 0);
-    }
-    return true;
-  },
-  backward: ({ attrs, grads }) => [apply1(foldOp, [grads[0]!], attrs)],
-});
-
-/** The adjoint of unfold: each pixel sums what the windows hold of it. */
-const foldOp: Op<Patches> = /* @__PURE__ */ defineOp<Patches>({
-  name: 'fold',
-  shape: (_, attrs) => [spec(attrs.image)],
-  reference({ inputs: [y], outputs: [x], attrs }) {
-    x.data.fill(0);
-    eachTap(attrs, (at, image) => {
-      if (image >= 0) x.data[image] += y.data[at];
-    });
-  },
-  webgpu({ inputs: [y], outputs: [x], attrs }) {
-    const kernel = shader('fold', () => ({
-      reads: { xs: 'f32' },
-      writes: { ys: 'f32' },
-      params: PARAMS,
-      constants: { WG },
-      code: /* wgsl */ `${FLAT_INDEX}
-fn value(i: u32) -> f32 {
-  let x = i % params.width + params.padding;
-  let y = (i / params.width) % params.height + params.padding;
-  let c = (i / (params.width * params.height)) % params.channels;
-  let b = i / (params.width * params.height * params.channels);
-  var sum = 0.0;
-  for (var dy = 0u; dy < min(params.kh, y + 1u); dy++) {
-    let row = (y - dy) / params.stride;
-    if (row >= params.rows || row * params.stride + dy != y) { continue; }
-    for (var dx = 0u; dx < min(params.kw, x + 1u); dx++) {
-      let column = (x - dx) / params.stride;
-      if (column >= params.columns || column * params.stride + dx != x) { continue; }
-      let window = (b * params.rows + row) * params.columns + column;
-      sum += xs[((window * params.channels + c) * params.kh + dy) * params.kw + dx];
-    }
-  }
-  return sum;
-}
-${MAIN}`,
-    }));
-    return [{ shader: kernel, args: [y, x], params: paramsOf(x.size, attrs), grid: grid1d(x.size, WG) }];
-  },
-  backward: ({ attrs, grads }) => [apply1(unfoldOp, [grads[0]!], attrs)],
-});
-
-/** Calls back for each element of the unfolded tensor with the pixel it reads, −1 outside the image. */
-function eachTap(attrs: Patches, visit: (at: number, image: number) => void): void {
-  const [batch, channels, height, width] = attrs.image;
-  const [rows, columns] = outputSize(attrs.image, attrs);
-  let at = 0;
-  for (let b = 0; b < batch; b++)
-    for (let row = 0; row < rows; row++)
-      for (let column = 0; column < columns; column++)
-        for (let c = 0; c < channels; c++)
-          for (let dy = 0; dy < attrs.kernel[0]; dy++)
-            for (let dx = 0; dx < attrs.kernel[1]; dx++) {
-              const y = row * attrs.stride + dy - attrs.padding;
-              const x = column * attrs.stride + dx - attrs.padding;
-              const inside = y >= 0 && x >= 0 && y < height && x < width;
-              visit(at++, inside ? ((b * channels + c) * height + y) * width + x : -1);
-            }
+export interface Conv1dOptions {
+  /** Default 1. */
+  readonly stride?: number;
+  /** Default 0. */
+  readonly padding?: number;
+  /** Default 1. */
+  readonly dilation?: number;
+  /** As for `conv2d`. */
+  readonly groups?: number;
 }
 
 /**
- * 2-D convolution (cross-correlation, as torch): x (B, C, H, W), weight (O, C, kh, kw), bias (O) →
- * (B, O, rows, columns). Windows are unfolded and multiplied, which for patches without overlap copies nothing twice.
- * @throws ArgumentError unless stride is a whole number ≥ 1 and padding one ≥ 0
+ * 2-D convolution (cross-correlation, as torch): x (B, C, H, W), weight (O, C/groups, kh, kw), bias (O) or null →
+ * (B, O, rows, columns), of x's dtype. Windows are unfolded and multiplied, which for patches without overlap copies
+ * nothing twice. Differentiable in all of them.
+ * @throws ArgumentError unless strides, dilations and groups are whole numbers ≥ 1 and paddings ≥ 0; ShapeError where
+ *   shapes do not fit
  */
-export function conv2d(
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | null,
-  { stride = 1, padding = 0 }: { stride?: number; padding?: number } = {},
-): Tensor {
-  expectRank('conv2d', 'x', x, 4);
+export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2dOptions = {}): Tensor {
+  const { groups = 1 } = options;
   expectRank('conv2d', 'weight', weight, 4);
-  expectDType('conv2d', 'x', x.dtype, 'f32');
-  expectWhole('conv2d', 'stride', stride, 1);
-  expectWhole('conv2d', 'padding', padding);
+  expectWhole('conv2d', 'groups', groups, 1);
   const [out, channels, kh, kw] = weight.shape;
-  const attrs: Patches = { kernel: [kh, kw], stride, padding, image: x.shape };
-  const [rows, columns] = outputSize(x.shape, attrs);
-  if (x.shape[1] !== channels || rows < 1 || columns < 1) {
-    throw new ShapeError(`conv2d: x ${show(x.shape)} does not fit weight ${show(weight.shape)}, stride ${stride}, padding ${padding}`);
+  const windows = windowsOf('conv2d', x, [kh, kw], options);
+  if (x.shape[1] !== channels * groups || out % groups !== 0) {
+    throw new ShapeError(`conv2d: x ${show(x.shape)} does not fit weight ${show(weight.shape)} in ${groups} groups`);
   }
-  const patches = apply1(unfoldOp, [x], attrs);
-  const y = linear(patches, reshape(weight, [out, channels * kh * kw]), bias);
-  return reshape(permute(y, [0, 2, 1]), [x.shape[0], out, rows, columns]);
+  if (bias) expectShape('conv2d', 'bias', bias, [out]);
+  const [rows, columns] = gridOf(windows);
+  const size = channels * kh * kw;
+  const patches = unfold(x, windows);
+  const image = [x.shape[0], out, rows, columns];
+  if (groups === 1) {
+    const y = linear(patches, reshape(weight, [out, size]), bias);
+    return reshape(permute(y, [0, 2, 1]), image);
+  }
+  // (B, windows, groups, size) · (groups, size, O/groups), the groups being the batch of a product.
+  const own = permute(reshape(patches, [x.shape[0] * rows * columns, groups, size]), [1, 0, 2]);
+  const products = matmul(own, permute(reshape(weight, [groups, out / groups, size]), [0, 2, 1]));
+  const y = reshape(permute(products, [1, 0, 2]), [x.shape[0], rows * columns, out]);
+  return reshape(permute(bias ? add(y, bias) : y, [0, 2, 1]), image);
+}
+
+/**
+ * 1-D convolution: x (B, C, L), weight (O, C/groups, K), bias (O) or null → (B, O, positions), of x's dtype; otherwise
+ * as `conv2d`.
+ */
+export function conv1d(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv1dOptions = {}): Tensor {
+  expectRank('conv1d', 'x', x, 3);
+  expectRank('conv1d', 'weight', weight, 3);
+  const { stride = 1, padding = 0, dilation = 1, groups } = options;
+  const flat = ({ shape: [first, second, last] }: Tensor) => [first, second, 1, last];
+  const how = { stride, padding: [0, padding], dilation, groups } as const;
+  const y = conv2d(reshape(x, flat(x)), reshape(weight, flat(weight)), bias, how);
+  return reshape(y, [y.shape[0], y.shape[1], y.shape[3]]);
 }

@@ -80,8 +80,12 @@ function inPlace(change: (dst: Tensor, others: Tensor[]) => void): MoreCase['run
   };
 }
 
-/** An op that no module exports. */
+/** An op that no module exports, and what it is told. */
 const fold = () => definedOps().find(({ name }) => name === 'fold')!;
+const windows = {
+  ...{ kernel: [2, 2], stride: [2, 2], padding: [1, 1], dilation: [1, 1] },
+  ...{ image: [2, 3, 2, 3], outside: 0 },
+};
 
 const inputs = [f32(SHAPE, 1), f32(SHAPE, 2)];
 
@@ -92,7 +96,7 @@ export const moreCases: readonly MoreCase[] = [
     id: 'fold, which only unfold calls',
     inputs: [f32([2, 4, 12], 8)],
     differentiable: true,
-    run: ([y]) => [applyFlat(fold(), [y], { kernel: [2, 2], stride: 2, padding: 1, image: [2, 3, 2, 3] })[0]!],
+    run: ([y]) => [applyFlat(fold(), [y], windows)[0]!],
   },
   { id: 'clone', inputs: [inputs[0]], differentiable: true, run: ([x]) => [clone(x)] },
   ...(['floor', 'ceil', 'round', 'sign', 'softsign', 'mish', 'hardswish'] as const).map((name): MoreCase => ({

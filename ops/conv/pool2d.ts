@@ -1,0 +1,45 @@
+import { ArgumentError } from '../../engine/errors.ts';
+import { expectWhole } from '../../engine/arguments.ts';
+import type { Tensor } from '../../engine/tensor.ts';
+import { gather } from '../movement/gather.ts';
+import { reshape } from '../movement/reshape.ts';
+import { argmax, mean } from '../reduce/reduce.ts';
+import { both, gridOf, type Pair, unfold, type WindowOptions, windowsOf } from './windows.ts';
+
+type Reduce = (windows: Tensor) => Tensor;
+
+/** Reduces what each window of each channel sees: `reduce` takes (B·C, windows, kh·kw) to (B·C, windows). */
+function pool(op: string, x: Tensor, kernel: Pair, options: WindowOptions, outside: number, reduce: Reduce): Tensor {
+  const size = both(kernel);
+  for (const k of size) expectWhole(op, 'kernel', k, 1);
+  const { stride, padding } = windowsOf(op, x, size, { stride: kernel, ...options }, outside);
+  padding.forEach((p, d) => {
+    if (2 * p > size[d]) throw new ArgumentError(`${op}: padding ${p} is more than half of the kernel, ${size[d]}`);
+  });
+  const [batch, channels, height, width] = x.shape;
+  const planes = reshape(x, [batch * channels, 1, height, width]);
+  const windows = windowsOf(op, planes, size, { ...options, stride }, outside);
+  return reshape(reduce(unfold(planes, windows)), [batch, channels, ...gridOf(windows)]);
+}
+
+/**
+ * The largest of each window of each channel, as torch.nn.functional.max_pool2d: NaN is larger than any number, and the
+ * gradient goes to the first of several largest. x (B, C, H, W) → (B, C, rows, columns), of x's dtype.
+ * @throws ArgumentError for sizes that are no whole numbers ≥ 1, or a padding that is more than half of the kernel
+ */
+export function maxPool2d(x: Tensor, kernel: Pair, options: WindowOptions = {}): Tensor {
+  return pool('max_pool2d', x, kernel, options, -Infinity, (windows) => {
+    const [planes, count] = windows.shape;
+    const largest = reshape(argmax(windows, -1), [planes, count, 1]);
+    return reshape(gather(windows, 2, largest), [planes, count]);
+  });
+}
+
+/**
+ * The mean of each window of each channel, as torch.nn.functional.avg_pool2d: padding counts as zeros. x (B, C, H, W) →
+ * (B, C, rows, columns), of x's dtype.
+ * @throws as `maxPool2d`
+ */
+export function avgPool2d(x: Tensor, kernel: Pair, options: Omit<WindowOptions, 'dilation'> = {}): Tensor {
+  return pool('avg_pool2d', x, kernel, options, 0, (windows) => mean(windows, { dim: -1 }));
+}
