@@ -6,7 +6,7 @@ import type { HostArray } from '../engine/dtype.ts';
 import { OutOfMemoryError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
-import { type LossOptions, publishedLosses, sharesOf } from '../models/matvlm/losses.ts';
+import { type LossOptions, publishedLosses } from '../models/matvlm/losses.ts';
 import type { MaTVLM } from '../models/matvlm/model.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
 import {
@@ -17,7 +17,7 @@ import {
   type TrainSettings,
   type TrainTask,
 } from '../models/matvlm/train/loop.ts';
-import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
+import { sharesOf, uploadVqa, type VqaBatch } from '../models/matvlm/vqa-batch.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import { backward } from '../ops/index.ts';
 import { openBackend } from './support/backends.ts';
@@ -67,7 +67,7 @@ async function gradientsOf(task: TrainTask, batches: readonly VqaBatch[]): Promi
   let loss = 0;
   for (const [i, batch] of batches.entries()) {
     const made = scope(() => {
-      const { total } = task.loss(batch, {}, shares[i]);
+      const { total } = task.loss(uploadVqa(task.model, batch, shares[i]), {});
       backward(total);
       return total;
     });
@@ -130,7 +130,7 @@ for (const [name, losses] of Object.entries(MEANS)) {
 
 test('the published norms of layers, which are no means, are averaged over the batches of a step', async () => {
   const { task, dispose } = taskOn(double, { ...publishedLosses, klWeight: 0 });
-  const alone = await Promise.all(parts.map((batch) => scope(() => task.loss(batch, {}).total).item()));
+  const alone = await Promise.all(parts.map((batch) => scope(() => task.loss(uploadVqa(task.model, batch), {}).total).item()));
   const { loss } = await reportOf(task, parts);
   assert.ok(Math.abs(loss - alone.reduce((a, b) => a + b) / 3) < 1e-9 * loss);
   dispose();
@@ -169,10 +169,10 @@ for (const [name, losses, checkpointing] of [
     const run = async (failing: number | null) => {
       const { task, dispose } = taskOn(wasm, losses);
       const trainer = new Trainer(task, loader(1), settings);
+      const { live } = wasm.memory;
       const reports: StepReport[] = [];
       const onStep = (r: StepReport) => void reports.push({ ...r, milliseconds: 0 });
       await trainer.run({ until: 1, onStep });
-      const { live } = wasm.memory;
       const failure = failAt(wasm, failing ?? Infinity);
       const error = await trainer.run({ until: 2, onStep }).catch((e: unknown) => e);
       failure.heal();
