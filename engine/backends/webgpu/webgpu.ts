@@ -164,6 +164,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     buffer.size = size;
     buffer.dtype = dtype;
     if (this.poison) this.send(buffer, 0, new Uint32Array(buffer.capacity / 4).fill(POISON));
+    buffer.guarded = this.poison && !this.recording;
     return buffer;
   }
 
@@ -235,7 +236,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     expectReplayable('a tensor is read back', this.recording !== null);
     expectSame('read', buffer, { size, dtype });
     if (buffer.failure) throw buffer.failure;
-    const bytes = this.poison ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
+    const bytes = buffer.guarded ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
     const result = hostArrayFor(dtype, size);
     let overrun = false;
     if (size === 0) return result;
@@ -253,7 +254,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
       // Kernels may write four words where fewer are left.
       const end = Math.ceil(byteLength(dtype, size) / 16) * 16;
-      overrun = this.poison && new Uint32Array(view.slice(end).buffer).some((word) => word !== POISON);
+      overrun = buffer.guarded && new Uint32Array(view.slice(end).buffer).some((word) => word !== POISON);
     } catch (error) {
       await this.hear();
       throw new KernelError(`reading from the GPU failed: ${(error as Error).message}`);
