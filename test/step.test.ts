@@ -5,7 +5,6 @@ import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
 import type { HostArray } from '../engine/dtype.ts';
 import { OutOfMemoryError } from '../engine/errors.ts';
-import { Random } from '../engine/random.ts';
 import { scope } from '../engine/scope.ts';
 import { scalar } from '../engine/tensor.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
@@ -24,6 +23,7 @@ import { sharesOf, uploadVqa, type VqaBatch } from '../models/matvlm/vqa-batch.t
 import { disposeModel } from '../models/matvlm/weights.ts';
 import { Dropout } from '../models/nn/dropout.ts';
 import { AdamW } from '../models/nn/optimiser.ts';
+import { Random } from '../models/nn/random.ts';
 import { wsd } from '../models/nn/schedule.ts';
 import { add, backward } from '../ops/index.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
@@ -270,18 +270,33 @@ for (const backend of [new ReferenceBackend(), wasm, gpu]) {
 }
 
 if (gpu instanceof WebGpuBackend) {
-  test('a replayed step is one write and one submit', async () => {
+  test('a replayed step is one write, and one submit for 1,024 dispatches at the least', async () => {
     const { task, dispose } = taskOn(gpu, publishedLosses);
     const trainer = new Trainer(task, { batch: async (k) => altered(parts)(k) }, { ...SETTINGS, accumulate: 3 });
     await trainer.run({ until: 1 });
-    const { queue } = gpu.device;
+    const { device, device: { queue } } = gpu;
+    const count = { submits: 0, writes: 0, dispatches: 0 };
     const { submit, writeBuffer } = queue;
-    const count = { submits: 0, writes: 0 };
     queue.submit = (...args) => (count.submits++, submit.apply(queue, args));
     queue.writeBuffer = (...args: Parameters<typeof writeBuffer>) => (count.writes++, writeBuffer.apply(queue, args));
-    await trainer.run({ until: 4 });
+    const { createCommandEncoder } = device;
+    device.createCommandEncoder = () => {
+      const encoder = createCommandEncoder.call(device);
+      const { beginComputePass } = encoder;
+      encoder.beginComputePass = (descriptor) => {
+        const pass = beginComputePass.call(encoder, descriptor);
+        const { dispatchWorkgroups } = pass;
+        pass.dispatchWorkgroups = (...grid) => (count.dispatches++, dispatchWorkgroups.apply(pass, grid));
+        return pass;
+      };
+      return encoder;
+    };
+    await trainer.run({ until: 2 });
     Object.assign(queue, { submit, writeBuffer });
-    assert.equal(count, { submits: 3, writes: 3 });
+    Object.assign(device, { createCommandEncoder });
+    const { dispatches } = count;
+    assert.ok(dispatches > 1024, `${dispatches} dispatches`);
+    assert.equal(count, { submits: Math.ceil(dispatches / 1024), writes: 1, dispatches });
     trainer.dispose();
     dispose();
   });
