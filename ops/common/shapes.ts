@@ -1,4 +1,5 @@
 import type { Spec } from '../../engine/backend.ts';
+import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { DTypeError, ShapeError } from '../../engine/errors.ts';
 
 export function show(shape: readonly number[]): string {
@@ -126,4 +127,11 @@ export function expectAlike(op: string, name: string, arg: Spec, like: Spec): vo
   expectShape(op, name, arg, like.shape);
   if (arg.dtype === like.dtype) return;
   throw new DTypeError(`${op}: ${name} has dtype ${arg.dtype}, expected ${like.dtype}; convert it with cast()`);
+}
+
+/** @throws DTypeError unless all operands that there are hold floats */
+export function expectFloats(op: string, operands: Readonly<Record<string, Spec | undefined>>): void {
+  for (const [name, operand] of Object.entries(operands)) {
+    if (operand) expectDType(op, name, operand.dtype, ...FLOATS);
+  }
 }

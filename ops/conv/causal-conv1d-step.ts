@@ -6,8 +6,8 @@ import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { type Channels, expectOneToken, type Range, rangeOf, rowSize } from '../common/channels.ts';
 import { launchElements } from '../common/launch-kernel.ts';
-import { expectRank, expectShape, show } from '../common/shapes.ts';
-import { expectFloats, MAX_WIDTH } from './causal-conv1d.ts';
+import { expectFloats, expectRank, expectShape, show } from '../common/shapes.ts';
+import { MAX_WIDTH } from './causal-conv1d.ts';
 
 interface StepAttrs {
   /** The token's channels in a row of x. */

@@ -2,13 +2,12 @@ import { apply } from '../../engine/apply.ts';
 import { expectOneOf } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
-import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, hostSums, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
-import { expectRank, expectShape, show } from '../common/shapes.ts';
+import { expectFloats, expectRank, expectShape, show } from '../common/shapes.ts';
 import { sumRows } from '../reduce/fold.ts';
 import backwardCode from './causal-conv1d-backward.wgsl';
 import sharedCode from './causal-conv1d.wgsl';
@@ -52,13 +51,6 @@ function sizes(x: Spec, w: Spec, layout: ConvLayout): Sizes {
   const [batch, second, third] = x.shape;
   const [channels, length] = layout === 'bcl' ? [second, third] : [third, second];
   return { batch, channels, length, width: w.shape[1] };
-}
-
-/** @throws DTypeError unless all operands that there are hold floats */
-export function expectFloats(op: string, operands: Readonly<Record<string, Spec | undefined>>): void {
-  for (const [name, operand] of Object.entries(operands)) {
-    if (operand) expectDType(op, name, operand.dtype, ...FLOATS);
-  }
 }
 
 interface HostOperands {

@@ -277,7 +277,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       var flow = 0.0;
       for (var i = t; i <= STEPS; i++) { flow += pairs[i * (STEPS + 1u) + t]; }
       let draw = (direct[t] + a * flow) * step.w;
-      store_ddt(step_index(at, l0 + t) * params.blocks + at.block, draw);
+      store_ddts(step_index(at, l0 + t) * params.blocks + at.block, draw);
       head_sums += vec3<f32>(a * dt[t] * flow, xy[t * (STEPS + 1u) + t], draw);
     }
     workgroupBarrier();
@@ -287,7 +287,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (t == 0u) {
     var total = vec3<f32>();
     for (var i = 0u; i < STEPS; i++) { total += token_sums[i]; }
-    store_sums(((at.batch * params.chunks + at.chunk) * params.blocks + at.block) * params.heads + at.head, total);
+    put_sums(((at.batch * params.chunks + at.chunk) * params.blocks + at.block) * params.heads + at.head, total);
   }
   for (var e = t; e < P_BLOCK * NV; e += THREADS) {
     let p = e / NV;

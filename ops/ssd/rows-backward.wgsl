@@ -9,7 +9,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let head = row / params.p % params.heads;
   let batch = row / params.p / params.heads;
   var g: array<f32, EACH>;
-  for (var n = 0u; n < params.n; n++) { g[n] = end_at(row * params.n + n); }
+  for (var n = 0u; n < params.n; n++) { g[n] = load_ends(row * params.n + n); }
   var head_sums = vec3<f32>();
   for (var l = params.length; l > 0u; l--) {
     let token = batch * params.length + l - 1u;
@@ -17,26 +17,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let step = steps[token * params.heads + head];
     let bc = (token * params.groups + head / (params.heads / params.groups)) * params.n;
     let states_at = (((batch * params.heads + head) * params.length + l - 1u) * params.p + p) * params.n;
-    let x = xs[at];
-    let dy = dy_at(at);
+    let x = load_xs(at);
+    let dy = load_dys(at);
     let decay = exp(step.x * step.y);
     var gb = 0.0;
     var flow = 0.0;
     for (var n = 0u; n < params.n; n++) {
-      let before = state_at(states_at + n);
-      let b = bs[bc + n];
-      let now = g[n] + dy * cs[bc + n];
-      store_dc(at * params.n + n, dy * (decay * before + step.x * x * b));
-      store_db(at * params.n + n, step.x * x * now);
+      let before = load_states(states_at + n);
+      let b = load_bs(bc + n);
+      let now = g[n] + dy * load_cs(bc + n);
+      store_dcs(at * params.n + n, dy * (decay * before + step.x * x * b));
+      store_dbs(at * params.n + n, step.x * x * now);
       gb += now * b;
       flow += now * decay * before;
       g[n] = now * decay;
     }
-    store_dx(at, step.x * gb + step.z * dy);
+    store_dxs(at, step.x * gb + step.z * dy);
     let draw = (gb * x + step.y * flow) * step.w;
-    store_ddt(at, draw);
+    store_ddts(at, draw);
     head_sums += vec3<f32>(step.y * step.x * flow, dy * x, draw);
   }
-  store_sums((batch * params.p + p) * params.heads + head, head_sums);
-  for (var n = 0u; n < params.n; n++) { store_first(row * params.n + n, g[n]); }
+  put_sums((batch * params.p + p) * params.heads + head, head_sums);
+  for (var n = 0u; n < params.n; n++) { store_firsts(row * params.n + n, g[n]); }
 }

@@ -3,6 +3,16 @@
 // starts and what ends may be the same tensor: a thread reads its elements before it writes them.
 var<workgroup> parts: array<f32, WG>;
 
+fn x_at(token: u32, head: u32, p: u32) -> f32 {
+  return load_xs(token * params.x_row + params.x_from + head / params.x_share * params.p + p);
+}
+fn b_at(token: u32, head: u32, n: u32) -> f32 {
+  return load_bs(token * params.B_row + params.B_from + head / params.B_share * params.n + n);
+}
+fn c_at(token: u32, head: u32, n: u32) -> f32 {
+  return load_cs(token * params.C_row + params.C_from + head / params.C_share * params.n + n);
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
@@ -17,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   for (var k = 0u; k < upto(EACH); k++) {
     let n = lane + k * LANES;
     s[k] = 0.0;
-    if (n < params.n) { s[k] = start_at(row * params.n + n); }
+    if (n < params.n) { s[k] = load_starts(row * params.n + n); }
   }
   for (var l = 0u; l < params.length; l++) {
     let token = batch * params.length + l;
@@ -29,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       let n = lane + k * LANES;
       if (n < params.n) {
         if (WANT_TILES == 1u && active_row) {
-          store_tile((((batch * params.heads + head) * params.length + l) * params.p + p) * params.n + n, s[k]);
+          store_tiles((((batch * params.heads + head) * params.length + l) * params.p + p) * params.n + n, s[k]);
         }
         s[k] = decay * s[k] + step.x * x * b_at(token, head, n);
         if (WANT_Y == 1u) { sum += s[k] * c_at(token, head, n); }
@@ -43,11 +53,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         for (var k = 0u; k < LANES; k++) { sum += parts[local - lane + k]; }
         workgroupBarrier();
       }
-      if (lane == 0u && active_row) { store_y((token * params.heads + head) * params.p + p, sum + step.z * x); }
+      if (lane == 0u && active_row) { store_ys((token * params.heads + head) * params.p + p, sum + step.z * x); }
     }
   }
   for (var k = 0u; k < upto(EACH); k++) {
     let n = lane + k * LANES;
-    if (n < params.n && active_row) { store_end(row * params.n + n, s[k]); }
+    if (n < params.n && active_row) { store_ends(row * params.n + n, s[k]); }
   }
 }

@@ -2,14 +2,21 @@ import { expectWhole } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { expectRank, expectShape, show } from '../common/shapes.ts';
+import type { Bare, Named } from '../../engine/op.ts';
+import { expectFloats, expectRank, expectShape, show } from '../common/shapes.ts';
 
 export interface SsdAttrs {
   /** Tokens that a kernel may take in one piece; the result does not depend on it. */
   readonly chunkSize: number;
-  /** Whether an initial state follows dt_bias. */
-  readonly initial: boolean;
 }
+
+/** What a scan reads, in the order in which kernels take it. */
+export const INPUTS = ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'initialState?'] as const;
+
+export type SsdInputs<T> = Named<(typeof INPUTS)[number], T>;
+
+/** The gradients that are wanted, each named after its input. */
+export type SsdGrads<T> = { readonly [K in Bare<(typeof INPUTS)[number]> as `d${K}`]?: T };
 
 /** B batch, L tokens, H heads of P, G groups of B and C, N the size of the state. */
 export interface SsdSizes {
@@ -21,38 +28,37 @@ export interface SsdSizes {
   readonly n: number;
 }
 
-export function ssdSizes(x: Spec, b: Spec): SsdSizes {
+export function ssdSizes({ x, B }: { readonly x: Spec; readonly B: Spec }): SsdSizes {
   const [batch, length, heads, p] = x.shape;
-  return { batch, length, heads, p, groups: b.shape[2], n: b.shape[3] };
+  return { batch, length, heads, p, groups: B.shape[2], n: B.shape[3] };
 }
 
-const NAMES = ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'initialState'];
 const MAX_STATE = 256;
 
 /** @throws ShapeError, DTypeError or ArgumentError naming the argument */
-export function checkSsd(inputs: readonly Spec[], attrs: SsdAttrs): SsdSizes {
-  inputs.forEach((t, i) => expectDType('ssd_scan', NAMES[i], t.dtype, 'f32'));
-  const [x, dt, aLog, b, c, d, bias, initial] = inputs;
-  expectRank('ssd_scan', 'x', x, 4);
-  expectRank('ssd_scan', 'B', b, 4);
-  const s = ssdSizes(x, b);
+export function checkSsd(inputs: SsdInputs<Spec>, { chunkSize }: SsdAttrs): SsdSizes {
+  const { initialState, ...floats } = inputs;
+  expectFloats('ssd_scan', floats);
+  if (initialState) expectDType('ssd_scan', 'initialState', initialState.dtype, 'f32');
+  expectRank('ssd_scan', 'x', inputs.x, 4);
+  expectRank('ssd_scan', 'B', inputs.B, 4);
+  const s = ssdSizes(inputs);
   const { batch, length, heads, p, groups, n } = s;
   if (length < 1 || heads < 1 || p < 1) {
-    throw new ShapeError(`ssd_scan: x has shape ${show(x.shape)}, expected at least one token, head and channel`);
+    throw new ShapeError(`ssd_scan: x has shape ${show(inputs.x.shape)}, expected at least one token, head and channel`);
   }
   if (heads % groups !== 0 || n < 1 || n > MAX_STATE) {
     throw new ShapeError(
-      `ssd_scan: B has shape ${show(b.shape)}, expected groups that divide the ${heads} heads of x ` +
+      `ssd_scan: B has shape ${show(inputs.B.shape)}, expected groups that divide the ${heads} heads of x ` +
         `and N from 1 to ${MAX_STATE}`,
     );
   }
-  expectShape('ssd_scan', 'dt', dt, [batch, length, heads]);
-  expectShape('ssd_scan', 'B', b, [batch, length, groups, n]);
-  expectShape('ssd_scan', 'C', c, b.shape);
-  expectShape('ssd_scan', 'A_log', aLog, [heads]);
-  expectShape('ssd_scan', 'D', d, [heads]);
-  expectShape('ssd_scan', 'dt_bias', bias, [heads]);
-  if (attrs.initial) expectShape('ssd_scan', 'initialState', initial, [batch, heads, p, n]);
-  expectWhole('ssd_scan', 'chunkSize', attrs.chunkSize, 1);
+  const perToken = { dt: [batch, length, heads], B: [batch, length, groups, n], C: [batch, length, groups, n] };
+  const shapes = { ...perToken, A_log: [heads], D: [heads], dt_bias: [heads] };
+  for (const [name, shape] of Object.entries(shapes)) {
+    expectShape('ssd_scan', name, inputs[name as keyof typeof shapes], shape);
+  }
+  if (initialState) expectShape('ssd_scan', 'initialState', initialState, [batch, heads, p, n]);
+  expectWhole('ssd_scan', 'chunkSize', chunkSize, 1);
   return s;
 }

@@ -1,8 +1,9 @@
-import { apply, defineOp, type Op, spec, type WasmArg } from '../../engine/positional.ts';
+import { apply } from '../../engine/apply.ts';
+import { type Bare, defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { scanBackwardLaunches, scanLaunches } from './kernels.ts';
-import { scanBackwardReference, scanReference } from './reference.ts';
-import { checkSsd, type SsdAttrs, ssdSizes } from './shape.ts';
+import { scanReference, scanBackwardReference } from './reference.ts';
+import { checkSsd, INPUTS, type SsdAttrs, ssdSizes } from './shape.ts';
+import { scanBackwardLaunches, scanLaunches } from './variants.ts';
 
 export interface SsdInputTensors {
   /** (B, L, H, P) */
@@ -29,100 +30,78 @@ export interface SsdOptions {
 }
 
 interface BackwardAttrs extends SsdAttrs {
-  /** Which of the gradients of y and of the final state follow the inputs. */
-  readonly dy: boolean;
-  readonly dfinal: boolean;
-  /** Which gradients come out, in the order of the inputs. */
-  readonly wants: readonly boolean[];
+  /** Which gradients come out. */
+  readonly wants: { readonly [K in Bare<(typeof INPUTS)[number]>]: boolean };
 }
 
-/** Inputs of the backward by name. */
-function split<T>(inputs: readonly T[], attrs: BackwardAttrs): { inputs: T[]; dy?: T; dfinal?: T } {
-  const count = attrs.initial ? 8 : 7;
-  return {
-    inputs: inputs.slice(0, count),
-    dy: attrs.dy ? inputs[count] : undefined,
-    dfinal: attrs.dfinal ? inputs[count + (attrs.dy ? 1 : 0)] : undefined,
-  };
-}
+/** Those that kernels on WebGPU read as they are stored. */
+const READ = ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias'] as const;
 
-function byWant<T>(outputs: readonly T[], wants: readonly boolean[]): (T | undefined)[] {
-  let next = 0;
-  return wants.map((want) => (want ? outputs[next++] : undefined));
-}
-
-/** x, dt, A_log, B, C, D, dt_bias and the initial state, or 0 for none. */
-function wasmInputs(inputs: readonly WasmArg[]) {
-  const [x, dt, aLog, b, c, d, bias, initial] = inputs;
-  return [x.ptr, dt.ptr, aLog.ptr, b.ptr, c.ptr, d.ptr, bias.ptr, initial?.ptr ?? 0] as const;
-}
-
-const scan: Op<SsdAttrs> = defineOp({
+const scan = /* @__PURE__ */ defineOp({
   name: 'ssd_scan',
-  shape(inputs, attrs) {
+  inputs: INPUTS,
+  outputs: ['y', 'final'],
+  shape(inputs, attrs: SsdAttrs) {
     const s = checkSsd(inputs, attrs);
-    return [spec(inputs[0].shape), spec([s.batch, s.heads, s.p, s.n])];
+    return { y: spec(inputs.x.shape, inputs.x.dtype), final: spec([s.batch, s.heads, s.p, s.n]) };
   },
-  reference: ({ inputs, outputs: [y, final] }) => scanReference(ssdSizes(inputs[0], inputs[3]), inputs, y, final),
-  webgpu: (call) => scanLaunches(ssdSizes(call.inputs[0], call.inputs[3]), call),
-  wasm({ inputs, outputs: [y, final], k, scratch }) {
-    const s = ssdSizes(inputs[0], inputs[3]);
-    const room = scratch(k.ssd_scan_scratch(s.length));
-    k.ssd_scan(...wasmInputs(inputs), y.ptr, final.ptr, s.batch, s.length, s.heads, s.p, s.groups, s.n, room);
+  reference: (inputs, { y, final }) => scanReference(inputs, y, final),
+  webgpu: scanLaunches,
+  wasm({ x, dt, A_log, B, C, D, dt_bias, initialState }, { y, final }, _, { k, sizes, scratch }) {
+    const s = ssdSizes({ x, B });
+    const room = scratch(sizes.ssd_scan_scratch(s.length));
+    const extents = [s.batch, s.length, s.heads, s.p, s.groups, s.n] as const;
+    k.ssd_scan(x, dt, A_log, B, C, D, dt_bias, initialState, y, final, ...extents, room);
     return true;
   },
-  saves: { inputs: [0, 1, 2, 3, 4, 5, 6, 7] },
-  backward({ attrs, inputSpecs, needs, grads: [dy, dfinal], input }) {
-    const inputs = [...inputSpecs.map((_, i) => input(i)), ...(dy ? [dy] : []), ...(dfinal ? [dfinal] : [])];
-    const given = { dy: dy !== null, dfinal: dfinal !== null };
-    const formed = apply(scanBackward, inputs, { ...attrs, ...given, wants: needs });
-    return byWant(formed, needs).map((grad) => grad ?? null);
+  asStored: { webgpu: READ },
+  saves: ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'initialState'],
+  backward({ attrs, saved, needs, grads: { y, final } }) {
+    const given = { ...saved, dy: y ?? undefined, dfinal: final ?? undefined };
+    const formed = apply(scanBackward, given, { ...attrs, wants: needs });
+    const { dx, ddt, dA_log, dB, dC, dD, ddt_bias, dinitialState } = formed;
+    return { x: dx, dt: ddt, A_log: dA_log, B: dB, C: dC, D: dD, dt_bias: ddt_bias, initialState: dinitialState };
   },
-  flops: ({ inputs: [x, , , b] }) => 6 * x.size * b.shape[3],
 });
 
-const scanBackward: Op<BackwardAttrs> = defineOp({
+const scanBackward = /* @__PURE__ */ defineOp({
   name: 'ssd_scan_backward',
-  shape: (inputs, { wants }) => inputs.filter((_, i) => wants[i]).map((t) => spec(t.shape)),
-  reference({ inputs, outputs, attrs }) {
-    const parts = split(inputs, attrs);
-    const s = ssdSizes(inputs[0], inputs[3]);
-    scanBackwardReference(s, parts.inputs, parts.dy, parts.dfinal, byWant(outputs, attrs.wants));
+  inputs: [...INPUTS, 'dy?', 'dfinal?'],
+  outputs: ['dx?', 'ddt?', 'dA_log?', 'dB?', 'dC?', 'dD?', 'ddt_bias?', 'dinitialState?'],
+  shape({ dy: _dy, dfinal: _dfinal, ...inputs }, { wants }: BackwardAttrs) {
+    const wanted = Object.entries(inputs).filter(([name, input]) => input && wants[name as keyof typeof wants]);
+    return Object.fromEntries(wanted.map(([name, input]) => [`d${name}`, spec(input!.shape, input!.dtype)]));
   },
-  webgpu(call) {
-    const parts = split(call.inputs, call.attrs);
-    const grads = byWant(call.outputs, call.attrs.wants);
-    return scanBackwardLaunches(ssdSizes(call.inputs[0], call.inputs[3]), call, { ...parts, grads });
-  },
-  wasm({ inputs, outputs, attrs, k, scratch }) {
-    const parts = split(inputs, attrs);
-    const [x, , , b] = inputs;
-    const s = ssdSizes(x, b);
-    const grads = byWant(outputs, attrs.wants);
+  reference: ({ dy, dfinal, ...inputs }, grads) => scanBackwardReference(inputs, dy, dfinal, grads),
+  webgpu: scanBackwardLaunches,
+  wasm({ x, dt, A_log, B, C, D, dt_bias, initialState, dy, dfinal }, grads, _, { k, sizes, scratch }) {
+    const s = ssdSizes({ x, B });
     // The kernel always forms the large gradients.
-    const [dx, ddt, dB, dC] = [0, 1, 3, 4].map((i) => grads[i]?.ptr ?? scratch(inputs[i].size * 4));
-    const [dA, dD, dBias, dInitial] = [2, 5, 6, 7].map((i) => grads[i]?.ptr ?? 0);
-    const dy = parts.dy?.ptr ?? scratch(x.size * 4);
-    if (!parts.dy) k.fill(dy, x.size, 0);
-    const args = [...wasmInputs(parts.inputs), dy, parts.dfinal?.ptr ?? 0] as const;
-    const room = scratch(k.ssd_scan_backward_scratch(s.length, s.p, s.n));
-    const sizes = [s.batch, s.length, s.heads, s.p, s.groups, s.n] as const;
-    k.ssd_scan_backward(...args, dx, ddt, dA, dB, dC, dD, dBias, dInitial, ...sizes, room);
+    const { dx = scratch(x.size * 4), ddt = scratch(dt.size * 4) } = grads;
+    const { dB = scratch(B.size * 4), dC = scratch(C.size * 4) } = grads;
+    const { dA_log, dD, ddt_bias, dinitialState } = grads;
+    const dys = dy ?? scratch(x.size * 4);
+    if (!dy) k.fill(dys, x.size, 0);
+    const room = scratch(sizes.ssd_scan_backward_scratch(s.length, s.p, s.n));
+    const inputs = [x, dt, A_log, B, C, D, dt_bias, initialState, dys, dfinal] as const;
+    const outputs = [dx, ddt, dA_log, dB, dC, dD, ddt_bias, dinitialState] as const;
+    k.ssd_scan_backward(...inputs, ...outputs, s.batch, s.length, s.heads, s.p, s.groups, s.n, room);
     return true;
   },
-  flops: ({ inputs: [x, , , b] }) => 18 * x.size * b.shape[3],
+  asStored: { webgpu: [...READ, 'dy'] },
 });
 
 /**
  * The state-space recurrence of Mamba-2 (Dao & Gu 2024, arXiv 2405.21060), per head, with dt = softplus(dt + dt_bias)
- * and A = −exp(A_log): S_t = exp(dt_t A) S_{t−1} + dt_t x_t ⊗ B_t, y_t = S_t C_t + D x_t. All f32. One token at a
- * time with the state handed on is the same scan. Both results have gradients, in all inputs and the initial state.
- * @returns y (B, L, H, P) and the final state (B, H, P, N)
+ * and A = −exp(A_log): S_t = exp(dt_t A) S_{t−1} + dt_t x_t ⊗ B_t, y_t = S_t C_t + D x_t. Inputs are floats of
+ * any width, computed on in f32; states are f32. One token at a time with the state handed on is the same scan. Both
+ * results have gradients, in all inputs and the initial state.
+ * @returns y (B, L, H, P), of x's dtype, and the final state (B, H, P, N)
  */
 export function ssdScan(inputs: SsdInputTensors, options: SsdOptions = {}): [y: Tensor, finalState: Tensor] {
   const { chunkSize = 256, initialState = null } = options;
   const { x, dt, A_log, B, C, D, dt_bias } = inputs;
-  const tensors = [x, dt, A_log, B, C, D, dt_bias, ...(initialState === null ? [] : [initialState])];
-  const [y, final] = apply(scan, tensors, { chunkSize, initial: initialState !== null });
+  const given = { x, dt, A_log, B, C, D, dt_bias, initialState: initialState ?? undefined };
+  const { y, final } = apply(scan, given, { chunkSize });
   return [y, final];
 }

@@ -136,7 +136,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       }
     }
   }
-  if (t == 0u && at.block == 0u) { store_decay(state_index(at), decay); }
+  if (t == 0u && at.block == 0u) { store_decays(state_index(at), decay); }
 }
 
 /** Element (i, j) of L ∘ C Bᵀ, times dt_j. */

@@ -5,8 +5,6 @@ import type { AnyOp } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
-import { RecordedCalls } from '../recorded-calls.ts';
-import { RecordedMemory } from '../recorded-memory.ts';
 
 /** The elements of a tensor in an array of their own. */
 export interface HostBuffer extends Extent {
@@ -29,7 +27,7 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
   readonly memory = new MemoryCounter();
   profiler: Profiler | null = null;
   private readonly double: boolean;
-  private recorded: { readonly calls: RecordedCalls; readonly memory: RecordedMemory<HostArray, string> } | null = null;
+  private recorded: (() => void)[] | null = null;
 
   constructor(options: ReferenceOptions = {}) {
     this.double = options.double ?? false;
@@ -37,8 +35,7 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
   }
 
   alloc(size: number, dtype: DType): HostBuffer {
-    const make = () => this.array(size, dtype);
-    const data = this.recorded ? this.recorded.memory.take(`${size} ${dtype}`, make) : make();
+    const data = this.array(size, dtype);
     if (isFloat(dtype)) data.fill(dtype === 'f32' ? NaN : POISON_HALF);
     this.memory.allocated(data.byteLength);
     this.memory.reserved = this.memory.live;
@@ -57,7 +54,6 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
   }
 
   free({ data }: HostBuffer): void {
-    this.recorded?.memory.give(data);
     this.memory.freed(data.byteLength);
     this.memory.reserved = this.memory.live;
   }
@@ -84,9 +80,8 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
 
   copy(from: HostBuffer, to: HostBuffer): void {
     expectSame('copy', from, to);
-    const run = () => to.data.set(from.data);
-    run();
-    this.recorded?.calls.add('copy', 2 * from.data.byteLength, run);
+    to.data.set(from.data);
+    this.recorded?.push(() => to.data.set(from.data));
   }
 
   plan(op: AnyOp, inputs: HostPlan['inputs'], outputs: HostPlan['outputs'], attrs: unknown): HostPlan {
@@ -97,17 +92,15 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
     const start = this.profiler ? performance.now() : 0;
     const run = () => runReference(plan, (i) => buffers[i]!.data);
     run();
-    if (!this.profiler && !this.recorded) return;
-    const bytes = bytesMoved([...plan.inputs, ...plan.outputs]);
-    this.profiler?.add(plan.op.name, performance.now() - start, bytes);
-    this.recorded?.calls.add(plan.op.name, bytes, run);
+    this.recorded?.push(run);
+    this.profiler?.add(plan.op.name, performance.now() - start, bytesMoved([...plan.inputs, ...plan.outputs]));
   }
 
   record(): () => Recording {
-    const { calls } = (this.recorded = { calls: new RecordedCalls(), memory: new RecordedMemory() });
+    const runs: (() => void)[] = (this.recorded = []);
     return () => {
       this.recorded = null;
-      return { replay: () => calls.replay(this.profiler), dispose: () => {} };
+      return { replay: () => runs.forEach((run) => run()), dispose: () => void runs.splice(0) };
     };
   }
 

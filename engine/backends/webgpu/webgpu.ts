@@ -11,7 +11,7 @@ import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './bu
 import { convert } from './convert.ts';
 import { type OpenDevice, openDevice } from './device.ts';
 import { type GpuCaps, type Launch, MAX_GRID, type PlannedLaunch, type Shader } from './launch.ts';
-import { ParamsArena, type ParamsPlace } from './params.ts';
+import { ParamsArena } from './params.ts';
 import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
 import { Timestamps } from './timestamps.ts';
 
@@ -87,8 +87,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private recording: { readonly memory: RecordedMemory<GpuBuffer>; readonly commands: Command[] } | null = null;
   /** Memory of the recordings that there are. */
   private readonly recordings = new Set<RecordedMemory<GpuBuffer>>();
-  /** Params of plans that are gone, which a recording may still read. */
-  private readonly forgotten: ParamsPlace[] = [];
   private readonly copies = new Map<number, PlannedLaunch>();
 
   private constructor({ device, description, caps }: OpenDevice, options: WebGpuOptions) {
@@ -140,7 +138,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
           'time whole steps, or profile on the wasm backend',
       );
     }
-    if (profiler) this.timestamps ??= new Timestamps(this.device);
     this.profiling = profiler;
   }
 
@@ -164,7 +161,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     buffer.size = size;
     buffer.dtype = dtype;
     if (this.poison) this.send(buffer, 0, new Uint32Array(buffer.capacity / 4).fill(POISON));
-    buffer.guarded = this.poison && !this.recording;
     return buffer;
   }
 
@@ -236,7 +232,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     expectReplayable('a tensor is read back', this.recording !== null);
     expectSame('read', buffer, { size, dtype });
     if (buffer.failure) throw buffer.failure;
-    const bytes = buffer.guarded ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
+    const bytes = this.poison ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
     const result = hostArrayFor(dtype, size);
     let overrun = false;
     if (size === 0) return result;
@@ -254,7 +250,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
       // Kernels may write four words where fewer are left.
       const end = Math.ceil(byteLength(dtype, size) / 16) * 16;
-      overrun = buffer.guarded && new Uint32Array(view.slice(end).buffer).some((word) => word !== POISON);
+      overrun = this.poison && new Uint32Array(view.slice(end).buffer).some((word) => word !== POISON);
     } catch (error) {
       await this.hear();
       throw new KernelError(`reading from the GPU failed: ${(error as Error).message}`);
@@ -308,14 +304,10 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   forget(plan: GpuPlan): void {
-    for (const { params } of plan.launches) if (params) this.forgotten.push(params);
-    this.dropForgotten();
-  }
-
-  private dropForgotten(): void {
-    if (this.recordings.size > 0 || this.forgotten.length === 0) return;
+    // A recording may read them at any time.
+    if (this.recordings.size > 0) return;
     this.flush();
-    for (const params of this.forgotten.splice(0)) this.params.drop(params);
+    for (const { params } of plan.launches) if (params) this.params.drop(params);
   }
 
   record(): () => Recording {
@@ -326,7 +318,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       const dispose = () => {
         this.recordings.delete(recording.memory);
         recording.memory.dispose((buffer) => this.pool.give(buffer));
-        this.dropForgotten();
       };
       return { replay: () => this.replay(recording.commands), dispose };
     };
@@ -404,7 +395,8 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   private launch(plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
     if (this.profiling) {
-      this.timed(this.timestamps!, plan, buffers);
+      this.timestamps ??= new Timestamps(this.device);
+      this.timed(this.timestamps, plan, buffers);
     } else {
       for (const launch of plan.launches) this.encode(launch, buffers, plan);
     }
