@@ -5,8 +5,18 @@ import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { ArgumentError, ShapeError } from '../engine/errors.ts';
 import { fromBfloat, fromHalf, toBfloat, toHalf } from '../engine/half.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { avgPool2d, conv1d, conv2d, type Conv2dOptions, fill, maxPool2d, type Pair } from '../ops/index.ts';
-import { agreement, assertNear, checkGradients, random } from './support/agree.ts';
+import {
+  avgPool2d,
+  cast,
+  causalConv1d,
+  conv1d,
+  conv2d,
+  type Conv2dOptions,
+  fill,
+  maxPool2d,
+  type Pair,
+} from '../ops/index.ts';
+import { agreement, assertNear, checkGradients, evaluate, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
 const reference = await openBackend('reference');
@@ -145,6 +155,23 @@ test('16-bit images and weights are convolved and pooled in f32', async () => {
         const got = Float64Array.from(await y.data(), from);
         assertNear([got], [await wide[i].data()], `${dtype} ${backend.kind}`, 1e-2);
       }
+    }
+  }
+});
+
+test('causal convolutions of 16 bits give what the same values in f32 do, gradients included', async () => {
+  const inputs = [[2, 3, 9], [3, 4], [3], [2, 3, 3]].map((shape) => ({ shape }));
+  for (const [dtype, most] of [['f16', 2e-3], ['bf16', 2e-2]] as const) {
+    const on = (narrow: boolean) => (tensors: Tensor[]) => {
+      const rounded = tensors.map((t) => cast(t, dtype));
+      const [x, w, bias, initial] = narrow ? rounded : rounded.map((t) => cast(t, 'f32'));
+      const y = causalConv1d(x, w, bias, { activation: 'silu', initial });
+      assert.is(y.dtype, narrow ? dtype : 'f32');
+      return [cast(y, 'f32')];
+    };
+    const want = await evaluate(reference, inputs, on(false));
+    for (const backend of backends) {
+      assertNear(await evaluate(backend, inputs, on(true)), want, `${dtype} on ${backend.kind}`, most);
     }
   }
 });

@@ -256,4 +256,21 @@ test('shapes that do not fit are refused by name', () => {
   refused(call(4, 6), /C has shape/);
 });
 
+test('inputs of 16 bits give what the same values in f32 do, gradients included', async () => {
+  const inputs = inputsOf({ batch: 2, length: 5, heads: 2, p: 3, groups: 1, n: 4 });
+  for (const [dtype, most] of [['f16', 2e-3], ['bf16', 2e-2]] as const) {
+    const on = (narrow: boolean) => (tensors: Tensor[]) => {
+      const rounded = tensors.slice(0, 7).map((t) => cast(t, dtype));
+      const given = narrow ? rounded : rounded.map((t) => cast(t, 'f32'));
+      const [y, final] = scan()([...given, tensors[7]]);
+      assert.equal([y.dtype, final.dtype], [narrow ? dtype : 'f32', 'f32']);
+      return [cast(y, 'f32'), final];
+    };
+    const want = await evaluate(reference, inputs, on(false));
+    for (const backend of [reference, wasm, gpu]) {
+      assertNear(await evaluate(backend, inputs, on(true)), want, `${dtype} on ${backend.kind}`, most);
+    }
+  }
+});
+
 test.run();
