@@ -17,7 +17,7 @@ import type { DecoderCache } from '../models/nn/cache.ts';
 import { Tokenizer } from '../models/nn/text/tokenizer.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
 import { distillTask, pretrainTask, Trainer, type TrainSettings, type TrainTask } from '../models/matvlm/train/loop.ts';
-import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
+import type { VqaBatch } from '../models/matvlm/vqa-batch.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import { tinyTokenizer } from '../models/matvlm/data/word-tokenizer.ts';
 import type { Batch } from './measure.ts';

@@ -1,13 +1,13 @@
 import type { Backend, Recording } from './backend.ts';
 import { ArgumentError } from './errors.ts';
 import { scope } from './scope.ts';
-import type { Storage, Tensor } from './tensor.ts';
+import { Storage, type Tensor } from './tensor.ts';
 
 let current: Capture<unknown> | null = null;
 
 /** Called for every operand of an op. */
 export function noteUse(tensor: Tensor): void {
-  current?.hold(tensor.storage);
+  current?.use(tensor.storage);
 }
 
 /**
@@ -18,6 +18,7 @@ export function noteUse(tensor: Tensor): void {
 export class Capture<T> {
   private recording: Recording | null = null;
   private readonly held = new Set<Storage>();
+  private readonly begin = Storage.made;
 
   private constructor() {}
 
@@ -43,9 +44,12 @@ export class Capture<T> {
   /** What the function returned. */
   result!: T;
 
-  /** Keeps a buffer from being freed, and so from being handed to another tensor, as long as replays may use it. */
-  hold(storage: Storage): void {
-    if (!this.held.has(storage)) this.held.add(storage.retain());
+  /**
+   * Keeps a buffer that was there before from being freed, as long as replays may use it. Those that are made meanwhile
+   * are the recording's anyway, which hands them out again when they are freed.
+   */
+  use(storage: Storage): void {
+    if (storage.serial < this.begin && !this.held.has(storage)) this.held.add(storage.retain());
   }
 
   /** Does it all again, in the same order on the same buffers. @throws ArgumentError after `dispose` */

@@ -23,6 +23,10 @@ import type { Node } from './tape.ts';
 
 /** A backend buffer with a count of the tensors and tape entries that hold it; freed when the last lets go. */
 export class Storage {
+  /** How many were made so far. */
+  static made = 0;
+  /** How many were made before it. */
+  readonly serial = Storage.made++;
   private refs = 1;
   /** Counts the ops that wrote to it in place: backward refuses what changed since it was saved. */
   version = 0;

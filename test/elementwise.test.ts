@@ -6,7 +6,7 @@ import type { Backend } from '../engine/backend.ts';
 import { type DType, type ElementDType, FLOATS, type HostArray, isPlain } from '../engine/dtype.ts';
 import { fromBfloat, fromHalf, toBfloat, toHalf } from '../engine/half.ts';
 import { ArgumentError, DTypeError, ShapeError } from '../engine/errors.ts';
-import { fromData, type Tensor } from '../engine/tensor.ts';
+import { fromData, scalar, type Tensor } from '../engine/tensor.ts';
 import {
   add,
   addInto,
@@ -332,21 +332,28 @@ test('fill, arange, clone, copy_ and addInto', async () => {
 test('dropout drops the same elements on every backend, in backward too', async () => {
   const ones = { shape: [101, 99], data: new Float32Array(9999).fill(1) };
   for (const p of [0.1, 0.5, 1]) {
-    const body = ([x]: Tensor[]) => [dropout(x, p, 2 ** 40 + 3)];
-    const [y, dx] = await evaluate(reference, [ones], body);
-    assertNear(await evaluate(gpu, [ones], body), [y, dx], `p ${p}`, 1e-6);
-    const kept = y.filter((v: number) => v !== 0).length;
-    assert.ok(Math.abs(kept / 9999 - (1 - p)) < 0.015, `${kept} kept of 9999 at p ${p}`);
-    assert.ok(y.every((v: number, i: number) => (v === 0) === (dx[i] === 0)));
-    assert.ok(y.every((v: number) => v === 0 || Math.abs(v - 1 / (1 - p)) < 1e-6));
+    for (const key of [null, 0xfedcba98]) {
+      const keyOn = (x: Tensor) => (key === null ? undefined : scalar(x.backend, key, 'u32'));
+      const body = ([x]: Tensor[]) => [dropout(x, p, 2 ** 40 + 3, keyOn(x))];
+      const [y, dx] = await evaluate(reference, [ones], body);
+      assertNear(await evaluate(gpu, [ones], body), [y, dx], `p ${p}`, 1e-6);
+      const kept = y.filter((v: number) => v !== 0).length;
+      assert.ok(Math.abs(kept / 9999 - (1 - p)) < 0.015, `${kept} kept of 9999 at p ${p}`);
+      assert.ok(y.every((v: number, i: number) => (v === 0) === (dx[i] === 0)));
+      assert.ok(y.every((v: number) => v === 0 || Math.abs(v - 1 / (1 - p)) < 1e-6));
+    }
   }
 });
 
-test('dropout differs by seed and is not periodic', async () => {
+test('dropout differs by seed and by key, and is not periodic', async () => {
   const ones = fromData(reference, new Float32Array(4096).fill(1), [4096]);
-  const masks = await Promise.all([1, 2, 2 ** 32 + 1].map((seed) => dropout(ones, 0.5, seed).data()));
+  const keys = [1, 2, 2 ** 32 - 1].map((key) => scalar(reference, key, 'u32'));
+  const drawn = [[1], [2], [2 ** 32 + 1], ...keys.map((key) => [1, key] as const), [2, keys[0]]] as const;
+  const masks = await Promise.all(drawn.map(([seed, key]) => dropout(ones, 0.5, seed, key).data()));
   const same = (a: HostArray, b: HostArray) => a.filter((v: number, i: number) => v === b[i]).length / a.length;
-  for (const [i, j] of [[0, 1], [0, 2], [1, 2]]) assert.ok(Math.abs(same(masks[i], masks[j]) - 0.5) < 0.05);
+  for (const [i, mask] of masks.entries()) {
+    for (const other of masks.slice(0, i)) assert.ok(Math.abs(same(mask, other) - 0.5) < 0.05);
+  }
   for (const lag of [1, 2, 64, 256]) {
     assert.ok(Math.abs(same(masks[0].slice(lag), masks[0].slice(0, -lag)) - 0.5) < 0.05, `lag ${lag}`);
   }

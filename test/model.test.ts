@@ -28,9 +28,10 @@ import {
 import { planSchedule, wsd } from '../models/nn/schedule.ts';
 import { Vlm } from '../models/matvlm/vlm.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
-import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
-import { add, backward, square, sum } from '../ops/index.ts';
+import { nextLabels, uploadVqa, type VqaBatch, type VqaInputs } from '../models/matvlm/vqa-batch.ts';
+import { Dropout } from '../models/nn/dropout.ts';
 import { Random } from '../models/nn/random.ts';
+import { add, backward, reshape, slice, square, sum } from '../ops/index.ts';
 import { norm, relativeError } from './support/golden-types.ts';
 import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
 
@@ -132,11 +133,13 @@ model('a shared prefix gives the loss and gradients of the plain batch', async (
   const teacher = smallTeacher(double);
   setTrainable(teacher, () => true);
   const batch = await loader().batch(0);
-  const shared = await lossAndGradients(teacher, () => vqaLoss(teacher, batch));
+  const shared = await lossAndGradients(teacher, () => vqaLoss(teacher, uploadVqa(teacher, batch)));
   const { tokens, pixels } = unshared(batch);
   const plain = await lossAndGradients(teacher, () => {
     const out = teacher.forward(tokens, teacher.visionFeatures(fromData(double, pixels, [batch.questions, 3, 16, 16])));
-    return nextTokenLoss(teacher.decoder.logits(out.hidden.at(-1)!), out.spliced.labels);
+    const { labels, batch: b, length } = out.spliced;
+    const targets = fromData(double, nextLabels(labels, b, length), [b * (length - 1)], 'i32');
+    return nextTokenLoss(teacher.decoder.logits(out.hidden.at(-1)!), targets);
   });
   assert.ok(Math.abs(shared.value - plain.value) < 1e-12);
   sameGradients(shared.grads, plain.grads, 1e-9);
@@ -151,7 +154,7 @@ async function compareDistillation(batch: VqaBatch, layers: readonly number[], l
   const student = smallStudent(teacher, layers);
   setTrainable(teacher, () => false);
   setTrainable(student, isTrainable);
-  const shared = await lossAndGradients(student, () => distillVqa(teacher, student, batch, loss).total);
+  const shared = await lossAndGradients(student, () => distillVqa(teacher, student, uploadVqa(student, batch), loss).total);
   const { tokens, pixels } = unshared(batch);
   const plain = await lossAndGradients(student, () => {
     const features = noGrad(() => student.visionFeatures(fromData(double, pixels, [batch.questions, 3, 16, 16])));
@@ -190,7 +193,7 @@ model('frozen tensors get no gradient, and teacher and student share them', asyn
   setTrainable(teacher, () => false);
   const trained = setTrainable(student, isTrainable);
   const batch = await loader().batch(0);
-  const { grads } = await lossAndGradients(student, () => distillVqa(teacher, student, batch, publishedLosses).total);
+  const { grads } = await lossAndGradients(student, () => distillVqa(teacher, student, uploadVqa(student, batch), publishedLosses).total);
   assert.equal([...grads.keys()].sort(), [...trained.keys()].sort());
   for (const [name, tensor] of student.parameters) {
     assert.is(teacher.parameters.get(name) === tensor, !isTrainable(name), name);
@@ -215,12 +218,14 @@ model('cached decoding gives the logits of the full pass, token by token', async
   }
 });
 
+const drops = () => new Dropout(scalar(double, 3, 'u32'));
+
 model('checkpointed layers give the same gradients, with dropout too', async () => {
   const teacher = smallTeacher(double, smallConfig({ resid_pdrop: 0.2 }));
   setTrainable(teacher, () => true);
   const batch = await loader().batch(0);
   const run = (checkpointing: boolean) =>
-    lossAndGradients(teacher, () => vqaLoss(teacher, batch, { checkpointing, random: new Random(3) }));
+    lossAndGradients(teacher, () => vqaLoss(teacher, uploadVqa(teacher, batch), { checkpointing, dropout: drops() }));
   const [plain, recomputed] = [await run(false), await run(true)];
   assert.is(recomputed.value, plain.value);
   sameGradients(recomputed.grads, plain.grads, 1e-12);
@@ -237,8 +242,10 @@ for (const layerKind of ['l2', 'kl', 'sl'] as const) {
     const { tokens, pixels } = unshared(batch);
     const loss = { ...publishedLosses, layerKind };
     const run = async (checkpointing: boolean) => {
-      const options = () => ({ checkpointing, random: new Random(3) });
-      const shared = await lossAndGradients(student, () => distillVqa(teacher, student, batch, loss, options()).total);
+      const options = () => ({ checkpointing, dropout: drops() });
+      const shared = await lossAndGradients(student, () => {
+        return distillVqa(teacher, student, uploadVqa(student, batch), loss, options()).total;
+      });
       const plain = await lossAndGradients(student, () => {
         const features = noGrad(() => student.visionFeatures(fromData(double, pixels, [batch.questions, 3, 16, 16])));
         return distillPlain(teacher, student, tokens, features, loss, options()).total;
@@ -271,13 +278,13 @@ model('checkpointing needs far less memory, in pre-training and in distillation'
   const teacher = smallTeacher(backend, smallConfig({ num_hidden_layers: 8 }));
   setTrainable(teacher, () => true);
   const batch = await loader(1, 16).batch(0);
-  const pretrain = (checkpointing: boolean) => peakOf(teacher, () => vqaLoss(teacher, batch, { checkpointing }));
+  const pretrain = (checkpointing: boolean) => peakOf(teacher, () => vqaLoss(teacher, uploadVqa(teacher, batch), { checkpointing }));
   const [kept, recomputed] = [await pretrain(false), await pretrain(true)];
   assert.ok(recomputed < 0.4 * kept, `${kept} → ${recomputed} bytes`);
 
   const student = smallStudent(teacher, [0, 2, 4, 6]);
   const task = distillTask(teacher, student, publishedLosses);
-  const distil = (checkpointing: boolean) => peakOf(student, () => task.loss(batch, { checkpointing }).total);
+  const distil = (checkpointing: boolean) => peakOf(student, () => task.loss(uploadVqa(student, batch), { checkpointing }).total);
   const [all, few] = [await distil(false), await distil(true)];
   assert.ok(few < 0.4 * all, `${all} → ${few} bytes`);
 });
@@ -388,26 +395,27 @@ model('a step with a non-finite gradient changes nothing; many in a row stop the
   }
 });
 
-/** One weight w = (2), whose loss is Σ w² + what `extra` says of the step. */
-async function squareTask(backend: Backend, extra: (step: number) => number): Promise<TrainTask> {
-  const model = smallTeacher(backend);
+/** One weight w = (2), whose loss is Σ w² + the first pixel, and batches with those there. */
+function squareTask(backend: Backend, pixel: (batch: number) => number) {
+  const source = loader();
   const w = fromData(backend, [2], [1]);
   w.requiresGrad = true;
-  let step = 0;
-  const loss = (): LossParts => ({
-    total: add(sum(square(w)), scalar(backend, extra(step++))),
-    kl: null,
-    layer: null,
-    ce: null,
-  });
-  return { model, parameters: new Map([['w', w]]), loss };
+  const loss = ({ pixels }: VqaInputs): LossParts => {
+    const first = slice(reshape(pixels, [pixels.size]), 0, 0, 1);
+    return { total: sum(add(square(w), first)), kl: null, layer: null, ce: null };
+  };
+  const batch = async (k: number): Promise<VqaBatch> => {
+    const made = await source.batch(k);
+    return { ...made, pixels: made.pixels.fill(pixel(k), 0, 1) };
+  };
+  const task: TrainTask = { model: smallTeacher(backend), parameters: new Map([['w', w]]), loss };
+  return { task, w, source: { batch } };
 }
 
 model('a step with a non-finite loss is skipped and counted, also where its gradient is finite', async () => {
   for (const backend of [await openWasm(), new ReferenceBackend()]) {
-    const task = await squareTask(backend, (step) => [0, Infinity, NaN, 0, -Infinity][step] ?? Infinity);
-    const w = task.parameters.get('w')!;
-    const trainer = new Trainer(task, loader(), { ...SETTINGS, accumulate: 1 });
+    const { task, w, source } = squareTask(backend, (step) => [0, Infinity, NaN, 0, -Infinity][step] ?? Infinity);
+    const trainer = new Trainer(task, source, { ...SETTINGS, accumulate: 1 });
     const seen: [boolean, number][] = [];
     const run = (until: number) => trainer.run({ until, onStep: (r) => void seen.push([r.skipped, r.gradNorm]) });
     await run(1);
@@ -429,8 +437,8 @@ model('a step with a non-finite loss is skipped and counted, also where its grad
 });
 
 model('an infinite loss of one batch of several skips the whole step', async () => {
-  const task = await squareTask(await openWasm(), (batch) => (batch === 1 ? Infinity : 0));
-  const trainer = new Trainer(task, loader(), SETTINGS);
+  const { task, source } = squareTask(await openWasm(), (batch) => (batch === 1 ? Infinity : 0));
+  const trainer = new Trainer(task, source, SETTINGS);
   await trainer.run({ until: 3 });
   assert.is(trainer.state.skipped, 1);
 });
@@ -472,9 +480,9 @@ model('a loss without a weight and a student without a mixer are refused', async
   const batch = await loader().batch(0);
   const none = { ...publishedLosses, klWeight: 0, layerWeight: 0, ceWeight: 0 };
   const student = smallStudent(teacher, [0]);
-  assert.throws(() => distillVqa(teacher, student, batch, none), isArgumentError);
+  assert.throws(() => distillVqa(teacher, student, uploadVqa(student, batch), none), isArgumentError);
   const same = smallStudent(teacher, []);
-  assert.throws(() => distillVqa(teacher, same, batch, publishedLosses), isArgumentError);
+  assert.throws(() => distillVqa(teacher, same, uploadVqa(same, batch), publishedLosses), isArgumentError);
   const options = { layers: [], bias: false, from: 'random', identityConv: false } as const;
   try {
     await createStudent(teacher, options, new Random(1));
@@ -507,9 +515,9 @@ model('a question longer than the context is refused by name, in training and in
   const refused = (e: Error) => e instanceof DataError && /"red red .*(17|18|19) positions .* context has 16/.test(e.message);
   // Prefix 2, image 4, "assistant :" 2, the answer and the end of text 2.
   const fits = await ask(6).batch();
-  assert.not.throws(() => vqaLoss(teacher, fits));
+  assert.not.throws(() => vqaLoss(teacher, uploadVqa(teacher, fits)));
   const long = await ask(7).batch();
-  assert.throws(() => vqaLoss(teacher, long), refused);
+  assert.throws(() => uploadVqa(teacher, long), refused);
   const vlm = new Vlm(teacher, tokenizer);
   assert.is((await evaluate(vlm, ask(8).data, { maxNewTokens: 50 })).total, 1);
   try {

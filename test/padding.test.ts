@@ -9,7 +9,7 @@ import { decodeStep, prefill } from '../models/matvlm/generate.ts';
 import type { PassOptions } from '../models/matvlm/layers/decoder.ts';
 import { type DecoderState, disposeState, mapState } from '../models/matvlm/layers/state.ts';
 import type { MaTVLM } from '../models/matvlm/model.ts';
-import { branch } from '../models/matvlm/vqa-pass.ts';
+import { branch } from '../models/matvlm/shared-prefix.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
 import { add, backward, rope, square, sum } from '../ops/index.ts';
 import { random } from './support/agree.ts';

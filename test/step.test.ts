@@ -2,11 +2,13 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
+import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
 import type { HostArray } from '../engine/dtype.ts';
 import { OutOfMemoryError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
+import { scalar } from '../engine/tensor.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
-import { type LossOptions, publishedLosses, sharesOf } from '../models/matvlm/losses.ts';
+import { type LossOptions, publishedLosses } from '../models/matvlm/losses.ts';
 import type { MaTVLM } from '../models/matvlm/model.ts';
 import { BatchLoader } from '../models/matvlm/train/loader.ts';
 import {
@@ -17,15 +19,21 @@ import {
   type TrainSettings,
   type TrainTask,
 } from '../models/matvlm/train/loop.ts';
-import type { VqaBatch } from '../models/matvlm/vqa-pass.ts';
+import { sharesOf, uploadVqa, type VqaBatch } from '../models/matvlm/vqa-batch.ts';
 import { disposeModel } from '../models/matvlm/weights.ts';
-import { backward } from '../ops/index.ts';
-import { openBackend } from './support/backends.ts';
-import { encoder, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
+import { Dropout } from '../models/nn/dropout.ts';
+import { AdamW } from '../models/nn/optimiser.ts';
+import { Random } from '../models/nn/random.ts';
+import { wsd } from '../models/nn/schedule.ts';
+import { add, backward } from '../ops/index.ts';
+import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
 
 const double = new ReferenceBackend({ double: true });
 const wasm = await openBackend('wasm');
+const gpu = await openGpu();
 const test = suite('a training step');
+test.after(() => closeBackend(gpu));
 
 const SETTINGS: TrainSettings = {
   optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
@@ -50,8 +58,8 @@ const whole = [await loader(3).batch(0)];
 const parts = [await loader(1).batch(0), await loader(1).batch(1), await loader(1).batch(2)];
 
 /** A task on a small model: pre-training, or distillation with those losses. */
-function taskOn(backend: Backend, losses: LossOptions | null): { task: TrainTask; dispose: () => void } {
-  const teacher = smallTeacher(backend);
+function taskOn(backend: Backend, losses: LossOptions | null, resid_pdrop = 0): { task: TrainTask; dispose: () => void } {
+  const teacher = smallTeacher(backend, smallConfig({ resid_pdrop }));
   if (!losses) return { task: pretrainTask(teacher), dispose: () => disposeModel(teacher) };
   const student = smallStudent(teacher, [0, 2]);
   const dispose = () => {
@@ -67,7 +75,7 @@ async function gradientsOf(task: TrainTask, batches: readonly VqaBatch[]): Promi
   let loss = 0;
   for (const [i, batch] of batches.entries()) {
     const made = scope(() => {
-      const { total } = task.loss(batch, {}, shares[i]);
+      const { total } = task.loss(uploadVqa(task.model, batch, shares[i]), {});
       backward(total);
       return total;
     });
@@ -130,7 +138,7 @@ for (const [name, losses] of Object.entries(MEANS)) {
 
 test('the published norms of layers, which are no means, are averaged over the batches of a step', async () => {
   const { task, dispose } = taskOn(double, { ...publishedLosses, klWeight: 0 });
-  const alone = await Promise.all(parts.map((batch) => scope(() => task.loss(batch, {}).total).item()));
+  const alone = await Promise.all(parts.map((batch) => scope(() => task.loss(uploadVqa(task.model, batch), {}).total).item()));
   const { loss } = await reportOf(task, parts);
   assert.ok(Math.abs(loss - alone.reduce((a, b) => a + b) / 3) < 1e-9 * loss);
   dispose();
@@ -169,10 +177,10 @@ for (const [name, losses, checkpointing] of [
     const run = async (failing: number | null) => {
       const { task, dispose } = taskOn(wasm, losses);
       const trainer = new Trainer(task, loader(1), settings);
+      const { live } = wasm.memory;
       const reports: StepReport[] = [];
       const onStep = (r: StepReport) => void reports.push({ ...r, milliseconds: 0 });
       await trainer.run({ until: 1, onStep });
-      const { live } = wasm.memory;
       const failure = failAt(wasm, failing ?? Infinity);
       const error = await trainer.run({ until: 2, onStep }).catch((e: unknown) => e);
       failure.heal();
@@ -194,6 +202,103 @@ for (const [name, losses, checkpointing] of [
       const { allocations: _, ...got } = await run(place);
       assert.equal(got, want, `failed at ${place} of ${allocations}`);
     }
+  });
+}
+
+/** Steps as the trainer takes them, but each by itself and nothing replayed. @returns the optimiser's numbers of each */
+async function eagerSteps(task: TrainTask, batches: (k: number) => VqaBatch, s: TrainSettings, steps: number) {
+  const { backend } = task.model;
+  const optimiser = new AdamW(task.parameters, s.optimiser);
+  const numbers: HostArray[] = [];
+  for (let step = 0; step < steps; step++) {
+    const own = Array.from({ length: s.accumulate }, (_, i) => batches(step * s.accumulate + i));
+    const shares = own.length > 1 ? sharesOf(own) : [];
+    const result = scope(() => {
+      const dropout = new Dropout(scalar(backend, Random.stream(s.seed + 2, step).u32(), 'u32'));
+      const losses = own.map((batch, i) => {
+        const options = { dropout, checkpointing: s.checkpointing };
+        const { total } = task.loss(uploadVqa(task.model, batch, shares[i]), options);
+        backward(total);
+        return total.detach();
+      });
+      const total = losses.reduce(add);
+      return optimiser.step(scalar(backend, s.lr * wsd(step, s.schedule)), total, [total]);
+    });
+    numbers.push(await result.data());
+    result.dispose();
+  }
+  optimiser.dispose();
+  return numbers;
+}
+
+/** Batches of the same shapes, whose pixels and labels differ. */
+const altered = (of: readonly VqaBatch[]) => (k: number): VqaBatch => {
+  const batch = of[k % of.length];
+  const answer = batch.labels.findIndex((label) => label !== -100);
+  const labels = k % 2 === 0 ? batch.labels : batch.labels.map((label, i) => (i === answer ? -100 : label));
+  return { ...batch, labels, pixels: batch.pixels.map((v) => v * Math.cos(k)) };
+};
+
+const REPLAYED: [string, LossOptions | null, readonly VqaBatch[], boolean][] = [
+  ['pre-training on three batches a step', null, parts, true],
+  ['distillation by answer tokens on three batches a step', { ...mean, layerWeight: 1 }, parts, false],
+  ['distillation as published', publishedLosses, whole, false],
+];
+
+for (const backend of [new ReferenceBackend(), wasm, gpu]) {
+  for (const [name, losses, batches, checkpointing] of REPLAYED) {
+    test(`replayed steps, with dropout, give the bits of eager ones, on ${backend.kind}: ${name}`, async () => {
+      const { live } = backend.memory;
+      const schedule = { warmup: 2, stable: 2, decay: 2 };
+      const settings = { ...SETTINGS, schedule, accumulate: batches.length, checkpointing };
+      const eager = taskOn(backend, losses, 0.2);
+      const want = await eagerSteps(eager.task, altered(batches), settings, 4);
+      const { task, dispose } = taskOn(backend, losses, 0.2);
+      let calls = 0;
+      const counted: TrainTask = { ...task, loss: (...args) => (calls++, task.loss(...args)) };
+      const trainer = new Trainer(counted, { batch: async (k) => altered(batches)(k) }, settings);
+      const reports: StepReport[] = [];
+      await trainer.run({ until: 4, onStep: (r) => void reports.push(r) });
+      assert.is(calls, batches.length, 'the loss is formed for the first step alone');
+      assert.equal(reports.map((r) => [r.gradNorm, r.loss]), want.map((own) => [own[0], own[3]]));
+      assert.equal(await weightsOf(task.model), await weightsOf(eager.task.model));
+      trainer.dispose();
+      for (const done of [dispose, eager.dispose]) done();
+      assert.is(backend.memory.live, live);
+    });
+  }
+}
+
+if (gpu instanceof WebGpuBackend) {
+  test('a replayed step is one write, and one submit for 1,024 dispatches at the least', async () => {
+    const { task, dispose } = taskOn(gpu, publishedLosses);
+    const trainer = new Trainer(task, { batch: async (k) => altered(parts)(k) }, { ...SETTINGS, accumulate: 3 });
+    await trainer.run({ until: 1 });
+    const { device, device: { queue } } = gpu;
+    const count = { submits: 0, writes: 0, dispatches: 0 };
+    const { submit, writeBuffer } = queue;
+    queue.submit = (...args) => (count.submits++, submit.apply(queue, args));
+    queue.writeBuffer = (...args: Parameters<typeof writeBuffer>) => (count.writes++, writeBuffer.apply(queue, args));
+    const { createCommandEncoder } = device;
+    device.createCommandEncoder = () => {
+      const encoder = createCommandEncoder.call(device);
+      const { beginComputePass } = encoder;
+      encoder.beginComputePass = (descriptor) => {
+        const pass = beginComputePass.call(encoder, descriptor);
+        const { dispatchWorkgroups } = pass;
+        pass.dispatchWorkgroups = (...grid) => (count.dispatches++, dispatchWorkgroups.apply(pass, grid));
+        return pass;
+      };
+      return encoder;
+    };
+    await trainer.run({ until: 2 });
+    Object.assign(queue, { submit, writeBuffer });
+    Object.assign(device, { createCommandEncoder });
+    const { dispatches } = count;
+    assert.ok(dispatches > 1024, `${dispatches} dispatches`);
+    assert.equal(count, { submits: Math.ceil(dispatches / 1024), writes: 1, dispatches });
+    trainer.dispose();
+    dispose();
   });
 }
 

@@ -2,12 +2,12 @@
  * The memory of one recording. What is taken while it is made stays its own, so that a replay finds every buffer where
  * it was: freed blocks are handed out again to the same recording only, and go back when it is disposed.
  */
-export class RecordedMemory<Block> {
-  private readonly sizes = new Map<Block, number>();
-  private readonly idle = new Map<number, Set<Block>>();
+export class RecordedMemory<Block, Size = number> {
+  private readonly sizes = new Map<Block, Size>();
+  private readonly idle = new Map<Size, Set<Block>>();
 
   /** A block of that size, an idle one or one that `make` makes. */
-  take(size: number, make: () => Block): Block {
+  take(size: Size, make: () => Block): Block {
     const same = this.idle.get(size);
     for (const block of same ?? []) {
       same!.delete(block);

@@ -3,29 +3,11 @@ import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { distillLoss } from '../../ops/index.ts';
 import type { DecoderOutput, PassOptions } from './layers/decoder.ts';
-import {
-  answerWeights,
-  layerLoss,
-  type LayerPair,
-  type LossOptions,
-  nextTokenLoss,
-  type Share,
-  times,
-  weightedSum,
-  WHOLE,
-} from './losses.ts';
+import { layerLoss, type LayerPair, type LossOptions, nextTokenLoss, times, weightedSum } from './losses.ts';
 import type { MaTVLM } from './model.ts';
+import { forwardVqa, joinLosses, layerVqa, type VqaOutput } from './shared-prefix.ts';
 import type { Spliced, TokenBatch } from './splice.ts';
-import {
-  forwardVqa,
-  joinLosses,
-  layerVqa,
-  prefixWeights,
-  uploadVqa,
-  type VqaBatch,
-  type VqaInputs,
-  type VqaOutput,
-} from './vqa-pass.ts';
+import { answerWeights, nextLabels, type VqaInputs } from './vqa-batch.ts';
 
 /** The parts of a loss, each as its batch's share of the step; `total` is what is differentiated. */
 export interface LossParts {
@@ -46,32 +28,30 @@ export function setTrainable(model: MaTVLM, which: (name: string) => boolean): M
 }
 
 /** Cross-entropy of a model on a VqaBatch: the loss of pre-training, as the batch's share of its step. */
-export function vqaLoss(model: MaTVLM, batch: VqaBatch, options: PassOptions = {}, share: Share = WHOLE): Tensor {
+export function vqaLoss(model: MaTVLM, inputs: VqaInputs, options: PassOptions = {}): Tensor {
   return scope(() => {
-    const inputs = uploadVqa(model, batch);
-    const out = forwardVqa(model, batch, inputs, model.visionFeatures(inputs.pixels), options);
-    return times(nextTokenLoss(model.decoder.logits(out.questions.at(-1)!), batch.labels), share.answers);
+    const out = forwardVqa(model, inputs, model.visionFeatures(inputs.pixels), options);
+    return times(nextTokenLoss(model.decoder.logits(out.questions.at(-1)!), inputs.targets), inputs.answerShare);
   });
 }
 
-/** The student's loss on a VqaBatch: one pass of the shared tower, the teacher without recording, the student. */
+/**
+ * The student's loss on a VqaBatch, as the batch's share of its step: one pass of the shared tower, the teacher without
+ * recording, the student.
+ */
 export function distillVqa(
   teacher: MaTVLM,
   student: MaTVLM,
-  batch: VqaBatch,
+  inputs: VqaInputs,
   loss: LossOptions,
   options: PassOptions = {},
-  share: Share = WHOLE,
 ): LossParts {
   return scope(() => {
-    const inputs = uploadVqa(student, batch);
     const features = noGrad(() => student.visionFeatures(inputs.pixels));
-    const target = noGrad(() => scope(() => teacherTargets(teacher, batch, inputs, features, loss)));
-    const out = forwardVqa(student, batch, inputs, features, options);
-    const length = out.prefix.hidden[0].shape[1];
-    const weights = prefixWeights(student, batch, length);
-    return combine(loss, share, {
-      kl: () => klVqa(student, batch, out, target, weights, loss),
+    const target = noGrad(() => scope(() => teacherTargets(teacher, inputs, features, loss)));
+    const out = forwardVqa(student, inputs, features, options);
+    return combine(loss, inputs, {
+      kl: () => klVqa(student, inputs, out, target, loss),
       layer: () =>
         layerLoss(
           student,
@@ -85,13 +65,13 @@ export function distillVqa(
                 ? [own[i + 1], noGrad(() => run(teacher, own))]
                 : [run(student, target.hidden, options), target.hidden[i + 1]];
             return [
-              [y.prefix, goal.prefix, weights],
+              [y.prefix, goal.prefix, inputs.prefixWeights],
               [y.questions, goal.questions],
             ];
           },
-          ([prefix, questions]) => joinLosses(loss.layerKind === 'kl' ? 'kl' : 'l2', prefix, questions, batch, length),
+          ([prefix, questions]) => joinLosses(loss.layerKind === 'kl' ? 'kl' : 'l2', prefix, questions, inputs),
         ),
-      ce: () => nextTokenLoss(student.decoder.logits(out.questions.at(-1)!), batch.labels),
+      ce: () => nextTokenLoss(student.decoder.logits(out.questions.at(-1)!), inputs.targets),
     });
   });
 }
@@ -111,14 +91,8 @@ interface Targets {
   readonly logits: Segments;
 }
 
-function teacherTargets(
-  teacher: MaTVLM,
-  batch: VqaBatch,
-  inputs: VqaInputs,
-  features: Tensor,
-  loss: LossOptions,
-): Targets {
-  const out = forwardVqa(teacher, batch, inputs, features);
+function teacherTargets(teacher: MaTVLM, inputs: VqaInputs, features: Tensor, loss: LossOptions): Targets {
+  const out = forwardVqa(teacher, inputs, features);
   const hidden = segments(out);
   const last = hidden.at(-1)!;
   const questions = teacher.decoder.logits(last.questions);
@@ -126,29 +100,20 @@ function teacherTargets(
   return { hidden, logits: { prefix, questions } };
 }
 
-function klVqa(
-  student: MaTVLM,
-  batch: VqaBatch,
-  out: VqaOutput,
-  target: Targets,
-  prefixRows: Tensor | null,
-  loss: LossOptions,
-): Tensor {
+function klVqa(student: MaTVLM, inputs: VqaInputs, out: VqaOutput, target: Targets, loss: LossOptions): Tensor {
   const { kind, temperature } = loss;
   const questions = student.decoder.logits(out.questions.at(-1)!);
   if (loss.reduction === 'mean') {
-    const rows = answerWeights(batch.labels, batch.questions, batch.length);
-    const weights = fromData(student.backend, rows, [batch.questions, batch.length]);
-    return distillLoss(questions, target.logits.questions, { kind, temperature, reduction: 'mean' }, weights);
+    const options = { kind, temperature, reduction: 'mean' as const };
+    return distillLoss(questions, target.logits.questions, options, inputs.answerWeights);
   }
   const prefix = student.decoder.logits(out.prefix.hidden.at(-1)!);
   const options = { kind, temperature, reduction: 'batchmean' as const };
   return joinLosses(
     kind,
-    distillLoss(prefix, target.logits.prefix, options, prefixRows ?? undefined),
+    distillLoss(prefix, target.logits.prefix, options, inputs.prefixWeights),
     distillLoss(questions, target.logits.questions, options),
-    batch,
-    prefix.shape[1],
+    inputs,
   );
 }
 
@@ -176,7 +141,7 @@ export function distillPlain(
     const { labels, mask, batch: b, length } = out.spliced;
     const logits = student.decoder.logits(out.hidden.at(-1)!);
     const { kind, temperature } = loss;
-    return combine(loss, WHOLE, {
+    return combine(loss, {}, {
       kl: () => {
         if (loss.reduction === 'sum') {
           return distillLoss(logits, target.logits, { kind, temperature, reduction: 'batchmean' });
@@ -198,28 +163,24 @@ export function distillPlain(
           ([only]) => only,
         );
       },
-      ce: () => nextTokenLoss(logits, labels),
+      ce: () => {
+        const targets = fromData(student.backend, nextLabels(labels, b, length), [b * (length - 1)], 'i32');
+        return nextTokenLoss(logits, targets);
+      },
     });
   });
 }
 
 type Terms = Record<'kl' | 'layer' | 'ce', () => Tensor>;
 
-/** The share that each term of the loss has: norms are no means over rows. */
-function sharesOfTerms({ reduction, kind, layerKind }: LossOptions, share: Share): Record<keyof Terms, number> {
-  return {
-    kl: reduction === 'mean' ? share.answers : kind === 'l2' ? share.batches : share.questions,
-    layer: layerKind === 'kl' ? share.questions : share.batches,
-    ce: share.answers,
-  };
-}
+type Shares = Pick<VqaInputs, 'answerShare' | 'questionShare' | 'batchShare'>;
 
-/** Forms only the terms that have a weight. */
-function combine(loss: LossOptions, share: Share, terms: Terms): LossParts {
-  const shares = sharesOfTerms(loss, share);
-  const kl = loss.klWeight ? times(terms.kl(), shares.kl) : null;
-  const layer = loss.layerWeight ? times(terms.layer(), shares.layer) : null;
-  const ce = loss.ceWeight ? times(terms.ce(), shares.ce) : null;
+/** Forms only the terms that have a weight, each as its batch's share: norms are no means over rows. */
+function combine(loss: LossOptions, { answerShare, questionShare, batchShare }: Shares, terms: Terms): LossParts {
+  const byRows = loss.kind === 'l2' ? batchShare : questionShare;
+  const kl = loss.klWeight ? times(terms.kl(), loss.reduction === 'mean' ? answerShare : byRows) : null;
+  const layer = loss.layerWeight ? times(terms.layer(), loss.layerKind === 'kl' ? questionShare : batchShare) : null;
+  const ce = loss.ceWeight ? times(terms.ce(), answerShare) : null;
   const total = weightedSum([
     [loss.klWeight, kl],
     [loss.layerWeight, layer],

@@ -29,6 +29,7 @@ export { emptyParameters, Parameters, type ParameterSource } from '../nn/paramet
 export { Random, type RandomState } from '../nn/random.ts';
 export * from '../nn/schedule.ts';
 export { type AskOptions, loadVlm, type OwnBackend, type Usage, Vlm } from './vlm.ts';
-export { branch, forwardVqa, uploadVqa, type VqaBatch } from './vqa-pass.ts';
+export { branch, forwardVqa } from './shared-prefix.ts';
+export { nextLabels, uploadVqa, type VqaBatch, type VqaInputs } from './vqa-batch.ts';
 export { disposeModel, hostWeights, loadWeights, modelFrom, readConfig, sharedParameters } from './weights.ts';
 export { buildWordTokenizer } from './data/word-tokenizer.ts';

@@ -1,11 +1,9 @@
 import { ArgumentError } from '../../engine/errors.ts';
 import { noGrad } from '../../engine/tape.ts';
-import { fromData, type Tensor } from '../../engine/tensor.ts';
-import { add, crossEntropy, distillLoss, type DistillKind, l2Distance, mulScalar, reshape, slice } from '../../ops/index.ts';
+import type { Tensor } from '../../engine/tensor.ts';
+import { add, crossEntropy, distillLoss, type DistillKind, l2Distance, mul, mulScalar, reshape, slice } from '../../ops/index.ts';
 import { ssmLayers } from './config.ts';
 import type { MaTVLM } from './model.ts';
-import { IGNORE_LABEL } from './template.ts';
-import type { VqaBatch } from './vqa-pass.ts';
 
 /** The distillation objective: `w_kl·KL + w_tl·layer + w_ce·CE` (MaTVLM §3.3). */
 export interface LossOptions {
@@ -42,59 +40,12 @@ export const publishedLosses: LossOptions = {
 };
 
 /**
- * Next-token cross-entropy: logits (B, L, V) at position i against label i + 1.
- * @param labels (B·L), −100 where nothing is to be learnt
+ * Next-token cross-entropy: logits (B, L, V) at each position but the last against the label after it.
+ * @param targets i32 (B·(L−1)), as `nextLabels` gives them: −100 where nothing is to be learnt
  */
-export function nextTokenLoss(logits: Tensor, labels: Int32Array): Tensor {
+export function nextTokenLoss(logits: Tensor, targets: Tensor): Tensor {
   const [b, l, v] = logits.shape;
-  const shifted = new Int32Array(b * (l - 1));
-  for (let i = 0; i < b; i++) shifted.set(labels.subarray(i * l + 1, (i + 1) * l), i * (l - 1));
-  const target = fromData(logits.backend, shifted, [b * (l - 1)], 'i32');
-  return crossEntropy(reshape(slice(logits, 1, 0, l - 1), [b * (l - 1), v]), target);
-}
-
-/** Positions of (B, L) whose next label counts: the answer tokens that are learnt. */
-function answerRows(labels: Int32Array, batch: number, length: number): number[] {
-  const rows: number[] = [];
-  for (let b = 0; b < batch; b++) {
-    for (let i = b * length; i < (b + 1) * length - 1; i++) if (labels[i + 1] !== IGNORE_LABEL) rows.push(i);
-  }
-  return rows;
-}
-
-/** 1 on rows whose next label counts, else 0: weights that make a mean over rows one over answer tokens. */
-export function answerWeights(labels: Int32Array, batch: number, length: number): Float32Array {
-  const weights = new Float32Array(batch * length);
-  for (const row of answerRows(labels, batch, length)) weights[row] = 1;
-  return weights;
-}
-
-/**
- * What one of a step's batches makes up of the whole step's means, so that the shares of all add up to what one batch
- * of all would give.
- */
-export interface Share {
-  /** Of a mean over answer tokens. */
-  readonly answers: number;
-  /** Of a sum over positions that is divided by the number of questions (`batchmean`). */
-  readonly questions: number;
-  /** Of what is no mean over rows, as a norm: all batches have the same. */
-  readonly batches: number;
-}
-
-/** The share of a batch that is the whole step. */
-export const WHOLE: Share = { answers: 1, questions: 1, batches: 1 };
-
-/** The share of each of a step's batches. */
-export function sharesOf(batches: readonly Pick<VqaBatch, 'labels' | 'questions' | 'length'>[]): Share[] {
-  const answers = batches.map((b) => answerRows(b.labels, b.questions, b.length).length);
-  const total = (counts: readonly number[]) => Math.max(1, counts.reduce((sum, n) => sum + n, 0));
-  const [allAnswers, allQuestions] = [total(answers), total(batches.map((b) => b.questions))];
-  return batches.map(({ questions }, i) => ({
-    answers: answers[i] / allAnswers,
-    questions: questions / allQuestions,
-    batches: 1 / batches.length,
-  }));
+  return crossEntropy(reshape(slice(logits, 1, 0, l - 1), [b * (l - 1), v]), targets);
 }
 
 /** One replaced layer's output (B, L, D), what it should have been, and perhaps factors (B, L) for squares or rows. */
@@ -135,9 +86,10 @@ export function layerLoss(
   return losses.reduce((sum, loss) => add(sum, loss));
 }
 
-/** loss·w */
-export function times(loss: Tensor, w: number): Tensor {
-  return w === 1 ? loss : mulScalar(loss, w);
+/** loss·weight; a weight on the device is data, which a replay reads anew. */
+export function times(loss: Tensor, weight: number | Tensor = 1): Tensor {
+  if (typeof weight !== 'number') return mul(loss, weight);
+  return weight === 1 ? loss : mulScalar(loss, weight);
 }
 
 /** Σ weightᵢ·lossᵢ over those with a weight. @throws ArgumentError when none has one */

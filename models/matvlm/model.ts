@@ -57,18 +57,30 @@ export class MaTVLM {
   }
 
   /**
+   * Embeds text and images: (B, L, D).
+   * @param textIds i32, one text after the other
+   * @param rows i32 (B, L): for each position a row of [features | text | zeros]
+   * @param features (images, T, D) after the connector
+   */
+  embedSpliced(textIds: Tensor, rows: Tensor, features: Tensor): Tensor {
+    const [images, perImage, d] = features.shape;
+    return scope(() => {
+      const text = embedding(this.decoder.embed_tokens, textIds);
+      const all = cat([reshape(features, [images * perImage, d]), text, zeros(this.backend, [1, d])], 0);
+      return reshape(indexSelect(all, 0, reshape(rows, [rows.size])), [...rows.shape, d]);
+    });
+  }
+
+  /**
    * Embeds a batch of token ids with image features in place of the placeholder, padded on the right with zeros.
    * @param features (B, T, D) after the connector
    */
   splice(batch: TokenBatch, features: Tensor): Spliced & { embeds: Tensor } {
-    const [images, perImage, d] = features.shape;
-    const layout = spliceLayout(batch, perImage);
+    const layout = spliceLayout(batch, features.shape[1]);
     const embeds = scope(() => {
-      const ids = fromData(this.backend, layout.textIds, [layout.textIds.length], 'i32');
-      const text = embedding(this.decoder.embed_tokens, ids);
-      const rows = cat([reshape(features, [images * perImage, d]), text, zeros(this.backend, [1, d])], 0);
-      const index = fromData(this.backend, layout.rows, [layout.rows.length], 'i32');
-      return reshape(indexSelect(rows, 0, index), [layout.batch, layout.length, d]);
+      const textIds = fromData(this.backend, layout.textIds, [layout.textIds.length], 'i32');
+      const rows = fromData(this.backend, layout.rows, [layout.batch, layout.length], 'i32');
+      return this.embedSpliced(textIds, rows, features);
     });
     return { ...layout, embeds };
   }

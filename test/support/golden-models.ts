@@ -13,6 +13,7 @@ import type { DecoderOutput } from '../../models/matvlm/layers/decoder.ts';
 import { type LossOptions, nextTokenLoss, publishedLosses } from '../../models/matvlm/losses.ts';
 import { MaTVLM } from '../../models/matvlm/model.ts';
 import { isTrainable } from '../../models/matvlm/names.ts';
+import { nextLabels } from '../../models/matvlm/vqa-batch.ts';
 import type { Spliced, TokenBatch } from '../../models/matvlm/splice.ts';
 import { AdamW } from '../../models/nn/optimiser.ts';
 import { disposeModel, loadWeights, modelFrom, readConfig, sharedParameters } from '../../models/matvlm/weights.ts';
@@ -214,7 +215,8 @@ async function* trainableChecks(r: Replay): AsyncGenerator<Check> {
 async function crossEntropyOf(r: Replay, model: MaTVLM, differentiate: boolean): Promise<number> {
   const loss = scope(() => {
     const { logits, spliced } = run(r, model);
-    const ce = nextTokenLoss(logits, spliced.labels);
+    const next = nextLabels(spliced.labels, spliced.batch, spliced.length);
+    const ce = nextTokenLoss(logits, fromData(logits.backend, next, [next.length], 'i32'));
     if (differentiate) backward(ce);
     return ce;
   });

@@ -5,6 +5,8 @@ import type { AnyOp } from '../../op.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
+import { RecordedCalls } from '../recorded-calls.ts';
+import { RecordedMemory } from '../recorded-memory.ts';
 
 /** The elements of a tensor in an array of their own. */
 export interface HostBuffer extends Extent {
@@ -27,7 +29,7 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
   readonly memory = new MemoryCounter();
   profiler: Profiler | null = null;
   private readonly double: boolean;
-  private recorded: (() => void)[] | null = null;
+  private recorded: { readonly calls: RecordedCalls; readonly memory: RecordedMemory<HostArray, string> } | null = null;
 
   constructor(options: ReferenceOptions = {}) {
     this.double = options.double ?? false;
@@ -35,7 +37,8 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
   }
 
   alloc(size: number, dtype: DType): HostBuffer {
-    const data = this.array(size, dtype);
+    const make = () => this.array(size, dtype);
+    const data = this.recorded ? this.recorded.memory.take(`${size} ${dtype}`, make) : make();
     if (isFloat(dtype)) data.fill(dtype === 'f32' ? NaN : POISON_HALF);
     this.memory.allocated(data.byteLength);
     this.memory.reserved = this.memory.live;
@@ -54,6 +57,7 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
   }
 
   free({ data }: HostBuffer): void {
+    this.recorded?.memory.give(data);
     this.memory.freed(data.byteLength);
     this.memory.reserved = this.memory.live;
   }
@@ -80,8 +84,9 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
 
   copy(from: HostBuffer, to: HostBuffer): void {
     expectSame('copy', from, to);
-    to.data.set(from.data);
-    this.recorded?.push(() => to.data.set(from.data));
+    const run = () => to.data.set(from.data);
+    run();
+    this.recorded?.calls.add('copy', 2 * from.data.byteLength, run);
   }
 
   plan(op: AnyOp, inputs: HostPlan['inputs'], outputs: HostPlan['outputs'], attrs: unknown): HostPlan {
@@ -92,15 +97,17 @@ export class ReferenceBackend implements Backend<HostBuffer, HostPlan> {
     const start = this.profiler ? performance.now() : 0;
     const run = () => runReference(plan, (i) => buffers[i]!.data);
     run();
-    this.recorded?.push(run);
-    this.profiler?.add(plan.op.name, performance.now() - start, bytesMoved([...plan.inputs, ...plan.outputs]));
+    if (!this.profiler && !this.recorded) return;
+    const bytes = bytesMoved([...plan.inputs, ...plan.outputs]);
+    this.profiler?.add(plan.op.name, performance.now() - start, bytes);
+    this.recorded?.calls.add(plan.op.name, bytes, run);
   }
 
   record(): () => Recording {
-    const runs: (() => void)[] = (this.recorded = []);
+    const { calls } = (this.recorded = { calls: new RecordedCalls(), memory: new RecordedMemory() });
     return () => {
       this.recorded = null;
-      return { replay: () => runs.forEach((run) => run()), dispose: () => void runs.splice(0) };
+      return { replay: () => calls.replay(this.profiler), dispose: () => {} };
     };
   }
 

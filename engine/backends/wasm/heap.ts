@@ -2,8 +2,8 @@ import { ArgumentError, OutOfMemoryError } from '../../errors.ts';
 
 const PAGE = 65536;
 const ALIGN = 64;
-/** Bins: one per 64 bytes up to 1 KiB, above it eight per power of two up to 4 GiB. */
-const BINS = 16 + 22 * 8;
+/** Bins: one per 64 bytes up to 1 KiB, above it eight per power of two up to 4 GiB, and that. */
+const BINS = 16 + 22 * 8 + 1;
 
 /** The bin for a block of `size` bytes, a multiple of 64 and at most 4 GiB: every block in a higher bin is larger. */
 function binOf(size: number): number {
@@ -13,10 +13,61 @@ function binOf(size: number): number {
   return 16 + (octave - 4) * 8 + ((units << 3) >> octave) - 8;
 }
 
+/** Free blocks in bins by size, each merged with its free neighbours. */
+export class FreeBlocks {
+  readonly #size = new Map<number, number>();
+  readonly #start = new Map<number, number>();
+  readonly #bins: Set<number>[] = Array.from({ length: BINS }, () => new Set<number>());
+
+  /** Where a block of at least `size` bytes, a multiple of 64, begins; −1 where there is none. */
+  find(size: number): number {
+    if (size > 65536 * PAGE) return -1;
+    const first = binOf(size);
+    for (const start of this.#bins[first]) if (this.#size.get(start)! >= size) return start;
+    for (let bin = first + 1; bin < BINS; bin++) for (const start of this.#bins[bin]) return start;
+    return -1;
+  }
+
+  /** Adds a block, as one with those that it touches. */
+  add(start: number, bytes: number): void {
+    let size = Math.floor(bytes / ALIGN) * ALIGN;
+    if (size <= 0) return;
+    const before = this.#start.get(start);
+    if (before !== undefined) {
+      size += this.remove(before);
+      start = before;
+    }
+    if (this.#size.has(start + size)) size += this.remove(start + size);
+    this.#size.set(start, size);
+    this.#start.set(start + size, start);
+    this.#bins[binOf(size)].add(start);
+  }
+
+  /** Takes the block that begins there out. @returns its size */
+  remove(start: number): number {
+    const size = this.#size.get(start)!;
+    this.#size.delete(start);
+    this.#start.delete(start + size);
+    this.#bins[binOf(size)].delete(start);
+    return size;
+  }
+
+  /** Bytes of the block that ends there; 0 where none does. */
+  endingAt(end: number): number {
+    const start = this.#start.get(end);
+    return start === undefined ? 0 : end - start;
+  }
+
+  /** Start and size of all of them. */
+  [Symbol.iterator](): Iterator<[start: number, size: number]> {
+    return this.#size.entries();
+  }
+}
+
 /**
- * Allocator over a WebAssembly memory: blocks aligned to 64 bytes, free blocks in bins by size, merged with their free
- * neighbours when freed, so that changing shapes do not wear the memory out. Bookkeeping is in JavaScript: a kernel
- * that writes past its tensor cannot break it. Views are made per call, because growing detaches older ones.
+ * Allocator over a WebAssembly memory: blocks aligned to 64 bytes, freed ones merged, so that changing shapes do not wear
+ * the memory out. Bookkeeping is in JavaScript: a kernel that writes past its tensor cannot break it. Views are made per
+ * call, because growing detaches older ones.
  */
 export class Heap {
   readonly memory: WebAssembly.Memory;
@@ -25,17 +76,15 @@ export class Heap {
   #live = 0;
   #peak = 0;
   #end: number;
-  #used = new Map<number, number>();
-  #freeSize = new Map<number, number>();
-  #freeStart = new Map<number, number>();
-  #bins: Set<number>[] = Array.from({ length: BINS }, () => new Set<number>());
+  readonly #used = new Map<number, number>();
+  readonly #free = new FreeBlocks();
 
   /** `base`: first byte to hand out (the library's `heapBase`). `limit`: default 4 GiB. */
   constructor(memory: WebAssembly.Memory, base: number, limit = 65536 * PAGE) {
     this.memory = memory;
     this.limit = Math.min(limit, 65536 * PAGE);
     this.#end = Math.ceil(base / ALIGN) * ALIGN;
-    this.#addFree(this.#end, Math.min(memory.buffer.byteLength, this.limit) - this.#end);
+    this.#free.add(this.#end, Math.min(memory.buffer.byteLength, this.limit) - this.#end);
     this.#end = Math.max(this.#end, memory.buffer.byteLength);
   }
 
@@ -58,44 +107,49 @@ export class Heap {
     this.#peak = this.#live;
   }
 
-  /** Room for `bytes`, not cleared, at a multiple of 64. Throws OutOfMemoryError naming need and limit. */
-  alloc(bytes: number): number {
+  /**
+   * Room for `bytes`, not cleared, at a multiple of 64.
+   * @param own blocks to take it from before others
+   * @throws OutOfMemoryError naming need and limit
+   */
+  alloc(bytes: number, own?: FreeBlocks): number {
     const size = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
-    let start = this.#find(size);
+    let from = own ?? this.#free;
+    let start = from.find(size);
+    if (start < 0) {
+      from = this.#free;
+      start = from.find(size);
+    }
     if (start < 0) {
       this.#grow(size);
-      start = this.#find(size);
+      start = from.find(size);
     }
-    const whole = this.#freeSize.get(start)!;
-    this.#removeFree(start, whole);
-    if (whole > size) this.#addFree(start + size, whole - size);
+    const whole = from.remove(start);
+    from.add(start + size, whole - size);
     this.#used.set(start, size);
     this.#live += size;
     this.#peak = Math.max(this.#peak, this.#live);
     return start;
   }
 
-  /** Gives a block back. Throws ArgumentError for a pointer that is not in use. */
-  free(pointer: number): void {
-    let start = pointer;
-    let size = this.#used.get(start);
+  /**
+   * Gives a block back.
+   * @param own blocks to put it among, in place of those that are for all
+   * @throws ArgumentError for a pointer that is not in use
+   */
+  free(pointer: number, own = this.#free): void {
+    const size = this.#used.get(pointer);
     if (size === undefined) {
       throw new ArgumentError(`free: ${pointer} is not a block in use; it was freed before or never allocated`);
     }
-    this.#used.delete(start);
+    this.#used.delete(pointer);
     this.#live -= size;
-    const before = this.#freeStart.get(start);
-    if (before !== undefined) {
-      this.#removeFree(before, start - before);
-      size += start - before;
-      start = before;
-    }
-    const after = this.#freeSize.get(start + size);
-    if (after !== undefined) {
-      this.#removeFree(start + size, after);
-      size += after;
-    }
-    this.#addFree(start, size);
+    own.add(pointer, size);
+  }
+
+  /** Makes blocks that were put aside free for all. */
+  release(own: FreeBlocks): void {
+    for (const [start, size] of own) this.#free.add(start, size);
   }
 
   /** A view of `length` floats at `pointer`; valid until the next `alloc`. */
@@ -113,32 +167,16 @@ export class Heap {
     return new Uint8Array(this.memory.buffer as ArrayBuffer, pointer, length);
   }
 
-  #find(size: number): number {
-    if (size > this.limit) return -1;
-    const first = binOf(size);
-    if (first >= BINS) return -1;
-    for (const start of this.#bins[first]) {
-      if (this.#freeSize.get(start)! >= size) return start;
-    }
-    for (let bin = first + 1; bin < BINS; bin++) {
-      for (const start of this.#bins[bin]) return start;
-    }
-    return -1;
-  }
-
   /** Grows so that a block of `size` fits at the end; an eighth more than needed where there is room. */
   #grow(size: number): void {
-    const open = this.#freeStart.get(this.#end);
-    const need = size - (open === undefined ? 0 : this.#end - open);
+    const need = size - this.#free.endingAt(this.#end);
     const room = this.limit - this.#end;
     for (const extra of [Math.max(need, this.#end / 8), need]) {
       const pages = Math.ceil(Math.min(extra, room) / PAGE);
       if (need > room || !this.#tryGrow(pages)) continue;
       const end = Math.min(this.memory.buffer.byteLength, this.limit);
-      const start = open ?? this.#end;
-      if (open !== undefined) this.#removeFree(open, this.#end - open);
+      this.#free.add(this.#end, end - this.#end);
       this.#end = end;
-      this.#addFree(start, end - start);
       return;
     }
     const mib = (n: number): string => `${(n / 2 ** 20).toFixed(1)} MiB`;
@@ -155,19 +193,5 @@ export class Heap {
     } catch {
       return false; // a RangeError: past the memory's maximum, or the system refused
     }
-  }
-
-  #addFree(start: number, size: number): void {
-    const usable = Math.floor(size / ALIGN) * ALIGN;
-    if (usable <= 0) return;
-    this.#freeSize.set(start, usable);
-    this.#freeStart.set(start + usable, start);
-    this.#bins[binOf(usable)].add(start);
-  }
-
-  #removeFree(start: number, size: number): void {
-    this.#freeSize.delete(start);
-    this.#freeStart.delete(start + size);
-    this.#bins[binOf(size)].delete(start);
   }
 }

@@ -1,4 +1,4 @@
-import { Heap } from './heap.ts';
+import { FreeBlocks, Heap } from './heap.ts';
 import { type Kernels, loadKernels, type LoadOptions } from '../../../wasm/loader.ts';
 import type { Backend, Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray, hostArrayType, hostItems } from '../../dtype.ts';
@@ -8,7 +8,7 @@ import { slotsOf } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
 import { MemoryCounter } from '../memory.ts';
-import { RecordedMemory } from '../recorded-memory.ts';
+import { RecordedCalls } from '../recorded-calls.ts';
 import { type WasmCall, WasmRecorder } from './planner.ts';
 
 /** A block of the WASM memory. */
@@ -22,6 +22,15 @@ interface WasmPlan extends HostPlan {
   readonly calls: readonly WasmCall[] | null;
   /** Bytes of each piece of scratch. */
   readonly scratch: readonly number[];
+}
+
+/**
+ * The memory of a recording. What is taken while it is made stays its own, so that a replay finds every buffer where it
+ * was: blocks that are freed are handed out again to the same recording only.
+ */
+interface OwnMemory {
+  readonly used: Set<number>;
+  readonly free: FreeBlocks;
 }
 
 /** 16-bit words of poison on either side of a buffer, where there is any. */
@@ -49,11 +58,10 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
   private readonly heap: Heap;
   private readonly poison: boolean;
   private readonly recorder: WasmRecorder;
-  /** What the recording that is being made has so far. */
-  private recorded: (() => void)[] | null = null;
-  private recording: RecordedMemory<number> | null = null;
+  /** The recording that is being made. */
+  private recording: { readonly calls: RecordedCalls; readonly memory: OwnMemory } | null = null;
   /** Memory of the recordings that there are. */
-  private readonly recordings = new Set<RecordedMemory<number>>();
+  private readonly recordings = new Set<OwnMemory>();
 
   private constructor(
     kernels: Kernels,
@@ -87,7 +95,7 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
   }
 
   write(buffer: WasmBuffer, data: HostArray, start?: number): void {
-    expectReplayable('a tensor is uploaded', this.recorded !== null);
+    expectReplayable('a tensor is uploaded', this.recording !== null);
     expectFits(buffer, data, start);
     this.view(buffer.ptr, buffer.size, buffer.dtype).set(data, start);
   }
@@ -97,7 +105,7 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
   }
 
   async read(buffer: WasmBuffer, size: number, dtype: DType): Promise<HostArray> {
-    expectReplayable('a tensor is read back', this.recorded !== null);
+    expectReplayable('a tensor is read back', this.recording !== null);
     expectSame('read', buffer, { size, dtype });
     const out = hostArrayFor(dtype, size);
     out.set(this.view(buffer.ptr, size, dtype));
@@ -106,7 +114,9 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
 
   copy(from: WasmBuffer, to: WasmBuffer): void {
     expectSame('copy', from, to);
-    this.run(() => this.view(to.ptr, to.size, to.dtype).set(this.view(from.ptr, from.size, from.dtype)));
+    const run = () => this.view(to.ptr, to.size, to.dtype).set(this.view(from.ptr, from.size, from.dtype));
+    run();
+    this.recording?.calls.add('copy', from.bytes + to.bytes, run);
   }
 
   plan(op: AnyOp, inputs: HostPlan['inputs'], outputs: HostPlan['outputs'], attrs: unknown): WasmPlan {
@@ -117,25 +127,26 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
 
   dispatch(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): void {
     const start = this.profiler ? performance.now() : 0;
-    if (plan.calls) this.call(plan.calls, plan, buffers);
-    else this.run(() => runReference(plan, (i) => this.view(buffers[i]!.ptr, buffers[i]!.size, buffers[i]!.dtype)));
-    if (!this.profiler) return;
+    const again = plan.calls ? this.call(plan.calls, plan, buffers) : this.loop(plan, buffers);
+    if (!this.profiler && !this.recording) return;
     const name = plan.calls ? plan.op.name : `${plan.op.name} (fallback)`;
-    this.profiler.add(name, performance.now() - start, bytesMoved([...plan.inputs, ...plan.outputs]));
+    const bytes = bytesMoved([...plan.inputs, ...plan.outputs]);
+    this.profiler?.add(name, performance.now() - start, bytes);
+    this.recording?.calls.add(name, bytes, again!);
   }
 
   record(): () => Recording {
-    const steps: (() => void)[] = (this.recorded = []);
-    const memory = (this.recording = new RecordedMemory<number>());
+    const { calls, memory } = (this.recording = {
+      calls: new RecordedCalls(),
+      memory: { used: new Set<number>(), free: new FreeBlocks() },
+    });
     this.recordings.add(memory);
     return () => {
-      this.recorded = null;
       this.recording = null;
       const dispose = () => {
-        this.recordings.delete(memory);
-        memory.dispose((ptr) => this.toHeap(ptr));
+        if (this.recordings.delete(memory)) this.heap.release(memory.free);
       };
-      return { replay: () => steps.forEach((step) => step()), dispose };
+      return { replay: () => calls.replay(this.profiler), dispose };
     };
   }
 
@@ -143,45 +154,47 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
 
   dispose(): void {}
 
-  private call(calls: readonly WasmCall[], { op, scratch }: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]) {
+  /** @returns while there is a recording, what makes the calls again */
+  private call(
+    calls: readonly WasmCall[],
+    { op, scratch }: WasmPlan,
+    buffers: readonly (WasmBuffer | undefined)[],
+  ): (() => void) | null {
+    const again: (() => void)[] | null = this.recording && [];
     const places: (Pick<WasmBuffer, 'ptr' | 'bytes'> | undefined)[] = scratch.length > 0 ? [...buffers] : (buffers as []);
     try {
       for (const bytes of scratch) places.push({ ptr: this.take(bytes), bytes });
       for (const { kernel, args, slots, given } of calls) {
         for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : places[slots[i]]!.ptr + args[i];
         kernel.apply(undefined, given);
-        if (this.recorded) this.recorded.push(kernel.bind(undefined, ...given));
+        again?.push(kernel.bind(undefined, ...given));
       }
       if (this.poison) this.checkGuards(op.name, places);
     } finally {
       for (let i = buffers.length; i < places.length; i++) this.give(places[i]!.ptr);
     }
+    return again && (again.length === 1 ? again[0] : () => again.forEach((run) => run()));
   }
 
-  private run(step: () => void): void {
-    step();
-    this.recorded?.push(step);
+  private loop(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): () => void {
+    const run = () => runReference(plan, (i) => this.view(buffers[i]!.ptr, buffers[i]!.size, buffers[i]!.dtype));
+    run();
+    return run;
   }
 
   private take(bytes: number): number {
-    return this.recording ? this.recording.take(bytes, () => this.fromHeap(bytes)) : this.fromHeap(bytes);
-  }
-
-  private fromHeap(bytes: number): number {
-    if (!this.poison) return this.heap.alloc(bytes);
-    const words = Math.ceil(bytes / 2) + 2 * GUARD;
-    const start = this.heap.alloc(2 * words);
+    const words = Math.ceil(bytes / 2) + (this.poison ? 2 * GUARD : 0);
+    const start = this.heap.alloc(2 * words, this.recording?.memory.free);
+    this.recording?.memory.used.add(start);
+    if (!this.poison) return start;
     this.words(start, words).fill(POISON_HALF);
     return start + 2 * GUARD;
   }
 
   private give(ptr: number): void {
-    for (const recording of this.recordings) if (recording.give(ptr)) return;
-    this.toHeap(ptr);
-  }
-
-  private toHeap(ptr: number): void {
-    this.heap.free(this.poison ? ptr - 2 * GUARD : ptr);
+    const start = this.poison ? ptr - 2 * GUARD : ptr;
+    for (const { used, free } of this.recordings) if (used.delete(start)) return this.heap.free(start, free);
+    this.heap.free(start);
   }
 
   /** @throws KernelError when an op wrote beside one of its buffers */

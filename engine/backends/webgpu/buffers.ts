@@ -28,6 +28,8 @@ export interface GpuBuffer extends Extent {
   size: number;
   dtype: DType;
   bytes: number;
+  /** Whether poison lies behind that: not in a recording, whose replays write to it for several tensors in turn. */
+  guarded: boolean;
   /** When it was last given back, by the pool's count. */
   idleSince: number;
   /** How often it was handed out, which tells whether it is still the same tensor's. */
@@ -245,7 +247,7 @@ export class BufferPool {
 
   private buffer(gpu: GPUBuffer, capacity: number, whole: GpuBuffer | null, offset: number): GpuBuffer {
     const place = { id: this.nextId++, gpu, offset, capacity, whole, divisions: new Map<string, GpuBuffer[]>() };
-    const use = { bytes: 0, idleSince: 0, takes: 0, failure: null, partsInUse: 0, submit: 0 };
+    const use = { bytes: 0, guarded: false, idleSince: 0, takes: 0, failure: null, partsInUse: 0, submit: 0 };
     return { ...place, ...use, size: 0, dtype: 'f32' };
   }
 

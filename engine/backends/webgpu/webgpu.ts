@@ -11,7 +11,7 @@ import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './bu
 import { convert } from './convert.ts';
 import { type OpenDevice, openDevice } from './device.ts';
 import { type GpuCaps, type Launch, MAX_GRID, type PlannedLaunch, type Shader } from './launch.ts';
-import { ParamsArena } from './params.ts';
+import { ParamsArena, type ParamsPlace } from './params.ts';
 import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
 import { Timestamps } from './timestamps.ts';
 
@@ -87,6 +87,8 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private recording: { readonly memory: RecordedMemory<GpuBuffer>; readonly commands: Command[] } | null = null;
   /** Memory of the recordings that there are. */
   private readonly recordings = new Set<RecordedMemory<GpuBuffer>>();
+  /** Params of plans that are gone, which a recording may still read. */
+  private readonly forgotten: ParamsPlace[] = [];
   private readonly copies = new Map<number, PlannedLaunch>();
 
   private constructor({ device, description, caps }: OpenDevice, options: WebGpuOptions) {
@@ -138,6 +140,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
           'time whole steps, or profile on the wasm backend',
       );
     }
+    if (profiler) this.timestamps ??= new Timestamps(this.device);
     this.profiling = profiler;
   }
 
@@ -161,6 +164,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     buffer.size = size;
     buffer.dtype = dtype;
     if (this.poison) this.send(buffer, 0, new Uint32Array(buffer.capacity / 4).fill(POISON));
+    buffer.guarded = this.poison && !this.recording;
     return buffer;
   }
 
@@ -232,7 +236,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     expectReplayable('a tensor is read back', this.recording !== null);
     expectSame('read', buffer, { size, dtype });
     if (buffer.failure) throw buffer.failure;
-    const bytes = this.poison ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
+    const bytes = buffer.guarded ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
     const result = hostArrayFor(dtype, size);
     let overrun = false;
     if (size === 0) return result;
@@ -250,7 +254,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
       // Kernels may write four words where fewer are left.
       const end = Math.ceil(byteLength(dtype, size) / 16) * 16;
-      overrun = this.poison && new Uint32Array(view.slice(end).buffer).some((word) => word !== POISON);
+      overrun = buffer.guarded && new Uint32Array(view.slice(end).buffer).some((word) => word !== POISON);
     } catch (error) {
       await this.hear();
       throw new KernelError(`reading from the GPU failed: ${(error as Error).message}`);
@@ -304,10 +308,14 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   forget(plan: GpuPlan): void {
-    // A recording may read them at any time.
-    if (this.recordings.size > 0) return;
+    for (const { params } of plan.launches) if (params) this.forgotten.push(params);
+    this.dropForgotten();
+  }
+
+  private dropForgotten(): void {
+    if (this.recordings.size > 0 || this.forgotten.length === 0) return;
     this.flush();
-    for (const { params } of plan.launches) if (params) this.params.drop(params);
+    for (const params of this.forgotten.splice(0)) this.params.drop(params);
   }
 
   record(): () => Recording {
@@ -318,6 +326,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       const dispose = () => {
         this.recordings.delete(recording.memory);
         recording.memory.dispose((buffer) => this.pool.give(buffer));
+        this.dropForgotten();
       };
       return { replay: () => this.replay(recording.commands), dispose };
     };
@@ -395,8 +404,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   private launch(plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
     if (this.profiling) {
-      this.timestamps ??= new Timestamps(this.device);
-      this.timed(this.timestamps, plan, buffers);
+      this.timed(this.timestamps!, plan, buffers);
     } else {
       for (const launch of plan.launches) this.encode(launch, buffers, plan);
     }

@@ -2,9 +2,9 @@ import { WEIGHTS } from '../../../engine/dtype.ts';
 import { scope } from '../../../engine/scope.ts';
 import { checkpoint, gradEnabled } from '../../../engine/tape.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { add, dropout, embedding, indexSelect, reshape, slice } from '../../../ops/index.ts';
+import { add, embedding, indexSelect, reshape, slice } from '../../../ops/index.ts';
+import type { Dropout } from '../../nn/dropout.ts';
 import type { Parameters } from '../../nn/parameters.ts';
-import type { Random } from '../../nn/random.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
 import { DecoderCache } from '../../nn/cache.ts';
 import { Linear } from '../../nn/layers.ts';
@@ -27,8 +27,8 @@ export interface PassOptions {
    * comes of it remembers where its rows end; going on from there takes none, unless that pass is padded too.
    */
   readonly keyMask?: Tensor | null;
-  /** Residual dropout is on only where a generator is given (training). */
-  readonly random?: Random | null;
+  /** Residual dropout is on only where it is given (training). */
+  readonly dropout?: Dropout | null;
   /** Recompute each layer in backward in place of keeping its activations. */
   readonly checkpointing?: boolean;
 }
@@ -76,7 +76,7 @@ export class DecoderLayer {
       const { owner } = options;
       const before = past && owner ? mapLayer(past as LayerState, (t) => indexSelect(t, 0, owner)) : past;
       let state: LayerState | undefined;
-      const addResidual: AddResidual = (layer, h, stream) => this.addResidual(layer, h, stream, options.random ?? null);
+      const addResidual: AddResidual = (layer, h, stream) => this.addResidual(layer, h, stream, options.dropout ?? null);
       const mix = (h: Tensor, stream: Tensor): Tensor => {
         const [mixed, after] = this.mix(h, before, options, offset);
         state = after;
@@ -92,9 +92,9 @@ export class DecoderLayer {
     return this.mixer.forward(h, offset, past?.kind === 'attention' ? past : null, padding);
   }
 
-  private addResidual(layer: Linear, h: Tensor, stream: Tensor, random: Random | null): Tensor {
+  private addResidual(layer: Linear, h: Tensor, stream: Tensor, dropout: Dropout | null): Tensor {
     const { resid_pdrop: p } = this.c;
-    return random && p > 0 ? add(stream, dropout(layer.forward(h), p, random.integer(2 ** 32))) : layer.forward(h, stream);
+    return dropout && p > 0 ? add(stream, dropout.forward(layer.forward(h), p)) : layer.forward(h, stream);
   }
 }
 
@@ -178,12 +178,12 @@ export class Decoder {
 
   private run(
     embeds: Tensor,
-    { past, owner, random, checkpointing }: PassOptions,
+    { past, owner, dropout, checkpointing }: PassOptions,
     padding: Padding | null,
     take: (state: LayerState) => void,
   ): Tensor[] {
     const hidden = [embeds];
-    const options = { owner, random, checkpointing, padding };
+    const options = { owner, dropout, checkpointing, padding };
     this.layers.forEach((layer, i) => {
       const [y, state] = layer.forward(hidden[i], past?.layers[i] ?? null, options, past?.length ?? 0);
       hidden.push(y);
@@ -209,8 +209,8 @@ function recomputed(
   options: LayerOptions,
   offset: number,
 ): [Tensor, LayerState] {
-  const { owner = null, padding = null, random = null } = options;
-  const drawn = random?.state();
+  const { owner = null, padding = null, dropout = null } = options;
+  const calls = dropout?.calls ?? 0;
   const body = (inputs: Tensor[]): Tensor[] => {
     const rest = inputs.values();
     const take = (): Tensor => rest.next().value!;
@@ -224,10 +224,11 @@ function recomputed(
     return [y, ...layerTensors(state)];
   };
   const replay = <T>(again: () => T): T => {
-    const now = random?.state();
-    if (random && drawn) random.restore(drawn);
+    if (!dropout) return again();
+    const now = dropout.calls;
+    dropout.calls = calls;
     const result = again();
-    if (random && now) random.restore(now);
+    dropout.calls = now;
     return result;
   };
   const given = [x, ...(past ? layerTensors(past) : []), ...(owner ? [owner] : [])];

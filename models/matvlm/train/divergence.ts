@@ -6,6 +6,7 @@ import { distillVqa } from '../distill.ts';
 import { type LossOptions, publishedLosses } from '../losses.ts';
 import type { MaTVLM } from '../model.ts';
 import type { Vlm } from '../vlm.ts';
+import { uploadVqa } from '../vqa-batch.ts';
 import { collate } from './loader.ts';
 
 /** KL(teacher ‖ student) alone, at temperature 1, the mean over the tokens of the right answers. */
@@ -40,7 +41,7 @@ async function divergence(teacher: MaTVLM, student: Vlm, sample: VqaSample): Pro
   const { encoder, tokenizer, model } = student;
   const pixels = student.pixels(await sample.image());
   const batch = { pixels, images: 1, ...collate([sample.questions], encoder, tokenizer.padId) };
-  const kl = noGrad(() => scope(() => distillVqa(teacher, model, batch, ANSWERS).total));
+  const kl = noGrad(() => scope(() => distillVqa(teacher, model, uploadVqa(model, batch), ANSWERS).total));
   const [value] = await kl.data();
   kl.dispose();
   return value;

@@ -1,16 +1,17 @@
 import { NumericError } from '../../../engine/errors.ts';
 import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
-import { fromData } from '../../../engine/tensor.ts';
+import { fromData, fromDataTogether } from '../../../engine/tensor.ts';
 import { breathe } from '../../nn/breathe.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import type { DecoderCache } from '../../nn/cache.ts';
 import { type DecoderState, disposeState, fillCache, mapState } from '../layers/state.ts';
 import type { MaTVLM } from '../model.ts';
+import { branch, forwardPrefix } from '../shared-prefix.ts';
 import { IGNORE_LABEL } from '../template.ts';
 import { TokenStream } from '../token-stream.ts';
 import type { Vlm } from '../vlm.ts';
-import { branch, checkQuestion, forwardPrefix } from '../vqa-pass.ts';
+import { checkQuestion, prefixData } from '../vqa-batch.ts';
 
 /** Right answers among those asked. */
 export interface Score {
@@ -127,10 +128,14 @@ async function answerSamples(
     await pause(signal);
     pixels.set(vlm.pixels(await sample.image()), i * 3 * size * size);
   }
+  const { model, encoder } = vlm;
   const prefix = noGrad(() =>
     scope(() => {
-      const features = vlm.model.visionFeatures(fromData(vlm.model.backend, pixels, [samples.length, 3, size, size]));
-      return forwardPrefix(vlm.model, { prefixIds: vlm.encoder.prefixIds(), images: samples.length }, features).state;
+      const inputs = fromDataTogether(model.backend, {
+        ...prefixData(model, encoder.prefixIds(), samples.length),
+        pixels: { data: pixels, shape: [samples.length, 3, size, size] },
+      });
+      return forwardPrefix(model, inputs, model.visionFeatures(inputs.pixels)).state;
     }),
   );
   const state = mapState(prefix, keep);

@@ -6,7 +6,7 @@ import type { RgbImage } from '../../nn/image/image.ts';
 import { normalize, padToSquare } from '../../nn/image/preprocess.ts';
 import { resizeBicubic } from '../../nn/image/resize.ts';
 import { IGNORE_LABEL, type PromptEncoder } from '../template.ts';
-import type { VqaBatch } from '../vqa-pass.ts';
+import type { VqaBatch } from '../vqa-batch.ts';
 
 export interface LoaderOptions {
   readonly imagesPerBatch: number;

@@ -1,33 +1,37 @@
 import { CheckpointError, NumericError } from '../../../engine/errors.ts';
 import { scope } from '../../../engine/scope.ts';
-import { scalar, type Tensor } from '../../../engine/tensor.ts';
+import type { Tensor } from '../../../engine/tensor.ts';
 import { hostFloats } from '../../nn/parameters.ts';
 import { add, backward } from '../../../ops/index.ts';
 import { Random } from '../../nn/random.ts';
 import { distillVqa, type LossParts, setTrainable, vqaLoss } from '../distill.ts';
 import type { PassOptions } from '../layers/decoder.ts';
-import { type LossOptions, type Share, sharesOf } from '../losses.ts';
+import type { LossOptions } from '../losses.ts';
 import type { MaTVLM } from '../model.ts';
 import { isTrainable } from '../names.ts';
-import type { VqaBatch } from '../vqa-pass.ts';
+import { sharesOf, type VqaBatch, vqaData, type VqaInputs } from '../vqa-batch.ts';
 import type { BatchLoader } from './loader.ts';
+import { Dropout } from '../../nn/dropout.ts';
 import { AdamW, type AdamWOptions } from '../../nn/optimiser.ts';
+import { RepeatedStep, type StepData, type StepInputs } from '../../nn/repeated-step.ts';
 import { type Schedule, wsd } from '../../nn/schedule.ts';
 
 /** What is trained, and the loss that trains it. */
 export interface TrainTask {
   readonly model: MaTVLM;
   readonly parameters: ReadonlyMap<string, Tensor>;
-  /** The loss of a batch, as its share of the loss of the step that it is a part of: all of it where none is given. */
-  loss(batch: VqaBatch, options: PassOptions, share?: Share): LossParts;
+  /**
+   * The loss of a batch, as its share of the loss of its step. It is called once for batches of the same shapes that
+   * follow one another, and what it ran is replayed for the others.
+   */
+  loss(inputs: VqaInputs, options: PassOptions): LossParts;
 }
 
 /** Pre-training: cross-entropy with the answers, every parameter. */
 export function pretrainTask(model: MaTVLM): TrainTask {
   const parameters = setTrainable(model, () => true);
-  const loss = (batch: VqaBatch, options: PassOptions, share?: Share): LossParts => {
-    const ce = vqaLoss(model, batch, options, share);
-    return { total: ce, kl: null, layer: null, ce: null };
+  const loss = (inputs: VqaInputs, options: PassOptions): LossParts => {
+    return { total: vqaLoss(model, inputs, options), kl: null, layer: null, ce: null };
   };
   return { model, parameters, loss };
 }
@@ -36,11 +40,7 @@ export function pretrainTask(model: MaTVLM): TrainTask {
 export function distillTask(teacher: MaTVLM, student: MaTVLM, losses: LossOptions): TrainTask {
   setTrainable(teacher, () => false);
   const parameters = setTrainable(student, isTrainable);
-  return {
-    model: student,
-    parameters,
-    loss: (batch, options, share) => distillVqa(teacher, student, batch, losses, options, share),
-  };
+  return { model: student, parameters, loss: (inputs, options) => distillVqa(teacher, student, inputs, losses, options) };
 }
 
 export interface TrainSettings {
@@ -116,6 +116,9 @@ interface Waiting {
 export class Trainer {
   readonly state: TrainState = { step: 0, skipped: 0, skippedInARow: 0, tokens: 0 };
   private readonly optimiser: AdamW;
+  private readonly step: RepeatedStep;
+  /** The parts that the task's loss has. */
+  private parts: readonly PartName[] = [];
   private readonly waiting: Waiting[] = [];
   private last = 0;
 
@@ -125,6 +128,7 @@ export class Trainer {
     private readonly settings: TrainSettings,
   ) {
     this.optimiser = new AdamW(task.parameters, settings.optimiser);
+    this.step = new RepeatedStep(task.model.backend, (inputs) => this.compute(inputs));
   }
 
   /**
@@ -187,6 +191,7 @@ export class Trainer {
   }
 
   dispose(): void {
+    this.step.dispose();
     this.optimiser.dispose();
   }
 
@@ -200,32 +205,46 @@ export class Trainer {
   private take(batches: readonly VqaBatch[]): void {
     const { step } = this.state;
     const lr = this.settings.lr * wsd(step, this.settings.schedule);
-    const random = Random.stream(this.settings.seed + 2, step);
     const tokens = batches.reduce((sum, b) => sum + b.tokens, 0);
-    const shares = sharesOf(batches);
-    const names: PartName[] = [];
-    let numbers: Tensor;
+    let values: Promise<ArrayLike<number>>;
     try {
-      numbers = scope(() => {
-        const parts = batches.map((batch, i) => this.gradients(batch, random, shares[i]));
-        names.push(...PARTS.filter((name) => parts[0][name]));
-        const [total, ...rest] = (['total', ...names] as const).map((name) => parts.map((p) => p[name]!).reduce(add));
-        return this.optimiser.step(scalar(total.backend, lr), total, [total, ...rest]);
-      });
+      values = held(this.step.run(this.stepData(batches, lr)));
     } catch (error) {
       this.optimiser.zeroGrad();
       throw error;
     }
     this.state.step++;
-    this.waiting.push({ values: held(numbers.data()), names, report: { step: step + 1, lr, tokens } });
-    numbers.dispose();
+    this.waiting.push({ values, names: this.parts, report: { step: step + 1, lr, tokens } });
+  }
+
+  /** All that a step takes from the host: rate, key of its dropout and, with their number before each name, its batches. */
+  private stepData(batches: readonly VqaBatch[], lr: number): StepData {
+    const key = Random.stream(this.settings.seed + 2, this.state.step).u32();
+    const shares = batches.length > 1 ? sharesOf(batches) : [];
+    const parts = batches.flatMap((batch, i) =>
+      Object.entries(vqaData(this.task.model, batch, shares[i])).map(([name, part]) => [`${i}.${name}`, part] as const),
+    );
+    return { lr: { data: [lr], shape: [] }, dropout: { data: [key], shape: [], dtype: 'u32' }, ...Object.fromEntries(parts) };
+  }
+
+  /** A step on the device. @returns the optimiser's numbers, the loss and its parts */
+  private compute({ lr, dropout: key, ...parts }: StepInputs): Tensor {
+    const dropout = new Dropout(key);
+    const losses = Array.from({ length: this.settings.accumulate }, (_, i) => {
+      const own = Object.entries(parts).filter(([name]) => name.startsWith(`${i}.`));
+      const named = own.map(([name, tensor]) => [name.slice(name.indexOf('.') + 1), tensor]);
+      return this.gradients(Object.fromEntries(named) as VqaInputs, dropout);
+    });
+    this.parts = PARTS.filter((name) => losses[0][name]);
+    const sums = (['total', ...this.parts] as const).map((name) => losses.map((l) => l[name]!).reduce(add));
+    return this.optimiser.step(lr, sums[0], sums);
   }
 
   /** One batch's share of the loss, with its gradients added to the parameters. */
-  private gradients(batch: VqaBatch, random: Random, share: Share): LossParts {
+  private gradients(inputs: VqaInputs, dropout: Dropout): LossParts {
     return scope(() => {
       const { checkpointing } = this.settings;
-      const { total, kl, layer, ce } = this.task.loss(batch, { random, checkpointing }, share);
+      const { total, kl, layer, ce } = this.task.loss(inputs, { dropout, checkpointing });
       backward(total);
       const detached = (t: Tensor | null) => t?.detach() ?? null;
       return { total: total.detach(), kl: detached(kl), layer: detached(layer), ce: detached(ce) };
