@@ -5,7 +5,7 @@
  */
 import { ConfigError } from '../../engine/errors.ts';
 import { excerpt, quote } from '../../engine/excerpt.ts';
-import { editDistance } from '../nn/suggest.ts';
+import { editDistance } from '../nn/did-you-mean.ts';
 
 /** The only values that a key may have; `expected` says them to a user. */
 export interface Rule {

@@ -2,7 +2,7 @@ import { ArgumentError, NumericError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import { breathe } from '../nn/breathe.ts';
+import { yieldToEventLoop } from '../nn/event-loop.ts';
 import type { DecoderCache } from '../nn/cache.ts';
 import { checkSampling, type SamplingOptions } from '../nn/sampling.ts';
 import type { MaTVLM } from './model.ts';
@@ -96,7 +96,7 @@ export async function* generateIds(
     });
     for (let made = 0; made < maxNewTokens; made++) {
       const chosen = await tokens.next(maxNewTokens - made);
-      await breathe();
+      await yieldToEventLoop();
       if (!chosen || signal?.aborted || stopIds.includes(chosen[0])) return;
       if (chosen[0] < 0) throw new NumericError('a logit is not finite; the weights or the backend are broken');
       yield chosen[0];

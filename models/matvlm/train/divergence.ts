@@ -1,6 +1,6 @@
 import { scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
-import { breathe } from '../../nn/breathe.ts';
+import { yieldToEventLoop } from '../../nn/event-loop.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import { distillVqa } from '../distill.ts';
 import { type LossOptions, publishedLosses } from '../losses.ts';
@@ -28,7 +28,7 @@ export async function divergences(
   const found: number[] = [];
   for (const set of sets) {
     for (let i = 0; i < Math.min(limit, set.length); i++) {
-      await breathe();
+      await yieldToEventLoop();
       signal?.throwIfAborted();
       const sample = set.get(i);
       if (sample.questions.length > 0) found.push(await divergence(teacher, student, sample));

@@ -2,7 +2,7 @@ import { NumericError } from '../../../engine/errors.ts';
 import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
 import { fromData, fromDataTogether } from '../../../engine/tensor.ts';
-import { breathe } from '../../nn/breathe.ts';
+import { yieldToEventLoop } from '../../nn/event-loop.ts';
 import type { VqaDataset, VqaSample } from '../data/dataset.ts';
 import type { DecoderCache } from '../../nn/cache.ts';
 import { type DecoderState, disposeState, fillCache, mapState } from '../layers/state.ts';
@@ -112,7 +112,7 @@ interface Asked {
 
 /** Lets other work be done, and ends this one where it is no longer wanted. */
 async function pause(signal?: AbortSignal): Promise<void> {
-  await breathe();
+  await yieldToEventLoop();
   signal?.throwIfAborted();
 }
 

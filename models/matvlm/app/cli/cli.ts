@@ -8,7 +8,7 @@ import { describeError, EXIT, exitCode, oneLine } from './errors.ts';
 import { isInterruption } from './interrupt.ts';
 import { printPiece, sayError } from './output.ts';
 import { flush, lostResults, quit } from './terminal.ts';
-import { didYouMean } from '../../../nn/suggest.ts';
+import { didYouMean } from '../../../nn/did-you-mean.ts';
 
 interface Entry {
   readonly about: string;

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { nearest } from '../../../nn/suggest.ts';
+import { nearest } from '../../../nn/did-you-mean.ts';
 import { ALIASES } from './aliases.ts';
 import { UsageError } from './errors.ts';
 import { addOptions, dashed, flagLayer, type Layer, type OptionTable, resolve, type Settings } from './options.ts';

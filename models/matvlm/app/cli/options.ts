@@ -2,7 +2,7 @@ import { Option as Flag, type Command } from 'commander';
 import * as v from 'valibot';
 import { cut } from '../../../../engine/excerpt.ts';
 import { UsageError } from './errors.ts';
-import { didYouMean } from '../../../nn/suggest.ts';
+import { didYouMean } from '../../../nn/did-you-mean.ts';
 
 /** One setting: a flag of a command and a key of its YAML file, checked by one schema. */
 export interface Option<T> {

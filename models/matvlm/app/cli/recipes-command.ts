@@ -5,7 +5,7 @@ import { systemError } from '../../../../engine/node/index.ts';
 import { recipesPath } from '../node/package-root.ts';
 import { UsageError } from './errors.ts';
 import { print, say, table } from './output.ts';
-import { didYouMean } from '../../../nn/suggest.ts';
+import { didYouMean } from '../../../nn/did-you-mean.ts';
 
 /** `matvlm recipes [ls | cp NAME [FILE]]` */
 export async function recipes([action = 'ls', name, file]: readonly string[]): Promise<void> {

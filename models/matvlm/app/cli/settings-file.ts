@@ -15,7 +15,7 @@ import { readFileWithin } from '../../../../engine/node/index.ts';
 import { ALIASES } from './aliases.ts';
 import { UsageError } from './errors.ts';
 import { dashed, type Layer, type OptionTable } from './options.ts';
-import { nearest } from '../../../nn/suggest.ts';
+import { nearest } from '../../../nn/did-you-mean.ts';
 
 /** Bytes of a settings file at most: some hundred times what all settings of a command take. */
 const LIMIT = 2 ** 17;

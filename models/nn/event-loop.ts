@@ -6,7 +6,7 @@ let last = 0;
  * Lets the event loop turn where it has not for some time: on the CPU every await of a result is a microtask, so that
  * neither Ctrl-C nor a message would be heard until the work is done.
  */
-export async function breathe(): Promise<void> {
+export async function yieldToEventLoop(): Promise<void> {
   if (performance.now() - last < PERIOD) return;
   await turn();
   last = performance.now();
