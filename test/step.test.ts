@@ -239,18 +239,40 @@ const altered = (of: readonly VqaBatch[]) => (k: number): VqaBatch => {
   return { ...batch, labels, pixels: batch.pixels.map((v) => v * Math.cos(k)) };
 };
 
-const REPLAYED: [string, LossOptions | null, readonly VqaBatch[], boolean][] = [
-  ['pre-training on three batches a step', null, parts, true],
-  ['distillation by answer tokens on three batches a step', { ...mean, layerWeight: 1 }, parts, false],
-  ['distillation as published', publishedLosses, whole, false],
-];
+interface Replayed {
+  readonly losses: LossOptions | null;
+  readonly batches: readonly VqaBatch[];
+  readonly accumulate: number;
+  readonly checkpointing?: boolean;
+  /** Steps of four whose batches have other shapes than those of the step before. */
+  readonly shapes: number;
+}
+
+const twice = [parts[0], parts[0], parts[1], parts[1]];
+
+const REPLAYED: Readonly<Record<string, Replayed>> = {
+  'pre-training on three batches a step': { losses: null, batches: parts, accumulate: 3, checkpointing: true, shapes: 1 },
+  'distillation by answer tokens on three batches a step': {
+    losses: { ...mean, layerWeight: 1 },
+    batches: parts,
+    accumulate: 3,
+    shapes: 1,
+  },
+  'distillation as published': { losses: publishedLosses, batches: whole, accumulate: 1, shapes: 1 },
+  'distillation on batches of other shapes by and by': {
+    losses: publishedLosses,
+    batches: twice,
+    accumulate: 1,
+    shapes: 2,
+  },
+};
 
 for (const backend of [new ReferenceBackend(), wasm, gpu]) {
-  for (const [name, losses, batches, checkpointing] of REPLAYED) {
+  for (const [name, { losses, batches, accumulate, checkpointing = false, shapes }] of Object.entries(REPLAYED)) {
     test(`replayed steps, with dropout, give the bits of eager ones, on ${backend.kind}: ${name}`, async () => {
       const { live } = backend.memory;
       const schedule = { warmup: 2, stable: 2, decay: 2 };
-      const settings = { ...SETTINGS, schedule, accumulate: batches.length, checkpointing };
+      const settings = { ...SETTINGS, schedule, accumulate, checkpointing };
       const eager = taskOn(backend, losses, 0.2);
       const want = await eagerSteps(eager.task, altered(batches), settings, 4);
       const { task, dispose } = taskOn(backend, losses, 0.2);
@@ -259,7 +281,7 @@ for (const backend of [new ReferenceBackend(), wasm, gpu]) {
       const trainer = new Trainer(counted, { batch: async (k) => altered(batches)(k) }, settings);
       const reports: StepReport[] = [];
       await trainer.run({ until: 4, onStep: (r) => void reports.push(r) });
-      assert.is(calls, batches.length, 'the loss is formed for the first step alone');
+      assert.is(calls, shapes * accumulate, 'the loss is formed for the first step of a shape alone');
       assert.equal(reports.map((r) => [r.gradNorm, r.loss]), want.map((own) => [own[0], own[3]]));
       assert.equal(await weightsOf(task.model), await weightsOf(eager.task.model));
       trainer.dispose();
