@@ -89,7 +89,7 @@ const FORWARD_VARIANTS: readonly Variant[] = [
       const { s, device } = task;
       const rows = task.rows * task.problems;
       let PARTS = 1;
-      while (rows * PARTS < ENOUGH_WORKGROUPS && s.keys >= 2 * PARTS * PART_KEYS) PARTS *= 2;
+      while (rows * PARTS < ENOUGH_WORKGROUPS && s.keys > 2 * PARTS * PART_KEYS) PARTS *= 2;
       const DV = Math.ceil(s.dim / 4);
       const cut = { key: `${PARTS}`, constants: { ...DECODE_CUT, DV, PARTS } };
       const grid = grid1d(rows * PARTS, 1);
