@@ -23,7 +23,7 @@ for (const backend of [new ReferenceBackend(), await WasmBackend.create(), gpu] 
       backend.write(bias.buffer, Float32Array.from({ length: bias.size }, (_, i) => (i === 7 ? broken : 0)));
       const error = await evaluate(vlm, new SortOfClevr('test', { length: 1 })).catch((e: unknown) => e);
       assert.instance(error, NumericError);
-      assert.match((error as Error).message, new RegExp(`^image \\S+, question ".+\\?": a logit is ${broken};`));
+      assert.match((error as Error).message, new RegExp(`^image \\S+, question ".+\\?": a logit is not finite;`));
       assert.is(backend.memory.buffers, before);
       vlm.dispose();
     });
