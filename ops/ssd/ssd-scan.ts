@@ -66,7 +66,8 @@ const scan = /* @__PURE__ */ defineOp({
 
 const scanBackward = /* @__PURE__ */ defineOp({
   name: 'ssd_scan_backward',
-  inputs: [...INPUTS, 'dy?', 'dfinal?'],
+  // Spelt out: a bundler takes a spread for something that happens, and would keep the op.
+  inputs: ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'initialState?', 'dy?', 'dfinal?'],
   outputs: ['dx?', 'ddt?', 'dA_log?', 'dB?', 'dC?', 'dD?', 'ddt_bias?', 'dinitialState?'],
   shape({ dy: _dy, dfinal: _dfinal, ...inputs }, { wants }: BackwardAttrs) {
     const wanted = Object.entries(inputs).filter(([name, input]) => input && wants[name as keyof typeof wants]);
@@ -88,7 +89,7 @@ const scanBackward = /* @__PURE__ */ defineOp({
     k.ssd_scan_backward(...inputs, ...outputs, s.batch, s.length, s.heads, s.p, s.groups, s.n, room);
     return true;
   },
-  asStored: { webgpu: [...READ, 'dy'] },
+  asStored: { webgpu: ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'dy'] },
 });
 
 /**
