@@ -42,6 +42,7 @@ export * from './ssd/ssd-scan.ts';
 export * from './ssd/ssd-step.ts';
 export * from './reduce/sort.ts';
 export * from './movement/tril.ts';
+export type { Activation } from './elementwise/activation.ts';
 export * from './elementwise/unary.ts';
 export * from './movement/view.ts';
 export * from './elementwise/where.ts';

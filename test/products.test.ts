@@ -5,9 +5,11 @@ import { elements } from '../engine/backend.ts';
 import { decode, type DType, FLOATS, isBlock, WEIGHTS } from '../engine/dtype.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { backward, embedding, linear, matmul } from '../ops/index.ts';
+import { noGrad } from '../engine/tape.ts';
+import { add, backward, embedding, gelu, geluTanh, linear, matmul, relu, silu, sum } from '../ops/index.ts';
 import { random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { relativeError } from './support/golden-types.ts';
 
 const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
 const test = suite('products of weights in every format');
@@ -49,7 +51,7 @@ async function expectProduct(label: string, y: Tensor, a: Matrix, b: Matrix, add
   }
 }
 
-function tensor(backend: Backend, seed: number, shape: readonly number[], dtype: DType): Tensor {
+function tensor(backend: Backend, seed: number, shape: readonly number[], dtype: DType = 'f32'): Tensor {
   const t = fromData(backend, random(elements(shape), seed), shape, dtype);
   t.requiresGrad = !isBlock(dtype);
   return t;
@@ -105,6 +107,26 @@ for (const [dtype, formats, sizes] of LINEAR) {
     }
   });
 }
+
+test('an activation in the launch of its product is that behind it, with a gradient and without', async () => {
+  for (const backend of backends) {
+    for (const [rows, inner, out] of [[1, 64, 72], [3, 35, 33], [16, 2048, 36], [70, 320, 68]]) {
+      for (const activation of [geluTanh, silu, relu, gelu]) {
+        const [x, w, b] = [tensor(backend, 1, [rows, inner]), tensor(backend, 2, [out, inner]), tensor(backend, 3, [out])];
+        const addend = tensor(backend, 5, [rows, out]);
+        const label = `${backend.kind} ${rows}×${inner}×${out} ${activation.torchName}`;
+        const fused = noGrad(() => linear(x, w, b, { activation, addend }));
+        const apart = linear(x, w, b, { activation, addend });
+        const error = relativeError(await fused.data(), await noGrad(() => add(activation(linear(x, w, b)), addend)).data());
+        assert.ok(error < 1e-6, `${label}: ${error}`);
+        assert.ok(relativeError(await apart.data(), await fused.data()) < 1e-6, label);
+        backward(sum(apart));
+        assert.ok(x.grad && w.grad && b.grad && addend.grad, label);
+        for (const t of [x, w, b, addend, fused, apart]) t.dispose();
+      }
+    }
+  }
+});
 
 test('matmul, also over batches that repeat', () =>
   each(async (backend, format, step) => {

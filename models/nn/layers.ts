@@ -1,6 +1,6 @@
 import { WEIGHTS } from '../../engine/dtype.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { layerNorm, linear } from '../../ops/index.ts';
+import { layerNorm, linear, type LinearOptions } from '../../ops/index.ts';
 import type { Parameters } from './parameters.ts';
 
 /** y = x·Wᵀ + b; weight (out, in), bias (out). */
@@ -13,9 +13,9 @@ export class Linear {
     this.bias = bias ? p.get('bias', [outFeatures]) : null;
   }
 
-  /** x (…, in) → (…, out), `addend` of that shape added */
-  forward(x: Tensor, addend?: Tensor): Tensor {
-    return linear(x, this.weight, this.bias, { addend });
+  /** x (…, in) → (…, out) */
+  forward(x: Tensor, options?: LinearOptions): Tensor {
+    return linear(x, this.weight, this.bias, options);
   }
 }
 

@@ -1,24 +1,7 @@
-import { apply } from '../../engine/apply.ts';
-import type { Address, WasmPlanner } from '../../engine/backends/wasm/planner.ts';
-import { FLOATS } from '../../engine/dtype.ts';
-import type { Tensor } from '../../engine/tensor.ts';
+import { unary } from './activation.ts';
 import { ratioWgsl } from '../common/squares.ts';
-import { INTEGERS, promote, type Row, type Value, valuesOf } from './define.ts';
-import { defineDifferentiable } from './gradient.ts';
 import { erf as erfOf, erfWgsl, logWgsl, nanWgsl, normalCdf } from './math.ts';
 import { trigWgsl } from './trig.ts';
-
-/**
- * One elementwise function: its value, and its derivative in terms of input x and output y, in JavaScript and WGSL.
- * Where wasm/src/unary.c has a function of the same name, it computes both.
- */
-interface UnaryRow extends Row {
-  /** A number, of which there is no WGSL, where it is constant. */
-  readonly df: ((x: number, y: number) => number) | number;
-  readonly dwgsl?: string;
-  /** Functions the WGSL expressions call. */
-  readonly helpers?: string;
-}
 
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 const INV_SQRT_2PI = 1 / Math.sqrt(2 * Math.PI);
@@ -71,40 +54,6 @@ fn tanh_softplus(x: f32) -> f32 {
   return select(e * (e + 2.0) / (e * (e + 2.0) + 2.0), (1.0 + 2.0 * e) / (1.0 + 2.0 * e + 2.0 * e * e), x > 0.0);
 }
 `;
-
-type CUnary = (x: Address, y: Address, n: number) => void;
-type CUnaryBackward = (x: Address, y: Address, dy: Address, dx: Address, n: number) => void;
-
-/** A C kernel by name; undefined where there is none. */
-const kernel = <T>(k: WasmPlanner['k'], name: string) => (k as unknown as Readonly<Record<string, T | undefined>>)[name];
-
-/** The elementwise function of torch's name: floats of any shape → the same shape and dtype. */
-function unary(name: string, row: UnaryRow): (x: Tensor) => Tensor {
-  const { df, dwgsl, helpers, integers } = row;
-  const slope = df as Value;
-  const op = defineDifferentiable<object, 'x'>({
-    name,
-    inputs: ['x'],
-    result: (inputs) => promote(name, inputs, ...FLOATS, ...(integers ? INTEGERS : [])),
-    ...valuesOf(row, 'x'),
-    helpers,
-    partials: {
-      x: typeof df === 'number' ? df : { f: () => (x, y, dy) => dy * slope(x, y), wgsl: `dy * (${dwgsl})` },
-    },
-    wasm({ x }, y, _, { k }) {
-      const call = kernel<CUnary>(k, name);
-      call?.(x, y, y.size);
-      return call !== undefined;
-    },
-    wasmBackward({ x, y, dy }, { dx }, _, { k }) {
-      const call = kernel<CUnaryBackward>(k, `${name}_backward`);
-      // dy stands in for what the derivative does not look at.
-      call?.(x ?? dy, y ?? dy, dy, dx, dx.size);
-      return call !== undefined;
-    },
-  });
-  return (x) => apply(op, { x }, {}).y;
-}
 
 /** −x; whole numbers wrap around. */
 export const neg = unary('neg', { f: (x) => -x, wgsl: '-x', df: -1, integers: { wgsl: '0 - x' } });

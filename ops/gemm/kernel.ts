@@ -2,6 +2,7 @@ import { type Access, accessor } from '../../engine/access.ts';
 import { type GpuCaps, grid1d, type Launch, MAX_GRID, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
+import { activationWgsl } from '../elementwise/activation.ts';
 import type { Product, ProductSlots } from './product.ts';
 
 /** An operand and how kernels access it: `wide` where its rows can be moved as aligned groups of four. */
@@ -87,7 +88,7 @@ export function launchTiles(g: GpuProduct, kernel: TileKernel, split: Split = { 
   const folded = Math.max(across, down, layers) > MAX_GRID;
   const reads = bind({ a: g.a, b: g.b, bias: g.bias, addend: g.addend });
   const writes = bind({ c: g.c });
-  const layout = `${g.transA ? 'T' : 'N'}${g.transB ? 'T' : 'N'}${folded ? ' folded' : ''}`;
+  const layout = `${g.transA ? 'T' : 'N'}${g.transB ? 'T' : 'N'}${folded ? ' folded' : ''} ${g.activation ?? ''}`;
   return {
     shader: shader(`gemm.${kernel.name} ${layout} ${reads.key},${writes.key}`, () => {
       const { declarations = '', body } = kernel.code();
@@ -151,14 +152,15 @@ function fetcher(x: 'a' | 'b', g: GpuProduct): string {
   return `${head}  if (k < k_end) { v = vec4<f32>(${parts}); }\n${tail}`;
 }
 
-/** `put_c(base, m, n, sum)` stores columns n … n+3 of row m, with bias and addend, where they are within C. */
+/** `put_c(base, m, n, sum)` stores columns n … n+3 of row m, with all that is done to the sum, where they are within C. */
 function putter(g: GpuProduct): string {
-  const v = g.bias ? `sum + vec4<f32>(${four((j) => `load_bias(n + ${j}u)`)})` : 'sum';
+  const biased = g.bias ? `sum + vec4<f32>(${four((j) => `load_bias(n + ${j}u)`)})` : 'sum';
   const added = (at: string) => (g.addend ? ` + load_addend(${at})` : '');
   const one = (j: number) => `  if (n + ${j}u < params.N) { store_c(i + ${j}u, v[${j}]${added(`i + ${j}u`)}); }\n`;
   return (
-    'fn put_c(base: u32, m: u32, n: u32, sum: vec4<f32>) {\n  if (m >= params.M || n >= params.N) { return; }\n' +
-    `  let v = ${v};\n  let i = base + m * params.N + n;\n` +
+    `${g.activation ? activationWgsl(g.activation) : ''}fn put_c(base: u32, m: u32, n: u32, sum: vec4<f32>) {\n` +
+    '  if (m >= params.M || n >= params.N) { return; }\n' +
+    `  let u = ${biased};\n  let v = ${g.activation ? `vec4<f32>(${four((j) => `activate(u[${j}])`)})` : 'u'};\n  let i = base + m * params.N + n;\n` +
     `${g.c.wide ? `  store_c(i >> 2u, v${added('i >> 2u')});\n` : range(4).map(one).join('')}}\n`
   );
 }

@@ -3,9 +3,12 @@ import { apply } from '../../engine/apply.ts';
 import { expectDType, FLOATS, isBlock, WEIGHTS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
+import { gradEnabled } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { show } from '../common/shapes.ts';
 import { cast } from '../elementwise/cast.ts';
+import { add } from '../elementwise/binary.ts';
+import { type Activation, activationOnWasm } from '../elementwise/activation.ts';
 import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { reshape } from '../movement/reshape.ts';
 import { sum } from '../reduce/reduce.ts';
@@ -15,9 +18,14 @@ import { productOnGpu } from './variants.ts';
 
 const rowsOf = ({ shape }: Spec): number => elements(shape.slice(0, -1));
 
+interface LinearAttrs {
+  /** Of the elementwise function that is applied; only where no gradient is wanted. */
+  readonly activation?: string | undefined;
+}
+
 /** (rows, in) · (out, in)ᵀ */
-function productOf(x: Spec, { shape: [out, inner] }: Spec): Product {
-  return plainProduct(rowsOf(x), out, inner, false, true);
+function productOf(x: Spec, { shape: [out, inner] }: Spec, { activation }: LinearAttrs): Product {
+  return { ...plainProduct(rowsOf(x), out, inner, false, true), activation };
 }
 
 const linearOp = /* @__PURE__ */ defineOp({
@@ -25,7 +33,7 @@ const linearOp = /* @__PURE__ */ defineOp({
   inputs: ['x', 'weight', 'bias?', 'addend?'],
   outputs: ['y'],
   asStored: { webgpu: ['x', 'weight', 'bias', 'addend', 'y'] },
-  shape({ x, weight, bias, addend }) {
+  shape({ x, weight, bias, addend }, _: LinearAttrs) {
     expectDType('linear', 'x', x.dtype, ...FLOATS);
     expectDType('linear', 'weight', weight.dtype, ...WEIGHTS);
     if (bias) expectDType('linear', 'bias', bias.dtype, ...FLOATS);
@@ -44,14 +52,16 @@ const linearOp = /* @__PURE__ */ defineOp({
     }
     return { y };
   },
-  reference({ x, weight, bias, addend }, { y }) {
-    productOnHost(productOf(x, weight), x, weight, bias, y, addend);
+  reference({ x, weight, bias, addend }, { y }, attrs) {
+    productOnHost(productOf(x, weight, attrs), x, weight, bias, y, addend);
   },
-  webgpu({ x, weight, bias, addend }, { y }, _, device) {
-    return productOnGpu(productOf(x, weight), { a: x, b: weight, bias, addend, c: y }, device);
+  webgpu({ x, weight, bias, addend }, { y }, attrs, device) {
+    return productOnGpu(productOf(x, weight, attrs), { a: x, b: weight, bias, addend, c: y }, device);
   },
-  wasm({ x, weight, bias, addend }, { y }, _, device) {
-    productOnWasm(productOf(x, weight), { a: x, b: weight, bias, c: y }, device);
+  wasm({ x, weight, bias, addend }, { y }, attrs, device) {
+    const { activation } = attrs;
+    productOnWasm(productOf(x, weight, attrs), { a: x, b: weight, bias, c: y }, device);
+    if (activation && !activationOnWasm(device.k, activation, y)) return false;
     return !addend || binaryOnWasm(device.k, 'add', y, addend, y);
   },
   saves: ['x', 'weight'],
@@ -71,19 +81,32 @@ const linearOp = /* @__PURE__ */ defineOp({
   },
 });
 
+/** What `linear` does beside its product and bias. */
+export interface LinearOptions {
+  /** Applied to x·Wᵀ + b: an elementwise function, such as `geluTanh`. */
+  readonly activation?: Activation | undefined;
+  /** (…, out) floats, of y's shape, added last: a residual stream, say. */
+  readonly addend?: Tensor | undefined;
+}
+
 /**
- * y = x·Wᵀ + b + addend, summed in f32: with an addend, such as a residual stream, one launch instead of two on WebGPU.
+ * y = activation(x·Wᵀ + b) + addend, summed in f32: on WebGPU one launch, but for an activation that is to have a
+ * gradient.
  * @param x (…, in) floats
  * @param weight (out, in) stored in any format of `WEIGHTS`; int8 and int4 ones get no gradient
  * @param bias (out) floats
- * @param addend (…, out) floats, of y's shape
  * @returns (…, out) of x's dtype
  */
 export function linear(
   x: Tensor,
   weight: Tensor,
   bias: Tensor | null = null,
-  { addend }: { readonly addend?: Tensor | undefined } = {},
+  { activation, addend }: LinearOptions = {},
 ): Tensor {
-  return apply(linearOp, { x, weight, ...(bias && { bias }), ...(addend && { addend }) }, {}).y;
+  const operands = { x, weight, ...(bias && { bias }) };
+  if (activation && gradEnabled() && Object.values(operands).some((t) => t.requiresGrad)) {
+    const y = activation(apply(linearOp, operands, {}).y);
+    return addend ? add(y, addend) : y;
+  }
+  return apply(linearOp, { ...operands, ...(addend && { addend }) }, activation ? { activation: activation.torchName } : {}).y;
 }

@@ -1,6 +1,7 @@
 import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import type { HostArg } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
+import { activationOnHost } from '../elementwise/activation.ts';
 
 /** C[M,N] = op(A)·op(B) (+ bias) over up to two batch dimensions; a batch stride of 0 repeats that operand. */
 export interface Product {
@@ -12,6 +13,8 @@ export interface Product {
   readonly batch: readonly [number, number];
   readonly strideA: readonly [number, number];
   readonly strideB: readonly [number, number];
+  /** The elementwise function of that name is applied to product and bias, before the addend is added. */
+  readonly activation?: string | undefined;
 }
 
 /** A plain product of matrices, no batch. */
@@ -30,6 +33,7 @@ export function productOnHost(
 ): void {
   const [aRow, aStep] = g.transA ? [1, g.M] : [g.K, 1];
   const [bStep, bColumn] = g.transB ? [1, g.K] : [g.N, 1];
+  const activate = g.activation === undefined ? (x: number) => x : activationOnHost(g.activation);
   let at = 0;
   for (let outer = 0; outer < g.batch[0]; outer++) {
     for (let inner = 0; inner < g.batch[1]; inner++) {
@@ -41,7 +45,7 @@ export function productOnHost(
           for (let k = 0; k < g.K; k++) {
             sum += a.data[aBase + m * aRow + k * aStep] * b.data[bBase + k * bStep + n * bColumn];
           }
-          c.data[at] = addend ? sum + addend.data[at] : sum;
+          c.data[at] = addend ? activate(sum) + addend.data[at] : activate(sum);
           at++;
         }
       }

@@ -1,5 +1,6 @@
 import { plain } from '../../engine/access.ts';
 import { type GpuCaps, type GpuPlanner, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
+import { activationWgsl } from '../elementwise/activation.ts';
 import {
   addedSlots,
   bind,
@@ -129,7 +130,7 @@ export function tiled(g: GpuProduct, { tile, splits }: Tiling, { scratch }: GpuP
   if (split.splits === 1) return [launchTiles(g, tileKernel(g, tile), split)];
   const slot = scratch([split.splits, g.batch[0] * g.batch[1], g.M, g.N]);
   const sums: Operand = { slot, access: plain('f32'), wide: g.N % 4 === 0 };
-  const parts = { ...g, bias: undefined, addend: undefined, c: sums };
+  const parts = { ...g, bias: undefined, activation: undefined, addend: undefined, c: sums };
   return [launchTiles(parts, tileKernel(g, tile), split), launchReduce(g, sums, split)];
 }
 
@@ -309,11 +310,11 @@ function launchReduce(g: GpuProduct, sums: Operand, split: Split): Launch {
   const bias = wide ? `vec4<f32>(${four((j) => `load_bias(n + ${j}u)`)})` : 'load_bias(n)';
   const results = g.batch[0] * g.batch[1] * g.M * g.N;
   return {
-    shader: shader(`gemm.reduce${slices} ${reads.key},${writes.key}`, () => ({
+    shader: shader(`gemm.reduce${slices} ${reads.key},${writes.key} ${g.activation ?? ''}`, () => ({
       reads: reads.bindings,
       writes: writes.bindings,
       params: PARAMS,
-      code: /* wgsl */ `
+      code: /* wgsl */ `${g.activation ? activationWgsl(g.activation) : ''}
 var<workgroup> partial: array<${type}, ${threads}>;
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
@@ -329,6 +330,7 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
   if (t < ${columns}u && i < count) {
     for (var s = 1u; s < ${slices}u; s++) { sum += partial[t + s * ${columns}u]; }
     ${g.bias ? `let n = i * ${width}u % params.N;\n    sum += ${bias};` : ''}
+    ${g.activation ? `sum = ${wide ? `vec4<f32>(${four((j) => `activate(sum[${j}])`)})` : 'activate(sum)'};` : ''}
     ${g.addend ? 'sum += load_addend(i);' : ''}
     store_c(i, sum);
   }

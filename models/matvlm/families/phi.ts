@@ -32,7 +32,7 @@ class PhiBlock implements Block {
   forward(x: Tensor, mix: (h: Tensor, stream: Tensor) => Tensor, addResidual: AddResidual): Tensor {
     const h = this.norm.forward(x);
     const mixed = mix(h, x);
-    return addResidual(this.fc2, geluTanh(this.fc1.forward(h)), mixed);
+    return addResidual(this.fc2, this.fc1.forward(h, { activation: geluTanh }), mixed);
   }
 }
 

@@ -16,6 +16,6 @@ export class Connector {
 
   /** (B, T, vision) → (B, T, hidden) */
   forward(x: Tensor): Tensor {
-    return scope(() => this.second.forward(gelu(this.first.forward(x))));
+    return scope(() => this.second.forward(this.first.forward(x, { activation: gelu })));
   }
 }

@@ -94,7 +94,7 @@ export class DecoderLayer {
 
   private addResidual(layer: Linear, h: Tensor, stream: Tensor, dropout: Dropout | null): Tensor {
     const { resid_pdrop: p } = this.c;
-    return dropout && p > 0 ? add(stream, dropout.forward(layer.forward(h), p)) : layer.forward(h, stream);
+    return dropout && p > 0 ? add(stream, dropout.forward(layer.forward(h), p)) : layer.forward(h, { addend: stream });
   }
 }
 

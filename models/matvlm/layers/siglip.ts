@@ -32,7 +32,7 @@ class SiglipAttention {
       causal: false,
       layout: 'blhd',
     });
-    return this.out_proj.forward(reshape(y, [b, t, d]), addend);
+    return this.out_proj.forward(reshape(y, [b, t, d]), { addend });
   }
 }
 
@@ -58,7 +58,8 @@ class SiglipLayer {
   forward(x: Tensor): Tensor {
     return scope(() => {
       const h = this.self_attn.forward(this.layer_norm1.forward(x), x);
-      return this.fc2.forward(geluTanh(this.fc1.forward(this.layer_norm2.forward(h))), h);
+      const inner = this.fc1.forward(this.layer_norm2.forward(h), { activation: geluTanh });
+      return this.fc2.forward(inner, { addend: h });
     });
   }
 }
