@@ -7,12 +7,13 @@ import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, POISON } from '../host.ts';
 import { widen } from '../../widen.ts';
 import { RecordedMemory } from '../recorded-memory.ts';
-import { BufferPool, type GpuBuffer, GPUBufferUsageFlags, sizeClass } from './buffers.ts';
+import { BufferPool, type GpuBuffer, sizeClass } from './buffers.ts';
 import { convert } from './convert.ts';
 import { type OpenDevice, openDevice } from './device.ts';
 import { type GpuCaps, type Launch, MAX_GRID, type PlannedLaunch, type Shader } from './launch.ts';
 import { ParamsArena, type ParamsPlace } from './params.ts';
 import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
+import { Staging } from './staging.ts';
 import { Timestamps } from './timestamps.ts';
 
 /** Dispatches in one submit at most. */
@@ -65,6 +66,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   private readonly pipelines: Pipelines;
   private readonly params: ParamsArena;
+  private readonly staging: Staging;
   /** Dispatches in the encoder, and how many submits there were before, and one. */
   private used = 0;
   private submits = 1;
@@ -104,6 +106,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     };
     this.pool = new BufferPool(device, limit, () => this.flush(), relieve);
     this.params = new ParamsArena(device);
+    this.staging = new Staging(device);
     device.addEventListener?.('uncapturederror', (event) => {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
@@ -240,16 +243,15 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     const result = hostArrayFor(dtype, size);
     let overrun = false;
     if (size === 0) return result;
-    const copy = this.device.createBuffer({
-      size: bytes,
-      usage: GPUBufferUsageFlags.MAP_READ | GPUBufferUsageFlags.COPY_DST,
-    });
+    const copy = this.staging.take(bytes);
+    let mapped = false;
     this.endPass();
     this.encoder ??= this.device.createCommandEncoder();
     this.encoder.copyBufferToBuffer(buffer.gpu, buffer.offset, copy, 0, bytes);
     this.flush();
     try {
       await copy.mapAsync(0x1, 0, bytes);
+      mapped = true;
       const view = new Uint8Array(copy.getMappedRange(0, bytes));
       new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
       // Kernels may write four words where fewer are left.
@@ -259,7 +261,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       await this.hear();
       throw new KernelError(`reading from the GPU failed: ${(error as Error).message}`);
     } finally {
-      copy.destroy();
+      this.staging.give(copy, mapped);
     }
     await this.collectTimes();
     await this.hear();
