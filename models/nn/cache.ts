@@ -4,7 +4,7 @@ import { ArgumentError } from '../../engine/errors.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { empty, fromData, type Tensor, update } from '../../engine/tensor.ts';
-import { cast, clone, copy_, increment_, sliceScatter_, zeros } from '../../ops/index.ts';
+import { cast, clone, copy_, increment_, rope, ropeAppend_, type RopeOptions, sliceScatter_, zeros } from '../../ops/index.ts';
 
 /** Positions that a cache's room grows by. */
 const ROOM = 256;
@@ -44,6 +44,23 @@ export class KeyValueCache {
     this.v ??= keep(this.room(v));
     sliceScatter_([this.k, this.v], [k, v], 1, first);
     return length === 0 ? { k, v } : { k: this.k, v: this.v, keyCount: end };
+  }
+
+  /**
+   * `append`, once queries and keys are turned by their positions.
+   * @param given q (B, L, H, Dh), k and v as in `append`
+   */
+  appendTurned(
+    { q, k, v }: Readonly<Record<'q' | 'k' | 'v', Tensor>>,
+    turn: Required<Pick<RopeOptions, 'rotaryDim' | 'theta'>>,
+  ): ReturnType<KeyValueCache['append']> & { q: Tensor } {
+    const { first, end, length } = this.positions;
+    if (this.k && this.v && length > 0 && [q, k, v, this.k].every(({ dtype }) => dtype === 'f32')) {
+      const turned = ropeAppend_({ q, k, v, keys: this.k, values: this.v, first }, turn);
+      return { q: turned, k: this.k, v: this.v, keyCount: end };
+    }
+    const options = { ...turn, start: first, layout: 'blhd' } as const;
+    return { q: rope(q, options), ...this.append(rope(k, options), v) };
   }
 
   /** Moves to memory of the capacity that there is now. */

@@ -1,10 +1,10 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.ts';
 import { FLAT_INDEX, grid1d, shader, type Shader } from '../../engine/backends/webgpu/launch.ts';
-import { at } from '../../engine/backends/wasm/planner.ts';
+import { type Address, at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { defineOp, type Op, spec } from '../../engine/op.ts';
+import { defineOp, type HostArg, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { show } from '../common/shapes.ts';
 
@@ -27,7 +27,7 @@ export interface RopeOptions {
   readonly start?: Tensor | null;
 }
 
-interface RopeAttrs {
+export interface RopeAttrs {
   readonly rotaryDim: number;
   readonly theta: number;
   readonly offset: number;
@@ -56,7 +56,7 @@ const WG = 256;
  * of floats would lose the angle at large positions, and the octant is known without a rounding. Sine and cosine are
  * Taylor polynomials on ±π/4; WGSL promises only 2⁻¹¹ of its own.
  */
-const CODE = /* wgsl */ `${FLAT_INDEX}
+export const COS_SIN = /* wgsl */ `
 fn cos_sin(position: u32, pair: u32) -> vec2<f32> {
   let f = FREQUENCIES[pair];
   let turn = position * f.x + (position >> 16u) * f.y + (((position & 0xffffu) * f.y) >> 16u);
@@ -69,6 +69,17 @@ fn cos_sin(position: u32, pair: u32) -> vec2<f32> {
   return select(r, -r, (quarter & 2u) == 2u);
 }
 
+// The pair (a, b) turned by the angle of position ahead + start, which may lie before position 0.
+fn turned(a: f32, b: f32, ahead: u32, start: i32, pair: u32, sign: f32) -> vec2<f32> {
+  let front = ahead + u32(max(start, 0));
+  let back = bitcast<u32>(-min(start, 0));
+  let r = cos_sin(select(front - back, back - front, back > front), pair);
+  let s = select(sign, -sign, back > front) * r.y;
+  return vec2(a * r.x - b * s, b * r.x + a * s);
+}
+`;
+
+const CODE = /* wgsl */ `${FLAT_INDEX}${COS_SIN}
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
@@ -82,20 +93,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     ys[at + HALF] = xs[at + HALF];
     return;
   }
-  // A start below 0 may put tokens before position 0, where they turn the other way.
-  let first = first_of(row);
-  let ahead = (row / params.inner) % params.length + params.offset + u32(max(first, 0));
-  let back = bitcast<u32>(-min(first, 0));
-  let r = cos_sin(select(ahead - back, back - ahead, back > ahead), j);
-  let s = select(params.sign, -params.sign, back > ahead) * r.y;
-  let a = xs[at];
-  let b = xs[at + HALF];
-  ys[at] = a * r.x - b * s;
-  ys[at + HALF] = b * r.x + a * s;
+  let ahead = (row / params.inner) % params.length + params.offset;
+  let pair = turned(xs[at], xs[at + HALF], ahead, first_of(row), j, params.sign);
+  ys[at] = pair.x;
+  ys[at + HALF] = pair.y;
 }`;
 
 /** theta^(−2i/n) radians as 48-bit fractions of a turn: 32 bits and 16 bits. */
-function frequencyTable(rotaryDim: number, theta: number): string {
+export function frequencyTable(rotaryDim: number, theta: number): string {
   const entries: string[] = [];
   for (let i = 0; i < rotaryDim / 2; i++) {
     const turns = (theta ** ((-2 * i) / rotaryDim) / (2 * Math.PI)) % 1;
@@ -116,6 +121,45 @@ function ropeShader(rotaryDim: number, theta: number, dynamic: boolean): Shader 
       dynamic ? 'starts[row / params.each]' : '0'
     }; }\n${CODE}`,
   }));
+}
+
+/** Loops; see `rope`. */
+export function ropeOnHost(x: HostArg, start: HostArg | undefined, y: HostArg, attrs: RopeAttrs): void {
+  const { rotaryDim, theta, inverse } = attrs;
+  const { length, inner } = tokens(x.shape, attrs.layout);
+  const dim = x.shape[x.shape.length - 1];
+  const half = rotaryDim / 2;
+  const each = x.size / dim / (start?.size ?? 1);
+  for (let row = 0; row * dim < x.size; row++) {
+    const first = attrs.offset + (start ? start.data[Math.floor(row / each)] : 0);
+    const position = (Math.floor(row / inner) % length) + first;
+    for (let j = 0; j < half; j++) {
+      const angle = position * theta ** ((-2 * j) / rotaryDim);
+      const c = Math.cos(angle);
+      const s = inverse ? -Math.sin(angle) : Math.sin(angle);
+      const a = x.data[row * dim + j];
+      const b = x.data[row * dim + j + half];
+      y.data[row * dim + j] = a * c - b * s;
+      y.data[row * dim + j + half] = b * c + a * s;
+    }
+    for (let j = rotaryDim; j < dim; j++) y.data[row * dim + j] = x.data[row * dim + j];
+  }
+}
+
+/** Notes the call of the C kernel for sequences of one start. @param spec theirs */
+export function ropeOnWasm(
+  { k, sizes: { rope_scratch }, scratch }: WasmPlanner,
+  x: Address,
+  start: Address | undefined,
+  y: Address,
+  { shape, size }: { readonly shape: readonly number[]; readonly size: number },
+  { rotaryDim, theta, offset, layout, inverse }: RopeAttrs,
+): void {
+  const { length, inner } = tokens(shape, layout);
+  const dim = shape[shape.length - 1];
+  const table = scratch(rope_scratch(length, rotaryDim));
+  const how = [theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
+  k.rope(x, start, y, size / dim, dim, length, inner, rotaryDim, ...how);
 }
 
 const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
@@ -147,27 +191,7 @@ const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
     }
     return { y: spec(x.shape, x.dtype) };
   },
-  reference({ x, start }, { y }, attrs) {
-    const { rotaryDim, theta, inverse } = attrs;
-    const { length, inner } = tokens(x.shape, attrs.layout);
-    const dim = x.shape[x.shape.length - 1];
-    const half = rotaryDim / 2;
-    const each = x.size / dim / (start?.size ?? 1);
-    for (let row = 0; row * dim < x.size; row++) {
-      const first = attrs.offset + (start ? start.data[Math.floor(row / each)] : 0);
-      const position = (Math.floor(row / inner) % length) + first;
-      for (let j = 0; j < half; j++) {
-        const angle = position * theta ** ((-2 * j) / rotaryDim);
-        const c = Math.cos(angle);
-        const s = inverse ? -Math.sin(angle) : Math.sin(angle);
-        const a = x.data[row * dim + j];
-        const b = x.data[row * dim + j + half];
-        y.data[row * dim + j] = a * c - b * s;
-        y.data[row * dim + j + half] = b * c + a * s;
-      }
-      for (let j = rotaryDim; j < dim; j++) y.data[row * dim + j] = x.data[row * dim + j];
-    }
-  },
+  reference: ({ x, start }, { y }, attrs) => ropeOnHost(x, start, y, attrs),
   webgpu({ x, start }, { y }, attrs) {
     const { length, inner } = tokens(y.shape, attrs.layout);
     const dim = y.shape[y.shape.length - 1];
@@ -181,16 +205,11 @@ const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
       },
     ];
   },
-  wasm({ x, start }, { y }, { rotaryDim, theta, offset, layout, inverse }, { k, sizes: { rope_scratch }, scratch }) {
-    const { length, inner } = tokens(y.shape, layout);
-    const dim = y.shape[y.shape.length - 1];
+  wasm({ x, start }, { y }, attrs, device) {
     const starts = start?.size ?? 1;
-    const sizes = [y.size / dim / starts, dim, length, inner, rotaryDim] as const;
-    const table = scratch(rope_scratch(length, rotaryDim));
-    const how = [theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
+    const size = y.size / starts;
     for (let b = 0; b < starts; b++) {
-      const bytes = (b * y.size * 4) / starts;
-      k.rope(at(x, bytes), start && at(start, 4 * b), at(y, bytes), ...sizes, ...how);
+      ropeOnWasm(device, at(x, 4 * b * size), start && at(start, 4 * b), at(y, 4 * b * size), { ...y, size }, attrs);
     }
     return true;
   },

@@ -40,6 +40,7 @@ import {
   rand,
   randn,
   remainder,
+  ropeAppend_,
   scatterAdd,
   sort,
   std,
@@ -205,6 +206,16 @@ export const moreCases: readonly MoreCase[] = [
       increment_(position, 3);
       chooseToken_(token, { logits, seen, draws, position }, { temperature: 1, topK: 4, topP: 0.9, repetitionPenalty: 2 });
       return [token, position, seen];
+    },
+  },
+  {
+    id: 'rope_append',
+    inputs: [[2, 3, 4, 10], [2, 3, 2, 10], [2, 3, 2, 10], [2, 7, 2, 10], [2, 7, 2, 10]].map((s, i) => f32(s, i)),
+    differentiable: false,
+    run: ([q, k, v, ...caches], backend) => {
+      const [keys, values] = caches.map((t) => clone(t));
+      const first = fromData(backend, [3], [1], 'i32');
+      return [ropeAppend_({ q, k, v, keys, values, first }, { rotaryDim: 4, theta: 100 }), keys, values];
     },
   },
   { id: 'add_into', inputs, differentiable: false, run: inPlace((dst, [src]) => addInto(dst, src, 0.5)) },

@@ -1,5 +1,5 @@
 import type { Tensor } from '../../../engine/tensor.ts';
-import { attention, cat, reshape, rope } from '../../../ops/index.ts';
+import { attention, cat, reshape, rope, type RopeOptions } from '../../../ops/index.ts';
 import type { Parameters } from '../../nn/parameters.ts';
 import type { AttentionWeights } from '../families/family.ts';
 import { kvHeads, rotaryDim, type TextConfig } from '../families/text-config.ts';
@@ -48,20 +48,27 @@ export class Attention {
     padding: Padding | null,
   ): [Tensor, AttentionState] {
     const [b, l, d] = h.shape;
-    const [cache, state] = past instanceof KeyValueCache ? [past, null] : [null, past];
-    const start = padding?.start ?? cache?.positions.first;
-    const turn = { rotaryDim: rotaryDim(this.c), theta: this.c.rope_theta, layout: 'blhd' as const };
-    const rotary = { ...turn, start, offset: start ? 0 : offset };
+    const turn = { rotaryDim: rotaryDim(this.c), theta: this.c.rope_theta };
     const split = (y: Tensor, heads: number) => reshape(y, [b, l, heads, this.headSize]);
-    const q = rope(split(this.query.forward(h), this.heads), rotary);
-    const k = rope(split(this.key.forward(h), this.kv), rotary);
-    const v = split(this.value.forward(h), this.kv);
-    const all = cache ? cache.append(k, v) : joined(state, k, v);
-    const y = attention(q, all.k, all.v, { causal: true, layout: 'blhd', mask: padding?.mask, keyCount: all.keyCount });
+    const own = {
+      q: split(this.query.forward(h), this.heads),
+      k: split(this.key.forward(h), this.kv),
+      v: split(this.value.forward(h), this.kv),
+    };
+    const start = padding?.start;
+    const rotary = { ...turn, start, offset: start ? 0 : offset, layout: 'blhd' } as const;
+    const all = past instanceof KeyValueCache ? past.appendTurned(own, turn) : joined(past, own, rotary);
+    const y = attention(all.q, all.k, all.v, { causal: true, layout: 'blhd', mask: padding?.mask, keyCount: all.keyCount });
     return [reshape(y, [b, l, d]), { kind: 'attention', k: all.k, v: all.v }];
   }
 }
 
-function joined(past: AttentionState | null, k: Tensor, v: Tensor): ReturnType<KeyValueCache['append']> {
-  return past ? { k: cat([past.k, k], 1), v: cat([past.v, v], 1) } : { k, v };
+/** Queries and keys turned by their positions, keys and values behind those of the positions before. */
+function joined(
+  past: AttentionState | null,
+  { q, k, v }: Readonly<Record<'q' | 'k' | 'v', Tensor>>,
+  rotary: RopeOptions,
+): ReturnType<KeyValueCache['appendTurned']> {
+  const turned = { q: rope(q, rotary), k: rope(k, rotary), v };
+  return past ? { ...turned, k: cat([past.k, turned.k], 1), v: cat([past.v, v], 1) } : turned;
 }
