@@ -1,6 +1,6 @@
 import { WEIGHTS } from '../../engine/dtype.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { layerNorm, linear, type LinearOptions } from '../../ops/index.ts';
+import { type Activation, layerNorm, linear, type LinearOptions, linears } from '../../ops/index.ts';
 import type { Parameters } from './parameters.ts';
 
 /** y = x·Wᵀ + b; weight (out, in), bias (out). */
@@ -17,6 +17,20 @@ export class Linear {
   forward(x: Tensor, options?: LinearOptions): Tensor {
     return linear(x, this.weight, this.bias, options);
   }
+}
+
+/** A linear layer with an elementwise function behind it, or none. */
+export interface ActivatedLinear {
+  readonly layer: Linear;
+  readonly activation?: Activation;
+}
+
+/** What several layers make of the same x (…, in): (…, out) of each. */
+export function project(x: Tensor, layers: readonly ActivatedLinear[]): Tensor[] {
+  return linears(
+    x,
+    layers.map(({ layer: { weight, bias }, activation }) => ({ weight, bias, ...(activation && { activation }) })),
+  );
 }
 
 /** Layer normalisation over the last dimension, with weight and bias. */

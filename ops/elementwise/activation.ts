@@ -32,10 +32,10 @@ export interface Activation {
 
 const rows = /* @__PURE__ */ new Map<string, UnaryRow>();
 
-/** `activate(x: f32)` in WGSL, with what it calls. */
+/** `activate_NAME(x: f32)` in WGSL, with what it calls. */
 export function activationWgsl(name: string): string {
   const { wgsl, helpers = '' } = rows.get(name)!;
-  return `${helpers}fn activate(x: f32) -> f32 { return ${wgsl as string}; }\n`;
+  return `${helpers}fn activate_${name}(x: f32) -> f32 { return ${wgsl as string}; }\n`;
 }
 
 export function activationOnHost(name: string): (x: number) => number {

@@ -57,14 +57,17 @@ export function paramsOf(g: Product, { splits, kChunk }: Split): number[] {
   return [g.M, g.N, g.K, g.batch[0] * g.batch[1], g.batch[1], splits, kChunk, ...g.strideA, ...g.strideB];
 }
 
-/** What is added to the product: the slots of the bias and the addend, where they are there. */
-export const addedSlots = ({ bias, addend }: GpuProduct): Slot[] => [bias, addend].flatMap((o) => (o ? [o.slot] : []));
-
-/** The bindings of operands, and what of a shader's key tells how they are accessed. */
+/** The bindings of operands, their slots, and what of a shader's key tells how they are accessed. */
 export function bind(operands: Readonly<Record<string, Operand | undefined>>) {
-  const given = Object.entries(operands).flatMap(([name, o]) => (o ? [[name, accessor(o.access, o.wide)] as const] : []));
-  return { bindings: Object.fromEntries(given), key: given.map(([name, { key }]) => `${name}=${key}`).join() };
+  const there = Object.entries(operands).flatMap(([name, o]) => (o ? [[name, o] as const] : []));
+  const given = there.map(([name, { access, wide }]) => [name, accessor(access, wide)] as const);
+  const key = given.map(([name, accessor]) => `${name}=${accessor.key}`).join();
+  return { bindings: Object.fromEntries(given), slots: there.map(([, { slot }]) => slot), key };
 }
+
+/** Tiles of so many columns that results of N columns each take, side by side. */
+export const tilesAcross = (N: readonly number[], columns: number): number =>
+  N.reduce((sum, n) => sum + Math.ceil(n / columns), 0);
 
 /** A kernel whose workgroups each make a tile of C, or of a part of K's sums for it. */
 export interface TileKernel {
@@ -77,26 +80,62 @@ export interface TileKernel {
    * WGSL: declarations, and the body of `main`. It sees thread `t`, the tile's `row` and `column`, the `part` of K, and
    * `a_base`, `b_base`, `c_base`, where the operands of its product begin.
    */
-  code(): { readonly declarations?: string; readonly body: string };
+  code(products: readonly NamedProduct[]): { readonly declarations?: string; readonly body: string };
 }
 
-/** The launch of a kernel for all tiles of a product. */
-export function launchTiles(g: GpuProduct, kernel: TileKernel, split: Split = { splits: 1, kChunk: g.K }): Launch {
+/** A product, and what its operands and sizes are called in WGSL. */
+export interface NamedProduct extends GpuProduct {
+  readonly names: Readonly<Record<'a' | 'b' | 'bias' | 'c' | 'N' | 'K', string>>;
+}
+
+/** The names are numbered from the second product on; an operand that an earlier one has, too, goes by that one's. */
+function named(products: readonly GpuProduct[]): NamedProduct[] {
+  const mark = (i: number) => (i === 0 ? '' : `${i}`);
+  return products.map((g, i) => {
+    const [a, c] = (['a', 'c'] as const).map((x) => mark(products.findIndex((other) => other[x].slot === g[x].slot)));
+    const [b, bias] = [`b${mark(i)}`, `bias${mark(i)}`];
+    return { ...g, names: { a: `a${a}`, b, bias, c: `c${c}`, N: `params.N${c}`, K: `params.K${a}` } };
+  });
+}
+
+/** Products by the results that they are added up to. */
+export function byResult(products: readonly NamedProduct[]): NamedProduct[][] {
+  const results = new Set(products.map(({ names }) => names.c));
+  return [...results].map((c) => products.filter(({ names }) => names.c === c));
+}
+
+/**
+ * The launch of a kernel for all tiles of a product, and of others with its rows: of other columns of weights, or of
+ * another A and B, which are added up in the same C.
+ */
+export function launchTiles(
+  g: GpuProduct,
+  kernel: TileKernel,
+  split: Split = { splits: 1, kChunk: g.K },
+  others: readonly GpuProduct[] = [],
+): Launch {
   const [rows, columns] = kernel.tile;
-  const [down, across] = [Math.ceil(g.M / rows), Math.ceil(g.N / columns)];
+  const products = named([g, ...others]);
+  const results = byResult(products);
+  const [down, across] = [Math.ceil(g.M / rows), tilesAcross(results.map(([{ N }]) => N), columns)];
   const layers = g.batch[0] * g.batch[1] * split.splits;
   const folded = Math.max(across, down, layers) > MAX_GRID;
-  const reads = bind({ a: g.a, b: g.b, bias: g.bias, addend: g.addend });
-  const writes = bind({ c: g.c });
-  const layout = `${g.transA ? 'T' : 'N'}${g.transB ? 'T' : 'N'}${folded ? ' folded' : ''} ${g.activation ?? ''}`;
+  const operands = products.flatMap(({ names, a, b, bias }) => [[names.a, a], [names.b, b], [names.bias, bias]] as const);
+  const reads = bind(Object.fromEntries([...operands, ['addend', g.addend]]));
+  const writes = bind(Object.fromEntries(results.map(([{ names, c }]) => [names.c, c])));
+  const activations = results.map(([{ activation }]) => activation);
+  const layout = `${g.transA ? 'T' : 'N'}${g.transB ? 'T' : 'N'}${folded ? ' folded' : ''} ${activations}`;
+  const sizes = others.flatMap((_, i) => [`N${i + 1}`, `K${i + 1}`]);
   return {
     shader: shader(`gemm.${kernel.name} ${layout} ${reads.key},${writes.key}`, () => {
-      const { declarations = '', body } = kernel.code();
+      const { declarations = '', body } = kernel.code(products);
+      const fetchers = new Set(products.flatMap((one) => [fetcher('a', one), fetcher('b', one)]));
+      const functions = [...new Set(activations.flatMap((name) => (name ? [activationWgsl(name)] : [])))];
       return {
         reads: reads.bindings,
         writes: writes.bindings,
-        params: PARAMS,
-        code: /* wgsl */ `${fetcher('a', g)}${fetcher('b', g)}${putter(g)}${declarations}
+        params: { ...PARAMS, ...Object.fromEntries(sizes.map((name) => [name, 'u32'])) },
+        code: /* wgsl */ `${[...fetchers, ...functions, ...results.map(putter)].join('')}${declarations}
 @compute @workgroup_size(${kernel.threads})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) t: u32) {
@@ -111,8 +150,8 @@ ${folded ? unfold(rows, columns) : '  let group = id;\n'}  let row = group.y * $
 ${body}}`,
       };
     }),
-    args: [g.a.slot, g.b.slot, ...addedSlots(g), g.c.slot],
-    params: paramsOf(g, split),
+    args: [...reads.slots, ...writes.slots],
+    params: [...paramsOf(g, split), ...others.flatMap(({ N, K }) => [N, K])],
     grid: folded ? grid1d(across * down * layers, 1) : [across, down, layers],
   };
 }
@@ -134,34 +173,40 @@ const unfold = (rows: number, columns: number): string => /* wgsl */ `
  * is contiguous gives k … k+3 of row r, the other kind r … r+3 of row k. Past `k_end` it gives zeros; past the last row
  * it repeats rows, whose results are never stored, so that no value needs a second test.
  */
-function fetcher(x: 'a' | 'b', g: GpuProduct): string {
+function fetcher(x: 'a' | 'b', g: NamedProduct): string {
   const alongK = x === 'a' ? !g.transA : g.transB;
-  const rows = x === 'a' ? 'params.M' : 'params.N';
-  const head = `fn fetch_${x}(base: u32, r: u32, k: u32, k_end: u32) -> vec4<f32> {\n  var v = vec4<f32>();\n`;
+  const { [x]: name, K } = g.names;
+  const rows = x === 'a' ? 'params.M' : g.names.N;
+  const head = `fn fetch_${name}(base: u32, r: u32, k: u32, k_end: u32) -> vec4<f32> {\n  var v = vec4<f32>();\n`;
   const tail = '  return v;\n}\n';
   if (g[x].wide) {
-    const index = alongK ? `min(r, ${rows} - 1u) * params.K + k` : `k * ${rows} + min(r, ${rows} - 4u)`;
-    return `${head}  if (k < k_end) { v = load_${x}((base + ${index}) >> 2u); }\n${tail}`;
+    const index = alongK ? `min(r, ${rows} - 1u) * ${K} + k` : `k * ${rows} + min(r, ${rows} - 4u)`;
+    return `${head}  if (k < k_end) { v = load_${name}((base + ${index}) >> 2u); }\n${tail}`;
   }
   if (alongK) {
-    const part = (j: number) => `load_${x}(first + min(k + ${j}u, k_end - 1u))`;
+    const part = (j: number) => `load_${name}(first + min(k + ${j}u, k_end - 1u))`;
     const inside = (j: number) => `  v[${j}] = select(0.0, ${part(j)}, k + ${j}u < k_end);\n`;
-    return `${head}  let first = base + min(r, ${rows} - 1u) * params.K;\n${range(4).map(inside).join('')}${tail}`;
+    return `${head}  let first = base + min(r, ${rows} - 1u) * ${K};\n${range(4).map(inside).join('')}${tail}`;
   }
-  const parts = four((j) => `load_${x}(base + k * ${rows} + min(r + ${j}u, ${rows} - 1u))`);
+  const parts = four((j) => `load_${name}(base + k * ${rows} + min(r + ${j}u, ${rows} - 1u))`);
   return `${head}  if (k < k_end) { v = vec4<f32>(${parts}); }\n${tail}`;
 }
 
-/** `put_c(base, m, n, sum)` stores columns n … n+3 of row m, with all that is done to the sum, where they are within C. */
-function putter(g: GpuProduct): string {
-  const biased = g.bias ? `sum + vec4<f32>(${four((j) => `load_bias(n + ${j}u)`)})` : 'sum';
-  const added = (at: string) => (g.addend ? ` + load_addend(${at})` : '');
-  const one = (j: number) => `  if (n + ${j}u < params.N) { store_c(i + ${j}u, v[${j}]${added(`i + ${j}u`)}); }\n`;
+/**
+ * `put_c(base, m, n, sum)` stores columns n … n+3 of row m, with all that is done to the sum, where they are within C.
+ * @param products those that add up to the result
+ */
+function putter(products: readonly NamedProduct[]): string {
+  const [{ names, activation, addend, c }] = products;
+  const biases = products.flatMap((g) => (g.bias ? [`vec4<f32>(${four((j) => `load_${g.names.bias}(n + ${j}u)`)})`] : []));
+  const added = (at: string) => (addend ? ` + load_addend(${at})` : '');
+  const one = (j: number) => `  if (n + ${j}u < ${names.N}) { store_${names.c}(i + ${j}u, v[${j}]${added(`i + ${j}u`)}); }\n`;
+  const v = activation ? `vec4<f32>(${four((j) => `activate_${activation}(u[${j}])`)})` : 'u';
   return (
-    `${g.activation ? activationWgsl(g.activation) : ''}fn put_c(base: u32, m: u32, n: u32, sum: vec4<f32>) {\n` +
-    '  if (m >= params.M || n >= params.N) { return; }\n' +
-    `  let u = ${biased};\n  let v = ${g.activation ? `vec4<f32>(${four((j) => `activate(u[${j}])`)})` : 'u'};\n  let i = base + m * params.N + n;\n` +
-    `${g.c.wide ? `  store_c(i >> 2u, v${added('i >> 2u')});\n` : range(4).map(one).join('')}}\n`
+    `fn put_${names.c}(base: u32, m: u32, n: u32, sum: vec4<f32>) {\n` +
+    `  if (m >= params.M || n >= ${names.N}) { return; }\n` +
+    `  let u = ${['sum', ...biases].join(' + ')};\n  let v = ${v};\n  let i = base + m * ${names.N} + n;\n` +
+    `${c.wide ? `  store_${names.c}(i >> 2u, v${added('i >> 2u')});\n` : range(4).map(one).join('')}}\n`
   );
 }
 
@@ -179,7 +224,14 @@ export function levelsFor(steps: number): 1 | 2 | 3 {
  * adds to them. With more levels than one, BLOCK steps make a sum, BLOCK of these one of the next level, so that a long
  * K loses no digits.
  */
-export function sumOverK(count: number, levels: 1 | 2 | 3, start: string, step: number, body: string): string {
+export function sumOverK(
+  count: number,
+  levels: 1 | 2 | 3,
+  start: string,
+  step: number,
+  body: string,
+  end = 'params.K',
+): string {
   const each = (code: (i: number) => string) => range(count).map(code).join('');
   const walk = (level: number, end: string): string => {
     if (level === 1) return `  for (; k < ${end}; k += ${step}u) {\n${body}  }\n`;
@@ -190,5 +242,5 @@ export function sumOverK(count: number, levels: 1 | 2 | 3, start: string, step: 
       `${each((i) => `  sum${i} += before${level}_${i};\n`)}  }\n`
     );
   };
-  return `${each((i) => `  var sum${i} = vec4<f32>();\n`)}  var k = ${start};\n${walk(levels, 'params.K')}`;
+  return `${each((i) => `  var sum${i} = vec4<f32>();\n`)}  var k = ${start};\n${walk(levels, end)}`;
 }

@@ -2,7 +2,9 @@ import { elements, type Spec } from '../../engine/backend.ts';
 import { apply } from '../../engine/apply.ts';
 import { expectDType, FLOATS, isBlock, WEIGHTS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { defineOp, spec } from '../../engine/op.ts';
+import type { WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import { defineOp, type HostArg, spec } from '../../engine/op.ts';
+import type { Slot } from '../../engine/plan.ts';
 import { gradEnabled } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { show } from '../common/shapes.ts';
@@ -13,19 +15,68 @@ import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { reshape } from '../movement/reshape.ts';
 import { sum } from '../reduce/reduce.ts';
 import { matmul2d } from './matmul.ts';
-import { plainProduct, type Product, productOnHost, productOnWasm } from './product.ts';
+import { plainProduct, type Product, productOnHost, productOnWasm, type ProductSlots } from './product.ts';
 import { productOnGpu } from './variants.ts';
 
-const rowsOf = ({ shape }: Spec): number => elements(shape.slice(0, -1));
+export const rowsOf = ({ shape }: Spec): number => elements(shape.slice(0, -1));
 
 interface LinearAttrs {
   /** Of the elementwise function that is applied; only where no gradient is wanted. */
   readonly activation?: string | undefined;
 }
 
+/** Operands of x·Wᵀ + b + addend. */
+export interface LinearOperands<T> {
+  readonly x: T;
+  readonly weight: T;
+  readonly bias?: T | undefined;
+  readonly addend?: T | undefined;
+}
+
 /** (rows, in) · (out, in)ᵀ */
-function productOf(x: Spec, { shape: [out, inner] }: Spec, { activation }: LinearAttrs): Product {
+export function linearProduct({ x, weight }: LinearOperands<Spec>, activation?: string): Product {
+  const [out, inner] = weight.shape;
   return { ...plainProduct(rowsOf(x), out, inner, false, true), activation };
+}
+
+/** The result of a linear layer. @throws ShapeError or DTypeError naming the operand */
+export function linearSpec(op: string, { x, weight, bias, addend }: LinearOperands<Spec>): Spec {
+  expectDType(op, 'x', x.dtype, ...FLOATS);
+  expectDType(op, 'weight', weight.dtype, ...WEIGHTS);
+  if (bias) expectDType(op, 'bias', bias.dtype, ...FLOATS);
+  if (addend) expectDType(op, 'addend', addend.dtype, ...FLOATS);
+  const [out, inner] = weight.shape;
+  if (weight.shape.length !== 2 || x.shape.at(-1) !== inner) {
+    const both = `x ${show(x.shape)} and weight ${show(weight.shape)}`;
+    throw new ShapeError(`${op}: ${both} do not fit: expected (…, in) and (out, in)`);
+  }
+  if (bias && (bias.shape.length !== 1 || bias.shape[0] !== out)) {
+    throw new ShapeError(`${op}: bias ${show(bias.shape)} does not fit weight ${show(weight.shape)}, expected [${out}]`);
+  }
+  const y = spec([...x.shape.slice(0, -1), out], x.dtype);
+  if (addend && show(addend.shape) !== show(y.shape)) {
+    throw new ShapeError(`${op}: addend ${show(addend.shape)} does not fit the product, expected ${show(y.shape)}`);
+  }
+  return y;
+}
+
+/** The layer in loops. */
+export function linearOnHost(operands: LinearOperands<HostArg>, y: HostArg, activation?: string): void {
+  const { x, weight, bias, addend } = operands;
+  productOnHost(linearProduct(operands, activation), x, weight, bias, y, addend);
+}
+
+/** Notes the layer's calls of C kernels; false where there is none of the activation. */
+export function linearOnWasm(operands: LinearOperands<Slot>, y: Slot, device: WasmPlanner, activation?: string): boolean {
+  const { x, weight, bias, addend } = operands;
+  productOnWasm(linearProduct(operands), { a: x, b: weight, bias, c: y }, device);
+  if (activation && !activationOnWasm(device.k, activation, y)) return false;
+  return !addend || binaryOnWasm(device.k, 'add', y, addend, y);
+}
+
+/** The layer's operands as those of its product. */
+export function linearSlots({ x, weight, bias, addend }: LinearOperands<Slot>, y: Slot): ProductSlots {
+  return { a: x, b: weight, ...(bias && { bias }), ...(addend && { addend }), c: y };
 }
 
 const linearOp = /* @__PURE__ */ defineOp({
@@ -33,37 +84,11 @@ const linearOp = /* @__PURE__ */ defineOp({
   inputs: ['x', 'weight', 'bias?', 'addend?'],
   outputs: ['y'],
   asStored: { webgpu: ['x', 'weight', 'bias', 'addend', 'y'] },
-  shape({ x, weight, bias, addend }, _: LinearAttrs) {
-    expectDType('linear', 'x', x.dtype, ...FLOATS);
-    expectDType('linear', 'weight', weight.dtype, ...WEIGHTS);
-    if (bias) expectDType('linear', 'bias', bias.dtype, ...FLOATS);
-    if (addend) expectDType('linear', 'addend', addend.dtype, ...FLOATS);
-    const [out, inner] = weight.shape;
-    if (weight.shape.length !== 2 || x.shape.at(-1) !== inner) {
-      const both = `x ${show(x.shape)} and weight ${show(weight.shape)}`;
-      throw new ShapeError(`linear: ${both} do not fit: expected (…, in) and (out, in)`);
-    }
-    if (bias && (bias.shape.length !== 1 || bias.shape[0] !== out)) {
-      throw new ShapeError(`linear: bias ${show(bias.shape)} does not fit weight ${show(weight.shape)}, expected [${out}]`);
-    }
-    const y = spec([...x.shape.slice(0, -1), out], x.dtype);
-    if (addend && show(addend.shape) !== show(y.shape)) {
-      throw new ShapeError(`linear: addend ${show(addend.shape)} does not fit the product, expected ${show(y.shape)}`);
-    }
-    return { y };
-  },
-  reference({ x, weight, bias, addend }, { y }, attrs) {
-    productOnHost(productOf(x, weight, attrs), x, weight, bias, y, addend);
-  },
-  webgpu({ x, weight, bias, addend }, { y }, attrs, device) {
-    return productOnGpu(productOf(x, weight, attrs), { a: x, b: weight, bias, addend, c: y }, device);
-  },
-  wasm({ x, weight, bias, addend }, { y }, attrs, device) {
-    const { activation } = attrs;
-    productOnWasm(productOf(x, weight, attrs), { a: x, b: weight, bias, c: y }, device);
-    if (activation && !activationOnWasm(device.k, activation, y)) return false;
-    return !addend || binaryOnWasm(device.k, 'add', y, addend, y);
-  },
+  shape: (operands, _: LinearAttrs) => ({ y: linearSpec('linear', operands) }),
+  reference: (operands, { y }, { activation }) => linearOnHost(operands, y, activation),
+  webgpu: (operands, { y }, { activation }, device) =>
+    productOnGpu(linearProduct(operands, activation), linearSlots(operands, y), device),
+  wasm: (operands, { y }, { activation }, device) => linearOnWasm(operands, y, device, activation),
   saves: ['x', 'weight'],
   backward({ saved, specs: { x, weight, bias, addend }, needs, grads }) {
     const rows = rowsOf(x);

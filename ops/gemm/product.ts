@@ -58,7 +58,7 @@ export interface ProductSlots {
   readonly a: Slot;
   readonly b: Slot;
   /** (N), of products without batch. */
-  readonly bias?: Slot;
+  readonly bias?: Slot | undefined;
   /** Laid out as c; on WebGPU only, where it costs no launch. */
   readonly addend?: Slot;
   readonly c: Slot;

@@ -2,7 +2,6 @@ import { plain } from '../../engine/access.ts';
 import { type GpuCaps, type GpuPlanner, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
 import { activationWgsl } from '../elementwise/activation.ts';
 import {
-  addedSlots,
   bind,
   four,
   type GpuProduct,
@@ -309,6 +308,7 @@ function launchReduce(g: GpuProduct, sums: Operand, split: Split): Launch {
   const [reads, writes] = [bind({ sums, bias: g.bias, addend: g.addend }), bind({ c: g.c })];
   const bias = wide ? `vec4<f32>(${four((j) => `load_bias(n + ${j}u)`)})` : 'load_bias(n)';
   const results = g.batch[0] * g.batch[1] * g.M * g.N;
+  const activate = `activate_${g.activation}`;
   return {
     shader: shader(`gemm.reduce${slices} ${reads.key},${writes.key} ${g.activation ?? ''}`, () => ({
       reads: reads.bindings,
@@ -330,13 +330,13 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: v
   if (t < ${columns}u && i < count) {
     for (var s = 1u; s < ${slices}u; s++) { sum += partial[t + s * ${columns}u]; }
     ${g.bias ? `let n = i * ${width}u % params.N;\n    sum += ${bias};` : ''}
-    ${g.activation ? `sum = ${wide ? `vec4<f32>(${four((j) => `activate(sum[${j}])`)})` : 'activate(sum)'};` : ''}
+    ${g.activation ? `sum = ${wide ? `vec4<f32>(${four((j) => `${activate}(sum[${j}])`)})` : `${activate}(sum)`};` : ''}
     ${g.addend ? 'sum += load_addend(i);' : ''}
     store_c(i, sum);
   }
 }`,
     })),
-    args: [sums.slot, ...addedSlots(g), g.c.slot],
+    args: [...reads.slots, ...writes.slots],
     params: paramsOf(g, split),
     grid: grid1d(results, columns * width),
   };

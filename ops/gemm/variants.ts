@@ -1,7 +1,8 @@
 import { convert } from '../../engine/backends/webgpu/convert.ts';
 import type { GpuCaps, GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { isPlain } from '../../engine/dtype.ts';
-import { type GpuProduct, gpuProduct, launchTiles, levelsFor, four, range, sumOverK, type TileKernel } from './kernel.ts';
+import { four, type GpuProduct, gpuProduct, launchTiles, levelsFor, range, sumOverK, type TileKernel } from './kernel.ts';
+import { dot, DOT_THREADS, FEW_ROWS, rowsOf } from './dot.ts';
 import type { Product, ProductSlots } from './product.ts';
 import { cheapest, tiled } from './tiles.ts';
 
@@ -12,15 +13,13 @@ export interface Variant {
   launches(g: GpuProduct, device: GpuPlanner): readonly Launch[];
 }
 
-/** Rows up to which the kernels that only stream B are taken. */
-const FEW_ROWS = 8;
 const fewRows = ({ M, transA }: Product, { maxInvocations }: GpuCaps) =>
-  M <= FEW_ROWS && !transA && maxInvocations >= 256;
+  M <= FEW_ROWS && !transA && maxInvocations >= DOT_THREADS;
 
 /** The first whose `when` holds makes the product. */
 export const VARIANTS: readonly Variant[] = [
   { name: 'direct', when: ({ K }, { software }) => software || K === 0, launches: (g) => [launchTiles(g, direct(g))] },
-  { name: 'dot', when: (g, caps) => g.transB && fewRows(g, caps), launches: (g) => [launchTiles(g, dot(g))] },
+  { name: 'dot', when: (g, caps) => g.transB && fewRows(g, caps), launches: (g) => [launchTiles(g, dot([g]))] },
   { name: 'axpy', when: (g, caps) => !g.transB && fewRows(g, caps), launches: (g) => [launchTiles(withNarrowA(g), axpy(g))] },
   { name: 'tiles', when: () => true, launches: (g, device) => tiled(g, cheapest(g, device.caps), device) },
 ];
@@ -63,46 +62,6 @@ function direct(g: GpuProduct): TileKernel {
         '  let m = row + t / 8u * 4u;\n  let n = column + t % 8u * 4u;\n' +
         sumOverK(4, levels, '0u', 4, step.join('')) +
         range(4).map((m) => `  put_c(c_base, m + ${m}u, n, sum${m});\n`).join(''),
-    }),
-  };
-}
-
-/** Rows of A that the code handles: M rounded up, so that few kernels are compiled. */
-const rowsOf = ({ M }: Product): number => 2 ** Math.ceil(Math.log2(M));
-
-/**
- * Few rows times [N,K] weights: `lanes` threads read one row of B together, four elements a thread, and keep one sum for
- * each row of A; a thread per four results adds up the lanes. Bound by reading B.
- */
-function dot(g: GpuProduct): TileKernel {
-  const threads = 256;
-  const rows = rowsOf(g);
-  const lanes = g.K >= 256 ? 32 : 8;
-  const columns = threads / lanes;
-  const unrolled = range(4).map((u) => u * lanes * 4);
-  const step = [
-    ...unrolled.map((k, u) => `    let w${u} = fetch_b(b_base, n, k + ${k}u, params.K);\n`),
-    ...unrolled.flatMap((k, u) =>
-      range(rows).map((m) => `    sum${m} = fma(w${u}, fetch_a(a_base, ${m}u, k + ${k}u, params.K), sum${m});\n`),
-    ),
-  ];
-  const levels = levelsFor(g.K / (lanes * 16));
-  return {
-    name: `dot${rows}x${lanes}.${levels}`,
-    threads,
-    tile: [FEW_ROWS, columns],
-    code: () => ({
-      declarations: `var<workgroup> sums: array<array<f32, ${threads}>, ${rows}>;\n`,
-      body:
-        `  let lane = t % ${lanes}u;\n  let n = column + t / ${lanes}u;\n` +
-        sumOverK(rows, levels, 'lane * 4u', lanes * 16, step.join('')) +
-        `  let at = lane * ${columns}u + t / ${lanes}u;\n` +
-        range(rows).map((m) => `  sums[${m}][at] = dot(sum${m}, vec4<f32>(1.0));\n`).join('') +
-        `  workgroupBarrier();\n  if (t < ${(rows * columns) / 4}u) {\n` +
-        `    let m = t / ${columns / 4}u;\n    let first = t % ${columns / 4}u * 4u;\n    var v = vec4<f32>();\n` +
-        `    for (var i = 0u; i < ${lanes}u; i++) {\n` +
-        `      v += vec4<f32>(${four((j) => `sums[m][i * ${columns}u + first + ${j}u]`)});\n    }\n` +
-        '    put_c(c_base, m, column + first, v);\n  }\n',
     }),
   };
 }

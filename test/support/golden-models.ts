@@ -15,6 +15,7 @@ import { MaTVLM } from '../../models/matvlm/model.ts';
 import { isTrainable } from '../../models/matvlm/names.ts';
 import { nextLabels } from '../../models/matvlm/vqa-batch.ts';
 import type { Spliced, TokenBatch } from '../../models/matvlm/splice.ts';
+import { project } from '../../models/nn/layers.ts';
 import { AdamW } from '../../models/nn/optimiser.ts';
 import { disposeModel, loadWeights, modelFrom, readConfig, sharedParameters } from '../../models/matvlm/weights.ts';
 import { backward } from '../../ops/index.ts';
@@ -193,7 +194,7 @@ async function* mixerChecks(r: Replay): AsyncGenerator<Check> {
   const made = scope(() => {
     const u = r.upload('mixer.u');
     u.requiresGrad = true;
-    const [gated, state] = mixer.forward(u, null);
+    const [gated, state] = mixer.forward(project(u, mixer.projections), null);
     const y = mixer.output.forward(gated);
     backward(y, r.upload('mixer.grad_y'));
     return { y, ssm: keep(state.kind === 'mamba' ? state.ssm : y), grad: u.grad!.detach() };

@@ -29,6 +29,8 @@ import {
   l2Distance,
   le,
   leakyRelu,
+  linears,
+  linearSum,
   logicalAnd,
   logicalNot,
   logicalOr,
@@ -42,6 +44,7 @@ import {
   remainder,
   ropeAppend_,
   scatterAdd,
+  silu,
   sort,
   std,
   ssdStep_,
@@ -217,6 +220,20 @@ export const moreCases: readonly MoreCase[] = [
       const first = fromData(backend, [3], [1], 'i32');
       return [ropeAppend_({ q, k, v, keys, values, first }, { rotaryDim: 4, theta: 100 }), keys, values];
     },
+  },
+  {
+    id: 'linears',
+    inputs: [f32([2, 7], 1), f32([3, 7], 2), f32([3], 3), f32([6, 7], 4)],
+    differentiable: false,
+    run: ([x, w0, b0, w1]) =>
+      noGrad(() => linears(x, [{ weight: w0, bias: b0, activation: silu }, { weight: w1, bias: null }])),
+  },
+  {
+    id: 'linear_sum',
+    inputs: [[2, 7], [2, 3], [7, 3], [7], [2, 6], [7, 6]].map((s, i) => f32(s, i)),
+    differentiable: false,
+    run: ([x, a, w0, b0, b, w1]) =>
+      noGrad(() => [linearSum(x, [[a, { weight: w0, bias: b0 }], [b, { weight: w1, bias: null }]])]),
   },
   { id: 'add_into', inputs, differentiable: false, run: inPlace((dst, [src]) => addInto(dst, src, 0.5)) },
   { id: 'grad norm', inputs, differentiable: false, run: (grads) => [gradNorm(grads, 0.5)] },

@@ -1,7 +1,7 @@
 import type * as v from 'valibot';
 import type { Tensor } from '../../../engine/tensor.ts';
 import type { Parameters } from '../../nn/parameters.ts';
-import type { Linear } from '../../nn/layers.ts';
+import type { ActivatedLinear, Linear } from '../../nn/layers.ts';
 import type { Rotary, TextConfig } from './text-config.ts';
 
 /** The names of an attention layer's weights, and which of them have biases. */
@@ -17,18 +17,23 @@ export interface AttentionWeights {
   readonly outputBias: boolean;
 }
 
-/** Adds to the residual stream what a linear layer makes of h, through residual dropout in training. */
-export type AddResidual = (layer: Linear, h: Tensor, stream: Tensor) => Tensor;
+/** Adds to the residual stream (B, L, D) what linear layers make of their x, through residual dropout in training. */
+export type AddResidual = (stream: Tensor, terms: readonly (readonly [x: Tensor, layer: Linear])[]) => Tensor;
+
+/** What mixes the tokens of a layer in one pass, attention or Mamba-2, between linear layers on either side. */
+export interface Mixing {
+  /** What h (B, L, D) goes through first. */
+  readonly projections: readonly ActivatedLinear[];
+  /** Makes of what they gave what goes through `output`; to be called once. */
+  mix(projected: readonly Tensor[]): Tensor;
+  /** Gives what is added to the residual stream. */
+  readonly output: Linear;
+}
 
 /** A layer without its mixer: norms, MLP, and how residuals go around them. */
 export interface Block {
-  /**
-   * @param x (B, L, D), the residual stream
-   * @param mix adds to a residual stream what the layer's mixer, attention or Mamba-2, makes of h (B, L, D); to be called
-   *   once
-   * @returns (B, L, D)
-   */
-  forward(x: Tensor, mix: (h: Tensor, stream: Tensor) => Tensor, addResidual: AddResidual): Tensor;
+  /** @param x (B, L, D), the residual stream  @returns (B, L, D) */
+  forward(x: Tensor, mixer: Mixing, addResidual: AddResidual): Tensor;
 }
 
 /** A normalisation of the last dimension. */

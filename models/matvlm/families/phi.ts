@@ -2,8 +2,8 @@ import * as v from 'valibot';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { geluTanh } from '../../../ops/index.ts';
 import type { Parameters } from '../../nn/parameters.ts';
-import { LayerNorm, Linear } from '../../nn/layers.ts';
-import type { AddResidual, Block, DecoderFamily } from './family.ts';
+import { LayerNorm, Linear, project } from '../../nn/layers.ts';
+import type { AddResidual, Block, DecoderFamily, Mixing } from './family.ts';
 import { decoderFields, positive } from './text-config.ts';
 
 const rotary = { partial_rotary_factor: 0.5, rope_theta: 10000 };
@@ -29,10 +29,11 @@ class PhiBlock implements Block {
     this.fc2 = new Linear(p.at('mlp').at('fc2'), c.intermediate_size, c.hidden_size);
   }
 
-  forward(x: Tensor, mix: (h: Tensor, stream: Tensor) => Tensor, addResidual: AddResidual): Tensor {
-    const h = this.norm.forward(x);
-    const mixed = mix(h, x);
-    return addResidual(this.fc2, this.fc1.forward(h, { activation: geluTanh }), mixed);
+  forward(x: Tensor, { projections, mix, output }: Mixing, addResidual: AddResidual): Tensor {
+    const fc1 = { layer: this.fc1, activation: geluTanh };
+    const projected = project(this.norm.forward(x), [...projections, fc1]);
+    const inner = projected.pop()!;
+    return addResidual(x, [[mix(projected), output], [inner, this.fc2]]);
   }
 }
 

@@ -2,7 +2,7 @@ import { WEIGHTS } from '../../../engine/dtype.ts';
 import { scope } from '../../../engine/scope.ts';
 import { checkpoint, gradEnabled } from '../../../engine/tape.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { add, embedding, indexSelect, reshape, slice } from '../../../ops/index.ts';
+import { add, embedding, indexSelect, linearSum, reshape, slice } from '../../../ops/index.ts';
 import type { Dropout } from '../../nn/dropout.ts';
 import type { Parameters } from '../../nn/parameters.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
@@ -76,25 +76,31 @@ export class DecoderLayer {
       const { owner } = options;
       const before = past && owner ? mapLayer(past as LayerState, (t) => indexSelect(t, 0, owner)) : past;
       let state: LayerState | undefined;
-      const addResidual: AddResidual = (layer, h, stream) => this.addResidual(layer, h, stream, options.dropout ?? null);
-      const mix = (h: Tensor, stream: Tensor): Tensor => {
-        const [mixed, after] = this.mix(h, before, options, offset);
+      const mix = (projected: readonly Tensor[]): Tensor => {
+        const [mixed, after] = this.mix(projected, before, options, offset);
         state = after;
-        return addResidual(this.mixer.output, mixed, stream);
+        return mixed;
       };
-      return [this.block.forward(x, mix, addResidual), state!];
+      const { projections, output } = this.mixer;
+      const addResidual: AddResidual = (stream, terms) => this.addResidual(stream, terms, options.dropout ?? null);
+      return [this.block.forward(x, { projections, mix, output }, addResidual), state!];
     });
   }
 
-  private mix(h: Tensor, past: LayerPast | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
+  private mix(projected: readonly Tensor[], past: LayerPast | null, options: LayerOptions, offset: number): [Tensor, LayerState] {
     const { padding = null } = options;
-    if (this.mixer.kind === 'mamba') return this.mixer.forward(h, past?.kind === 'mamba' ? past : null, padding);
-    return this.mixer.forward(h, offset, past?.kind === 'attention' ? past : null, padding);
+    if (this.mixer.kind === 'mamba') return this.mixer.forward(projected, past?.kind === 'mamba' ? past : null, padding);
+    return this.mixer.forward(projected, offset, past?.kind === 'attention' ? past : null, padding);
   }
 
-  private addResidual(layer: Linear, h: Tensor, stream: Tensor, dropout: Dropout | null): Tensor {
+  private addResidual(
+    stream: Tensor,
+    terms: readonly (readonly [x: Tensor, layer: Linear])[],
+    dropout: Dropout | null,
+  ): Tensor {
     const { resid_pdrop: p } = this.c;
-    return dropout && p > 0 ? add(stream, dropout.forward(layer.forward(h), p)) : layer.forward(h, { addend: stream });
+    if (!dropout || p === 0) return linearSum(stream, terms);
+    return terms.reduce((sum, [x, layer]) => add(sum, dropout.forward(layer.forward(x), p)), stream);
   }
 }
 

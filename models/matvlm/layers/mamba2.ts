@@ -15,7 +15,7 @@ import {
 import type { Parameters } from '../../nn/parameters.ts';
 import type { MambaConfig } from '../config.ts';
 import { RecurrentCache } from '../../nn/cache.ts';
-import { Linear } from '../../nn/layers.ts';
+import { type ActivatedLinear, Linear } from '../../nn/layers.ts';
 import { ownLast, type Padding, still } from './padding.ts';
 import type { MambaState } from './state.ts';
 
@@ -30,7 +30,8 @@ const NORM_EPS = 1e-5;
  */
 export class Mamba2Mixer {
   readonly kind = 'mamba';
-  readonly in_proj: Linear;
+  /** `in_proj` alone, [z | x | B | C | dt], which whoever calls `forward` applies. */
+  readonly projections: readonly [ActivatedLinear];
   /** The output projection, `out_proj`, which whoever calls `forward` applies. */
   readonly output: Linear;
   readonly conv: { weight: Tensor; bias: Tensor };
@@ -50,7 +51,7 @@ export class Mamba2Mixer {
     this.headSize = c.d_inner / this.heads;
     const { d_model: d, d_inner: inner, d_xb: xb } = c;
     const channels = inner + 2 * xb;
-    this.in_proj = new Linear(p.at('in_proj'), d, 2 * inner + 2 * xb + this.heads, c.is_bias);
+    this.projections = [{ layer: new Linear(p.at('in_proj'), d, 2 * inner + 2 * xb + this.heads, c.is_bias) }];
     this.output = new Linear(p.at('out_proj'), inner, d, c.is_bias);
     this.conv = {
       weight: p.at('conv1d').get('weight', [channels, 1, CONV_WIDTH]),
@@ -63,25 +64,30 @@ export class Mamba2Mixer {
   }
 
   /**
-   * u (B, L, D) → (B, L, d_inner) before the output projection, and the state after the last position of each row that is not padding.
+   * (B, L, d_inner) before the output projection, and the state after the last position of each row that is not padding.
+   * @param projected what `projections` make of u (B, L, D)
    * @param past the state before, or a cache of it, which is brought up to date
    */
-  forward(u: Tensor, past: MambaState | RecurrentCache | null, padding: Padding | null = null): [Tensor, MambaState] {
-    if (!(past instanceof RecurrentCache)) return this.scan(u, past, padding);
+  forward(
+    [projected]: readonly Tensor[],
+    past: MambaState | RecurrentCache | null,
+    padding: Padding | null = null,
+  ): [Tensor, MambaState] {
+    if (!(past instanceof RecurrentCache)) return this.scan(projected, past, padding);
     const held = past.state;
-    if (held && u.shape[1] === 1) return [this.step(u, held), { kind: 'mamba', ...held }];
-    const [y, after] = this.scan(u, held && { kind: 'mamba', ...held }, padding);
+    if (held && projected.shape[1] === 1) return [this.step(projected, held), { kind: 'mamba', ...held }];
+    const [y, after] = this.scan(projected, held && { kind: 'mamba', ...held }, padding);
     past.set(after.conv, after.ssm);
     return [y, after];
   }
 
-  private scan(u: Tensor, past: MambaState | null, padding: Padding | null): [Tensor, MambaState] {
-    const b = u.shape[0];
+  private scan(projected: Tensor, past: MambaState | null, padding: Padding | null): [Tensor, MambaState] {
+    const b = projected.shape[0];
     const { d_inner: inner, d_xb: xb } = this.c;
     // 1. [z | x | B | C | dt] = W_in u
-    const [z, xBC, dt] = split(this.in_proj.forward(u), [inner, 2 * xb + inner, this.heads], -1);
+    const [z, xBC, dt] = split(projected, [inner, 2 * xb + inner, this.heads], -1);
     // 2. a causal depthwise convolution with SiLU over x|B|C
-    const before = past?.conv ?? zeros(u.backend, [b, CONV_WIDTH - 1, 2 * xb + inner]);
+    const before = past?.conv ?? zeros(projected.backend, [b, CONV_WIDTH - 1, 2 * xb + inner]);
     const how = { activation: 'silu', layout: 'blc', initial: before } as const;
     const mixed = causalConv1d(xBC, this.convWeight(), this.conv.bias, how);
     const [x, B, C] = split(mixed, [xb, xb, inner], -1);
@@ -96,9 +102,8 @@ export class Mamba2Mixer {
   }
 
   /** `scan` of one token, in place: the parts of the projection are read where they lie. */
-  private step(u: Tensor, { conv, ssm }: { readonly conv: Tensor; readonly ssm: Tensor }): Tensor {
+  private step(projected: Tensor, { conv, ssm }: { readonly conv: Tensor; readonly ssm: Tensor }): Tensor {
     const { d_inner: inner, d_xb: xb } = this.c;
-    const projected = this.in_proj.forward(u);
     const part = (of: Tensor, from: number, size: number) => ({ of, from, to: from + size });
     const xBC = part(projected, inner, 2 * xb + inner);
     const mixed = causalConv1dStep_(conv, xBC, this.convWeight(), this.conv.bias, { activation: 'silu' });

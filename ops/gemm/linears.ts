@@ -1,0 +1,162 @@
+import { apply } from '../../engine/apply.ts';
+import { type GpuPlanner, type Launch, MAX_GRID } from '../../engine/backends/webgpu/launch.ts';
+import { isPlain } from '../../engine/dtype.ts';
+import { defineOp } from '../../engine/op.ts';
+import type { Slot } from '../../engine/plan.ts';
+import { gradEnabled } from '../../engine/tape.ts';
+import type { Tensor } from '../../engine/tensor.ts';
+import type { Activation } from '../elementwise/activation.ts';
+import { binaryOnWasm } from '../elementwise/wasm.ts';
+import { dot, FEW_ROWS } from './dot.ts';
+import { gpuProduct, launchTiles, tilesAcross } from './kernel.ts';
+import { linear, type LinearOperands, linearOnHost, linearOnWasm, linearProduct, linearSlots, linearSpec, rowsOf } from './linear.ts';
+import { productOnGpu, VARIANTS } from './variants.ts';
+
+/** A linear layer: weight (out, in) in any format of `WEIGHTS`, bias (out). */
+export interface Layer {
+  readonly weight: Tensor;
+  readonly bias: Tensor | null;
+}
+
+/** Layers as operands: each weight, (out, in), is followed by its bias, (out), where it has one. */
+function layersOf<T extends { readonly shape: readonly number[] }>(parts: readonly T[]): { weight: T; bias?: T }[] {
+  const layers: { weight: T; bias?: T }[] = [];
+  for (const part of parts) {
+    if (part.shape.length === 1 && layers.length > 0) layers[layers.length - 1].bias = part;
+    else layers.push({ weight: part });
+  }
+  return layers;
+}
+
+const flat = ({ weight, bias }: Layer): Tensor[] => (bias ? [weight, bias] : [weight]);
+
+interface LayerOf<T> extends LinearOperands<T> {
+  readonly y: T;
+  readonly activation?: string | undefined;
+}
+
+/** One launch for layers of few rows, if there is a kernel for it. */
+function inOneLaunch(layers: readonly LayerOf<Slot>[], device: GpuPlanner): Launch[] | null {
+  const { caps } = device;
+  const products = layers.map((layer) => gpuProduct(linearProduct(layer, layer.activation), linearSlots(layer, layer.y), caps));
+  const kernel = dot(products);
+  const buffers = new Set(layers.flatMap(({ x, weight, bias, addend, y }) => [x, weight, bias, addend, y]));
+  buffers.delete(undefined);
+  const fits =
+    products.every((g) => VARIANTS.find(({ when }) => when(g, caps))!.name === 'dot' && (g.c.wide || isPlain(g.c.slot.dtype))) &&
+    buffers.size <= caps.maxStorageBuffers &&
+    tilesAcross(products.map(({ N }) => N), kernel.tile[1]) <= MAX_GRID;
+  return fits ? [launchTiles(products[0], kernel, undefined, products.slice(1))] : null;
+}
+
+/** As many layers in each launch as the device has bindings for. */
+function inFewLaunches(layers: readonly LayerOf<Slot>[], device: GpuPlanner): Launch[] {
+  for (let count = layers.length; count > 1; count--) {
+    const one = inOneLaunch(layers.slice(0, count), device);
+    if (one) return [...one, ...inFewLaunches(layers.slice(count), device)];
+  }
+  const [first, ...others] = layers;
+  if (!first) return [];
+  const product = linearProduct(first, first.activation);
+  return [...productOnGpu(product, linearSlots(first, first.y), device), ...inFewLaunches(others, device)];
+}
+
+interface LinearsAttrs {
+  /** Of each layer: the elementwise function that is applied. */
+  readonly activations: readonly (string | undefined)[];
+}
+
+const linearsOp = /* @__PURE__ */ defineOp({
+  name: 'linears',
+  inputs: ['x', 'parts*'],
+  outputs: ['ys*'],
+  asStored: { webgpu: ['x', 'parts', 'ys'] },
+  shape: ({ x, parts }, _: LinearsAttrs) => ({ ys: layersOf(parts).map((layer) => linearSpec('linears', { x, ...layer })) }),
+  reference({ x, parts }, { ys }, { activations }) {
+    layersOf(parts).forEach((layer, i) => linearOnHost({ x, ...layer }, ys[i], activations[i]));
+  },
+  webgpu({ x, parts }, { ys }, { activations }, device) {
+    const layers = layersOf(parts).map((layer, i) => ({ x, ...layer, y: ys[i], activation: activations[i] }));
+    return inFewLaunches(layers, device);
+  },
+  wasm: ({ x, parts }, { ys }, { activations }, device) =>
+    layersOf(parts).every((layer, i) => linearOnWasm({ x, ...layer }, ys[i], device, activations[i])),
+});
+
+/**
+ * What several linear layers make of the same x, each with an activation or none: on WebGPU one launch where x has few
+ * rows, as in decoding, and no gradient is wanted.
+ * @param x (…, in) floats
+ * @returns (…, out) of x's dtype, one of each layer
+ */
+export function linears(x: Tensor, layers: readonly (Layer & { readonly activation?: Activation })[]): Tensor[] {
+  const operands = layers.flatMap(flat);
+  if (rowsOf(x) > FEW_ROWS || layers.length === 1 || wantGradient([x, ...operands])) {
+    return layers.map(({ weight, bias, activation }) => linear(x, weight, bias, { activation }));
+  }
+  const activations = layers.map(({ activation }) => activation?.torchName);
+  return [...apply(linearsOp, { x, parts: operands }, { activations }).ys];
+}
+
+/** Terms as operands: each x, which is no vector, is followed by its layer. */
+function termsOf<T extends { readonly shape: readonly number[] }>(operands: readonly T[]): LinearOperands<T>[] {
+  const terms: LinearOperands<T>[] = [];
+  for (let i = 0; i + 1 < operands.length; i += 2) {
+    const [x, weight, bias] = operands.slice(i, i + 3);
+    const biased = bias?.shape.length === 1;
+    terms.push({ x, weight, ...(biased && { bias }) });
+    if (biased) i++;
+  }
+  return terms;
+}
+
+const linearSumOp = /* @__PURE__ */ defineOp({
+  name: 'linear_sum',
+  inputs: ['addend', 'operands*'],
+  outputs: ['y'],
+  asStored: { webgpu: ['addend', 'operands', 'y'] },
+  shape({ addend, operands }) {
+    for (const term of termsOf(operands)) linearSpec('linear_sum', { ...term, addend });
+    return { y: addend };
+  },
+  reference({ addend, operands }, { y }) {
+    termsOf(operands).forEach((term, i) => linearOnHost({ ...term, addend: i === 0 ? addend : y }, y));
+  },
+  webgpu({ addend, operands }, { y }, _, device) {
+    const terms = termsOf(operands);
+    const one = inOneLaunch(terms.map((term, i) => ({ ...term, y, ...(i === 0 && { addend }) })), device);
+    if (one) return one;
+    let sum = addend;
+    return terms.flatMap((term, i) => {
+      const into = i === terms.length - 1 ? y : device.scratch(y.shape);
+      const launches = productOnGpu(linearProduct(term), linearSlots({ ...term, addend: sum }, into), device);
+      sum = into;
+      return launches;
+    });
+  },
+  wasm({ addend, operands }, { y }, _, device) {
+    const [first, ...others] = termsOf(operands);
+    const part: Slot = { ...y, slot: device.scratch(4 * y.size).slot };
+    return (
+      linearOnWasm({ ...first, addend }, y, device) &&
+      others.every((term) => linearOnWasm(term, part, device) && binaryOnWasm(device.k, 'add', y, part, y))
+    );
+  },
+});
+
+/**
+ * addend + Σ (x·Wᵀ + b), summed in f32: on WebGPU one launch where the terms have few rows, as in decoding, and no
+ * gradient is wanted.
+ * @param addend (…, out) floats
+ * @param terms x (…, in) floats and the layer it goes through, into (…, out)
+ * @returns shape and dtype of the addend
+ */
+export function linearSum(addend: Tensor, terms: readonly (readonly [x: Tensor, layer: Layer])[]): Tensor {
+  const operands = terms.flatMap(([x, layer]) => [x, ...flat(layer)]);
+  if (rowsOf(addend) > FEW_ROWS || terms.length === 1 || addend.shape.length < 2 || wantGradient([addend, ...operands])) {
+    return terms.reduce((sum, [x, { weight, bias }]) => linear(x, weight, bias, { addend: sum }), addend);
+  }
+  return apply(linearSumOp, { addend, operands }, {}).y;
+}
+
+const wantGradient = (tensors: readonly Tensor[]): boolean => gradEnabled() && tensors.some((t) => t.requiresGrad);
