@@ -37,7 +37,7 @@ export * from './movement/repeat.ts';
 export * from './movement/reshape.ts';
 export * from './movement/roll.ts';
 export { type HeadLayout, rope, type RopeOptions } from './attention/rope.ts';
-export { ropeAppend_, type RopeAppendInputs } from './attention/rope-append.ts';
+export { attentionStep_, type AttentionStepInputs } from './attention/attention-step.ts';
 export * from './elementwise/scalar.ts';
 export * from './reduce/softmax.ts';
 export * from './ssd/ssd-scan.ts';

@@ -6,7 +6,7 @@ import type { Backend } from '../engine/backend.ts';
 import { ShapeError } from '../engine/errors.ts';
 import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { add, attention, type AttentionOptions, cast } from '../ops/index.ts';
+import { add, attention, type AttentionOptions, attentionStep_, cast, clone, rope, slice, sliceScatter_ } from '../ops/index.ts';
 import { assertNear, checkGradients, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
@@ -292,6 +292,36 @@ for (const [counts, length, room, [heads, kv, dim]] of CACHES) {
         const most = { f32: 1e-6, f16: 4e-4, bf16: 4e-3 }[dtype];
         assertNear([await cast(o, 'f32').data()], [Float32Array.from(want)], `${backend.kind} ${dtype}`, most);
       }
+    }
+  });
+}
+
+/** Position, capacity; query heads, key heads, size, of which so many turn. */
+const STEPS: readonly (readonly [at: number, room: number, sizes: readonly number[]])[] = [
+  [0, 5, [4, 2, 8, 4]],
+  [69, 70, [4, 4, 10, 6]],
+  [600, 1100, [2, 1, 80, 32]],
+];
+
+for (const [at, room, [heads, kv, dim, rotaryDim]] of STEPS) {
+  test(`a step at ${at} of ${room} positions turns, appends and attends as rope, slice_scatter and attention do`, async () => {
+    const turn = { rotaryDim, theta: 500 };
+    const data = [heads, kv, kv, room * kv, room * kv].map((n, i) => random(2 * n * dim, i + 1, 4));
+    for (const x of data.slice(3)) for (const b of [0, 1]) x.fill(NaN, (b * room + at) * kv * dim, (b + 1) * room * kv * dim);
+    for (const backend of [reference, gpu, wasm]) {
+      const [q, k, v, keys, values] = data.map((x, i) =>
+        fromData(backend, x, [2, i < 3 ? 1 : room, i === 0 ? heads : kv, dim]),
+      );
+      const [first, end] = [at, at + 1].map((n) => fromData(backend, [n], [1], 'i32'));
+      const [wantK, wantV] = [keys, values].map((t) => clone(t));
+      const options = { ...turn, start: first, layout: 'blhd' } as const;
+      sliceScatter_([wantK, wantV], [rope(k, options), v], 1, first);
+      const want = attention(rope(q, options), wantK, wantV, { causal: true, layout: 'blhd', keyCount: end });
+      const o = attentionStep_({ q, k, v, keys, values, first, end }, turn);
+      const got = [o, ...[keys, values].map((t) => slice(t, 1, 0, at + 1))];
+      const wanted = [want, ...[wantK, wantV].map((t) => slice(t, 1, 0, at + 1))];
+      const read = (all: Tensor[]) => Promise.all(all.map((t) => t.data()));
+      assertNear(await read(got), await read(wanted), backend.kind, 2e-6);
     }
   });
 }

@@ -4,7 +4,7 @@ import { ArgumentError } from '../../engine/errors.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { empty, fromData, type Tensor, update } from '../../engine/tensor.ts';
-import { cast, clone, copy_, increment_, rope, ropeAppend_, type RopeOptions, sliceScatter_, zeros } from '../../ops/index.ts';
+import { attention, attentionStep_, cast, clone, copy_, increment_, rope, type RopeOptions, sliceScatter_, zeros } from '../../ops/index.ts';
 
 /** Positions that a cache's room grows by. */
 const ROOM = 256;
@@ -24,13 +24,17 @@ export interface Positions {
 /** Keys and values of an attention layer, (B, capacity, KV, Dh), of which the first positions are in use. */
 export class KeyValueCache {
   readonly kind = 'attention';
-  private k: Tensor | null = null;
-  private v: Tensor | null = null;
+  private held: { readonly k: Tensor; readonly v: Tensor } | null = null;
 
   constructor(readonly positions: Positions) {}
 
   get bytes(): number {
-    return sizeOf(this.k) + sizeOf(this.v);
+    return sizeOf(this.held?.k) + sizeOf(this.held?.v);
+  }
+
+  /** Keys and values with the room behind them, for ops that change them in place; null before any token. */
+  get state(): { readonly k: Tensor; readonly v: Tensor } | null {
+    return this.held;
   }
 
   /**
@@ -40,40 +44,39 @@ export class KeyValueCache {
    */
   append(k: Tensor, v: Tensor): { k: Tensor; v: Tensor; keyCount?: Tensor } {
     const { length, first, end } = this.positions;
-    this.k ??= keep(this.room(k));
-    this.v ??= keep(this.room(v));
-    sliceScatter_([this.k, this.v], [k, v], 1, first);
-    return length === 0 ? { k, v } : { k: this.k, v: this.v, keyCount: end };
+    this.held ??= { k: keep(this.room(k)), v: keep(this.room(v)) };
+    sliceScatter_([this.held.k, this.held.v], [k, v], 1, first);
+    return length === 0 ? { k, v } : { ...this.held, keyCount: end };
   }
 
   /**
-   * `append`, once queries and keys are turned by their positions.
-   * @param given q (B, L, H, Dh), k and v as in `append`
+   * Causal attention of a pass, behind the positions before it, once queries and keys are turned by their positions and
+   * keys and values are appended.
+   * @param pass q (B, L, H, Dh), k and v as in `append`
+   * @returns (B, L, H, Dh)
    */
-  appendTurned(
+  attend(
     { q, k, v }: Readonly<Record<'q' | 'k' | 'v', Tensor>>,
     turn: Required<Pick<RopeOptions, 'rotaryDim' | 'theta'>>,
-  ): ReturnType<KeyValueCache['append']> & { q: Tensor } {
-    const { first, end, length } = this.positions;
-    if (this.k && this.v && length > 0 && [q, k, v, this.k].every(({ dtype }) => dtype === 'f32')) {
-      const turned = ropeAppend_({ q, k, v, keys: this.k, values: this.v, first }, turn);
-      return { q: turned, k: this.k, v: this.v, keyCount: end };
+  ): Tensor {
+    const { first, end } = this.positions;
+    if (this.held && q.shape[1] === 1 && [q, k, v, this.held.k].every(({ dtype }) => dtype === 'f32')) {
+      return attentionStep_({ q, k, v, keys: this.held.k, values: this.held.v, first, end }, turn);
     }
     const options = { ...turn, start: first, layout: 'blhd' } as const;
-    return { q: rope(q, options), ...this.append(rope(k, options), v) };
+    const { keyCount, ...all } = this.append(rope(k, options), v);
+    return attention(rope(q, options), all.k, all.v, { causal: true, layout: 'blhd', keyCount });
   }
 
   /** Moves to memory of the capacity that there is now. */
   grow(): void {
-    const grown = (old: Tensor | null): Tensor | null => {
-      if (!old) return null;
+    const grown = (old: Tensor): Tensor => {
       const larger = this.room(old);
       sliceScatter_(larger, old, 1, 0);
       old.dispose();
       return keep(larger);
     };
-    this.k = grown(this.k);
-    this.v = grown(this.v);
+    if (this.held) this.held = { k: grown(this.held.k), v: grown(this.held.v) };
   }
 
   /** Nothing: keys and values stay where they are until others are written over them. */
@@ -84,9 +87,9 @@ export class KeyValueCache {
   restore(): void {}
 
   dispose(): void {
-    this.k?.dispose();
-    this.v?.dispose();
-    this.k = this.v = null;
+    this.held?.k.dispose();
+    this.held?.v.dispose();
+    this.held = null;
   }
 
   private room({ backend, shape: [b, , ...rest], dtype }: Tensor): Tensor {

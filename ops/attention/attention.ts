@@ -79,7 +79,7 @@ function wasmSizes(s: AttentionSizes, mask: Slot | undefined, { scale, causal }:
 }
 
 /** Beside o, for the backward, a query's largest score m (WASM, WebGPU: before the scale) and log Σ exp(score − m). */
-const attentionOp = defineOp({
+export const attentionOp = defineOp({
   name: 'attention',
   inputs: ['q', 'k', 'v', 'mask?', 'keyCount?'],
   outputs: ['o', 'stats'],

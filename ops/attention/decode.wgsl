@@ -2,7 +2,6 @@
 // time. LANES threads multiply a key; then each thread adds up one vec4 column of the values of every STRIPES-th key.
 const STRIPES = THREADS / DV;
 
-var<workgroup> query: array<vec4<f32>, DV>;
 var<workgroup> products: array<f32, CHUNK * LANES>;
 var<workgroup> scores: array<f32, CHUNK>;
 var<workgroup> outs: array<vec4<f32>, THREADS>;
@@ -22,7 +21,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let each = (all + PARTS - 1u) / PARTS;
   let begin = min(share % PARTS * each, all);
   let end = min(begin + each, all);
-  if (t < DV) { query[t] = load_q(at, t); }
+  prepare(p, r, share, t);
   workgroupBarrier();
   let lane = t % LANES;
   let column = t % DV;
@@ -38,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       var product = 0.0;
       for (var j = 0u; j < (DV + LANES - 1u) / LANES; j++) {
         let d = j * LANES + lane;
-        if (d < DV) { product += dot(query[d], load_k(from_key, d)); }
+        if (d < DV) { product += dot(query[d], key_at(from_key, d)); }
       }
       products[c * LANES + lane] = product;
     }
@@ -57,7 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var c = stripe; c < count && stripe < STRIPES; c += STRIPES) {
       let w = weight(scores[c], top);
       sum += w;
-      out += w * load_v(key_offset(p, k0 + c), column);
+      out += w * value_at(key_offset(p, k0 + c), column);
     }
   }
   outs[t] = out;

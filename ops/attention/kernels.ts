@@ -14,6 +14,8 @@ import forwardCode from './forward.wgsl';
 import keysCode from './keys.wgsl';
 import mergeCode from './merge.wgsl';
 import rowsCode from './rows.wgsl';
+import stepCode from './step.wgsl';
+import { COS_SIN } from './rope.ts';
 import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionSizes, countStep } from './shape.ts';
 import { maskSteps } from './shape.ts';
 
@@ -56,29 +58,55 @@ const GRADIENTS = ['dq', 'dk', 'dv'];
 export const FORWARD: Kernel = { name: 'forward', reads: READS, writes: ['o', 'stats'], code: [forwardCode] };
 export const DIRECT: Kernel = { name: 'direct', reads: READS, writes: ['o', 'stats'], code: [directForwardCode] };
 
-/** One row a workgroup. */
-export const DECODE: Kernel = {
+/** How a workgroup of `decode` comes by the row's query, keys and values, and what else it does before and writes. */
+interface Beginning {
+  readonly name: string;
+  readonly reads: readonly string[];
+  readonly writes: readonly string[];
+  readonly code: readonly string[];
+  /** Whether statistics for a backward are left. */
+  readonly stats: boolean;
+}
+
+const QUERY = 'var<workgroup> query: array<vec4<f32>, DV>;';
+const AS_GIVEN: Beginning = {
   name: 'decode',
   reads: READS,
-  writes: ['o', 'stats'],
+  writes: [],
   code: [
-    'fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { store_o(at, d, value * inverse(sum)); }',
-    'fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { stats[row] = stats_of(top, sum); }',
-    decodeCode,
+    `${QUERY}
+fn prepare(p: Problem, r: u32, share: u32, t: u32) { if (t < DV) { query[t] = load_q(row_offset(p, r), t); } }
+fn key_at(at: u32, d: u32) -> vec4<f32> { return load_k(at, d); }
+fn value_at(at: u32, d: u32) -> vec4<f32> { return load_v(at, d); }`,
   ],
+  stats: true,
+};
+const APPENDING: Beginning = {
+  name: 'step',
+  reads: ['q', 'k', 'v', 'first'],
+  writes: ['keys', 'values'],
+  code: [COS_SIN, QUERY, stepCode],
+  stats: false,
 };
 
-/** The same with the keys of a row shared out among workgroups, and what makes rows of what they leave. */
-export const DECODE_PARTS: Kernel = {
-  name: 'decode_parts',
-  reads: READS,
-  writes: ['parts', 'part_stats'],
-  code: [
-    'fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { parts[share * DV + d] = value; }',
-    'fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { part_stats[share] = vec2<f32>(top, sum); }',
-    decodeCode,
-  ],
-};
+/** Kernels of one row a workgroup: `whole` for all keys of it, `parts` for a part of them. */
+function decoding({ name, reads, writes, code, stats }: Beginning): { readonly whole: Kernel; readonly parts: Kernel } {
+  const whole = `
+fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { store_o(at, d, value * inverse(sum)); }
+fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { ${stats ? 'stats[row] = stats_of(top, sum);' : ''} }`;
+  const parts = `
+fn leave(share: u32, at: u32, d: u32, value: vec4<f32>, sum: f32) { parts[share * DV + d] = value; }
+fn leave_stats(share: u32, row: u32, top: f32, sum: f32) { part_stats[share] = vec2<f32>(top, sum); }`;
+  return {
+    whole: { name, reads, writes: [...writes, 'o', ...(stats ? ['stats'] : [])], code: [...code, whole, decodeCode] },
+    parts: { name: `${name}_parts`, reads, writes: [...writes, 'parts', 'part_stats'], code: [...code, parts, decodeCode] },
+  };
+}
+
+export const DECODE = decoding(AS_GIVEN);
+export const STEP = decoding(APPENDING);
+
+/** Makes rows of what the kernels of parts leave. */
 export const MERGE: Kernel = {
   name: 'merge',
   reads: ['parts', 'part_stats'],
@@ -119,6 +147,8 @@ export const DIRECT_KEYS: Kernel = {
 export interface Cut {
   readonly key: string;
   readonly constants: Readonly<Record<string, number>>;
+  /** WGSL in front of the kernel's own. */
+  readonly code?: string;
   /** Keeps compilers from unrolling loops over the head. */
   readonly rolled?: boolean;
 }
@@ -130,6 +160,7 @@ const PLAIN: Readonly<Record<string, string>> = {
   parts: 'vec4<f32>',
   part_stats: 'vec2<f32>',
   keyCount: 'i32',
+  first: 'i32',
 };
 
 /** WGSL over vec4 d of the row at an offset; heads that are no multiple of 4 are padded with zeros. */
@@ -152,17 +183,20 @@ fn store_${name}(at: u32, d: u32, value: vec4<f32>) {
 }`,
 };
 
+/** How many keys there are, by what says it. */
+const counts = [
+  ['keyCount', 'u32(clamp(keyCount[p.b * params.count_step], 0, i32(params.keys)))'],
+  ['first', 'u32(clamp(first[0], 0, i32(params.keys) - 1)) + 1u'],
+] as const;
+
 /** WGSL of what the mask and the count of keys say, where the kernel binds them. */
 function seen(mask: Slot | undefined, bound: readonly string[], perQuery: boolean): string {
-  const counted = bound.includes('keyCount');
   const masked = bound.includes('mask');
   const additive = mask !== undefined && isFloat(mask.dtype);
   const ofQuery = perQuery ? 'head_of(p, r) * params.mask_head + (r % params.length) * params.mask_token + ' : '';
   const at = `mask[p.b * params.mask_batch + ${ofQuery}key]`;
   return `const ADDITIVE = ${additive};
-fn key_count(p: Problem) -> u32 { return ${
-    counted ? 'u32(clamp(keyCount[p.b * params.count_step], 0, i32(params.keys)))' : 'params.keys'
-  }; }
+fn key_count(p: Problem) -> u32 { return ${counts.find(([name]) => bound.includes(name))?.[1] ?? 'params.keys'}; }
 fn key_open(p: Problem, r: u32, key: u32) -> bool { return ${masked && !additive ? `${at} != 0u` : 'true'}; }
 fn added(p: Problem, r: u32, key: u32) -> f32 { return ${masked && additive ? at : '0.0'}; }`;
 }
@@ -220,9 +254,10 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
       NOTHING,
       commonCode,
       seen(mask, reads, perQuery),
-      ...heads(reads).map(load),
+      ...heads([...reads, ...kernel.writes]).map(load),
       ...heads(kernel.writes).map(store),
       ...unwritten.map((name) => `fn store_${name}(at: u32, d: u32, value: vec4<f32>) {}`),
+      cut.code ?? '',
       ...kernel.code.map((code) => (cut.rolled ? code.replaceAll('d < DV;', 'd < (params.dim + 3u) / 4u;') : code)),
     ].join('\n'),
   }));

@@ -11,6 +11,13 @@ export interface AttentionAttrs {
   readonly layout: HeadLayout;
 }
 
+/** Of a step of one token: how its query and key turn, and the scale of scores. */
+export interface StepAttrs {
+  readonly rotaryDim: number;
+  readonly theta: number;
+  readonly scale: number;
+}
+
 /** What attention reads, whatever stands for the tensors. */
 export interface AttentionInputs<T> {
   readonly q: T;

@@ -1,9 +1,10 @@
 import { type GpuCaps, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { DeviceError } from '../../engine/errors.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { type Cut, DECODE, DECODE_PARTS, DELTA, DIRECT, DIRECT_KEYS, DIRECT_ROWS, FORWARD, FUSED } from './kernels.ts';
-import { type Kernel, KEYS, launch, MERGE, ROWS, type Task, taskOf } from './kernels.ts';
-import type { AttentionAttrs, AttentionInputs } from './shape.ts';
+import { type Cut, DECODE, DELTA, DIRECT, DIRECT_KEYS, DIRECT_ROWS, FORWARD, FUSED } from './kernels.ts';
+import { type Kernel, KEYS, launch, MERGE, ROWS, STEP, type Task, taskOf } from './kernels.ts';
+import { frequencyTable } from './rope.ts';
+import type { AttentionAttrs, AttentionInputs, StepAttrs } from './shape.ts';
 
 /** Query rows and keys of a tile, and how the threads lie over it. */
 interface Tile {
@@ -85,20 +86,7 @@ const FORWARD_VARIANTS: readonly Variant[] = [
   {
     name: 'decode: few rows, each by workgroups of its own',
     when: ({ s, rows, device }) => rows <= FEW_ROWS && (!device.caps.software || s.keys >= 2 * PART_KEYS),
-    launches(task) {
-      const { s, device } = task;
-      const rows = task.rows * task.problems;
-      let PARTS = 1;
-      while (rows * PARTS < ENOUGH_WORKGROUPS && s.keys > 2 * PARTS * PART_KEYS) PARTS *= 2;
-      const DV = Math.ceil(s.dim / 4);
-      const cut = { key: `${PARTS}`, constants: { ...DECODE_CUT, DV, PARTS } };
-      const grid = grid1d(rows * PARTS, 1);
-      if (PARTS === 1) return [launch(DECODE, cut, task, grid)];
-      const parts = device.scratch([rows * PARTS, DV * 4]);
-      const part_stats = device.scratch([rows * PARTS, 2]);
-      const shared = { ...task, slots: { ...task.slots, parts, part_stats } };
-      return [launch(DECODE_PARTS, cut, shared, grid), launch(MERGE, cut, shared, grid1d(rows * DV, 64))];
-    },
+    launches: (task) => decode(task, DECODE),
   },
   {
     name: 'direct: for drivers on the CPU',
@@ -114,6 +102,33 @@ const FORWARD_VARIANTS: readonly Variant[] = [
     },
   },
 ];
+
+function decode(task: Task, { whole, parts }: typeof DECODE, own?: Cut): Launch[] {
+  const { s, device } = task;
+  const rows = task.rows * task.problems;
+  let PARTS = 1;
+  while (rows * PARTS < ENOUGH_WORKGROUPS && s.keys > 2 * PARTS * PART_KEYS) PARTS *= 2;
+  const DV = Math.ceil(s.dim / 4);
+  const cut = { ...own, key: `${PARTS}${own?.key ?? ''}`, constants: { ...DECODE_CUT, DV, PARTS, ...own?.constants } };
+  const grid = grid1d(rows * PARTS, 1);
+  if (PARTS === 1) return [launch(whole, cut, task, grid)];
+  const sums = { parts: device.scratch([rows * PARTS, DV * 4]), part_stats: device.scratch([rows * PARTS, 2]) };
+  const stats = task.slots.stats ?? device.scratch([rows, 2]);
+  const shared = { ...task, slots: { ...task.slots, ...sums, stats } };
+  return [launch(parts, cut, shared, grid), launch(MERGE, cut, shared, grid1d(rows * DV, 64))];
+}
+
+/** `attentionStep_`: a decode whose workgroups make the token's key, which one of them writes to the cache. */
+export function stepLaunches(
+  { q, k, v, keys, values, first }: Readonly<Record<'q' | 'k' | 'v' | 'keys' | 'values' | 'first', Slot>>,
+  { o }: { readonly o: Slot },
+  { rotaryDim, theta, scale }: StepAttrs,
+  device: GpuPlanner,
+): Launch[] {
+  const task = taskOf({ q, k: keys, v: values }, { scale, causal: false, layout: 'blhd' }, device, { k, v, keys, values, first, o });
+  const code = frequencyTable(rotaryDim, theta);
+  return decode(task, STEP, { key: `.${rotaryDim}.${theta}`, constants: { HALF: rotaryDim / 2 }, code });
+}
 
 /** A thread for each of the `items` of a problem, rows or keys. */
 function direct(kernel: Kernel, task: Task, items: number): Launch {

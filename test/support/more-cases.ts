@@ -11,6 +11,7 @@ import {
   any,
   arange,
   argmin,
+  attentionStep_,
   cast,
   causalConv1dStep_,
   chooseToken_,
@@ -42,7 +43,6 @@ import {
   rand,
   randn,
   remainder,
-  ropeAppend_,
   scatterAdd,
   silu,
   sort,
@@ -212,13 +212,13 @@ export const moreCases: readonly MoreCase[] = [
     },
   },
   {
-    id: 'rope_append',
-    inputs: [[2, 3, 4, 10], [2, 3, 2, 10], [2, 3, 2, 10], [2, 7, 2, 10], [2, 7, 2, 10]].map((s, i) => f32(s, i)),
+    id: 'attention_step',
+    inputs: [[2, 1, 4, 10], [2, 1, 2, 10], [2, 1, 2, 10], [2, 7, 2, 10], [2, 7, 2, 10]].map((s, i) => f32(s, i)),
     differentiable: false,
     run: ([q, k, v, ...caches], backend) => {
       const [keys, values] = caches.map((t) => clone(t));
-      const first = fromData(backend, [3], [1], 'i32');
-      return [ropeAppend_({ q, k, v, keys, values, first }, { rotaryDim: 4, theta: 100 }), keys, values];
+      const [first, end] = [3, 4].map((n) => fromData(backend, [n], [1], 'i32'));
+      return [attentionStep_({ q, k, v, keys, values, first, end }, { rotaryDim: 4, theta: 100 }), keys, values];
     },
   },
   {

@@ -1,5 +1,5 @@
 import type { Tensor } from '../../../engine/tensor.ts';
-import { attention, cat, reshape, rope, type RopeOptions } from '../../../ops/index.ts';
+import { attention, cat, reshape, rope } from '../../../ops/index.ts';
 import type { Parameters } from '../../nn/parameters.ts';
 import type { AttentionWeights } from '../families/family.ts';
 import { kvHeads, rotaryDim, type TextConfig } from '../families/text-config.ts';
@@ -45,21 +45,15 @@ export class Attention {
     const [b, l, d] = projected[0].shape;
     const turn = { rotaryDim: rotaryDim(this.c), theta: this.c.rope_theta };
     const [q, k, v] = projected.map((y) => reshape(y, [b, l, y.shape[2] / this.headSize, this.headSize]));
-    const own = { q, k, v };
+    if (past instanceof KeyValueCache) {
+      const y = past.attend({ q, k, v }, turn);
+      return [reshape(y, [b, l, d]), { kind: 'attention', ...past.state! }];
+    }
     const start = padding?.start;
     const rotary = { ...turn, start, offset: start ? 0 : offset, layout: 'blhd' } as const;
-    const all = past instanceof KeyValueCache ? past.appendTurned(own, turn) : joined(past, own, rotary);
-    const y = attention(all.q, all.k, all.v, { causal: true, layout: 'blhd', mask: padding?.mask, keyCount: all.keyCount });
-    return [reshape(y, [b, l, d]), { kind: 'attention', k: all.k, v: all.v }];
+    const own = { k: rope(k, rotary), v };
+    const all = past ? { k: cat([past.k, own.k], 1), v: cat([past.v, v], 1) } : own;
+    const y = attention(rope(q, rotary), all.k, all.v, { causal: true, layout: 'blhd', mask: padding?.mask });
+    return [reshape(y, [b, l, d]), { kind: 'attention', ...all }];
   }
-}
-
-/** Queries and keys turned by their positions, keys and values behind those of the positions before. */
-function joined(
-  past: AttentionState | null,
-  { q, k, v }: Readonly<Record<'q' | 'k' | 'v', Tensor>>,
-  rotary: RopeOptions,
-): ReturnType<KeyValueCache['appendTurned']> {
-  const turned = { q: rope(q, rotary), k: rope(k, rotary), v };
-  return past ? { ...turned, k: cat([past.k, turned.k], 1), v: cat([past.v, v], 1) } : turned;
 }
