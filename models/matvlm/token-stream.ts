@@ -47,7 +47,7 @@ export class TokenStream {
     }));
     const { token, ...memory } = tensors;
     this.token = token;
-    this.memory = { ...memory, position: cache.first };
+    this.memory = { ...memory, position: cache.end };
     this.choose(logits);
     for (const t of Object.values(tensors)) if (t) keep(t);
     this.coming.push(token.data());

@@ -216,9 +216,8 @@ export class DecoderCache implements Positions {
   append<T>(tokens: number, body: () => T): T {
     this.reserve(this.used + tokens);
     return quietly(() => {
-      increment_(this.end, tokens);
+      increment_(this.end, tokens, this.first);
       const result = body();
-      increment_(this.first, tokens);
       this.used += tokens;
       return result;
     });
@@ -281,7 +280,6 @@ export class DecoderCache implements Positions {
   private goTo(length: number): void {
     for (const snapshot of this.snapshots) if (snapshot.length > length) snapshot.dispose();
     this.used = length;
-    update(this.first, [length]);
     update(this.end, [length]);
   }
 }

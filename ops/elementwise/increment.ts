@@ -1,39 +1,38 @@
 import { apply } from '../../engine/apply.ts';
-import { FLAT_INDEX, grid1d, shader } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { defineOp } from '../../engine/op.ts';
 import { noGrad } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { launchElements } from '../common/launch-kernel.ts';
+import { expectShape } from '../common/shapes.ts';
 
-const incrementOp = /* @__PURE__ */ defineOp<{ readonly by: number }, 'x', never>({
+const incrementOp = /* @__PURE__ */ defineOp({
   name: 'increment',
-  inputs: ['x'],
+  inputs: ['x', 'before?'],
   outputs: [],
-  mutates: ['x'],
-  shape({ x }) {
-    expectDType('increment_', 'x', x.dtype, 'i32');
+  mutates: ['x', 'before'],
+  shape({ x, before }, _: { readonly by: number }) {
+    for (const [name, given] of Object.entries({ x, ...(before && { before }) })) {
+      expectDType('increment_', name, given.dtype, 'i32');
+      expectShape('increment_', name, given, x.shape);
+    }
     return {};
   },
-  reference({ x }, _, { by }) {
+  reference({ x, before }, _, { by }) {
+    before?.data.set(x.data);
     for (let i = 0; i < x.size; i++) x.data[i] += by;
   },
-  webgpu({ x }, _, { by }) {
-    const kernel = shader('increment', () => ({
-      writes: { x: 'i32' },
-      params: { count: 'u32', by: 'i32' },
-      code: /* wgsl */ `${FLAT_INDEX}
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, 64u);
-  if (i < params.count) { x[i] += params.by; }
-}`,
-    }));
-    return [{ shader: kernel, args: [x], params: [x.size, by], grid: grid1d(x.size, 64) }];
+  webgpu({ x, before }, _, { by }, device) {
+    const body = () => `${before ? 'store_before(i, load_x(i));' : ''}\n  store_x(i, load_x(i) + params.by);`;
+    const key = `increment${before ? '.before' : ''}`;
+    return [launchElements(x.size, { key, reads: {}, writes: { x, before }, params: { by: ['i32', by] }, body }, device)];
   },
 });
 
-/** x += by in place: i32 of any shape, such as a position that is counted on the device. Has no gradient. */
-export function increment_(x: Tensor, by = 1): void {
-  noGrad(() => apply(incrementOp, { x }, { by }));
+/**
+ * x += by in place: i32 of any shape, such as a position that is counted on the device. Has no gradient.
+ * @param before takes what x was; i32 of x's shape
+ */
+export function increment_(x: Tensor, by = 1, before?: Tensor): void {
+  noGrad(() => apply(incrementOp, { x, before }, { by }));
 }

@@ -206,9 +206,10 @@ export const moreCases: readonly MoreCase[] = [
     run: ([logits, draws], backend) => {
       const [token, position] = [fill(backend, [5, 1], 0, 'i32'), fill(backend, [1], 2, 'i32')];
       const seen = fill(backend, SHAPE, 0, 'u32');
-      increment_(position, 3);
+      const before = fill(backend, [1], 0, 'i32');
+      increment_(position, 3, before);
       chooseToken_(token, { logits, seen, draws, position }, { temperature: 1, topK: 4, topP: 0.9, repetitionPenalty: 2 });
-      return [token, position, seen];
+      return [token, position, before, seen];
     },
   },
   {

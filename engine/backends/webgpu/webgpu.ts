@@ -380,7 +380,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       }
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
+      // Each argument takes time to hand over.
+      if (grid[1] * grid[2] === 1) pass.dispatchWorkgroups(grid[0]);
+      else pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     }
     this.current = null;
     this.replayed = this.submits;
