@@ -29,11 +29,7 @@ import {
   sum,
   zeros,
 } from '../ops/index.ts';
-import { random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
-import { adapters } from './support/adapters.ts';
-import { type OpCase, readOpCases } from './support/golden-ops.ts';
-import { type HostTensor, readTensors } from './support/golden-types.ts';
 
 const [reference, wasm, gpu] = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
 const backends = [reference, wasm, gpu];
@@ -124,69 +120,6 @@ test('the gradient of a slice of 16-bit rows changes no other tensor', async () 
       await backend.sync();
     }
   }
-});
-
-/** A number that f32, f16 and bf16 hold alike. */
-const inEighths = (v: number) => Math.max(-4, Math.min(4, Math.round(v * 8) / 8));
-
-/** A golden case whose inputs with gradients are stored in 16 bits, each behind a slice of a leaf twice its size. */
-function runInHalves(backend: Backend, op: OpCase, tensors: Map<string, HostTensor>, dtype: DType): Tensor[] {
-  return scope(() => {
-    const leaves: Tensor[] = [];
-    const inputs = op.inputs.map((name, i) => {
-      const { data, shape, dtype: own } = tensors.get(name)!;
-      if (!op.in_grads[i]) return fromData(backend, data, shape, own);
-      const twice = new Float32Array(2 * data.length);
-      twice.set(Array.from(data, inEighths), data.length);
-      const whole = leaf(backend, twice, [2, ...shape], dtype);
-      leaves.push(whole);
-      return reshape(slice(whole, 0, 1), shape);
-    });
-    const outputs = [adapters[op.op](inputs, op.attrs)].flat().filter((y) => y.requiresGrad);
-    const grads = outputs.map((y, i) => fromData(backend, random(y.size, i + 1).map(inEighths), y.shape, y.dtype));
-    backwardFrom(outputs, grads, add);
-    return leaves.flatMap((x) => (x.grad ? [x.grad.detach()] : []));
-  });
-}
-
-/** Fails unless each number is within `most` of the other, or of the largest where that is less; NaN is NaN. */
-function sameWithin(got: readonly number[], want: ArrayLike<number>, most: number, label: string): void {
-  const finite = Array.from(want, Math.abs).filter(Number.isFinite);
-  const scale = Math.max(...finite, 1e-3) / 4;
-  got.forEach((g, i) => {
-    const near = Math.abs(g - want[i]) <= most * Math.max(scale, Math.abs(want[i]));
-    assert.ok(near || Object.is(g, want[i]), `${label}: [${i}] is ${g}, expected ${want[i]}`);
-  });
-}
-
-test('every op that takes 16 bits gives gradients in their dtype, and writes beside none of its buffers', async () => {
-  const tensors = await readTensors('test/golden/ops', 'tensors');
-  const taken = new Set<string>();
-  for (const op of readOpCases('test/golden/ops')) {
-    if (!op.in_grads.some((name) => name !== null)) continue;
-    for (const dtype of HALVES) {
-      let grads: Tensor[];
-      try {
-        grads = runInHalves(wasm, op, tensors, dtype);
-      } catch (error) {
-        const refused = error instanceof DTypeError && new RegExp(`has dtype ${dtype}, expected`).test(error.message);
-        if (!refused) throw error;
-        continue;
-      }
-      taken.add(op.op);
-      const want = runInHalves(reference, op, tensors, 'f32');
-      for (const [i, grad] of grads.entries()) {
-        assert.is(grad.dtype, dtype, op.id);
-        // As in torch, what is made of the output, as the gradients of softmax and sigmoid, sees its rounding as well: in
-        // y(1 − y) that weighs more, the nearer y is to 1.
-        const more = op.op === 'sigmoid' ? 8 : /softmax/.test(op.op) ? 2 : 1;
-        const most = (dtype === 'f16' ? 2 ** -8 : 2 ** -6) * more;
-        sameWithin(await numbers(grad), await want[i].data(), most, `${op.id} ${dtype}`);
-      }
-      [...grads, ...want].forEach((t) => t.dispose());
-    }
-  }
-  assert.ok(taken.size > 30, [...taken].join(', '));
 });
 
 /** What gives two leaves, or a leaf and the caller, one gradient. */

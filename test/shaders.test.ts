@@ -12,8 +12,7 @@ import { distillTask, pretrainTask, Trainer, type TrainSettings } from '../model
 import { makeProduct, productCases, WAYS } from './support/gemm-cases.ts';
 import { replayOp, readOpCases } from './support/golden-ops.ts';
 import { readTensors } from './support/golden-types.ts';
-import { moreCases } from './support/more-cases.ts';
-import { runCase } from './support/support-table.ts';
+import { runCases } from './support/support-table.ts';
 import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
 
 /**
@@ -52,8 +51,8 @@ shaders('ops of the golden cases, forward and backward', async () => {
   await backend.sync();
 });
 
-shaders('ops of the further cases, forward and backward', async () => {
-  for (const one of moreCases) await runCase(backend, one);
+shaders('ops of all cases, forward and backward', async () => {
+  await runCases(backend);
   await backend.sync();
 });
 

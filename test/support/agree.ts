@@ -1,20 +1,14 @@
 import * as assert from 'uvu/assert';
-import type { Backend } from '../../engine/backend.ts';
-import { elements } from '../../engine/backend.ts';
-import type { HostArray } from '../../engine/dtype.ts';
+import { type Backend, elements } from '../../engine/backend.ts';
+import { decode, type DType, type HostArray } from '../../engine/dtype.ts';
 import { scope } from '../../engine/scope.ts';
-import { backwardFrom } from '../../engine/tape.ts';
+import { backwardFrom, noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add } from '../../ops/index.ts';
+import type { Make, Run, Sizes } from '../cases/case.ts';
+import { Inputs, random } from './inputs.ts';
 
-/** Numbers in [−scale/2, scale/2) + shift from a fixed sequence. */
-export function random(size: number, seed: number, scale = 2, shift = 0): Float32Array {
-  let state = seed * 2654435761 + 12345;
-  return Float32Array.from({ length: size }, () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state / 2 ** 32 - 0.5) * scale + shift;
-  });
-}
+export { random } from './inputs.ts';
 
 /** One input: its shape, and its values where random ones will not do. Integer data gets no gradient. */
 export interface Input {
@@ -22,25 +16,46 @@ export interface Input {
   readonly data?: HostArray;
 }
 
-type Body = (inputs: Tensor[]) => Tensor[];
+type Body = (inputs: Tensor[]) => readonly Tensor[];
+
+/** A call as `Inputs` runs it. */
+const runOf = (inputs: readonly Input[], body: Body) => (t: Make) =>
+  body(
+    inputs.map(({ shape, data }) => {
+      if (!data) return t(...shape);
+      return data instanceof Int32Array ? t.values(data, shape, 'i32') : t.leaf(data, shape);
+    }),
+  );
+
+/** A result on the host: numbers, whatever the format they are stored in. */
+export interface Result {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly data: HostArray;
+  /** Whether it is the gradient of a leaf. */
+  readonly gradient: boolean;
+}
+
+/** What a call gives, then the gradients of its leaves that there are, for fixed gradients of what it gives. Frees all. */
+export async function resultsOf(inputs: Inputs, run: Run, sizes: Sizes = {}): Promise<Result[]> {
+  let count = 0;
+  const made = scope(() => {
+    const outputs = inputs.run(run, sizes);
+    const roots = outputs.filter((y) => y.requiresGrad);
+    backwardFrom(roots, roots.map((y, i) => inputs.gradientOf(y, i)), add);
+    count = outputs.length;
+    return [...outputs, ...inputs.leaves.flatMap(({ grad }) => grad ?? [])].map((t) => t.detach());
+  });
+  const data = await Promise.all(made.map((t) => t.data()));
+  for (const tensor of [...made, inputs]) tensor.dispose();
+  return made.map(({ dtype, shape, size }, i) => {
+    return { dtype, shape, data: decode(dtype, data[i], size), gradient: i >= count };
+  });
+}
 
 /** Outputs of `body` and gradients of its inputs for fixed random gradients of the outputs. */
 export async function evaluate(backend: Backend, inputs: readonly Input[], body: Body): Promise<HostArray[]> {
-  const made = scope(() => {
-    const tensors = inputs.map(({ shape, data }, i) => {
-      const integers = data instanceof Int32Array;
-      const tensor = fromData(backend, data ?? random(elements(shape), i + 1), shape, integers ? 'i32' : 'f32');
-      tensor.requiresGrad = !integers;
-      return tensor;
-    });
-    const outputs = body(tensors);
-    const grads = outputs.map((o, i) => fromData(backend, random(o.size, i + 101), o.shape));
-    backwardFrom(outputs, grads, add);
-    return [...outputs.map((o) => o.detach()), ...tensors.flatMap((t) => (t.grad ? [t.grad.detach()] : []))];
-  });
-  const data = await Promise.all(made.map((t) => t.data()));
-  for (const tensor of made) tensor.dispose();
-  return data;
+  return (await resultsOf(new Inputs(backend), runOf(inputs, body))).map(({ data }) => data);
 }
 
 /** Fails unless each array is near the other: ‖x − y‖ ≤ most · ‖y‖ and every element finite. */
@@ -75,33 +90,62 @@ export function agreement(reference: Backend, others: readonly Backend[], tolera
 const STEP = 1e-5;
 
 /**
- * Fails unless the gradients of `body` are its central differences. For an f64 backend and few elements: each element
- * of each input is moved.
+ * Fails unless the gradients of a call are its central differences, on an f64 backend. Frees all.
+ * @param most relative to the largest gradient of an input; differences leave about 1e-9
+ * @param samples elements of each input that are moved; all where there are no more
+ * @param grid step of what rounds to one: inputs must lie on it
  */
-export async function checkGradients(backend: Backend, inputs: readonly Input[], body: Body): Promise<void> {
-  const host = inputs.map(({ shape, data }, i) => Float64Array.from(data ?? random(elements(shape), i + 1)));
-  const results = () => evaluate(backend, inputs.map(({ shape }, i) => ({ shape, data: host[i] })), body);
-  const first = await results();
-  const outputs = first.length - inputs.length;
-  const weights = first.slice(0, outputs).map((y, i) => random(y.length, i + 101));
+export async function checkDifferences(
+  inputs: Inputs,
+  run: Run,
+  { sizes = {}, most = 1e-6, samples = Infinity, grid }: { sizes?: Sizes; most?: number; samples?: number; grid?: number },
+): Promise<void> {
+  const { backend, leaves } = inputs;
+  const onGrid = (v: number) => (grid ? Math.round(v / grid) * grid : v);
+  const call = () => inputs.run(run, sizes).filter((y) => y.dtype === 'f32');
+  // So that every output has a gradient of its own.
+  const weights = scope(() => {
+    const outputs = call();
+    const weights = outputs.map((y, i) => random(y.size, i + 101).map(onGrid));
+    const grads = outputs.flatMap((y, i) => (y.requiresGrad ? [fromData(backend, weights[i], y.shape)] : []));
+    backwardFrom(outputs.filter((y) => y.requiresGrad), grads, add);
+    return weights;
+  });
   const value = async () => {
-    const now = await results();
+    const outputs = scope(() => noGrad(call).map((y) => y.detach()));
     let sum = 0;
-    weights.forEach((w, i) => w.forEach((v, j) => (sum += v * now[i][j])));
+    for (const [i, y] of outputs.entries()) {
+      const data = await y.data();
+      weights[i].forEach((w, j) => (sum += w * data[j]));
+      y.dispose();
+    }
     return sum;
   };
-  for (const [i, data] of host.entries()) {
-    const analytic = first[outputs + i];
+  const step = grid ?? STEP;
+  for (const [i, leaf] of leaves.entries()) {
+    const data = Float64Array.from(await leaf.data());
+    const analytic = leaf.grad ? await leaf.grad.data() : new Float64Array(leaf.size);
     const scale = Math.max(1e-3, ...Array.from(analytic, Math.abs));
-    for (let k = 0; k < data.length; k++) {
+    const stride = Math.max(1, Math.floor(data.length / samples));
+    for (let k = 0; k < data.length; k += stride) {
       const before = data[k];
-      data[k] = before + STEP;
-      const up = await value();
-      data[k] = before - STEP;
-      const numeric = (up - (await value())) / (2 * STEP);
+      const moved = (by: number) => {
+        data[k] = before + by;
+        backend.write(leaf.buffer, data);
+        return value();
+      };
+      const numeric = ((await moved(step)) - (await moved(-step))) / (2 * step);
       data[k] = before;
       const error = Math.abs(numeric - analytic[k]) / scale;
-      assert.ok(error < 1e-6, `input ${i}[${k}]: ${analytic[k]} against ${numeric} by differences`);
+      assert.ok(error < most, `input ${i}[${k}]: ${analytic[k]} against ${numeric} by differences`);
     }
+    backend.write(leaf.buffer, data);
   }
+  inputs.dispose();
+}
+
+/** The same for a function of inputs. */
+export function checkGradients(backend: Backend, inputs: readonly Input[], body: Body): Promise<void> {
+  const exact = inputs.map(({ shape, data }, i) => ({ shape, data: Float64Array.from(data ?? random(elements(shape), i + 1)) }));
+  return checkDifferences(new Inputs(backend), runOf(exact, body), {});
 }

@@ -5,7 +5,8 @@ import { scope } from '../../engine/scope.ts';
 import { backwardFrom } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add } from '../../ops/index.ts';
-import { type Adapter, adapters } from './adapters.ts';
+import type { Row } from '../cases/case.ts';
+import { ROWS } from '../cases/index.ts';
 import { type Check, type HostTensor, readTensors } from './golden-types.ts';
 
 /** One golden case as `cases.json` has it. */
@@ -23,10 +24,10 @@ export interface OpCase {
 
 /** Replays one case: outputs, then gradients. */
 export async function replayOp(backend: Backend, op: OpCase, tensors: Map<string, HostTensor>): Promise<Check> {
-  const adapter = adapters[op.op];
-  if (!adapter) return { id: op.id, passed: false, error: `unknown op ${op.op}` };
+  const call = ROWS[op.op]?.golden;
+  if (!call) return { id: op.id, passed: false, error: `unknown op ${op.op}` };
   try {
-    const worst = await compareCase(backend, op, tensors, adapter);
+    const worst = await compareCase(backend, op, tensors, call);
     return { id: op.id, passed: worst.excess <= 0, error: worst.text };
   } catch (error) {
     return { id: op.id, passed: false, error: (error as Error).message.split('\n')[0] };
@@ -42,7 +43,7 @@ async function compareCase(
   backend: Backend,
   op: OpCase,
   tensors: Map<string, HostTensor>,
-  adapter: Adapter,
+  call: NonNullable<Row['golden']>,
 ): Promise<Worst> {
   const upload = (name: string): Tensor => {
     const host = tensors.get(name);
@@ -54,7 +55,7 @@ async function compareCase(
     op.in_grads.forEach((name, i) => {
       if (name) inputs[i].requiresGrad = true;
     });
-    const outputs = [adapter(inputs, op.attrs)].flat();
+    const outputs = [call(inputs, op.attrs)].flat() as Tensor[];
     const wanted = op.out_grads.flatMap((name, i) => (name && outputs[i].requiresGrad ? [i] : []));
     backwardFrom(
       wanted.map((i) => outputs[i]),

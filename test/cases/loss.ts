@@ -1,0 +1,39 @@
+import * as ops from '../../ops/index.ts';
+import { finite, type Make, type Room, WORD, whole } from './case.ts';
+
+const kl = { kind: 'kl', temperature: 2, reduction: 'mean' } as const;
+const classes = { M: 3, V: 5 };
+const divergence = (t: Make, other: object) => ops.distillLoss(t(2, 3), t(2, 3), { ...kl, ...other });
+
+export const loss: Room = {
+  cross_entropy: {
+    golden: ([logits, labels], { ignore_index }) => ops.crossEntropy(logits, labels, { ignoreIndex: ignore_index }),
+    cases: [[classes, (t, { M, V }) => ops.crossEntropy(t(M, V), t.ids(V, M))]],
+    takes: {
+      ignoreIndex: [whole(), (t, n) => ops.crossEntropy(t(2, 3), t.ids(3, 2), { ignoreIndex: n })],
+      labelSmoothing: [finite(0, 1), (t, x) => ops.crossEntropy(t(2, 3), t.ids(3, 2), { labelSmoothing: x })],
+      reduction: [WORD, (t, reduction) => ops.crossEntropy(t(2, 3), t.ids(3, 2), { reduction })],
+    },
+    timed: [['cross_entropy {M}×{V}', (t, { M, V }) => ops.crossEntropy(t(M, V), t.ids(V, M)), [1120, 70], [256, 51200]]],
+  },
+  distill_loss: {
+    golden: ([student, teacher, weights], { kind, temperature, reduction }) =>
+      ops.distillLoss(student, teacher, { kind, temperature, reduction }, weights),
+    cases: [
+      [classes, (t, { M, V }) => ops.distillLoss(t(M, V), t.fixed(M, V), kl)],
+      [classes, (t, { M, V }) => ops.distillLoss(t(M, V), t.fixed(M, V), { ...kl, kind: 'l2' }, ops.abs(t.fixed(M)))],
+    ],
+    takes: {
+      temperature: [finite(1e-300), (t, temperature) => divergence(t, { temperature })],
+      kind: [WORD, (t, kind) => divergence(t, { kind })],
+      reduction: [WORD, (t, reduction) => divergence(t, { reduction })],
+    },
+    timed: [
+      [
+        'distill_loss kl {M}×{V}',
+        (t, { M, V }) => ops.distillLoss(t(M, V), t.fixed(M, V), { kind: 'kl', temperature: 1, reduction: 'batchmean' }),
+        [1120, 70],
+      ],
+    ],
+  },
+};

@@ -1,0 +1,86 @@
+import { type Backend, elements } from '../../engine/backend.ts';
+import type { DType, HostArray } from '../../engine/dtype.ts';
+import { keep } from '../../engine/scope.ts';
+import { fromData, type Tensor } from '../../engine/tensor.ts';
+import type { Make, Run, Sizes } from '../cases/case.ts';
+
+/** Numbers in [−scale/2, scale/2) + shift from a fixed sequence. */
+export function random(size: number, seed: number, scale = 2, shift = 0): Float32Array {
+  let state = seed * 2654435761 + 12345;
+  return Float32Array.from({ length: size }, () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return (state / 2 ** 32 - 0.5) * scale + shift;
+  });
+}
+
+/** Random numbers repeat after so many. */
+const NOISE = 2 ** 18;
+
+/** The inputs of one call: made when it is run first, and the same tensors from then on. */
+export class Inputs {
+  /** Those that get a gradient, where any do. */
+  readonly leaves: Tensor[] = [];
+  private readonly made: Tensor[] = [];
+  private readonly given: Tensor[] = [];
+  private next = 0;
+  private readonly make: Make;
+
+  /** @param gradients whether any are wanted */
+  constructor(readonly backend: Backend, private readonly gradients = true) {
+    const make = (...shape: number[]) => this.again(() => this.leaf(this.noise(shape), shape));
+    this.make = Object.assign(make, {
+      backend,
+      leaf: (data: HostArray, shape: readonly number[]) => this.again(() => this.leaf(data, shape)),
+      of: (f: (v: number) => number, ...shape: number[]) => this.again(() => this.leaf(this.noise(shape).map(f), shape)),
+      fixed: (...shape: number[]) => this.again(() => this.own(this.noise(shape), shape)),
+      ids: (most: number, ...shape: number[]) =>
+        this.again(() => this.own(Int32Array.from(this.noise(shape), (v) => Math.floor(((v + 1) / 2) * most)), shape, 'i32')),
+      values: (data: ArrayLike<number>, shape: readonly number[] = [data.length], dtype: DType = 'f32') =>
+        this.again(() => this.own(data as number[], shape, dtype)),
+    });
+  }
+
+  /** What a call gives for these inputs. */
+  run(run: Run, sizes: Sizes = {}): Tensor[] {
+    this.next = 0;
+    return [run(this.make, sizes)].flat() as Tensor[];
+  }
+
+  /** The gradient that the i-th output is given. */
+  gradientOf({ backend, size, shape }: Tensor, i: number): Tensor {
+    return fromData(backend, random(size, i + 101), shape);
+  }
+
+  dispose(): void {
+    for (const tensor of this.made) {
+      tensor.grad?.dispose();
+      tensor.dispose();
+    }
+  }
+
+  /** An input that is to have a gradient. */
+  protected leaf(data: HostArray, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+    const tensor = this.own(data, shape, dtype);
+    if (!this.gradients) return tensor;
+    tensor.requiresGrad = true;
+    this.leaves.push(tensor);
+    return tensor;
+  }
+
+  protected own(data: readonly number[] | HostArray, shape: readonly number[], dtype: DType = 'f32'): Tensor {
+    const tensor = keep(fromData(this.backend, data, shape, dtype));
+    this.made.push(tensor);
+    return tensor;
+  }
+
+  private again(make: () => Tensor): Tensor {
+    return (this.given[this.next++] ??= make());
+  }
+
+  private noise(shape: readonly number[]): Float32Array {
+    const data = new Float32Array(elements(shape));
+    const noise = random(Math.min(NOISE, data.length), this.made.length + 1);
+    for (let at = 0; at < data.length; at += NOISE) data.set(noise.subarray(0, data.length - at), at);
+    return data;
+  }
+}
