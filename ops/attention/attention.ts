@@ -163,7 +163,7 @@ const attentionBackward = defineOp({
   asStored: { webgpu: ['q', 'k', 'v', 'o', 'grad'] },
   webgpu: (inputs, outputs, attrs, device) => backwardLaunches(inputs, outputs, attrs, device),
   wasm({ q, k, v, o, stats, grad, mask }, { dq, dk, dv }, attrs, { k: kernels, sizes, scratch }) {
-    if (!(attrs.scale > 0)) return false;
+    if (!(attrs.scale > 0) || q.size === 0) return false;
     const s = attentionSizes({ q, k }, attrs.layout);
     const room = scratch(sizes.attention_scratch(s.length, s.dim));
     kernels.attention_backward(q, k, v, mask, o, stats, grad, dq, dk, dv, ...wasmSizes(s, mask, attrs), room);
