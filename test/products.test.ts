@@ -6,7 +6,7 @@ import { decode, type DType, FLOATS, isBlock, WEIGHTS } from '../engine/dtype.ts
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { noGrad } from '../engine/tape.ts';
-import { add, backward, embedding, gelu, geluTanh, linear, linears, linearSum, matmul, relu, silu, sum } from '../ops/index.ts';
+import { add, backward, embedding, gelu, geluTanh, linear, matmul, relu, silu, sum } from '../ops/index.ts';
 import { random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 import { relativeError } from './support/golden-types.ts';
@@ -127,47 +127,6 @@ test('an activation in the launch of its product is that behind it, with a gradi
     }
   }
 });
-
-/** What a GPU runs in one launch, a driver on the CPU runs apart unless told that it is none. */
-async function asOnHardware(body: () => Promise<void>): Promise<void> {
-  const caps = (backends[2] as unknown as { caps?: object }).caps ?? {};
-  const { software } = { software: false, ...caps };
-  await body();
-  Object.assign(caps, { software: false });
-  await body();
-  Object.assign(caps, { software });
-}
-
-test('several layers of one x, and the sum of several, are those layers one by one', () =>
-  asOnHardware(async () => {
-    for (const backend of backends) {
-      for (const [rows, inner, widths] of [[1, 64, [72, 36, 12]], [3, 35, [33, 1]], [2, 300, [40, 40, 40, 160]], [9, 64, [8, 9]]] as const) {
-        for (const format of [...FLOATS, ...(inner === 64 ? (['int8', 'int4'] as const) : [])]) {
-          const x = tensor(backend, 1, [1, rows, inner], 'f32');
-          const layers = widths.map((out, i) => ({
-            weight: tensor(backend, 10 + i, [out, inner], format),
-            bias: i === 1 ? null : tensor(backend, 20 + i, [out]),
-            ...(i % 2 === 0 && { activation: [geluTanh, silu][i / 2] }),
-          }));
-          const label = `${backend.kind} ${rows}×${inner} by ${format} of ${widths}`;
-          const apart = () => layers.map(({ weight, bias, activation }) => linear(x, weight, bias, { activation }));
-          const [want, got, trained] = [noGrad(apart), noGrad(() => linears(x, layers)), linears(x, layers)];
-          for (const made of [got, trained]) {
-            for (const [i, y] of made.entries()) {
-              assert.equal(y.shape, [1, rows, widths[i]], label);
-              assert.ok(relativeError(await y.data(), await want[i].data()) < 1e-6, `${label}, layer ${i}`);
-            }
-          }
-          const back = widths.map((out, i) => [want[i], { weight: tensor(backend, 30 + i, [inner, out]), bias: layers[i].bias && tensor(backend, 40 + i, [inner]) }] as const);
-          const summed = () => back.reduce((sum, [y, { weight, bias }]) => add(sum, linear(y, weight, bias)), x);
-          const [wantSum, gotSum] = [noGrad(summed), noGrad(() => linearSum(x, back))];
-          assert.ok(relativeError(await gotSum.data(), await wantSum.data()) < 1e-6, `${label}, back`);
-          backward(sum(linearSum(x, back)));
-          assert.ok(x.grad && back.every(([, { weight }]) => weight.grad), label);
-        }
-      }
-    }
-  }));
 
 test('matmul, also over batches that repeat', () =>
   each(async (backend, format, step) => {

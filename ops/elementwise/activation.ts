@@ -32,10 +32,15 @@ export interface Activation {
 
 const rows = /* @__PURE__ */ new Map<string, UnaryRow>();
 
-/** `activate_NAME(x: f32)` in WGSL, with what it calls. */
-export function activationWgsl(name: string): string {
-  const { wgsl, helpers = '' } = rows.get(name)!;
-  return `${helpers}fn activate_${name}(x: f32) -> f32 { return ${wgsl as string}; }\n`;
+/** `activate_NAME(x: f32)` in WGSL for each of the functions that are named, with what they call. */
+export function activationsWgsl(names: Iterable<string | undefined>): string {
+  const code = [...new Set(names)].map((name) => {
+    const { wgsl, helpers = '' } = rows.get(name!) ?? {};
+    return name ? `${helpers}\nfn activate_${name}(x: f32) -> f32 { return ${wgsl as string}; }\n` : '';
+  });
+  // Several may call the same functions.
+  const declarations = code.join('').split(/^(?=fn |const )/m);
+  return [...new Set(declarations.map((one) => `${one.trim()}\n`))].join('');
 }
 
 export function activationOnHost(name: string): (x: number) => number {

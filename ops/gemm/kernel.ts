@@ -2,7 +2,7 @@ import { type Access, accessor } from '../../engine/access.ts';
 import { type GpuCaps, grid1d, type Launch, MAX_GRID, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { activationWgsl } from '../elementwise/activation.ts';
+import { activationsWgsl } from '../elementwise/activation.ts';
 import type { Product, ProductSlots } from './product.ts';
 
 /** An operand and how kernels access it: `wide` where its rows can be moved as aligned groups of four. */
@@ -130,12 +130,11 @@ export function launchTiles(
     shader: shader(`gemm.${kernel.name} ${layout} ${reads.key},${writes.key}`, () => {
       const { declarations = '', body } = kernel.code(products);
       const fetchers = new Set(products.flatMap((one) => [fetcher('a', one), fetcher('b', one)]));
-      const functions = [...new Set(activations.flatMap((name) => (name ? [activationWgsl(name)] : [])))];
       return {
         reads: reads.bindings,
         writes: writes.bindings,
         params: { ...PARAMS, ...Object.fromEntries(sizes.map((name) => [name, 'u32'])) },
-        code: /* wgsl */ `${[...fetchers, ...functions, ...results.map(putter)].join('')}${declarations}
+        code: /* wgsl */ `${[...fetchers].join('')}${activationsWgsl(activations)}${results.map(putter).join('')}${declarations}
 @compute @workgroup_size(${kernel.threads})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) t: u32) {

@@ -1,6 +1,6 @@
 import { plain } from '../../engine/access.ts';
 import { type GpuCaps, type GpuPlanner, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
-import { activationWgsl } from '../elementwise/activation.ts';
+import { activationsWgsl } from '../elementwise/activation.ts';
 import {
   bind,
   four,
@@ -314,7 +314,7 @@ function launchReduce(g: GpuProduct, sums: Operand, split: Split): Launch {
       reads: reads.bindings,
       writes: writes.bindings,
       params: PARAMS,
-      code: /* wgsl */ `${g.activation ? activationWgsl(g.activation) : ''}
+      code: /* wgsl */ `${activationsWgsl([g.activation])}
 var<workgroup> partial: array<${type}, ${threads}>;
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
