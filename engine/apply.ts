@@ -67,7 +67,7 @@ export function applyFlat(
   noteOp(op.name, outputs);
   for (const i of op.mutates) if (inputs[i]) inputs[i].storage.version++;
   if (GRADIENTS && op.backward && gradEnabled() && inputs.some((t) => t?.requiresGrad)) {
-    record(op, inputs, outputs, attrs);
+    record(prepared, inputs, outputs);
   }
   return outputs;
 }

@@ -1,5 +1,5 @@
 import type { DType, HostArray } from './dtype.ts';
-import type { AnyOp } from './op.ts';
+import type { Call } from './plan.ts';
 import type { Profiler } from './profiler.ts';
 
 /** What an op needs to know of a tensor to check and size its work. */
@@ -50,19 +50,12 @@ export interface Backend<B = unknown, P = unknown> {
   write(buffer: B, data: HostArray, start?: number): void;
   /** Overwrites all of several buffers, in one transfer where they were allocated together. @throws as `write` */
   writeAll(buffers: readonly B[], data: readonly HostArray[]): void;
-  /** All of a buffer. @throws ArgumentError unless `size` and `dtype` are those that it was allocated with */
-  read(buffer: B, size: number, dtype: DType): Promise<HostArray>;
+  /** All of a buffer. */
+  read(buffer: B): Promise<HostArray>;
   /** Copies all of a buffer to another of the same size and dtype. */
   copy(from: B, to: B): void;
-  /**
-   * Makes an op ready for operands of these specs, as `Operands.flat` has them. @throws KernelError where no kernel runs
-   */
-  plan(
-    op: AnyOp,
-    inputs: readonly (Spec | undefined)[],
-    outputs: readonly (Spec | undefined)[],
-    attrs: unknown,
-  ): P;
+  /** Makes a call ready for buffers. @throws KernelError where no kernel runs */
+  plan(call: Call): P;
   /** Runs a plan on the buffers of its inputs, then its outputs. */
   dispatch(plan: P, buffers: readonly (B | undefined)[]): void;
   /** Called when a plan will not be used again. */
@@ -75,11 +68,6 @@ export interface Backend<B = unknown, P = unknown> {
   /** Resolves when everything enqueued so far has run; rejects with its error. */
   sync(): Promise<void>;
   dispose(): void;
-}
-
-/** Shape and dtype alone, of what may be more. */
-export function specOf(spec: Spec | undefined): Spec | undefined {
-  return spec && { shape: spec.shape, dtype: spec.dtype };
 }
 
 export function elements(shape: readonly number[]): number {

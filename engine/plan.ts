@@ -1,4 +1,4 @@
-import { type Backend, elements, type Spec, specOf } from './backend.ts';
+import { type Backend, elements, type Spec } from './backend.ts';
 import { expectSpec } from './dtype.ts';
 import { ShapeError } from './errors.ts';
 import type { AnyOp } from './op.ts';
@@ -9,14 +9,20 @@ export interface Slot extends Spec {
   readonly slot: number;
 }
 
-/** An op made ready for operands of certain specs: everything of a call but its buffers. */
-export interface Prepared {
+/** Operands as `Operands.flat` has them. */
+export type Slots = readonly (Slot | undefined)[];
+type Specs = readonly (Spec | undefined)[];
+
+/** All of a call but its buffers, which come in the order of the slots: inputs, then outputs. */
+export interface Call {
   readonly op: AnyOp;
   readonly attrs: unknown;
-  /** Specs of the operands, as `Operands.flat` has them. */
-  readonly inputs: readonly (Spec | undefined)[];
-  readonly outputs: readonly (Spec | undefined)[];
-  /** The backend's part; null where there is nothing to do. */
+  readonly inputs: Slots;
+  readonly outputs: Slots;
+}
+
+/** A call made ready: with the backend's plan, null where there is nothing to do. */
+export interface Prepared extends Call {
   readonly plan: unknown;
 }
 
@@ -28,69 +34,80 @@ const MOST = 8192;
  * anew. Attributes must be plain data, of numbers, strings, booleans, arrays and objects of these.
  */
 export class PlanCache {
-  private readonly plans = new Map<AnyOp, { latest: Prepared | null; readonly all: Map<string, Prepared> }>();
+  private readonly plans = new Map<AnyOp, { latest: Prepared | null; readonly all: Map<number, Prepared[]> }>();
   private count = 0;
 
   constructor(private readonly backend: Backend) {}
 
   /** @throws what the op's shape rule throws, or the backend of what it cannot run */
-  prepare(op: AnyOp, inputs: readonly (Spec | undefined)[], attrs: unknown): Prepared {
+  prepare(op: AnyOp, inputs: Specs, attrs: unknown): Prepared {
     let own = this.plans.get(op);
     if (!own) this.plans.set(op, (own = { latest: null, all: new Map() }));
-    // Layers repeat: mostly it is the same as the time before, which is told sooner than by a key.
+    // Layers repeat: mostly it is the same as the time before.
     if (own.latest && fits(own.latest, inputs, attrs)) return own.latest;
-    const key = keyOf(inputs, attrs);
-    let found = own.all.get(key);
+    const key = inputs.reduce((seed, input) => hash(input?.shape, seed + 1), hash(attrs, 0));
+    let alike = own.all.get(key);
+    if (!alike) own.all.set(key, (alike = []));
+    let found = alike.find((prepared) => fits(prepared, inputs, attrs));
     if (!found) {
-      found = this.plan(op, inputs.map(specOf), attrs);
+      found = this.plan(op, inputs, attrs);
       if (this.count >= MOST) this.dropOldest();
-      own.all.set(key, found);
+      alike.push(found);
       this.count++;
     }
     return (own.latest = found);
   }
 
-  private plan(op: AnyOp, inputs: readonly (Spec | undefined)[], attrs: unknown): Prepared {
-    const missing = op.takes.missing(inputs);
+  private plan(op: AnyOp, given: Specs, attrs: unknown): Prepared {
+    const missing = op.takes.missing(given);
     if (missing !== undefined) throw new ShapeError(`${op.name}: ${missing} is missing`);
-    const outputs = op.gives.flat<Spec>(op.shape(op.takes.named(inputs), attrs)).map(specOf);
-    while (outputs.length > 0 && outputs.at(-1) === undefined) outputs.pop();
-    for (const output of outputs) if (output) expectSpec(output);
+    const specs = op.gives.flat<Spec>(op.shape(op.takes.named(given), attrs));
+    while (specs.length > 0 && specs.at(-1) === undefined) specs.pop();
+    for (const spec of specs) if (spec) expectSpec(spec);
+    const { inputs, outputs } = slotsOf(given, specs);
     // Where all that comes out is empty there is nothing to compute, and no kernel need think of it.
-    const made = outputs.filter((spec) => spec !== undefined);
-    const empty = made.length > 0 && made.every(({ shape }) => elements(shape) === 0);
-    const plan = empty ? null : this.backend.plan(op, inputs, outputs, attrs);
-    return { op, attrs, inputs, outputs, plan };
+    const empty = outputs.some((slot) => slot) && outputs.every((slot) => !slot || slot.size === 0);
+    const call = { op, attrs, inputs, outputs };
+    return { ...call, plan: empty ? null : this.backend.plan(call) };
   }
 
   private dropOldest(): void {
     for (const own of this.plans.values()) {
       own.latest = null;
       let drop = Math.ceil(own.all.size / 2);
-      for (const [key, { plan }] of own.all) {
+      for (const [key, alike] of own.all) {
         if (drop-- <= 0) break;
         own.all.delete(key);
-        this.count--;
-        if (plan !== null) this.backend.forget?.(plan);
+        this.count -= alike.length;
+        for (const { plan } of alike) if (plan !== null) this.backend.forget?.(plan);
       }
     }
   }
 }
 
 /** The operands of a call as slots, numbered in order. */
-export function slotsOf(inputs: readonly (Spec | undefined)[], outputs: readonly (Spec | undefined)[]) {
+export function slotsOf(inputs: Specs, outputs: Specs): { readonly inputs: Slots; readonly outputs: Slots } {
   const slot = (spec: Spec | undefined, i: number): Slot | undefined =>
     spec && { shape: spec.shape, dtype: spec.dtype, size: elements(spec.shape), slot: i };
   return { inputs: inputs.map(slot), outputs: outputs.map((spec, i) => slot(spec, inputs.length + i)) };
 }
 
+/** Slots of what a call writes to, of its operands that are there. */
+export function writtenBy({ op, inputs, outputs }: Call): number[] {
+  const written = [...op.mutates.map((i) => inputs[i]), ...outputs];
+  return written.flatMap((slot) => (slot ? [slot.slot] : []));
+}
+
 /** Whether a plan is for these specs and attributes. */
-function fits({ inputs: own, attrs: ownAttrs }: Prepared, inputs: readonly (Spec | undefined)[], attrs: unknown): boolean {
+function fits({ inputs: own, attrs: ownAttrs }: Prepared, inputs: Specs, attrs: unknown): boolean {
   if (own.length !== inputs.length) return false;
   for (let i = 0; i < own.length; i++) {
     const [a, b] = [own[i], inputs[i]];
-    if (a === b) continue;
-    if (!a || !b || a.dtype !== b.dtype || a.shape.length !== b.shape.length) return false;
+    if (!a || !b) {
+      if (a === b) continue;
+      return false;
+    }
+    if (a.dtype !== b.dtype || a.shape.length !== b.shape.length) return false;
     for (let d = 0; d < a.shape.length; d++) if (a.shape[d] !== b.shape[d]) return false;
   }
   return alike(ownAttrs, attrs);
@@ -108,26 +125,10 @@ function alike(a: unknown, b: unknown): boolean {
   return names === 0 && Array.isArray(a) === Array.isArray(b);
 }
 
-function keyOf(inputs: readonly (Spec | undefined)[], attrs: unknown): string {
-  let key = '';
-  for (const input of inputs) {
-    if (!input) {
-      key += '-;';
-      continue;
-    }
-    key += input.dtype;
-    for (const d of input.shape) key += `,${d}`;
-    key += ';';
-  }
-  return key + textOf(attrs);
-}
-
-/** Plain data as text; unlike JSON, it tells NaN, the infinities and −0 from one another. */
-function textOf(value: unknown): string {
-  if (typeof value === 'number') return value === 0 && 1 / value < 0 ? '-0' : `${value}`;
-  if (typeof value === 'string') return JSON.stringify(value);
-  if (typeof value !== 'object' || value === null) return `${typeof value} ${String(value)}`;
-  let text = Array.isArray(value) ? '[' : '{';
-  for (const name in value) text += `${name}:${textOf((value as Readonly<Record<string, unknown>>)[name])},`;
-  return text;
+/** Mixes the whole numbers of plain data into `seed`. */
+function hash(value: unknown, seed: number): number {
+  if (typeof value === 'number') return Math.imul(seed ^ value, 0x9e3779b1);
+  if (typeof value !== 'object' || value === null) return seed;
+  for (const name in value) seed = hash((value as Readonly<Record<string, unknown>>)[name], seed + 1);
+  return seed;
 }

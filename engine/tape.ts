@@ -1,8 +1,9 @@
-import { type Spec, specOf } from './backend.ts';
+import type { Spec } from './backend.ts';
 import { isFloat } from './dtype.ts';
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from './errors.ts';
 import type { AnyOp } from './op.ts';
 import type { Operands } from './operands.ts';
+import { type Call, slotsOf } from './plan.ts';
 import { keep, scope } from './scope.ts';
 import { empty, Storage, Tensor } from './tensor.ts';
 
@@ -130,7 +131,7 @@ const NOTHING: ReadonlyMap<string, Saved> = new Map();
 
 function save(tensor: Tensor): Saved {
   const storage = tensor.storage.retain();
-  return { storage, version: storage.version, spec: specOf(tensor)!, name: tensor.name };
+  return { storage, version: storage.version, spec: { shape: tensor.shape, dtype: tensor.dtype }, name: tensor.name };
 }
 
 /** What backward of an op reads, of those that are there. */
@@ -152,9 +153,10 @@ function attach(
   outputs: Tensors,
   saved: ReadonlyMap<string, Saved>,
   pullback: Pullback,
+  specs: Pick<Call, 'inputs' | 'outputs'> = slotsOf(inputs, outputs),
   takes?: Operands,
 ): void {
-  const node = new Node(name, inputs.map(edgeOf), inputs.map(specOf), outputs.map(specOf), saved, pullback, takes);
+  const node = new Node(name, inputs.map(edgeOf), specs.inputs, specs.outputs, saved, pullback, takes);
   outputs.forEach((output, i) => {
     if (!output || !isFloat(output.dtype)) return;
     output.node = node;
@@ -174,7 +176,8 @@ function views(node: Node): object {
 }
 
 /** Puts an op that ran on the tape. */
-export function record(op: AnyOp, inputs: Tensors, outputs: Tensors, attrs: unknown): void {
+export function record(call: Call, inputs: Tensors, outputs: Tensors): void {
+  const { op, attrs } = call;
   const { takes, gives } = op;
   const pullback: Pullback = (node, grads) => {
     const context = {
@@ -186,7 +189,7 @@ export function record(op: AnyOp, inputs: Tensors, outputs: Tensors, attrs: unkn
     };
     return takes.flat<Tensor | null>(op.backward!(context));
   };
-  attach(op.name, inputs, outputs, savedOf(op, inputs, outputs), pullback, takes);
+  attach(op.name, inputs, outputs, savedOf(op, inputs, outputs), pullback, call, takes);
 }
 
 /** Puts a view on the tape: `output` shares the storage of `input`, and `pullback` reshapes the gradient back. */

@@ -114,7 +114,7 @@ export class Tensor implements Spec {
    * 16-bit patterns (`cast` to f32 first for numbers), bool as 0 and 1.
    */
   async data(): Promise<HostArray> {
-    return this.backend.read(this.buffer, this.size, this.dtype);
+    return this.backend.read(this.buffer);
   }
 
   /** The one element of a tensor of size 1 as a number, whatever the dtype. */

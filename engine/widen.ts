@@ -1,8 +1,5 @@
 import { isPlain } from './dtype.ts';
-import type { AnyOp } from './op.ts';
-import type { Slot } from './plan.ts';
-
-type Slots = readonly (Slot | undefined)[];
+import type { Call, Slot, Slots } from './plan.ts';
 
 /** What a kernel gets in the place of operands that are stored in a format that it does not read. */
 export interface Widened {
@@ -19,20 +16,18 @@ export interface Widened {
  * access as they are (`OpDefinition.asStored`). So an op takes every format before it has kernels for it.
  */
 export function widen(
-  { asStored, mutates }: AnyOp,
+  { op: { asStored, mutates }, inputs, outputs }: Call,
   kind: 'webgpu' | 'wasm',
-  inputs: Slots,
-  outputs: Slots,
   scratch: (shape: readonly number[]) => Slot,
 ): Widened {
   const before: [Slot, Slot][] = [];
   const after: [Slot, Slot][] = [];
-  const place = (slot: Slot | undefined, i: number): Slot | undefined => {
-    if (!slot || isPlain(slot.dtype) || asStored[kind](i, inputs.length)) return slot;
+  const place = (slot: Slot | undefined): Slot | undefined => {
+    if (!slot || isPlain(slot.dtype) || asStored[kind](slot.slot, inputs.length)) return slot;
     const wide = scratch(slot.shape);
-    if (i < inputs.length) before.push([slot, wide]);
-    if (i >= inputs.length || mutates.includes(i)) after.push([wide, slot]);
+    if (slot.slot < inputs.length) before.push([slot, wide]);
+    if (slot.slot >= inputs.length || mutates.includes(slot.slot)) after.push([wide, slot]);
     return wide;
   };
-  return { inputs: inputs.map(place), outputs: outputs.map((slot, i) => place(slot, inputs.length + i)), before, after };
+  return { inputs: inputs.map(place), outputs: outputs.map(place), before, after };
 }

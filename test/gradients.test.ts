@@ -269,20 +269,16 @@ test('ops that write in place refuse another dtype and what does not fit', () =>
   }
 });
 
-test('every backend refuses to write or read what is not a buffer of that size and dtype', async () => {
+test('every backend refuses to write what is not of the size and dtype of its buffer', async () => {
   for (const backend of backends) {
     const x = fromData(backend, [1, 2, 3], [3]);
     const half = fromData(backend, [1, 2, 3], [3], 'f16');
-    const refused = (e: Error) => e instanceof ArgumentError && /^(write|read): .*expected/.test(e.message);
+    const refused = (e: Error) => e instanceof ArgumentError && /^write: .*expected/.test(e.message);
     for (const data of [new Float32Array(4), new Float32Array(2), new Int32Array(3), new Uint16Array(6)]) {
       assert.throws(() => backend.write(x.buffer, data), refused, `${backend.kind} ${data.constructor.name}`);
     }
     assert.throws(() => backend.write(half.buffer, new Float32Array(3)), refused, backend.kind);
     assert.throws(() => backend.write(half.buffer, new Uint16Array(4)), refused, backend.kind);
-    for (const [size, dtype] of [[4, 'f32'], [2, 'f32'], [3, 'i32'], [6, 'f16']] as const) {
-      const error = await backend.read(x.buffer, size, dtype).catch((e: Error) => e);
-      assert.ok(error instanceof ArgumentError && refused(error), `${backend.kind} ${size} ${dtype}`);
-    }
     backend.write(x.buffer, Float64Array.of(4, 5, 6));
     assert.equal([...(await x.data())], [4, 5, 6], backend.kind);
     for (const t of [x, half]) t.dispose();

@@ -1,7 +1,10 @@
-import { type Backend, elements, type Spec } from '../backend.ts';
+import type { Backend, BackendKind, Recording } from '../backend.ts';
 import { decode, type DType, encode, type HostArray, hostArrayType, hostItems, isPlain } from '../dtype.ts';
 import { ArgumentError } from '../errors.ts';
-import type { AnyOp, HostArg } from '../op.ts';
+import type { HostArg } from '../op.ts';
+import { type Call, writtenBy } from '../plan.ts';
+import { bytesMoved, type Profiler } from '../profiler.ts';
+import { MemoryCounter } from './memory.ts';
 
 /** A new array for so many elements. */
 export function hostArrayFor(dtype: DType, size: number, double = false): HostArray {
@@ -47,11 +50,10 @@ export function expectFits(buffer: Extent, data: HostArray, start?: number): voi
   );
 }
 
-/** @throws ArgumentError unless a read, or a copy, is of all that a buffer holds */
-export function expectSame(what: 'read' | 'copy', buffer: Extent, { size, dtype }: Extent): void {
-  if (buffer.size === size && buffer.dtype === dtype) return;
-  const held = `${buffer.size} ${buffer.dtype}`;
-  throw new ArgumentError(`${what}: ${size} ${dtype} of a buffer of ${held}, expected all of it`);
+/** @throws ArgumentError unless a copy is of all that a buffer holds */
+export function expectSame(from: Extent, to: Extent): void {
+  if (from.size === to.size && from.dtype === to.dtype) return;
+  throw new ArgumentError(`copy: ${from.size} ${from.dtype} to a buffer of ${to.size} ${to.dtype}, expected as many`);
 }
 
 /** NaN as f16 and as bf16; two of them are NaN as f32. */
@@ -59,29 +61,103 @@ export const POISON_HALF = 0x7fff;
 /** What buffers are filled with that should show reading what nobody wrote: NaN in every dtype of floats. */
 export const POISON = 0x7fff7fff;
 
-/** A call of the reference loops but for its buffers. */
-export interface HostPlan {
-  readonly op: AnyOp;
-  readonly inputs: readonly (Spec | undefined)[];
-  readonly outputs: readonly (Spec | undefined)[];
-  readonly attrs: unknown;
+/** What ran, to run again; name and bytes are for the profiler. */
+interface Ran {
+  readonly name: string;
+  readonly bytes: number;
+  readonly run: () => void;
 }
 
-/**
- * Runs an op's reference loops. Whatever the format, they see numbers; what they write is rounded.
- * @param storedOf the array that stores the i-th operand
- */
-export function runReference({ op, inputs, outputs, attrs }: HostPlan, storedOf: (i: number) => HostArray): void {
-  const arg = (spec: Spec | undefined, i: number): HostArg | undefined => {
-    if (!spec) return undefined;
-    const [size, stored] = [elements(spec.shape), storedOf(i)];
-    const data = isPlain(spec.dtype) ? stored : decode(spec.dtype, stored, size);
-    return { shape: spec.shape, dtype: spec.dtype, size, data };
-  };
-  const given = inputs.map(arg);
-  const made = outputs.map((spec, i) => arg(spec, inputs.length + i));
-  op.reference(op.takes.named(given), op.gives.named(made), attrs);
-  const write = (i: number, { dtype, data }: HostArg) => isPlain(dtype) || encode(dtype, data, storedOf(i));
-  for (const i of op.mutates) if (given[i]) write(i, given[i]);
-  made.forEach((output, i) => output && write(inputs.length + i, output));
+/** A backend whose ops have run when `dispatch` returns, on memory that JavaScript sees. */
+export abstract class HostBackend<B extends Extent, P extends Call> implements Backend<B, P> {
+  abstract readonly kind: BackendKind;
+  abstract readonly description: string;
+  readonly memory = new MemoryCounter();
+  profiler: Profiler | null = null;
+  /** What ran since the recording that is being made began. */
+  protected recorded: Ran[] | null = null;
+
+  abstract alloc(size: number, dtype: DType): B;
+  abstract free(buffer: B): void;
+  abstract plan(call: Call): P;
+  /** The array that stores a buffer; valid until the next `alloc`. */
+  protected abstract view(buffer: B): HostArray;
+  /** Runs a plan. @returns what runs it again, while that is recorded */
+  protected abstract run(plan: P, buffers: readonly (B | undefined)[]): (() => void) | null;
+
+  allocTogether(parts: readonly Extent[]): B[] {
+    return allocEach(this, parts);
+  }
+
+  write(buffer: B, data: HostArray, start?: number): void {
+    expectReplayable('a tensor is uploaded', this.recorded !== null);
+    expectFits(buffer, data, start);
+    this.view(buffer).set(data, start);
+  }
+
+  writeAll(buffers: readonly B[], data: readonly HostArray[]): void {
+    buffers.forEach((buffer, i) => this.write(buffer, data[i]));
+  }
+
+  async read(buffer: B): Promise<HostArray> {
+    expectReplayable('a tensor is read back', this.recorded !== null);
+    return this.view(buffer).slice();
+  }
+
+  copy(from: B, to: B): void {
+    expectSame(from, to);
+    const run = () => this.view(to).set(this.view(from));
+    run();
+    this.recorded?.push({ name: 'copy', bytes: 2 * this.view(from).byteLength, run });
+  }
+
+  dispatch(plan: P, buffers: readonly (B | undefined)[]): void {
+    const start = this.profiler ? performance.now() : 0;
+    const run = this.run(plan, buffers);
+    if (!this.profiler && !this.recorded) return;
+    const [name, bytes] = [this.nameOf(plan), bytesMoved([...plan.inputs, ...plan.outputs])];
+    this.profiler?.add(name, performance.now() - start, bytes);
+    this.recorded?.push({ name, bytes, run: run! });
+  }
+
+  record(): () => Recording {
+    const recorded: Ran[] = (this.recorded = []);
+    return () => {
+      this.recorded = null;
+      return { replay: () => this.replay(recorded), dispose: () => {} };
+    };
+  }
+
+  async sync(): Promise<void> {}
+
+  dispose(): void {}
+
+  /** What the profiler calls a plan. */
+  protected nameOf({ op }: P): string {
+    return op.name;
+  }
+
+  /** Runs an op's reference loops. Whatever the format, they see numbers; what they write is rounded. */
+  protected loop(call: Call, buffers: readonly (B | undefined)[]): void {
+    const { op, inputs, outputs, attrs } = call;
+    const args = [...inputs, ...outputs].map((slot, i): HostArg | undefined => {
+      if (!slot) return undefined;
+      const { shape, dtype, size } = slot;
+      const stored = this.view(buffers[i]!);
+      return { shape, dtype, size, data: isPlain(dtype) ? stored : decode(dtype, stored, size) };
+    });
+    op.reference(op.takes.named(args.slice(0, inputs.length)), op.gives.named(args.slice(inputs.length)), attrs);
+    for (const i of writtenBy(call)) {
+      const { dtype, data } = args[i]!;
+      if (!isPlain(dtype)) encode(dtype, data, this.view(buffers[i]!));
+    }
+  }
+
+  private replay(recorded: readonly Ran[]): void {
+    for (const { name, bytes, run } of recorded) {
+      const start = this.profiler ? performance.now() : 0;
+      run();
+      this.profiler?.add(name, performance.now() - start, bytes);
+    }
+  }
 }

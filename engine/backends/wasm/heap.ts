@@ -15,6 +15,8 @@ function binOf(size: number): number {
 
 /** Free blocks in bins by size, each merged with its free neighbours. */
 export class FreeBlocks {
+  /** What is freed to them is for all. */
+  released = false;
   readonly #size = new Map<number, number>();
   readonly #start = new Map<number, number>();
   readonly #bins: Set<number>[] = Array.from({ length: BINS }, () => new Set<number>());
@@ -74,7 +76,6 @@ export class Heap {
   /** The memory is grown up to here, in bytes. */
   readonly limit: number;
   #live = 0;
-  #peak = 0;
   #end: number;
   readonly #used = new Map<number, number>();
   readonly #free = new FreeBlocks();
@@ -93,20 +94,6 @@ export class Heap {
     return this.#live;
   }
 
-  /** Most bytes ever in use at once, since the last `resetPeak`. */
-  get peakBytes(): number {
-    return this.#peak;
-  }
-
-  /** Blocks in use. */
-  get liveBlocks(): number {
-    return this.#used.size;
-  }
-
-  resetPeak(): void {
-    this.#peak = this.#live;
-  }
-
   /**
    * Room for `bytes`, not cleared, at a multiple of 64.
    * @param own blocks to take it from before others
@@ -116,10 +103,7 @@ export class Heap {
     const size = Math.max(ALIGN, Math.ceil(bytes / ALIGN) * ALIGN);
     let from = own ?? this.#free;
     let start = from.find(size);
-    if (start < 0) {
-      from = this.#free;
-      start = from.find(size);
-    }
+    if (start < 0) start = (from = this.#free).find(size);
     if (start < 0) {
       this.#grow(size);
       start = from.find(size);
@@ -128,7 +112,6 @@ export class Heap {
     from.add(start + size, whole - size);
     this.#used.set(start, size);
     this.#live += size;
-    this.#peak = Math.max(this.#peak, this.#live);
     return start;
   }
 
@@ -144,12 +127,13 @@ export class Heap {
     }
     this.#used.delete(pointer);
     this.#live -= size;
-    own.add(pointer, size);
+    (own.released ? this.#free : own).add(pointer, size);
   }
 
-  /** Makes blocks that were put aside free for all. */
+  /** Makes blocks that were put aside free for all, those that are still in use when they are freed. */
   release(own: FreeBlocks): void {
-    for (const [start, size] of own) this.#free.add(start, size);
+    if (!own.released) for (const [start, size] of own) this.#free.add(start, size);
+    own.released = true;
   }
 
   /** A view of `length` floats at `pointer`; valid until the next `alloc`. */

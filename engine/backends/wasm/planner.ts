@@ -1,7 +1,6 @@
 import { elements } from '../../backend.ts';
 import { formatNumber } from '../../dtype.ts';
-import type { AnyOp } from '../../op.ts';
-import type { Slot } from '../../plan.ts';
+import type { Call, Slot } from '../../plan.ts';
 import { widen } from '../../widen.ts';
 import type { Address, KernelCalls, Kernels, Sizes } from '../../../wasm/kernels.ts';
 
@@ -45,8 +44,9 @@ export class WasmRecorder {
     this.k = Object.fromEntries(noted) as KernelCalls;
   }
 
-  /** The calls that an op makes for operands in these slots, after which scratch is numbered. */
-  record(op: AnyOp, inputs: readonly (Slot | undefined)[], outputs: readonly (Slot | undefined)[], attrs: unknown) {
+  /** The calls that an op makes, null where it has none for such operands; scratch is numbered after its slots. */
+  record(call: Call): { calls: readonly WasmCall[] | null; scratch: readonly number[] } {
+    const { op, inputs, outputs, attrs } = call;
     const calls: WasmCall[] = (this.calls = []);
     const scratch: number[] = [];
     const room = (bytes: number): Address => ({ slot: inputs.length + outputs.length + scratch.push(bytes) - 1 });
@@ -54,7 +54,7 @@ export class WasmRecorder {
       const size = elements(shape);
       return { shape, dtype: 'f32', size, slot: room(4 * size).slot };
     };
-    const given = widen(op, 'wasm', inputs, outputs, wide);
+    const given = widen(call, 'wasm', wide);
     for (const [from, to] of given.before) this.k.widen(from, to, to.size, formatNumber(from.dtype));
     const device = { k: this.k, sizes: this.kernels, scratch: room };
     const native = op.wasm?.(op.takes.named(given.inputs), op.gives.named(given.outputs), attrs, device) ?? false;

@@ -1,36 +1,27 @@
 import { FreeBlocks, Heap } from './heap.ts';
 import { type Kernels, loadKernels, type LoadOptions } from '../../../wasm/loader.ts';
-import type { Backend, Recording } from '../../backend.ts';
+import type { Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray, hostArrayType, hostItems } from '../../dtype.ts';
 import { KernelError } from '../../errors.ts';
-import type { AnyOp } from '../../op.ts';
-import { slotsOf } from '../../plan.ts';
-import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, type HostPlan, POISON_HALF, runReference } from '../host.ts';
-import { MemoryCounter } from '../memory.ts';
-import { RecordedCalls } from '../recorded-calls.ts';
+import type { Call } from '../../plan.ts';
+import { type Extent, HostBackend, POISON_HALF } from '../host.ts';
 import { type WasmCall, WasmRecorder } from './planner.ts';
 
-/** A block of the WASM memory. */
-export interface WasmBuffer extends Extent {
+/** Bytes of the WASM memory. */
+interface Block {
   readonly ptr: number;
   readonly bytes: number;
+  /** The blocks of the recording that it was taken for: what is freed goes back there. */
+  readonly own: FreeBlocks | undefined;
 }
 
+export interface WasmBuffer extends Extent, Block {}
+
 /** The calls of C kernels that an op comes to for operands of certain specs; null where its reference loops run. */
-interface WasmPlan extends HostPlan {
+interface WasmPlan extends Call {
   readonly calls: readonly WasmCall[] | null;
   /** Bytes of each piece of scratch. */
   readonly scratch: readonly number[];
-}
-
-/**
- * The memory of a recording. What is taken while it is made stays its own, so that a replay finds every buffer where it
- * was: blocks that are freed are handed out again to the same recording only.
- */
-interface OwnMemory {
-  readonly used: Set<number>;
-  readonly free: FreeBlocks;
 }
 
 /** 16-bit words of poison on either side of a buffer, where there is any. */
@@ -50,23 +41,17 @@ export interface WasmOptions extends LoadOptions {
  * C kernels with SIMD on a memory of their own; ops without one run the reference loops on views of that memory.
  * Runs in Node and browsers alike, on the calling thread.
  */
-export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
+export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
   readonly kind = 'wasm';
   readonly description: string;
-  readonly memory = new MemoryCounter();
-  profiler: Profiler | null = null;
   private readonly heap: Heap;
   private readonly poison: boolean;
   private readonly recorder: WasmRecorder;
-  /** The recording that is being made. */
-  private recording: { readonly calls: RecordedCalls; readonly memory: OwnMemory } | null = null;
-  /** Memory of the recordings that there are. */
-  private readonly recordings = new Set<OwnMemory>();
+  /** Blocks of the recording that is being made. A replay finds every buffer where it was: none else gets them. */
+  private own: FreeBlocks | undefined;
 
-  private constructor(
-    kernels: Kernels,
-    options: WasmOptions,
-  ) {
+  private constructor(kernels: Kernels, options: WasmOptions) {
+    super();
     this.heap = new Heap(kernels.memory, kernels.heapBase, options.maxBytes);
     this.poison = options.poison ?? false;
     this.recorder = new WasmRecorder(kernels.exports);
@@ -78,92 +63,54 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
   }
 
   alloc(size: number, dtype: DType): WasmBuffer {
-    const bytes = byteLength(dtype, size);
-    const ptr = this.take(bytes);
-    this.memory.allocated(bytes);
+    const block = this.take(byteLength(dtype, size));
+    this.memory.allocated(block.bytes);
     this.memory.reserved = this.heap.memory.buffer.byteLength;
-    return { ptr, bytes, size, dtype };
+    return { ...block, size, dtype };
   }
 
   free(buffer: WasmBuffer): void {
-    this.give(buffer.ptr);
+    this.give(buffer);
     this.memory.freed(buffer.bytes);
   }
 
-  allocTogether(parts: readonly Extent[]): WasmBuffer[] {
-    return allocEach(this, parts);
+  plan(call: Call): WasmPlan {
+    return { ...call, ...this.recorder.record(call) };
   }
 
-  write(buffer: WasmBuffer, data: HostArray, start?: number): void {
-    expectReplayable('a tensor is uploaded', this.recording !== null);
-    expectFits(buffer, data, start);
-    this.view(buffer.ptr, buffer.size, buffer.dtype).set(data, start);
-  }
-
-  writeAll(buffers: readonly WasmBuffer[], data: readonly HostArray[]): void {
-    buffers.forEach((buffer, i) => this.write(buffer, data[i]));
-  }
-
-  async read(buffer: WasmBuffer, size: number, dtype: DType): Promise<HostArray> {
-    expectReplayable('a tensor is read back', this.recording !== null);
-    expectSame('read', buffer, { size, dtype });
-    const out = hostArrayFor(dtype, size);
-    out.set(this.view(buffer.ptr, size, dtype));
-    return out;
-  }
-
-  copy(from: WasmBuffer, to: WasmBuffer): void {
-    expectSame('copy', from, to);
-    const run = () => this.view(to.ptr, to.size, to.dtype).set(this.view(from.ptr, from.size, from.dtype));
-    run();
-    this.recording?.calls.add('copy', from.bytes + to.bytes, run);
-  }
-
-  plan(op: AnyOp, inputs: HostPlan['inputs'], outputs: HostPlan['outputs'], attrs: unknown): WasmPlan {
-    const slots = slotsOf(inputs, outputs);
-    const { calls, scratch } = this.recorder.record(op, slots.inputs, slots.outputs, attrs);
-    return { op, inputs, outputs, attrs, calls, scratch };
-  }
-
-  dispatch(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): void {
-    const start = this.profiler ? performance.now() : 0;
-    const again = plan.calls ? this.call(plan.calls, plan, buffers) : this.loop(plan, buffers);
-    if (!this.profiler && !this.recording) return;
-    const name = plan.calls ? plan.op.name : `${plan.op.name} (fallback)`;
-    const bytes = bytesMoved([...plan.inputs, ...plan.outputs]);
-    this.profiler?.add(name, performance.now() - start, bytes);
-    this.recording?.calls.add(name, bytes, again!);
-  }
-
-  record(): () => Recording {
-    const { calls, memory } = (this.recording = {
-      calls: new RecordedCalls(),
-      memory: { used: new Set<number>(), free: new FreeBlocks() },
-    });
-    this.recordings.add(memory);
+  override record(): () => Recording {
+    const own = (this.own = new FreeBlocks());
+    const end = super.record();
     return () => {
-      this.recording = null;
-      const dispose = () => {
-        if (this.recordings.delete(memory)) this.heap.release(memory.free);
-      };
-      return { replay: () => calls.replay(this.profiler), dispose };
+      this.own = undefined;
+      return { ...end(), dispose: () => this.heap.release(own) };
     };
   }
 
-  async sync(): Promise<void> {}
+  protected run(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): (() => void) | null {
+    if (plan.calls) return this.call(plan.calls, plan, buffers);
+    const run = () => this.loop(plan, buffers);
+    run();
+    return run;
+  }
 
-  dispose(): void {}
+  protected override nameOf({ op, calls }: WasmPlan): string {
+    return calls ? op.name : `${op.name} (fallback)`;
+  }
 
-  /** @returns while there is a recording, what makes the calls again */
+  protected view({ ptr, size, dtype }: WasmBuffer): HostArray {
+    return new (hostArrayType(dtype))(this.heap.memory.buffer as ArrayBuffer, ptr, hostItems(dtype, size));
+  }
+
   private call(
     calls: readonly WasmCall[],
     { op, scratch }: WasmPlan,
     buffers: readonly (WasmBuffer | undefined)[],
   ): (() => void) | null {
-    const again: (() => void)[] | null = this.recording && [];
-    const places: (Pick<WasmBuffer, 'ptr' | 'bytes'> | undefined)[] = scratch.length > 0 ? [...buffers] : (buffers as []);
+    const again: (() => void)[] | null = this.recorded && [];
+    const places: (Block | undefined)[] = scratch.length > 0 ? [...buffers] : (buffers as []);
     try {
-      for (const bytes of scratch) places.push({ ptr: this.take(bytes), bytes });
+      for (const bytes of scratch) places.push(this.take(bytes));
       for (const { kernel, args, slots, given } of calls) {
         for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : places[slots[i]]!.ptr + args[i];
         kernel.apply(undefined, given);
@@ -171,34 +118,26 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
       }
       if (this.poison) this.checkGuards(op.name, places);
     } finally {
-      for (let i = buffers.length; i < places.length; i++) this.give(places[i]!.ptr);
+      for (let i = buffers.length; i < places.length; i++) this.give(places[i]!);
     }
     return again && (again.length === 1 ? again[0] : () => again.forEach((run) => run()));
   }
 
-  private loop(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): () => void {
-    const run = () => runReference(plan, (i) => this.view(buffers[i]!.ptr, buffers[i]!.size, buffers[i]!.dtype));
-    run();
-    return run;
-  }
-
-  private take(bytes: number): number {
+  private take(bytes: number): Block {
+    const { own } = this;
     const words = Math.ceil(bytes / 2) + (this.poison ? 2 * GUARD : 0);
-    const start = this.heap.alloc(2 * words, this.recording?.memory.free);
-    this.recording?.memory.used.add(start);
-    if (!this.poison) return start;
+    const start = this.heap.alloc(2 * words, own);
+    if (!this.poison) return { ptr: start, bytes, own };
     this.words(start, words).fill(POISON_HALF);
-    return start + 2 * GUARD;
+    return { ptr: start + 2 * GUARD, bytes, own };
   }
 
-  private give(ptr: number): void {
-    const start = this.poison ? ptr - 2 * GUARD : ptr;
-    for (const { used, free } of this.recordings) if (used.delete(start)) return this.heap.free(start, free);
-    this.heap.free(start);
+  private give({ ptr, own }: Block): void {
+    this.heap.free(this.poison ? ptr - 2 * GUARD : ptr, own);
   }
 
   /** @throws KernelError when an op wrote beside one of its buffers */
-  private checkGuards(op: string, places: readonly (Pick<WasmBuffer, 'ptr' | 'bytes'> | undefined)[]): void {
+  private checkGuards(op: string, places: readonly (Block | undefined)[]): void {
     const words = this.words(0, this.heap.memory.buffer.byteLength / 2);
     for (const place of places) {
       if (!place) continue;
@@ -215,9 +154,5 @@ export class WasmBackend implements Backend<WasmBuffer, WasmPlan> {
 
   private words(start: number, count: number): Uint16Array {
     return new Uint16Array(this.heap.memory.buffer, start, count);
-  }
-
-  private view(ptr: number, size: number, dtype: DType): HostArray {
-    return new (hostArrayType(dtype))(this.heap.memory.buffer as ArrayBuffer, ptr, hostItems(dtype, size));
   }
 }

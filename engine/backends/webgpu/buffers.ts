@@ -10,32 +10,69 @@ declare global {
   interface GPUDevice {}
 }
 
-/** A pooled GPUBuffer, or a part of one. `id` is stable for the buffer's life and keys cached bind groups. */
-export interface GpuBuffer extends Extent {
-  readonly id: number;
-  readonly gpu: GPUBuffer;
-  /** Where in the GPUBuffer it begins, and how many bytes are its own. */
-  readonly offset: number;
-  readonly capacity: number;
-  /** Of a part, the whole GPUBuffer. */
-  readonly whole: GpuBuffer | null;
-  /** Of a whole, the parts that it was divided into, by their sizes, and how many of those are in use. */
-  readonly divisions: Map<string, GpuBuffer[]>;
-  partsInUse: number;
-  /** The submit that the latest dispatch on it goes out with. */
-  submit: number;
+/** A pooled GPUBuffer, or a part of one. */
+export class GpuBuffer implements Extent {
   /** What the tensor asked for. */
-  size: number;
-  dtype: DType;
-  bytes: number;
-  /** Whether poison lies behind that: not in a recording, whose replays write to it for several tensors in turn. */
-  guarded: boolean;
+  size = 0;
+  dtype: DType = 'f32';
+  bytes = 0;
+  /** Names what is bound, in the keys of cached bind groups. */
+  readonly key: string;
+  /** Of a part, the whole GPUBuffer; itself otherwise. */
+  readonly whole: GpuBuffer;
+  /** What it is divided into. */
+  parts: readonly GpuBuffer[] = [];
+  /** How many hold it: its parts that are in use, or one. */
+  holders = 0;
+  /** Those that a recording keeps to itself, this one among them. */
+  own: OwnBuffers | null = null;
+  /** The submit that the latest dispatch on it goes out with. */
+  submit = 0;
+  /** Whether poison lies behind `bytes`: not in a recording, whose replays write to it for several tensors in turn. */
+  guarded = false;
   /** When it was last given back, by the pool's count. */
-  idleSince: number;
+  idleSince = 0;
   /** How often it was handed out, which tells whether it is still the same tensor's. */
-  takes: number;
+  takes = 0;
   /** Why what it should hold was not computed. */
-  failure: Error | null;
+  failure: Error | null = null;
+
+  /**
+   * @param id stable for the GPUBuffer's life, lower for those made earlier
+   * @param capacity bytes that are its own
+   * @param whole what it is a part of, from byte `offset` on
+   */
+  constructor(
+    readonly id: number,
+    readonly gpu: GPUBuffer,
+    readonly capacity: number,
+    whole?: GpuBuffer,
+    readonly offset = 0,
+  ) {
+    this.whole = whole ?? this;
+    this.key = whole ? `${id}:${offset}:${capacity}` : `${id}`;
+  }
+}
+
+/** Idle buffers by capacity, each list in falling order of ids: the last is the next to be handed out. */
+class IdleBuffers extends Map<number, GpuBuffer[]> {
+  add(buffer: GpuBuffer): void {
+    let same = this.get(buffer.capacity);
+    if (!same) this.set(buffer.capacity, (same = []));
+    let [from, to] = [0, same.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (same[middle].id > buffer.id) from = middle + 1;
+      else to = middle;
+    }
+    same.splice(from, 0, buffer);
+  }
+}
+
+/** Buffers that a recording keeps to itself until it is disposed of, so that a replay finds each where it was. */
+export class OwnBuffers {
+  readonly idle = new IdleBuffers();
+  ended = false;
 }
 
 const MIB = 2 ** 20;
@@ -62,42 +99,6 @@ export function sizeClass(bytes: number): number {
   return Math.ceil(bytes / step) * step;
 }
 
-/** Idle buffers of one size as a binary heap: the one with the lowest id first. */
-class IdleHeap {
-  private readonly heap: GpuBuffer[] = [];
-
-  push(buffer: GpuBuffer): void {
-    const { heap } = this;
-    let i = heap.push(buffer) - 1;
-    for (let up = (i - 1) >> 1; i > 0 && heap[up].id > buffer.id; up = (i - 1) >> 1) {
-      heap[i] = heap[up];
-      i = up;
-    }
-    heap[i] = buffer;
-  }
-
-  pop(): GpuBuffer | undefined {
-    const { heap } = this;
-    const first = heap[0];
-    const last = heap.pop();
-    if (last === undefined || heap.length === 0) return first;
-    let i = 0;
-    for (let down = 1; down < heap.length; down = 2 * i + 1) {
-      if (down + 1 < heap.length && heap[down + 1].id < heap[down].id) down++;
-      if (heap[down].id > last.id) break;
-      heap[i] = heap[down];
-      i = down;
-    }
-    heap[i] = last;
-    return first;
-  }
-
-  /** All of them, out of the heap. */
-  drain(): GpuBuffer[] {
-    return this.heap.splice(0);
-  }
-}
-
 /**
  * Hands out buffers and takes them back for reuse. Reuse is safe at once: everything runs in the order of one queue.
  * Of the idle buffers the oldest goes first, so that a step that repeats gets the very same buffers in the same
@@ -107,7 +108,7 @@ class IdleHeap {
  */
 export class BufferPool {
   readonly memory = new MemoryCounter();
-  private readonly idle = new Map<number, IdleHeap>();
+  private readonly idle = new IdleBuffers();
   private nextId = 1;
   private idleBytes = 0;
   private clock = 0;
@@ -128,21 +129,31 @@ export class BufferPool {
     private readonly relieve: () => void,
   ) {}
 
-  /** @throws OutOfMemoryError for more than can be bound, or than the system gives */
-  take(bytes: number): GpuBuffer {
-    const capacity = Math.min(sizeClass(bytes), this.limit);
+  /**
+   * @param own those of the recording that it is for
+   * @throws OutOfMemoryError for more than can be bound, or than the system gives
+   */
+  take(bytes: number, own: OwnBuffers | null = null): GpuBuffer {
     if (bytes > this.limit) {
       throw new OutOfMemoryError(
         `a tensor of ${bytes} bytes is larger than this GPU binds at once (${this.limit} bytes); ` +
           'lower the batch or the context, or use the wasm backend',
       );
     }
+    const capacity = Math.min(sizeClass(bytes), this.limit);
+    const buffer = own?.idle.get(capacity)?.pop() ?? this.takeForAll(capacity, own ? capacity : bytes);
+    buffer.own = own;
+    buffer.holders = 1;
+    buffer.takes++;
+    buffer.failure = null;
+    return buffer;
+  }
+
+  private takeForAll(capacity: number, bytes: number): GpuBuffer {
     let buffer = this.idle.get(capacity)?.pop();
     if (buffer) this.idleBytes -= capacity;
     else buffer = this.create(capacity);
     buffer.bytes = bytes;
-    buffer.takes++;
-    buffer.failure = null;
     this.memory.allocated(bytes);
     if (this.memory.live > this.recentPeak) this.recentPeak = this.memory.live;
     return buffer;
@@ -152,37 +163,30 @@ export class BufferPool {
    * Buffers of so many bytes side by side in one GPUBuffer, which goes back when the last of them does; null where one
    * cannot be as large.
    */
-  takeTogether(bytes: readonly number[]): GpuBuffer[] | null {
+  takeTogether(bytes: readonly number[]): readonly GpuBuffer[] | null {
     const sizes = bytes.map((size) => Math.ceil(Math.max(4, size) / PART_ALIGNMENT) * PART_ALIGNMENT);
     const sum = sizes.reduce((total, size) => total + size, 0);
     if (sum > this.limit) return null;
     const whole = this.take(sum);
-    const key = sizes.join();
-    let parts = whole.divisions.get(key);
-    if (!parts) {
-      let offset = 0;
-      parts = sizes.map((capacity) => this.buffer(whole.gpu, capacity, whole, (offset += capacity) - capacity));
-      whole.divisions.set(key, parts);
-    }
-    whole.partsInUse = parts.length;
-    for (const part of parts) {
-      part.takes++;
-      part.failure = null;
-    }
-    return parts;
+    let end = 0;
+    whole.parts = sizes.map((size) => new GpuBuffer(whole.id, whole.gpu, size, whole, (end += size) - size));
+    whole.holders = sizes.length;
+    return whole.parts;
   }
 
-  give(buffer: GpuBuffer): void {
-    if (buffer.whole) {
-      if (--buffer.whole.partsInUse === 0) this.give(buffer.whole);
-      return;
-    }
+  give({ whole: buffer }: GpuBuffer): void {
+    if (--buffer.holders > 0) return;
+    if (buffer.own && !buffer.own.ended) return buffer.own.idle.add(buffer);
     this.memory.freed(buffer.bytes);
     this.idleBytes += buffer.capacity;
     buffer.idleSince = this.clock++;
-    let idle = this.idle.get(buffer.capacity);
-    if (!idle) this.idle.set(buffer.capacity, (idle = new IdleHeap()));
-    idle.push(buffer);
+    this.idle.add(buffer);
+  }
+
+  /** Ends a recording: what it kept is for all, now or when it is given back. */
+  release(own: OwnBuffers): void {
+    own.ended = true;
+    for (const same of own.idle.values()) for (const buffer of same.splice(0)) this.give(buffer);
   }
 
   /**
@@ -203,18 +207,15 @@ export class BufferPool {
   /** Destroys the longest idle buffers until at most `most` bytes are idle. As `trim`, only right after a submit. */
   shrink(most: number): ReadonlySet<number> {
     const destroyed = new Set<number>();
-    const oldest = [...this.idle.values()].flatMap((heap) => heap.drain()).sort((a, b) => a.idleSince - b.idleSince);
+    const oldest = [...this.idle.values()].flat().sort((a, b) => a.idleSince - b.idleSince);
     for (const buffer of oldest) {
-      if (this.idleBytes <= most) {
-        this.idle.get(buffer.capacity)!.push(buffer);
-        continue;
-      }
+      if (this.idleBytes <= most) break;
       buffer.gpu.destroy();
       destroyed.add(buffer.id);
-      for (const parts of buffer.divisions.values()) for (const { id } of parts) destroyed.add(id);
       this.idleBytes -= buffer.capacity;
       this.memory.reserved -= buffer.capacity;
     }
+    for (const [capacity, same] of this.idle) this.idle.set(capacity, same.filter(({ id }) => !destroyed.has(id)));
     return destroyed;
   }
 
@@ -242,13 +243,7 @@ export class BufferPool {
       );
     }
     this.memory.reserved += capacity;
-    return this.buffer(gpu, capacity, null, 0);
-  }
-
-  private buffer(gpu: GPUBuffer, capacity: number, whole: GpuBuffer | null, offset: number): GpuBuffer {
-    const place = { id: this.nextId++, gpu, offset, capacity, whole, divisions: new Map<string, GpuBuffer[]>() };
-    const use = { bytes: 0, guarded: false, idleSince: 0, takes: 0, failure: null, partsInUse: 0, submit: 0 };
-    return { ...place, ...use, size: 0, dtype: 'f32' };
+    return new GpuBuffer(this.nextId++, gpu, capacity);
   }
 
   private tryCreate(size: number): GPUBuffer | null {

@@ -57,7 +57,7 @@ export class Pipelines {
     buffers: readonly (GpuBuffer | undefined)[],
   ): GPUBindGroup {
     let key = `${compiled.layoutId},${params?.id}`;
-    for (let i = 0; i < slots.length; i++) key += `,${buffers[slots[i]]!.id}`;
+    for (let i = 0; i < slots.length; i++) key += `,${buffers[slots[i]]!.key}`;
     const found = this.groups.get(key);
     if (found) return found.group;
     if (this.groups.size >= MAX_GROUPS) this.dropOldest();

@@ -1,13 +1,12 @@
-import { type Backend, elements, type Recording, type Spec } from '../../backend.ts';
+import { type Backend, elements, type Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray } from '../../dtype.ts';
 import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
-import { type Slot, slotsOf } from '../../plan.ts';
+import { type Call, type Slot, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, POISON } from '../host.ts';
 import { widen } from '../../widen.ts';
-import { RecordedMemory } from '../recorded-memory.ts';
-import { BufferPool, type GpuBuffer, sizeClass } from './buffers.ts';
+import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
 import { convert } from './convert.ts';
 import { type OpenDevice, openDevice } from './device.ts';
 import { type GpuCaps, type Launch, MAX_GRID, type PlannedLaunch, type Shader } from './launch.ts';
@@ -86,9 +85,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private profiling: Profiler | null = null;
   private readonly poison: boolean;
   /** The recording that is being made. */
-  private recording: { readonly memory: RecordedMemory<GpuBuffer>; readonly commands: Command[] } | null = null;
-  /** Memory of the recordings that there are. */
-  private readonly recordings = new Set<RecordedMemory<GpuBuffer>>();
+  private recording: { readonly own: OwnBuffers; readonly commands: Command[] } | null = null;
+  /** How many recordings there are. */
+  private recordings = 0;
   /** Params of plans that are gone, which a recording may still read. */
   private readonly forgotten: ParamsPlace[] = [];
   private readonly copies = new Map<number, PlannedLaunch>();
@@ -163,6 +162,14 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     return buffers.map((buffer, i) => this.claim(buffer, parts[i]));
   }
 
+  free(buffer: GpuBuffer): void {
+    this.pool.give(buffer);
+  }
+
+  private take(bytes: number): GpuBuffer {
+    return this.pool.take(bytes, this.recording?.own);
+  }
+
   private claim(buffer: GpuBuffer, { size, dtype }: Extent): GpuBuffer {
     buffer.size = size;
     buffer.dtype = dtype;
@@ -174,14 +181,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   /** Writes to a buffer, from so many bytes on, after all that was enqueued on it. */
   private send(buffer: GpuBuffer, start: number, data: ArrayBufferView): void {
     // What is written is there before the dispatches that are still gathered: only those on the buffer need go first.
-    if ((buffer.whole ?? buffer).submit === this.submits || this.replayed === this.submits) this.flush();
+    if (buffer.whole.submit === this.submits || this.replayed === this.submits) this.flush();
     const { gpu, offset } = buffer;
     this.device.queue.writeBuffer(gpu, offset + start, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
-  }
-
-  free(buffer: GpuBuffer): void {
-    for (const recording of this.recordings) if (recording.give(buffer)) return;
-    this.pool.give(buffer);
   }
 
   /** The launch that copies so many words, made once: within a pass, as copies between buffers are not. */
@@ -200,12 +202,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     return { shader, slots: args.map(({ slot }) => slot), params: place, grid };
   }
 
-  private take(bytes: number): GpuBuffer {
-    if (!this.recording) return this.pool.take(Math.max(4, bytes));
-    const capacity = Math.max(bytes, Math.min(sizeClass(bytes), this.pool.limit));
-    return this.recording.memory.take(capacity, () => this.pool.take(capacity));
-  }
-
   write(buffer: GpuBuffer, data: HostArray, start?: number): void {
     this.check();
     expectReplayable('a tensor is uploaded', this.recording !== null);
@@ -215,9 +211,10 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   writeAll(buffers: readonly GpuBuffer[], data: readonly HostArray[]): void {
-    const [first] = buffers;
-    const parts = first?.whole && [...first.whole.divisions.values()].find((own) => own[0] === first);
-    if (!parts || parts.length !== buffers.length || parts.some((part, i) => part !== buffers[i])) {
+    if (buffers.length === 0) return;
+    const { whole } = buffers[0];
+    const { parts } = whole;
+    if (parts.length !== buffers.length || parts.some((part, i) => part !== buffers[i])) {
       buffers.forEach((buffer, i) => this.write(buffer, data[i]));
       return;
     }
@@ -231,13 +228,13 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       const own = sendable(data[i]);
       bytes.set(new Uint8Array(own.buffer, own.byteOffset, own.byteLength), part.offset);
     });
-    this.send(first.whole!, 0, bytes);
+    this.send(whole, 0, bytes);
   }
 
-  async read(buffer: GpuBuffer, size: number, dtype: DType): Promise<HostArray> {
+  async read(buffer: GpuBuffer): Promise<HostArray> {
     this.check();
     expectReplayable('a tensor is read back', this.recording !== null);
-    expectSame('read', buffer, { size, dtype });
+    const { size, dtype } = buffer;
     if (buffer.failure) throw buffer.failure;
     const bytes = buffer.guarded ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
     const result = hostArrayFor(dtype, size);
@@ -271,26 +268,26 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   copy(from: GpuBuffer, to: GpuBuffer): void {
     this.check();
-    expectSame('copy', from, to);
+    expectSame(from, to);
     const words = Math.ceil(byteLength(from.dtype, from.size) / 4);
     if (words > 0) this.encode(this.copyOf(words), [from, to], { name: 'copy', bytes: 8 * words });
   }
 
   /** @throws KernelError naming the op where it cannot be launched */
-  plan(op: AnyOp, inputs: readonly (Spec | undefined)[], outputs: readonly (Spec | undefined)[], attrs: unknown): GpuPlan {
+  plan(call: Call): GpuPlan {
     this.check();
-    const slots = slotsOf(inputs, outputs);
-    const operands = [...inputs, ...outputs];
+    const { op, attrs } = call;
+    const operands = [...call.inputs, ...call.outputs];
     const scratch: number[] = [];
     const device = {
       caps: this.caps,
       scratch: (shape: readonly number[], dtype: DType = 'f32'): Slot => {
         const size = elements(shape);
-        const slot = operands.length + scratch.push(Math.max(4, byteLength(dtype, size))) - 1;
+        const slot = operands.length + scratch.push(byteLength(dtype, size)) - 1;
         return { shape, dtype, size, slot };
       },
     };
-    const given = widen(op, 'webgpu', slots.inputs, slots.outputs, device.scratch);
+    const given = widen(call, 'webgpu', device.scratch);
     const launches = [
       ...given.before.map(([from, to]) => convert(from, to, this.caps)),
       ...op.webgpu(op.takes.named(given.inputs), op.gives.named(given.outputs), attrs, device),
@@ -303,8 +300,8 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       launches: launches.map((launch) => this.planned(launch)),
       shaders: new Set(launches.map(({ shader }) => shader)),
       scratch,
-      reads: [...inputs.keys()].filter((i) => inputs[i]),
-      writes: [...op.mutates.filter((i) => inputs[i]), ...[...outputs.keys()].filter((i) => outputs[i]).map((i) => inputs.length + i)],
+      reads: call.inputs.flatMap((slot) => (slot ? [slot.slot] : [])),
+      writes: writtenBy(call),
       bytes: bytesMoved(operands),
     };
   }
@@ -315,22 +312,23 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   private dropForgotten(): void {
-    if (this.recordings.size > 0 || this.forgotten.length === 0) return;
+    if (this.recordings > 0 || this.forgotten.length === 0) return;
     this.flush();
     for (const params of this.forgotten.splice(0)) this.params.drop(params);
   }
 
   record(): () => Recording {
-    const recording = (this.recording = { memory: new RecordedMemory<GpuBuffer>(), commands: [] as Command[] });
-    this.recordings.add(recording.memory);
+    const { own, commands } = (this.recording = { own: new OwnBuffers(), commands: [] as Command[] });
+    this.recordings++;
     return () => {
       this.recording = null;
       const dispose = () => {
-        this.recordings.delete(recording.memory);
-        recording.memory.dispose((buffer) => this.pool.give(buffer));
+        if (own.ended) return;
+        this.recordings--;
+        this.pool.release(own);
         this.dropForgotten();
       };
-      return { replay: () => this.replay(recording.commands), dispose };
+      return { replay: () => this.replay(commands), dispose };
     };
   }
 
@@ -345,7 +343,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       for (const bytes of plan.scratch) buffers.push(this.take(bytes));
       for (const i of plan.reads) if (buffers[i]!.failure) throw buffers[i]!.failure!;
       if (plan.op.mutates.length > 0) {
-        for (const { shader, slots } of plan.launches) expectApart(plan.op.name, shader, slots.map((i) => buffers[i]!.whole ?? buffers[i]));
+        for (const { shader, slots } of plan.launches) expectApart(plan.op.name, shader, slots.map((i) => buffers[i]!.whole));
       }
       let passed = true;
       for (const shader of plan.shaders) passed = this.pipelines.passed(shader) && passed;
@@ -460,7 +458,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.current = compiled;
     const group = this.pipelines.bindGroup(compiled, launch, buffers);
     into.setBindGroup(0, group);
-    for (const slot of slots) (buffers[slot]!.whole ?? buffers[slot]!).submit = this.submits;
+    for (const slot of slots) buffers[slot]!.whole.submit = this.submits;
     into.dispatchWorkgroups(grid[0], grid[1], grid[2]);
     this.recording?.commands.push({ pipeline: compiled.pipeline, group, grid, op });
     if (++this.used === MOST_DISPATCHES) this.flush();
