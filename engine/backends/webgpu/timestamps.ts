@@ -1,9 +1,12 @@
 import type { Profiler } from '../../profiler.ts';
 import { GPUBufferUsageFlags } from './buffers.ts';
+import type { Staging } from './staging.ts';
 
-const CAPACITY = 1024;
+/** Bytes of the two timestamps of a span. */
+const BYTES = 16;
 
-interface Span {
+/** What is timed: a name for people, and the bytes that it moves at the least. */
+export interface Span {
   readonly name: string;
   readonly bytes: number;
 }
@@ -13,36 +16,32 @@ export class Timestamps {
   private readonly queries: GPUQuerySet;
   private readonly resolved: GPUBuffer;
   private spans: Span[] = [];
-  private readonly waiting: { buffer: GPUBuffer; spans: Span[] }[] = [];
+  private readonly waiting: { buffer: GPUBuffer; spans: readonly Span[] }[] = [];
 
-  constructor(private readonly device: GPUDevice) {
-    this.queries = device.createQuerySet({ type: 'timestamp', count: CAPACITY * 2 });
-    this.resolved = device.createBuffer({
-      size: CAPACITY * 16,
-      usage: GPUBufferUsageFlags.QUERY_RESOLVE | GPUBufferUsageFlags.COPY_SRC,
-    });
+  /** @param most spans in one submit */
+  constructor(
+    device: GPUDevice,
+    private readonly staging: Staging,
+    most: number,
+  ) {
+    this.queries = device.createQuerySet({ type: 'timestamp', count: 2 * most });
+    const usage = GPUBufferUsageFlags.QUERY_RESOLVE | GPUBufferUsageFlags.COPY_SRC;
+    this.resolved = device.createBuffer({ size: BYTES * most, usage });
   }
 
-  get full(): boolean {
-    return this.spans.length >= CAPACITY;
-  }
-
-  next(name: string, bytes: number): GPUComputePassTimestampWrites {
-    const i = this.spans.push({ name, bytes }) - 1;
+  next(span: Span): GPUComputePassTimestampWrites {
+    const i = this.spans.push(span) - 1;
     return { querySet: this.queries, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 };
   }
 
   /** Ends a submit: copies its timestamps where they can be read. */
   resolve(encoder: GPUCommandEncoder): void {
-    const count = this.spans.length;
-    if (count === 0) return;
-    const buffer = this.device.createBuffer({
-      size: count * 16,
-      usage: GPUBufferUsageFlags.MAP_READ | GPUBufferUsageFlags.COPY_DST,
-    });
-    encoder.resolveQuerySet(this.queries, 0, 2 * count, this.resolved, 0);
-    encoder.copyBufferToBuffer(this.resolved, 0, buffer, 0, count * 16);
-    this.waiting.push({ buffer, spans: this.spans });
+    const { spans } = this;
+    if (spans.length === 0) return;
+    const buffer = this.staging.take(BYTES * spans.length);
+    encoder.resolveQuerySet(this.queries, 0, 2 * spans.length, this.resolved, 0);
+    encoder.copyBufferToBuffer(this.resolved, 0, buffer, 0, BYTES * spans.length);
+    this.waiting.push({ buffer, spans });
     this.spans = [];
   }
 
@@ -50,11 +49,8 @@ export class Timestamps {
     for (const { buffer, spans } of this.waiting.splice(0)) {
       await buffer.mapAsync(0x1);
       const times = new BigUint64Array(buffer.getMappedRange());
-      spans.forEach((span, i) => {
-        profiler.add(span.name, Number(times[2 * i + 1] - times[2 * i]) / 1e6, span.bytes);
-      });
-      buffer.unmap();
-      buffer.destroy();
+      spans.forEach(({ name, bytes }, i) => profiler.add(name, Number(times[2 * i + 1] - times[2 * i]) / 1e6, bytes));
+      this.staging.give(buffer, true);
     }
   }
 }

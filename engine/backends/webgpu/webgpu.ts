@@ -1,6 +1,6 @@
 import { type Backend, elements, type Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray } from '../../dtype.ts';
-import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
+import { DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
 import { type Call, type Slot, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
@@ -11,29 +11,13 @@ import { convert } from './convert.ts';
 import { type OpenDevice, openDevice } from './device.ts';
 import { type GpuCaps, type Launch, MAX_GRID, type PlannedLaunch, type Shader } from './launch.ts';
 import { ParamsArena, type ParamsPlace } from './params.ts';
-import { type Compiled, explain, names, Pipelines } from './pipelines.ts';
+import { explain, names, Pipelines } from './pipelines.ts';
 import { Staging } from './staging.ts';
-import { Timestamps } from './timestamps.ts';
-
-/** Dispatches in one submit at most. */
-const MOST_DISPATCHES = 1024;
-
-/** What a profiler calls a command, and the bytes that it moves at the least. */
-interface Named {
-  readonly name: string;
-  readonly bytes: number;
-}
-
-/** A dispatch with all that it needs: what a replay sends. */
-interface Command {
-  readonly pipeline: GPUComputePipeline;
-  readonly group: GPUBindGroup;
-  readonly grid: readonly [number, number, number];
-  readonly op: Named;
-}
+import { type Command, CommandStream } from './stream.ts';
+import type { Span } from './timestamps.ts';
 
 /** An op's launches for operands of certain specs. */
-interface GpuPlan extends Named {
+interface GpuPlan extends Span {
   readonly op: AnyOp;
   readonly launches: readonly PlannedLaunch[];
   readonly shaders: ReadonlySet<Shader>;
@@ -66,23 +50,15 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private readonly pipelines: Pipelines;
   private readonly params: ParamsArena;
   private readonly staging: Staging;
-  /** Dispatches in the encoder, and how many submits there were before, and one. */
-  private used = 0;
-  private submits = 1;
+  private readonly stream: CommandStream;
   /** The submit that the latest replay is in: which buffers it is on is not noted. */
   private replayed = 0;
-  private encoder: GPUCommandEncoder | null = null;
-  private pass: GPUComputePassEncoder | null = null;
-  /** The pipeline that the open pass has set. */
-  private current: Compiled | null = null;
   /** Why the device is of no more use. */
   private failure: Error | null = null;
   /** What else the device told of and no caller has heard. */
   private unheard: Error | null = null;
   /** Ops whose shaders the device has still to judge. */
   private readonly trials = new Set<Promise<void>>();
-  private timestamps: Timestamps | null = null;
-  private profiling: Profiler | null = null;
   private readonly poison: boolean;
   /** The recording that is being made. */
   private recording: { readonly own: OwnBuffers; readonly commands: Command[] } | null = null;
@@ -92,7 +68,8 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private readonly forgotten: ParamsPlace[] = [];
   private readonly copies = new Map<number, PlannedLaunch>();
 
-  private constructor({ device, description, caps }: OpenDevice, options: WebGpuOptions) {
+  private constructor(opened: OpenDevice, options: WebGpuOptions) {
+    const { device, description, caps } = opened;
     this.device = device;
     this.description = description;
     this.caps = caps;
@@ -106,6 +83,10 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.pool = new BufferPool(device, limit, () => this.flush(), relieve);
     this.params = new ParamsArena(device);
     this.staging = new Staging(device);
+    this.stream = new CommandStream(opened, this.staging, () => {
+      const destroyed = this.pool.trim();
+      if (destroyed) this.pipelines.forget(destroyed);
+    });
     device.addEventListener?.('uncapturederror', (event) => {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
@@ -132,18 +113,11 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
    * @throws DeviceError when set on a device without the feature timestamp-query
    */
   get profiler(): Profiler | null {
-    return this.profiling;
+    return this.stream.profiler;
   }
 
   set profiler(profiler: Profiler | null) {
-    if (profiler && !this.device.features.has('timestamp-query')) {
-      throw new DeviceError(
-        `profiling needs the WebGPU feature timestamp-query, which ${this.description} does not have; ` +
-          'time whole steps, or profile on the wasm backend',
-      );
-    }
-    if (profiler) this.timestamps ??= new Timestamps(this.device);
-    this.profiling = profiler;
+    this.stream.profiler = profiler;
   }
 
   get memory() {
@@ -181,7 +155,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   /** Writes to a buffer, from so many bytes on, after all that was enqueued on it. */
   private send(buffer: GpuBuffer, start: number, data: ArrayBufferView): void {
     // What is written is there before the dispatches that are still gathered: only those on the buffer need go first.
-    if (buffer.whole.submit === this.submits || this.replayed === this.submits) this.flush();
+    if (buffer.whole.submit === this.stream.submits || this.replayed === this.stream.submits) this.flush();
     const { gpu, offset } = buffer;
     this.device.queue.writeBuffer(gpu, offset + start, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
   }
@@ -242,9 +216,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     if (size === 0) return result;
     const copy = this.staging.take(bytes);
     let mapped = false;
-    this.endPass();
-    this.encoder ??= this.device.createCommandEncoder();
-    this.encoder.copyBufferToBuffer(buffer.gpu, buffer.offset, copy, 0, bytes);
+    this.stream.copy(buffer.gpu, buffer.offset, copy, bytes);
     this.flush();
     try {
       await copy.mapAsync(0x1, 0, bytes);
@@ -260,7 +232,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     } finally {
       this.staging.give(copy, mapped);
     }
-    await this.collectTimes();
+    await this.stream.collectTimes();
     await this.hear();
     if (overrun) throw new KernelError(`a kernel wrote past the end of a buffer of ${size} ${dtype}`);
     return result;
@@ -270,7 +242,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.check();
     expectSame(from, to);
     const words = Math.ceil(byteLength(from.dtype, from.size) / 4);
-    if (words > 0) this.encode(this.copyOf(words), [from, to], { name: 'copy', bytes: 8 * words });
+    if (words > 0) this.launch(this.copyOf(words), [from, to], { name: 'copy', bytes: 8 * words });
   }
 
   /** @throws KernelError naming the op where it cannot be launched */
@@ -347,7 +319,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       }
       let passed = true;
       for (const shader of plan.shaders) passed = this.pipelines.passed(shader) && passed;
-      if (passed) this.launch(plan, buffers);
+      if (passed) this.launchAll(plan, buffers);
       else this.tryOut(plan, buffers);
     } finally {
       for (let i = operands.length; i < buffers.length; i++) this.free(buffers[i]!);
@@ -357,46 +329,19 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   async sync(): Promise<void> {
     this.flush();
     await this.device.queue.onSubmittedWorkDone();
-    await this.collectTimes();
+    await this.stream.collectTimes();
     await this.hear();
   }
 
-  /** But for a profiler one pass, which a read of the results joins, and nothing but the calls that WebGPU asks for. */
   private replay(commands: readonly Command[]): void {
     this.check();
-    let pass = this.computePass();
-    for (const { pipeline, group, grid, op } of commands) {
-      if (this.used === MOST_DISPATCHES) {
-        this.flush();
-        pass = this.computePass();
-      }
-      this.used++;
-      if (this.profiling) {
-        if (this.timestamps!.full) this.flush();
-        this.endPass();
-        pass = this.computePass(this.timestamps!.next(op.name, op.bytes));
-      }
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      // Each argument takes time to hand over.
-      if (grid[1] * grid[2] === 1) pass.dispatchWorkgroups(grid[0]);
-      else pass.dispatchWorkgroups(grid[0], grid[1], grid[2]);
-    }
-    this.current = null;
-    this.replayed = this.submits;
+    for (let i = 0; i < commands.length; i++) this.stream.dispatch(commands[i]);
+    this.replayed = this.stream.submits;
   }
 
   /** Sends what was enqueued to the GPU. */
   flush(): void {
-    this.endPass();
-    if (!this.encoder) return;
-    this.timestamps?.resolve(this.encoder);
-    this.device.queue.submit([this.encoder.finish()]);
-    this.encoder = null;
-    this.used = 0;
-    this.submits++;
-    const destroyed = this.pool.trim();
-    if (destroyed) this.pipelines.forget(destroyed);
+    this.stream.flush();
   }
 
   dispose(): void {
@@ -404,12 +349,17 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.device.destroy();
   }
 
-  private launch(plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
-    if (this.profiling) {
-      this.timed(this.timestamps!, plan, buffers);
-    } else {
-      for (const launch of plan.launches) this.encode(launch, buffers, plan);
-    }
+  private launchAll(plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
+    for (let i = 0; i < plan.launches.length; i++) this.launch(plan.launches[i], buffers, i === 0 ? plan : null);
+  }
+
+  private launch(launch: PlannedLaunch, buffers: readonly (GpuBuffer | undefined)[], op: Span | null): void {
+    const compiled = this.pipelines.compiled(launch.shader);
+    const group = this.pipelines.bindGroup(compiled, launch, buffers);
+    const command = { pipeline: compiled.pipeline, group, grid: launch.grid, op };
+    this.stream.dispatch(command);
+    for (const slot of launch.slots) buffers[slot]!.whole.submit = this.stream.submits;
+    this.recording?.commands.push(command);
   }
 
   /**
@@ -432,7 +382,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.flush();
     this.device.pushErrorScope('validation');
     try {
-      this.launch(plan, buffers);
+      this.launchAll(plan, buffers);
       this.flush();
     } finally {
       // It rejects where the device is lost, which is told elsewhere.
@@ -448,46 +398,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     const error = this.unheard;
     this.unheard = null;
     if (error) throw error;
-  }
-
-  private encode(launch: PlannedLaunch, buffers: readonly (GpuBuffer | undefined)[], op: Named) {
-    const { shader, slots, grid } = launch;
-    const into = this.computePass();
-    const compiled = this.pipelines.compiled(shader);
-    if (compiled !== this.current) into.setPipeline(compiled.pipeline);
-    this.current = compiled;
-    const group = this.pipelines.bindGroup(compiled, launch, buffers);
-    into.setBindGroup(0, group);
-    for (const slot of slots) buffers[slot]!.whole.submit = this.submits;
-    into.dispatchWorkgroups(grid[0], grid[1], grid[2]);
-    this.recording?.commands.push({ pipeline: compiled.pipeline, group, grid, op });
-    if (++this.used === MOST_DISPATCHES) this.flush();
-  }
-
-  private computePass(timestampWrites?: GPUComputePassTimestampWrites): GPUComputePassEncoder {
-    if (this.pass) return this.pass;
-    this.encoder ??= this.device.createCommandEncoder();
-    this.pass = this.encoder.beginComputePass(timestampWrites && { timestampWrites });
-    return this.pass;
-  }
-
-  private endPass(): void {
-    this.pass?.end();
-    this.pass = null;
-    this.current = null;
-  }
-
-  private async collectTimes(): Promise<void> {
-    if (this.timestamps && this.profiling) await this.timestamps.collect(this.profiling);
-  }
-
-  /** One pass per op with a timestamp at either end. */
-  private timed(timestamps: Timestamps, plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
-    if (this.used + plan.launches.length >= MOST_DISPATCHES || timestamps.full) this.flush();
-    this.endPass();
-    this.computePass(timestamps.next(plan.name, plan.bytes));
-    for (const launch of plan.launches) this.encode(launch, buffers, plan);
-    this.endPass();
   }
 
   private outOfMemory(): Error {
