@@ -1,6 +1,6 @@
 /** All ops. One module per op or family; importing a name pulls in only what it needs. */
 export * from './optim/adamw.ts';
-export * from './attention/attention.ts';
+export { attention, type AttentionOptions } from './attention/attention.ts';
 export * from './elementwise/backward.ts';
 export * from './elementwise/binary.ts';
 export * from './elementwise/by-name.ts';
@@ -18,8 +18,8 @@ export * from './loss/cross-entropy.ts';
 export * from './reduce/cumsum.ts';
 export * from './loss/distill-loss.ts';
 export * from './elementwise/dropout.ts';
-export * from './elementwise/fill.ts';
-export * from './elementwise/random.ts';
+export { arange, fill, ones, zeros, zerosLike } from './elementwise/fill.ts';
+export { rand, randn } from './elementwise/random.ts';
 export { increment_ } from './elementwise/increment.ts';
 export * from './movement/gather.ts';
 export * from './optim/grad-norm.ts';
