@@ -25,7 +25,7 @@ export * from './movement/gather.ts';
 export * from './optim/grad-norm.ts';
 export * from './movement/index-select.ts';
 export * from './movement/join.ts';
-export * from './reduce/l2-distance.ts';
+export * from './reduce/l2.ts';
 export { linear, type LinearOptions } from './gemm/linear.ts';
 export { linears, linearSum } from './gemm/linears.ts';
 export * from './gemm/matmul.ts';

@@ -5,7 +5,7 @@ import { defineOp, type Op, type OpDefinition, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { sameShape } from '../common/shapes.ts';
-import { sumTo } from '../reduce/reduce.ts';
+import { sumTo } from '../reduce/sum.ts';
 import { cast } from './cast.ts';
 import { defineElementwise, type Each, type Elementwise, fillWith, numbersOf, type Value } from './define.ts';
 import { zeros } from './fill.ts';

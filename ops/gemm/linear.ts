@@ -13,7 +13,7 @@ import { add } from '../elementwise/binary.ts';
 import { type Activation, activationOnWasm } from '../elementwise/activation.ts';
 import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { reshape } from '../movement/reshape.ts';
-import { sum } from '../reduce/reduce.ts';
+import { sum } from '../reduce/sum.ts';
 import { matmul2d } from './matmul.ts';
 import { plainProduct, type Product, productOnHost, productOnWasm, type ProductSlots } from './product.ts';
 import { productOnGpu } from './variants.ts';

@@ -7,7 +7,7 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { broadcastShapes, show } from '../common/shapes.ts';
 import { reshape } from '../movement/reshape.ts';
 import { expand } from '../movement/view.ts';
-import { sumTo } from '../reduce/reduce.ts';
+import { sumTo } from '../reduce/sum.ts';
 import { type Product, productOnHost, productOnWasm } from './product.ts';
 import { productOnGpu } from './variants.ts';
 

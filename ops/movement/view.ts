@@ -7,7 +7,7 @@ import { type Op, type OpDefinition, spec } from '../../engine/op.ts';
 import { Tensor } from '../../engine/tensor.ts';
 import { broadcastStrides, expectAlike, normalizeAxis, normalizeDim, resized, show, strides } from '../common/shapes.ts';
 import { zeros } from '../elementwise/fill.ts';
-import { sumTo } from '../reduce/reduce.ts';
+import { sumTo } from '../reduce/sum.ts';
 import { defineCopyOp, expectMovable, type View } from './strided.ts';
 
 /** A copy of x seen through other strides: permute, expand, flip and slice are all one kernel. */

@@ -1,13 +1,12 @@
 import { apply } from '../../engine/apply.ts';
 import { FLAT_INDEX, grid1d } from '../../engine/backends/webgpu/launch.ts';
-import { accessOf, expectDType, FLOATS } from '../../engine/dtype.ts';
+import { accessOf, expectDType } from '../../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchKernel } from '../common/launch-kernel.ts';
 import { around, normalizeDim } from '../common/shapes.ts';
-import code from './cumsum.wgsl';
+import { NUMBERS } from './define.ts';
 import { mapLines } from './map-lines.ts';
-import type { Lines } from './variants.ts';
 
 interface CumsumAttrs {
   readonly dim: number;
@@ -15,41 +14,46 @@ interface CumsumAttrs {
   readonly reverse: boolean;
 }
 
-/** For many or short lines: every thread sums one of its own. */
-const LINE_A_THREAD = /* wgsl */ `
-@compute @workgroup_size(256)
+const WORKGROUP = 256;
+
+/** A workgroup takes a line, LANES = 256 elements at a time (Hillis and Steele), or each of its threads one. */
+const CODE = /* wgsl */ `${FLAT_INDEX}
+var<workgroup> sums: array<T, LANES>;
+@compute @workgroup_size(${WORKGROUP})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
-  let line = flat_index(group, groups, local, 256u);
-  if (line >= params.lines) { return; }
-  let base = base_of(line);
-  var sum = T(0);
-  for (var k = 0u; k < params.len;) {
-    var part = T(0);
-    let end = min(params.len, k + 256u);
-    for (; k < end; k++) {
-      part += load_x(index(base, k));
-      store_y(index(base, k), sum + part);
+  let line = flat_index(group, groups, local, ${WORKGROUP}u) / LANES;
+  let first = (line / params.inner) * params.len * params.inner + line % params.inner;
+  var carry = T(0);
+  var part = T(0);  // of the last few blocks: one sum of all would lose the digits of small blocks
+  for (var start = 0u; start < params.len; start += LANES) {
+    let k = start + local % LANES;
+    let here = line < params.lines && k < params.len;
+    let place = first + select(k, params.len - 1u - k, params.reverse == 1u) * params.inner;
+    var sum = T(0);
+    if (here) { sum = load_x(place); }
+    var total = sum;
+    if (LANES > 1u) {
+      sums[local % LANES] = sum;
+      workgroupBarrier();
+      for (var step = 1u; step < LANES; step *= 2u) {
+        var before = T(0);
+        if (local >= step) { before = sums[(local - step) % LANES]; }
+        workgroupBarrier();
+        sums[local % LANES] += before;
+        workgroupBarrier();
+      }
+      sum = sums[local % LANES];
+      total = sums[LANES - 1u];
+      workgroupBarrier();
     }
-    sum += part;
+    if (here) { store_y(place, carry + (part + sum)); }
+    part += total;
+    if (start / LANES % 64u == 63u) {
+      carry += part;
+      part = T(0);
+    }
   }
-}
-`;
-
-const VARIANTS: readonly { name: string; when(sizes: Lines): boolean; linesPerGroup: number; code: string }[] = [
-  {
-    name: 'thread',
-    when: ({ lines, length, inner }) => length <= 16 || (inner > 1 && lines >= 4096),
-    linesPerGroup: 256,
-    code: LINE_A_THREAD,
-  },
-  { name: 'workgroup', when: () => true, linesPerGroup: 1, code },
-];
-
-const INDEX = /* wgsl */ `
-fn base_of(line: u32) -> u32 { return (line / params.inner) * params.len * params.inner + line % params.inner; }
-fn index(base: u32, k: u32) -> u32 {
-  return base + select(k, params.len - 1u - k, params.reverse == 1u) * params.inner;
 }
 `;
 
@@ -59,7 +63,7 @@ const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
   outputs: ['y'],
   asStored: { webgpu: ['x'] },
   shape({ x }, _: CumsumAttrs) {
-    expectDType('cumsum', 'x', x.dtype, ...FLOATS, 'i32', 'u32');
+    expectDType('cumsum', 'x', x.dtype, ...NUMBERS);
     return { y: spec(x.shape, x.dtype) };
   },
   reference({ x }, { y }, { dim, reverse }) {
@@ -72,13 +76,15 @@ const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
   webgpu({ x }, { y }, { dim, reverse }, device) {
     const { outer, length, inner } = around(x.shape, dim);
     const lines = outer * inner;
-    const { name, linesPerGroup, code } = VARIANTS.find(({ when }) => when({ lines, length, inner }))!;
-    const { type } = accessOf(x.dtype, device.caps);
+    const lanes = length <= 16 || (inner > 1 && lines >= 4096) ? 1 : WORKGROUP;
     const kernel = {
-      ...{ key: `cumsum.${name}`, reads: { x }, writes: { y } },
+      key: `cumsum.${lanes}`,
+      reads: { x },
+      writes: { y },
       params: { lines: ['u32', lines], len: ['u32', length], inner: ['u32', inner], reverse: ['u32', reverse ? 1 : 0] },
-      code: () => `alias T = ${type};${FLAT_INDEX}${INDEX}${code}`,
-      grid: grid1d(lines, linesPerGroup),
+      constants: { LANES: lanes },
+      code: () => `alias T = ${accessOf(x.dtype, device.caps).type};${CODE}`,
+      grid: grid1d(lines * lanes, WORKGROUP),
     } as const;
     return [launchKernel(kernel, device)];
   },

@@ -1,16 +1,14 @@
 import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
-import { accessOf, type DType } from '../../engine/dtype.ts';
+import type { DType } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { launchKernel } from '../common/launch-kernel.ts';
+import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
 import { around } from '../common/shapes.ts';
-import { squaresWgsl } from '../common/squares.ts';
 import { launchFill } from '../elementwise/fill.ts';
 import foldCode from './fold.wgsl';
-import { layoutOf, variantFor, WORKGROUP } from './variants.ts';
 
 /** How many values become one, in WGSL: by an associative `join` of what each of them is alone. */
 export interface Fold {
-  /** The type of what stands for the values folded so far. */
+  /** The type of what stands for the values folded so far: f32, i32, u32 or a vector of these. */
   readonly acc: string;
   /** What stands for one value `v`, number `k` of its line. */
   readonly lift: string;
@@ -22,8 +20,8 @@ export interface Fold {
   readonly helpers?: string;
 }
 
-/** WGSL of a value: its type, and how it is loaded from place `i` of the inputs. */
-export interface Value {
+/** With the type of the values, and how one is loaded from place `i` of what is read. */
+interface FoldOf extends Fold {
   readonly type: string;
   readonly load: string;
 }
@@ -33,47 +31,65 @@ interface Pass {
   readonly outer: number;
   readonly len: number;
   readonly inner: number;
-  readonly splits: number;
+  readonly splits?: number;
 }
 
-interface FoldKernel {
-  /** Part of the shader's key; unique for the WGSL. */
-  readonly key: string;
-  readonly reads: Readonly<Record<string, Slot>>;
-  readonly writes: Readonly<Record<string, Slot>>;
-  readonly params?: Readonly<Record<string, readonly ['f32', number]>>;
-  readonly fold: Fold;
-  readonly value: Value;
-  /** WGSL: functions that the body calls. */
-  readonly declarations: string;
+interface FoldKernel extends Pick<Kernel, 'key' | 'reads' | 'writes' | 'params'> {
+  readonly fold: FoldOf;
   /** WGSL of what each thread does, standing at its Place `at`, with the `total` that its line, or part of it, folds to. */
   readonly body: string;
 }
 
+/** Threads of a workgroup. */
+const WORKGROUP = 256;
+
+/** How they share the lines: a line is the `length` elements of one outer and one inner index. */
+interface Variant {
+  readonly name: string;
+  when(sizes: { readonly lines: number; readonly length: number; readonly inner: number }): boolean;
+  /** Threads that work on one line; the workgroup has as many lines as that leaves room for. */
+  readonly lanes: number;
+  /** Whether neighbouring threads are on the same line, or else on neighbouring lines. */
+  readonly along: boolean;
+}
+
+/** The first that fits is taken: neighbouring threads read neighbouring elements. */
+const VARIANTS: readonly Variant[] = [
+  { name: 'tiny', when: ({ length, inner }) => length <= (inner === 1 ? 4 : 16), lanes: 1, along: false },
+  { name: 'short', when: ({ length, inner }) => inner === 1 && length <= 64, lanes: 8, along: true },
+  { name: 'medium', when: ({ lines, length, inner }) => inner === 1 && length <= 1024 && lines >= 64, lanes: 32, along: true },
+  { name: 'long', when: ({ inner }) => inner === 1, lanes: WORKGROUP, along: true },
+  { name: 'narrow', when: ({ inner }) => inner < 16, lanes: 64, along: false },
+  { name: 'wide', when: () => true, lanes: 8, along: false },
+];
+
+const variantFor = ({ outer, len, inner }: Pass): Variant =>
+  VARIANTS.find(({ when }) => when({ lines: outer * inner, length: len, inner }))!;
+
 const FOUR = 'join(join(lift(a, k), lift(b, k + LANES)), join(lift(c, k + 2u * LANES), lift(d, k + 3u * LANES)))';
 
 /** A launch that folds each line, or part of it, and then does something with the total. */
-export function launchFold(kernel: FoldKernel, { outer, len, inner, splits }: Pass, device: GpuPlanner): Launch {
-  const { key, reads, writes, params, fold, value, declarations, body } = kernel;
+export function launchFold({ key, fold, body, ...kernel }: FoldKernel, pass: Pass, device: GpuPlanner): Launch {
+  const { outer, len, inner, splits = 1 } = pass;
   const lines = outer * inner;
-  const variant = variantFor({ lines, length: len, inner });
-  const { acc, lift, join, four = FOUR, helpers = '' } = fold;
-  const chunk = Math.ceil(len / splits);
+  const { name, lanes, along } = variantFor(pass);
+  const { acc, lift, join, four = FOUR, helpers = '', type, load } = fold;
+  const sizes = { lines: ['u32', lines], len: ['u32', len], inner: ['u32', inner], chunk: ['u32', Math.ceil(len / splits)] } as const;
   return launchKernel(
     {
-      key: `${key}.${variant.name}`,
-      reads,
-      writes,
-      params: { lines: ['u32', lines], len: ['u32', len], inner: ['u32', inner], chunk: ['u32', chunk], ...params },
-      constants: layoutOf(variant),
+      ...kernel,
+      key: `${key}.${name}`,
+      params: { ...sizes, ...kernel.params },
+      // Lanes of a line are NEXT apart in the workgroup.
+      constants: { LANES: lanes, TILE: WORKGROUP / lanes, NEXT: along ? 1 : WORKGROUP / lanes, ALONG: along ? 1 : 0 },
       code: () => /* wgsl */ `${FLAT_INDEX}${helpers}
 alias Acc = ${acc};
-alias Value = ${value.type};
-fn value(i: u32) -> Value { return ${value.load}; }
+alias Value = ${type};
+fn value(i: u32) -> Value { return ${load}; }
 fn lift(v: Value, k: u32) -> Acc { return ${lift}; }
 fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
 fn four(a: Value, b: Value, c: Value, d: Value, k: u32) -> Acc { return ${four}; }
-${foldCode}${declarations}
+${foldCode}
 @compute @workgroup_size(${WORKGROUP})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
@@ -81,7 +97,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let total = fold_line(at, local);
   ${body}
 }`,
-      grid: grid1d(lines * variant.lanes, WORKGROUP, splits),
+      grid: grid1d(lines * lanes, WORKGROUP, splits),
     },
     device,
   );
@@ -90,107 +106,81 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 /** Workgroups that keep a large GPU busy. */
 const ENOUGH = 1024;
 
-function passOf(outer: number, len: number, inner: number): Pass {
-  const variant = variantFor({ lines: outer * inner, length: len, inner });
-  const tiles = Math.ceil((outer * inner * variant.lanes) / WORKGROUP);
-  const wanted = Math.min(Math.ceil(len / (variant.lanes * 16)), Math.ceil(ENOUGH / Math.max(1, tiles)));
+/** The pass in as many parts as keep a GPU busy, and the passes that fold these. */
+function inParts(pass: Pass): Pass[] {
+  const { outer, len, inner } = pass;
+  const { lanes } = variantFor(pass);
+  const tiles = Math.ceil((outer * inner * lanes) / WORKGROUP);
+  const wanted = Math.min(Math.ceil(len / (lanes * 16)), Math.ceil(ENOUGH / Math.max(1, tiles)));
   const splits = Math.max(1, Math.ceil(len / Math.max(1, Math.ceil(len / wanted))));
-  return { outer, len, inner, splits };
+  return [{ ...pass, splits }, ...(splits > 1 ? inParts({ outer, len: splits, inner }) : [])];
 }
 
-/** One pass per run of reduced dims, the last run first, and one more where a pass splits its run. */
+/** One pass per run of reduced dims, the last run first, and more where a pass splits its run. */
 function passesOver(shape: readonly number[], dims: readonly number[]): Pass[] {
   const passes: Pass[] = [];
   const sizes = [...shape];
-  const add = (first: number, last: number) => {
-    const len = sizes.slice(first, last + 1).reduce((a, b) => a * b, 1);
-    sizes.splice(first, last + 1 - first, len);
-    const { outer, inner } = around(sizes, first);
-    let pass = passOf(outer, len, inner);
-    passes.push(pass);
-    while (pass.splits > 1) passes.push((pass = passOf(outer, pass.splits, inner)));
-    sizes[first] = 1;
-  };
   for (let d = shape.length - 1; d >= 0; d--) {
     if (!dims.includes(d) || sizes[d] === 1) continue;
-    const last = d;
+    const end = d + 1;
     while (d > 0 && (dims.includes(d - 1) || sizes[d - 1] === 1)) d--;
-    add(d, last);
+    const len = sizes.slice(d, end).reduce((a, b) => a * b, 1);
+    sizes.splice(d, end - d, len);
+    passes.push(...inParts({ ...around(sizes, d), len }));
+    sizes[d] = 1;
   }
-  if (passes.length === 0) passes.push(passOf(1, 1, sizes.reduce((a, b) => a * b, 1)));
-  return passes;
+  return passes.length > 0 ? passes : [{ outer: 1, len: 1, inner: sizes.reduce((a, b) => a * b, 1) }];
 }
 
 /** What is folded: where from, and what becomes of it. */
-export interface Folded {
+interface Folded {
   /** Unique: part of the shaders' keys. */
   readonly name: string;
-  readonly fold: Fold;
+  readonly fold: FoldOf;
   /** WGSL: the result for `a`; `params.count` is how many values each result is of, or what the caller says. */
   readonly result: string;
   /** Inputs of one shape by name, accessed by `load_NAME(i)`. */
-  readonly inputs: Readonly<Record<string, Slot>>;
-  readonly value: Value;
+  readonly reads: Readonly<Record<string, Slot>>;
   readonly count?: number;
   /** What nothing folds to. */
   readonly empty?: number;
 }
-
-export const SUM: Fold = { acc: 'f32', lift: 'v', join: 'a + b' };
-
-/** The L2 norm. */
-export const NORM = {
-  fold: { acc: 'vec3<f32>', lift: 'squares(v)', join: 'a + b', helpers: squaresWgsl },
-  result: 'norm_of(a)',
-  empty: 0,
-};
 
 /**
  * Launches that fold the inputs over `dims` into y, deterministically: a fixed tree in each workgroup, and further
  * launches, through scratch, where there are few outputs or the dims are not neighbours.
  */
 export function foldLaunches(folded: Folded, y: Slot, dims: readonly number[], device: GpuPlanner): Launch[] {
-  const [{ shape, size }] = Object.values(folded.inputs);
-  if (size === 0) return [launchFill(y, folded.empty ?? 0)];
-  const { fold } = folded;
-  const passes = passesOver(shape, dims);
+  const { name, result, reads, fold, empty = 0 } = folded;
+  const [{ shape, size }] = Object.values(reads);
+  if (size === 0) return [launchFill(y, empty)];
+  const count = ['f32', folded.count ?? size / y.size] as const;
   const [, width = '1', type] = /^(?:vec(\d)<)?(\w+)/.exec(fold.acc)!;
   const words = Array.from({ length: Number(width) }, (_, w) => w);
   const whole = `${fold.acc}(${words.map((w) => `load_x(${width}u * i + ${w}u)`)})`;
   const part = words.map((w) => `store_y(${width}u * o + ${w}u, total${width === '1' ? '' : `[${w}]`});`).join(' ');
-  const count = folded.count ?? size / y.size;
-  let from = folded;
+  const passes = passesOver(shape, dims);
+  let from: Pick<FoldKernel, 'reads' | 'fold'> = { reads, fold };
   return passes.map((pass, i) => {
     const last = i === passes.length - 1;
-    const to = last ? y : device.scratch([pass.outer, pass.splits, pass.inner, words.length], type as DType);
-    const launch = launchPass({ ...from, name: `${folded.name}.${i === 0 ? 'first' : ''}`, count }, to, pass, device, last ? undefined : part);
-    from = { ...folded, inputs: { x: to }, fold: { ...fold, lift: 'v', four: undefined }, value: { type: fold.acc, load: whole } };
-    return launch;
+    const to = last ? y : device.scratch([pass.outer, pass.splits!, pass.inner, words.length], type as DType);
+    const store = last ? `let a = total; store_y(o, ${result});` : part;
+    const kernel = { key: `${name}.${i === 0 ? 'first' : ''}.${last ? 'last' : ''}`, ...from, writes: { y: to }, params: { count } };
+    from = { reads: { x: to }, fold: { ...fold, lift: 'v', four: undefined, type: fold.acc, load: whole } };
+    return launchFold({ ...kernel, body: storing(store) }, pass, device);
   });
 }
 
-/** One pass: `store` is WGSL that writes the `total` of a line, or part of it, number `o`; its result where it is left out. */
-function launchPass({ name, inputs, fold, value, result, count = 1 }: Folded, y: Slot, pass: Pass, device: GpuPlanner, store?: string) {
-  const kernel = {
-    key: `${name}.${store ? '' : 'last'}`,
-    reads: inputs,
-    writes: { y },
-    params: { count: ['f32', count] },
-    fold,
-    value,
-    declarations: store ? '' : `fn result(a: Acc) -> ${accessOf(y.dtype, device.caps).type} { return ${result}; }`,
-    body: /* wgsl */ `
+/** WGSL that stores the `total` of a line, or of part of it, number `o`, by the first of its lanes. */
+const storing = (store: string) => /* wgsl */ `
   if (at.lane == 0u && at.begin < at.end) {
     let o = (at.line / params.inner * groups.z + group.z) * params.inner + at.line % params.inner;
-    ${store ?? 'store_y(o, result(total));'}
-  }`,
-  } as const;
-  return launchFold(kernel, pass, device);
-}
+    ${store}
+  }`;
 
 /** y = Σ over the rows of x (rows, …y), some hundreds of them: the second stage of sums over many. */
 export function sumRows(x: Slot, y: Slot, device: GpuPlanner): Launch {
-  const value = { type: 'f32', load: 'load_x(i)' };
-  const sum = { name: 'sum_rows', fold: SUM, result: 'a', inputs: { x }, value };
-  return launchPass(sum, y, { outer: 1, len: x.shape[0], inner: y.size, splits: 1 }, device);
+  const fold = { type: 'f32', load: 'load_x(i)', acc: 'f32', lift: 'v', join: 'a + b' };
+  const kernel = { key: 'sum_rows', reads: { x }, writes: { y }, fold, body: storing('store_y(o, total);') };
+  return launchFold(kernel, { outer: 1, len: x.shape[0], inner: y.size }, device);
 }

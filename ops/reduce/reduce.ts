@@ -1,169 +1,174 @@
 import { expectFinite } from '../../engine/arguments.ts';
-import { apply } from '../../engine/apply.ts';
-import type { Spec } from '../../engine/backend.ts';
-import { accessOf, expectDType, isFloat } from '../../engine/dtype.ts';
-import { ShapeError } from '../../engine/errors.ts';
-import { defineOp, type Op, spec } from '../../engine/op.ts';
+import { FLOATS } from '../../engine/dtype.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { broadcastIndex, normalizeDim, sameShape, show } from '../common/shapes.ts';
+import { div, mul, sub } from '../elementwise/binary.ts';
 import { cast } from '../elementwise/cast.ts';
-import { reshape } from '../movement/reshape.ts';
-import { foldLaunches } from './fold.ts';
-import { type Reduction, type ReduceName, REDUCTIONS } from './reductions.ts';
+import { eq, isnan, logicalNot, ne } from '../elementwise/compare.ts';
+import { nanWgsl } from '../elementwise/math.ts';
+import { mulScalar } from '../elementwise/scalar.ts';
+import { exp } from '../elementwise/unary.ts';
+import { maskedFill, where } from '../elementwise/where.ts';
+import { ANY, counted, defineReduction, NUMBERS, type Reduction, sumOf, type VarianceOptions } from './define.ts';
+import type { Fold } from './fold.ts';
+import { orderWgsl } from './order.ts';
+import { mean, sum } from './sum.ts';
 
-export interface ReduceOptions {
-  /** Dimensions to reduce; all of them when left out. */
-  readonly dim?: number | readonly number[];
-  /** Keep reduced dimensions with size 1. */
-  readonly keepdim?: boolean;
-}
+export type { ReduceOptions, VarianceOptions } from './define.ts';
+export { mean, sum, sumTo } from './sum.ts';
 
-interface ReduceAttrs {
-  readonly dims: readonly number[];
-  readonly keepdim: boolean;
-  /** Of var and std: what is taken off the number of values. */
-  readonly correction?: number;
-}
+type Reduce = typeof sum;
 
-function keptShape(shape: readonly number[], dims: readonly number[]): number[] {
-  return shape.map((d, i) => (dims.includes(i) ? 1 : d));
-}
-
-/** x as (outer, reduced, inner), or null where kept dimensions lie between reduced ones. */
-function asMiddle(shape: readonly number[], dims: readonly number[]): [number, number, number] | null {
-  const sizes: [number, number, number] = [1, 1, 1];
-  let part = 0;
-  for (let i = 0; i < shape.length; i++) {
-    if (shape[i] === 1) continue;
-    const reduced = dims.includes(i);
-    if (part === 2 ? reduced : reduced !== (part === 1)) part++;
-    if (part > 2) return null;
-    sizes[part] *= shape[i];
-  }
-  return sizes;
-}
-
-/** How many values each result is of, less the correction, but not below 0. */
-function countOf(shape: readonly number[], { dims, correction = 0 }: ReduceAttrs): number {
-  return Math.max(0, dims.reduce((count, d) => count * (shape[d] ?? 1), 1) - correction);
-}
-
-function reduceOp(name: string, row: Reduction): Op<ReduceAttrs, 'x', 'y'> {
-  const { takes, gives = (x) => x, of, fold, result = 'a', empty, wasm, gradient } = row;
-  return defineOp<ReduceAttrs, 'x', 'y', 'x' | 'y'>({
-    name,
-    inputs: ['x'],
-    outputs: ['y'],
-    asStored: { webgpu: ['x'] },
-    shape({ x }, { dims, keepdim }) {
-      expectDType(name, 'x', x.dtype, ...takes);
-      if (empty === undefined && dims.some((d) => x.shape[d] === 0)) {
-        throw new ShapeError(`${name}: x has shape ${show(x.shape)}, but ${name} of nothing has no value`);
-      }
-      const shape = keepdim ? keptShape(x.shape, dims) : x.shape.filter((_, i) => !dims.includes(i));
-      return { y: spec(shape, gives(x.dtype)) };
-    },
-    reference({ x }, { y }, attrs) {
-      const into = broadcastIndex(keptShape(x.shape, attrs.dims), x.shape);
-      const each = x.size / y.size;
-      const values = new Float64Array(x.size);
-      const placed = new Int32Array(y.size);
-      for (let i = 0; i < x.size; i++) values[into[i] * each + placed[into[i]]++] = x.data[i];
-      const count = countOf(x.shape, attrs);
-      for (let o = 0; o < y.size; o++) y.data[o] = of(values.subarray(o * each, (o + 1) * each), count, !isFloat(y.dtype));
-    },
-    webgpu({ x }, { y }, attrs, device) {
-      const type = accessOf(x.dtype, device.caps).type;
-      const folded = { name, fold: fold(type, accessOf(y.dtype, device.caps).type), result, empty };
-      const value = { type, load: 'load_x(i)' };
-      return foldLaunches({ ...folded, inputs: { x }, value, count: countOf(x.shape, attrs) }, y, attrs.dims, device);
-    },
-    wasm({ x }, { y }, { dims }, device) {
-      const sizes = asMiddle(x.shape, dims);
-      return x.dtype === 'f32' && sizes !== null && wasm !== undefined && wasm(x, y, sizes, device);
-    },
-    saves: row.saves,
-    backward: gradient && (({ attrs, saved, specs: { x: { shape, dtype } }, grads }) => {
-      const kept = keptShape(shape, attrs.dims);
-      const [y, dy] = [saved.y?.alias(kept), grads.y!.alias(kept)];
-      const x = saved.x && cast(saved.x, 'f32');
-      const over = (other: ReduceName, of: Tensor) => apply(reduceOps[other], { x: of }, { dims: attrs.dims, keepdim: true }).y;
-      const dx = gradient({ x, y, dy, shape, count: countOf(shape, attrs), over });
-      return { x: cast(dx, dtype) };
-    }),
-  });
-}
-
-const reduceOps = /* @__PURE__ */ Object.fromEntries(
-  Object.entries(REDUCTIONS).map(([name, row]) => [name, reduceOp(name, row)]),
-) as Record<ReduceName, Op<ReduceAttrs, 'x', 'y'>>;
-
-function dimsOf(name: string, x: Spec, dim: ReduceOptions['dim']): number[] {
-  const rank = x.shape.length;
-  const given = Array.isArray(dim) ? (dim as readonly number[]) : dim === undefined ? [] : [dim as number];
-  if (given.length === 0) return x.shape.map((_, i) => i);
-  const dims = given.map((d) => normalizeDim(name, d, rank));
-  if (new Set(dims).size < dims.length) throw new ShapeError(`${name}: dim ${show(given)} names a dimension twice`);
-  return dims;
-}
-
-const bind =
-  (name: ReduceName) =>
-  (x: Tensor, { dim, keepdim = false }: ReduceOptions = {}): Tensor =>
-    apply(reduceOps[name], { x }, { dims: dimsOf(name, x, dim), keepdim }).y;
-
-/** Sum over `dim` (all when left out): floats, i32 or u32 of any shape → the same dtype; bool is counted, in i32. */
-export const sum = bind('sum');
-/** Mean over `dim`: floats → the same dtype. */
-export const mean = bind('mean');
 /** Product over `dim`, of dtypes as sum has them. */
-export const prod = bind('prod');
+export const prod: Reduce = /* @__PURE__ */ defineReduction('prod', {
+  takes: ANY,
+  gives: counted,
+  of: (values, _, whole) => values.reduce((a, b) => (whole ? Math.imul(a, b) : a * b), 1),
+  fold: (_, y) => ({ acc: y, lift: 'Acc(v)', join: 'a * b' }),
+  empty: 1,
+  saves: ['x'],
+  gradient({ x, dy, over }) {
+    const zero = logicalNot(x);
+    const others = prod(maskedFill(x, zero, 1), over);
+    const besideZero = ne(sum(zero, over), cast(zero, 'i32'));
+    return maskedFill(mul(where(zero, others, div(others, x)), dy), besideZero, 0);
+  },
+});
+
+/**
+ * dy·term/Σ terms. For logsumexp, dividing by the sum makes good what rounding took from it, which is much where x is
+ * large; a sum that is NaN has one among its terms, or an infinite logsumexp: then the term alone is what torch has.
+ */
+const shareBy = (terms: (x: Tensor, y: Tensor) => Tensor): Pick<Reduction, 'saves' | 'gradient'> => ({
+  saves: ['x', 'y'],
+  gradient({ x, y, dy, over }) {
+    const term = terms(x, y);
+    const total = sum(term, over);
+    return div(mul(term, dy), maskedFill(total, isnan(total), 1));
+  },
+});
+
+const extreme = (pick: (a: number, b: number) => number, wgsl: 'max' | 'min'): Reduction => ({
+  takes: NUMBERS,
+  of: (values) => values.reduce((a, b) => pick(a, b)),
+  fold: (x) => ({ acc: x, lift: 'v', join: `${x === 'f32' ? `${wgsl}_` : wgsl}(a, b)`, helpers: nanWgsl }),
+  ...shareBy((x, y) => cast(eq(x, y), 'f32')),
+});
+
 /** Largest element over `dim`: floats, i32 or u32; the gradient is shared evenly by ties. */
-export const amax = bind('amax');
+export const amax: Reduce = /* @__PURE__ */ defineReduction('amax', extreme(Math.max, 'max'));
 /** Smallest element over `dim`: floats, i32 or u32; the gradient is shared evenly by ties. */
-export const amin = bind('amin');
-/** log Σ eˣ over `dim`, without overflow: floats. */
-export const logsumexp = bind('logsumexp');
-/** √Σx², the L2 norm, over `dim` (all when left out): floats; its gradient at 0 is 0. */
-export const norm = bind('norm');
-/** Whether any element over `dim` is not 0, as NaN is not: of any dtype → bool. */
-export const any = bind('any');
-/** Whether all elements over `dim` are not 0: of any dtype → bool. */
-export const all = bind('all');
+export const amin: Reduce = /* @__PURE__ */ defineReduction('amin', extreme(Math.min, 'min'));
 
-export interface VarianceOptions extends ReduceOptions {
-  /** Taken off the number of elements that the squared deviations are divided by: 1 (Bessel's) when left out. */
-  readonly correction?: number;
+/** Largest value so far and the sum of exponentials relative to it; equal values are handled apart for infinities. */
+const LOGSUMEXP: Fold = {
+  acc: 'vec2<f32>',
+  lift: 'vec2(v, 1.0)',
+  join: 'lse_join(a, b)',
+  helpers: /* wgsl */ `
+fn lse_join(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
+  let m = max(a.x, b.x);
+  return vec2(m, a.y * select(exp(a.x - m), 1.0, a.x == m) + b.y * select(exp(b.x - m), 1.0, b.x == m));
 }
+`,
+};
 
-const bindVariance =
-  (name: 'var' | 'std') =>
-  (x: Tensor, { dim, keepdim = false, correction = 1 }: VarianceOptions = {}): Tensor => {
+/** log Σ eˣ over `dim`, without overflow: floats. */
+export const logsumexp: Reduce = /* @__PURE__ */ defineReduction('logsumexp', {
+  takes: FLOATS,
+  of(values) {
+    const max = values.reduce((a, b) => Math.max(a, b));
+    return max + Math.log(values.reduce((sum, v) => sum + (v === max ? 1 : Math.exp(v - max)), 0));
+  },
+  fold: () => LOGSUMEXP,
+  result: 'a.x + log(a.y)',
+  wasm(x, y, [outer, reduced, inner], { k }) {
+    if (inner === 1) k.logsumexp(x, y, outer, reduced);
+    return inner === 1;
+  },
+  // The softmax of x, but for what rounding did to y.
+  ...shareBy((x, y) => exp(sub(x, y))),
+});
+
+/** Whether values are not 0, by the bits: drivers may take a comparison with NaN for false. */
+const truth = (of: (values: Float64Array) => boolean, join: string, empty: number): Reduction => ({
+  takes: ANY,
+  gives: () => 'bool',
+  of: (values) => (of(values) ? 1 : 0),
+  fold: (x) => ({ acc: 'u32', lift: x === 'f32' ? 'min(bitcast<u32>(v) << 1u, 1u)' : 'select(0u, 1u, v != 0)', join }),
+  empty,
+});
+
+/** Whether any element over `dim` is not 0, as NaN is not: of any dtype → bool. */
+export const any: Reduce = /* @__PURE__ */ defineReduction('any', truth((values) => values.some((v) => v !== 0), 'a | b', 0));
+/** Whether all elements over `dim` are not 0: of any dtype → bool. */
+export const all: Reduce = /* @__PURE__ */ defineReduction('all', truth((values) => values.every((v) => v !== 0), 'a & b', 1));
+
+/** How many values, their mean, and the sum of squared deviations from it (Chan, Golub, LeVeque 1983). */
+const MOMENTS: Fold = {
+  acc: 'vec3<f32>',
+  lift: 'vec3(1.0, v, 0.0)',
+  join: 'moments_of(a, b)',
+  helpers: /* wgsl */ `
+fn moments_of(a: vec3<f32>, b: vec3<f32>) -> vec3<f32> {
+  let n = a.x + b.x;
+  let d = b.y - a.y;
+  return vec3(n, a.y + d * (b.x / n), a.z + b.z + d * d * (a.x * (b.x / n)));
+}
+`,
+};
+
+/** The mean of squared deviations, or its root. */
+function deviation(name: string, root: boolean): (x: Tensor, options?: VarianceOptions) => Tensor {
+  const reduce = defineReduction(name, {
+    takes: FLOATS,
+    of(values, count) {
+      const mean = sumOf(values) / values.length;
+      const variance = values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / count;
+      return root ? Math.sqrt(variance) : variance;
+    },
+    fold: () => MOMENTS,
+    result: root ? 'sqrt(a.z / params.count)' : 'a.z / params.count',
+    empty: NaN,
+    saves: ['x', 'y'],
+    gradient({ x, y, dy, count, over }) {
+      const slope = root ? maskedFill(div(dy, mulScalar(y, 2)), logicalNot(y), 0) : dy;
+      return mul(mulScalar(sub(x, mean(x, over)), 2 / count), slope);
+    },
+  });
+  return (x, { correction = 1, ...options } = {}) => {
     expectFinite(name, 'correction', correction);
-    return apply(reduceOps[name], { x }, { dims: dimsOf(name, x, dim), keepdim, correction }).y;
+    return reduce(x, { ...options, correction });
   };
+}
 
 /** Variance over `dim` (all when left out): floats. torch calls it `var`, by which name it is exported too. */
-export const variance = bindVariance('var');
+export const variance = /* @__PURE__ */ deviation('var', false);
 export { variance as var };
 /** Standard deviation over `dim` (all when left out): floats; its gradient at 0 is 0. */
-export const std = bindVariance('std');
+export const std = /* @__PURE__ */ deviation('std', true);
 
-const bindIndex =
-  (name: 'argmax' | 'argmin') =>
-  (x: Tensor, dim?: number | null, keepdim = false): Tensor =>
-    bind(name)(x, { dim: dim ?? undefined, keepdim });
+/** The index of the first that no other is better than; NaN is better than all. `turn`: WGSL of a key, largest for it. */
+function search(name: string, better: (a: number, b: number) => boolean, turn: string) {
+  const reduce = defineReduction(name, {
+    takes: NUMBERS,
+    gives: () => 'i32',
+    of(values) {
+      let best = 0;
+      values.forEach((v, i) => (best = better(v, values[best]) || (v !== v && values[best] === values[best]) ? i : best));
+      return best;
+    },
+    fold: (x) => ({
+      acc: 'vec2<u32>',
+      lift: 'vec2(turned(order_key(v)), k)',
+      join: 'first_of(a, b)',
+      helpers: `${orderWgsl(x)}fn turned(key: u32) -> u32 { return ${turn}; }\n`,
+    }),
+    result: 'i32(a.y)',
+  });
+  return (x: Tensor, dim?: number | null, keepdim = false): Tensor => reduce(x, { dim: dim ?? undefined, keepdim });
+}
 
 /** Index (i32) of the largest element along `dim`, or in all of x when left out; the first of equals, NaN largest. */
-export const argmax = bindIndex('argmax');
-/** Index (i32) of the smallest element, as argmax; NaN smallest. */
-export const argmin = bindIndex('argmin');
-
-/** Sums x over the dimensions along which `shape` broadcasts to x's: the gradient of broadcasting. */
-export function sumTo(x: Tensor, shape: readonly number[]): Tensor {
-  if (sameShape(x.shape, shape)) return x;
-  const lead = x.shape.length - shape.length;
-  const dims = x.shape.flatMap((d, i) => (d !== 1 && (i < lead || shape[i - lead] === 1) ? [i] : []));
-  const y = dims.length > 0 ? sum(x, { dim: dims, keepdim: true }) : x;
-  return reshape(y, shape);
-}
+export const argmax = /* @__PURE__ */ search('argmax', (a, b) => a > b, 'key');
+/** Index (i32) of the smallest element, as argmax; NaN, which has the largest key, stays before all others. */
+export const argmin = /* @__PURE__ */ search('argmin', (a, b) => a < b, 'select(~key, key, key == 0xffffffffu)');

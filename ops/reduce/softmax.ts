@@ -5,7 +5,7 @@ import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { EXP_SUM } from '../common/exp-sum.ts';
 import { around, normalizeDim } from '../common/shapes.ts';
-import { type Fold, launchFold, SUM } from './fold.ts';
+import { type Fold, launchFold } from './fold.ts';
 import { mapLines } from './map-lines.ts';
 
 interface SoftmaxAttrs {
@@ -33,6 +33,8 @@ fn exp_sum(v: vec4<f32>) -> vec2<f32> {
 }
 `,
 };
+
+const SUM: Fold = { acc: 'f32', lift: 'v', join: 'a + b' };
 
 const total = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
 const logSoftmaxOf = (x: Float64Array): Float64Array => {
@@ -110,12 +112,9 @@ function lineOp(
     reference: (given, { out }, { dim }) => mapLines(inputs.map((input) => given[input]), out, dim, of),
     webgpu(reads, { out }, { dim }, device) {
       const { outer, length: len, inner } = around(out.shape, dim);
-      const kernel = {
-        ...{ key: name, reads, writes: { out }, fold, value: { type: 'f32', load } },
-        declarations: `fn result(i: u32, total: Acc) -> f32 { return ${result}; }`,
-        body: WRITE_RESULTS,
-      };
-      return [launchFold(kernel, { outer, len, inner, splits: 1 }, device)];
+      const helpers = `${fold.helpers ?? ''}fn result(i: u32, total: Acc) -> f32 { return ${result}; }\n`;
+      const kernel = { key: name, reads, writes: { out }, fold: { ...fold, helpers, type: 'f32', load }, body: WRITE_RESULTS };
+      return [launchFold(kernel, { outer, len, inner }, device)];
     },
     wasm(given, { out }, { dim }, { k }) {
       const { outer, length, inner } = around(out.shape, dim);
