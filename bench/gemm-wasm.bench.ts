@@ -62,7 +62,7 @@ async function ours(variant: KernelVariant, shape: number[], A: Float32Array, B:
   heap.f32(b, B.length).set(B);
   return [0, 1].map((transB) => ({
     name: `${variant} ${transB ? 'A·Bᵀ' : 'A·B'}`,
-    run: () => exports.gemm(a, b, c, 0, M, N, K, 0, transB, 0, scratch),
+    run: () => exports.gemm(a, b, 0, c, 0, M, N, K, 0, transB, 0, scratch),
     best: Infinity,
   }));
 }

@@ -93,17 +93,16 @@ export interface KernelCalls<P = Address> {
   /** table[k] = Σ x[r] over the r with indices[r] = k, in their order, in f32 rows of n. Only indices that come often have sums in f64. */
   scatter_rows(x: P, indices: P, table: P, rows: number, n: number, count: number, sums: P): void;
 
-  /** n elements stored in a format, to f32. */
   widen(stored: P, to: P, n: number, format: number): void;
 
   /** n f32 rounded to f16 or bf16. */
   narrow(from: P, stored: P, n: number, format: number): void;
 
-  /** C[M,N] = op(A)·op(B) + (accumulate ? C : bias ? bias[N] : 0). A is [M,K], or [K,M] when transA; B is [K,N], or [N,K] when transB. Linear: y = gemm(x, W, NT), dx = gemm(dy, W, NN), dW = gemm(dy, x, TN). */
-  gemm(A: P, B: P, C: P, bias: P | undefined, M: number, N: number, K: number, transA: number, transB: number, accumulate: number, scratch: P): void;
+  /** C[M,N] = op(A)·op(B) + (accumulate ? C : bias ? bias[N] : 0). A is [M,K], or [K,M] when transA; B is [K,N], or [N,K] when transB, stored in `format`. Linear: y = gemm(x, W, NT), dx = gemm(dy, W, NN), dW = gemm(dy, x, TN). */
+  gemm(A: P, B: P, format: number, C: P, bias: P | undefined, M: number, N: number, K: number, transA: number, transB: number, accumulate: number, scratch: P): void;
 
-  /** `batch` products; strides in floats from one to the next, 0 repeats that operand. No bias. */
-  gemm_batched(A: P, B: P, C: P, batch: number, strideA: number, strideB: number, strideC: number, M: number, N: number, K: number, transA: number, transB: number, accumulate: number, scratch: P): void;
+  /** `batch` products; strides in elements from one to the next, 0 repeats that operand. No bias. */
+  gemm_batched(A: P, B: P, format: number, C: P, batch: number, strideA: number, strideB: number, strideC: number, M: number, N: number, K: number, transA: number, transB: number, accumulate: number, scratch: P): void;
 
   /** Mean of −log softmax(logits)[label] over the rows [rows, n] whose label (i32) is not `ignore`; NaN where a label is no column. loss and factor (1/rows that count) are one float each; stats [rows, 2] holds each row's maximum and ln Σ e^(x − maximum). factor and stats are for the backward. */
   cross_entropy(logits: P, labels: P, loss: P, stats: P, factor: P, rows: number, n: number, ignore: number): void;

@@ -70,7 +70,7 @@ const linearsOp = /* @__PURE__ */ defineOp({
   name: 'linears',
   inputs: ['x', 'parts*'],
   outputs: ['ys*'],
-  asStored: { webgpu: ['x', 'parts', 'ys'] },
+  asStored: { webgpu: ['x', 'parts', 'ys'], wasm: ['x', 'parts'] },
   shape: ({ x, parts }, _: LinearsAttrs) => ({ ys: layersOf(parts).map((layer) => linearSpec('linears', { x, ...layer })) }),
   reference({ x, parts }, { ys }, { activations }) {
     layersOf(parts).forEach((layer, i) => linearOnHost({ x, ...layer }, ys[i], activations[i]));
@@ -114,7 +114,7 @@ const linearSumOp = /* @__PURE__ */ defineOp({
   name: 'linear_sum',
   inputs: ['addend', 'operands*'],
   outputs: ['y'],
-  asStored: { webgpu: ['addend', 'operands', 'y'] },
+  asStored: { webgpu: ['addend', 'operands', 'y'], wasm: ['operands'] },
   shape({ addend, operands }) {
     for (const term of termsOf(operands)) linearSpec('linear_sum', { ...term, addend });
     return { y: addend };

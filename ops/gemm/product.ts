@@ -1,4 +1,5 @@
-import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import { type Address, at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import { byteLength, formatNumber, isPlain } from '../../engine/dtype.ts';
 import type { HostArg } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { activationOnHost } from '../elementwise/activation.ts';
@@ -64,18 +65,29 @@ export interface ProductSlots {
   readonly c: Slot;
 }
 
-/** Notes the calls of the C kernels that make the product. */
+/** Notes the calls of the C kernels that make the product, into an f32 c. They read b as it is stored. */
 export function productOnWasm(g: Product, { a, b, bias, c }: ProductSlots, { k, sizes, scratch }: WasmPlanner): void {
+  const widened = (stored: Slot): Address => {
+    if (isPlain(stored.dtype)) return stored;
+    const floats = scratch(4 * stored.size);
+    k.widen(stored, floats, stored.size, formatNumber(stored.dtype));
+    return floats;
+  };
+  const [left, added, format] = [widened(a), bias && widened(bias), formatNumber(b.dtype)];
   const transposed = [Number(g.transA), Number(g.transB)] as const;
-  const work = scratch(sizes.gemm_scratch(g.M, g.N, g.K, transposed[0]));
-  if (g.batch[0] * g.batch[1] === 1) {
-    k.gemm(a, b, c, bias, g.M, g.N, g.K, ...transposed, 0, work);
+  const batches = g.batch[0] * g.batch[1];
+  // Batches that all have the same b are rows of one product.
+  const rows = !g.transA && b.size === g.N * g.K && a.size === batches * g.M * g.K ? batches * g.M : g.M;
+  const work = scratch(sizes.gemm_scratch(rows, g.N, g.K, transposed[0]));
+  if (rows * g.N === c.size) {
+    k.gemm(left, b, format, c, added, rows, g.N, g.K, ...transposed, 0, work);
     return;
   }
   const strides = [g.strideA[1], g.strideB[1], g.M * g.N] as const;
   for (let outer = 0; outer < g.batch[0]; outer++) {
-    const [aAt, bAt] = [at(a, 4 * outer * g.strideA[0]), at(b, 4 * outer * g.strideB[0])];
+    const aAt = at(left, 4 * outer * g.strideA[0]);
+    const bAt = at(b, byteLength(b.dtype, outer * g.strideB[0]));
     const cAt = at(c, 4 * outer * g.batch[1] * g.M * g.N);
-    k.gemm_batched(aAt, bAt, cAt, g.batch[1], ...strides, g.M, g.N, g.K, ...transposed, 0, work);
+    k.gemm_batched(aAt, bAt, format, cAt, g.batch[1], ...strides, g.M, g.N, g.K, ...transposed, 0, work);
   }
 }

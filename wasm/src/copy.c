@@ -68,7 +68,7 @@ void EXPORT(strided_copy)(const uint8_t *x, uint8_t *y, size_t bytes, size_t s0,
 void EXPORT(gather_rows)(const void *table, const int32_t *indices, float *y, size_t rows, size_t n, size_t count,
                          size_t format) {
   for (size_t r = 0; r < rows; r++, y += n) {
-    if ((uint32_t)indices[r] < count) widen_some(table, (size_t)indices[r] * n, n, y, format);
+    if ((uint32_t)indices[r] < count) widen(behind(table, (size_t)indices[r] * n, format), y, n, format);
     else for (size_t j = 0; j < n; j++) y[j] = __builtin_nanf("");
   }
 }

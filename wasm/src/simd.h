@@ -12,6 +12,10 @@
 typedef v128_t f4;  // four f32
 typedef v128_t i4;  // four i32
 
+#define UNROLL _Pragma("clang loop unroll(full)")
+// Keeps a number or pointer in a register of its own.
+#define KEEP(value) __asm__("" : "+r"(value))
+
 #define ld(p) wasm_v128_load(p)
 #define st(p, v) wasm_v128_store(p, v)
 #define splat(x) wasm_f32x4_splat(x)
