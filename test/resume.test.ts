@@ -7,7 +7,7 @@ import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { CheckpointError } from '../engine/errors.ts';
 import { writeFileAtomic, writeFolderAtomic, writeSafetensors } from '../models/matvlm/app/store/index.ts';
 import { pruneCheckpoints } from '../models/matvlm/app/store/checkpoints.ts';
-import type { SafeTensor } from '../engine/safetensors/index.ts';
+import type { SafeTensor } from '../models/matvlm/app/store/index.ts';
 import { keep, scope } from '../engine/scope.ts';
 import { runSession, type Session } from '../models/matvlm/app/cli/session.ts';
 import { loadTrainer, trainerSettings, verifyTrainer } from '../models/matvlm/app/node/load-trainer.ts';

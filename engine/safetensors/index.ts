@@ -6,7 +6,3 @@ export { isSafeDType, SAFE_BITS, spanOf } from './format.ts';
 export type { SafeDType, SafeEntry } from './format.ts';
 export { blobSource, bytesSource, filesFolder, readWhole } from './source.ts';
 export type { ByteSource, FolderSource } from './source.ts';
-export { encode } from './layout.ts';
-export type { Piece, SafeTensor } from './layout.ts';
-export { encodeIndex, splitShards } from './split.ts';
-export type { Shard } from './split.ts';

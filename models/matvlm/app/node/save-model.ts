@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { NumericError } from '../../../../engine/errors.ts';
-import type { SafeTensor } from '../../../../engine/safetensors/index.ts';
+import type { SafeTensor } from '../store/encode-safetensors.ts';
 import type { Tensor } from '../../../../engine/tensor.ts';
 import { hostFloats } from '../../../nn/parameters.ts';
 import type { MatvlmConfig } from '../../config.ts';

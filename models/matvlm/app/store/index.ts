@@ -3,5 +3,7 @@ export { isCompleteFolder, writeAtomic, writeFileAtomic, writeFolderAtomic } fro
 export type { Write } from './atomic.ts';
 export { disk } from './files.ts';
 export type { FileSystem, OpenFile } from './files.ts';
+export { encode, type Piece, type SafeTensor } from './encode-safetensors.ts';
+export { encodeIndex, type Shard, splitShards } from './split-shards.ts';
 export { writeSafetensors, writeShardedSafetensors } from './write-safetensors.ts';
 export type { ShardOptions, WriteOptions } from './write-safetensors.ts';

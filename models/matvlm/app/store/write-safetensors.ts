@@ -1,12 +1,11 @@
 import { join } from 'node:path';
 import { ArgumentError } from '../../../../engine/errors.ts';
-import { checkTensors, encode } from '../../../../engine/safetensors/layout.ts';
-import type { SafeTensor } from '../../../../engine/safetensors/layout.ts';
-import { encodeIndex, splitShards } from '../../../../engine/safetensors/split.ts';
 import { systemError } from '../../../../engine/node/system.ts';
 import { writeAtomic, writeFileAtomic } from './atomic.ts';
+import { checkTensors, encode, type SafeTensor } from './encode-safetensors.ts';
 import { disk } from './files.ts';
 import type { FileSystem } from './files.ts';
+import { encodeIndex, splitShards } from './split-shards.ts';
 
 export interface WriteOptions {
   /** The header's `__metadata__`. transformers expects `format`, which is `pt` unless given. */

@@ -1,7 +1,14 @@
-import { ArgumentError } from '../errors.ts';
-import { isSafeDType, RANK_LIMIT, SAFE_ARRAYS, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
-import type { SafeDType } from './format.ts';
-import { quote } from '../excerpt.ts';
+import { ArgumentError } from '../../../../engine/errors.ts';
+import { quote } from '../../../../engine/excerpt.ts';
+import {
+  isSafeDType,
+  RANK_LIMIT,
+  SAFE_ARRAYS,
+  SAFE_BITS,
+  type SafeDType,
+  spanOf,
+  TENSOR_LIMIT,
+} from '../../../../engine/safetensors/format.ts';
 
 /** Elements as a typed array of the dtype (f16, bf16 as Uint16Array) or as raw little-endian bytes. */
 export type Piece = ArrayBufferView<ArrayBufferLike>;
@@ -39,13 +46,13 @@ export function checkTensors(tensors: readonly SafeTensor[]): void {
  * Tensors in the order in which they are written: wide elements first, then by name, so that each begins at a
  * multiple of its element size.
  */
-export function inFileOrder(tensors: readonly SafeTensor[]): SafeTensor[] {
+function inFileOrder(tensors: readonly SafeTensor[]): SafeTensor[] {
   const byName = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0);
   return [...tensors].sort((a, b) => SAFE_BITS[b.dtype] - SAFE_BITS[a.dtype] || byName(a.name, b.name));
 }
 
 /** The length prefix and the JSON header, padded by spaces so that the data begins at a multiple of 8. */
-export function encodeHeader(ordered: readonly SafeTensor[], metadata: Readonly<Record<string, string>>): Uint8Array {
+function encodeHeader(ordered: readonly SafeTensor[], metadata: Readonly<Record<string, string>>): Uint8Array {
   let end = 0;
   const fields = ordered.map(({ name, dtype, shape }) => {
     const begin = end;

@@ -1,5 +1,5 @@
-import { spanOf } from './format.ts';
-import type { SafeTensor } from './layout.ts';
+import { spanOf } from '../../../../engine/safetensors/format.ts';
+import type { SafeTensor } from './encode-safetensors.ts';
 
 /** One file of a checkpoint and the tensors in it. */
 export interface Shard {
