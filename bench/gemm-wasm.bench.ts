@@ -1,10 +1,11 @@
 /**
- * f32 matrix product on one thread: our kernels against onnxruntime-web, taking turns in one process, best of all
- * runs. `(cd bench && npm ci) && node build.mjs && node dist/bench/gemm-wasm.bench.js`; on Node 20 add
- * `--experimental-wasm-relaxed-simd` to see the relaxed binary as well.
+ * f32 matrix product on one thread, ours with B in f16, too: our kernels against onnxruntime-web, taking turns in one
+ * process, best of all runs. `(cd bench && npm ci) && node build.mjs && node dist/bench/gemm-wasm.bench.js`; on Node 20
+ * add `--experimental-wasm-relaxed-simd` to see the relaxed binary as well.
  */
 import { createRequire } from 'node:module';
 import { Heap } from '../engine/backends/wasm/heap.ts';
+import { formatNumber } from '../engine/dtype.ts';
 import { type KernelVariant, loadKernels, supportsVariant } from '../wasm/loader.ts';
 import { matmulModel } from './onnx.ts';
 
@@ -56,15 +57,19 @@ async function ours(variant: KernelVariant, shape: number[], A: Float32Array, B:
   const heap = new Heap(memory, heapBase);
   const a = heap.alloc(A.byteLength);
   const b = heap.alloc(B.byteLength);
+  const half = heap.alloc(B.length * 2);
   const c = heap.alloc(M * N * 4);
   const scratch = heap.alloc(exports.gemm_scratch(M, N, K, 0));
   heap.f32(a, A.length).set(A);
   heap.f32(b, B.length).set(B);
-  return [0, 1].map((transB) => ({
-    name: `${variant} ${transB ? 'A·Bᵀ' : 'A·B'}`,
-    run: () => exports.gemm(a, b, 0, c, 0, M, N, K, 0, transB, 0, scratch),
-    best: Infinity,
-  }));
+  exports.narrow(b, half, B.length, formatNumber('f16'));
+  return ([['f32', b], ['f16', half]] as const).flatMap(([format, stored]) =>
+    [0, 1].map((transB) => ({
+      name: `${variant} ${format} ${transB ? 'A·Bᵀ' : 'A·B'}`,
+      run: () => exports.gemm(a, stored, formatNumber(format), c, 0, M, N, K, 0, transB, 0, scratch),
+      best: Infinity,
+    })),
+  );
 }
 
 async function theirs(ort: Ort, [M, N, K]: number[], A: Float32Array, B: Float32Array): Promise<Contender[]> {
