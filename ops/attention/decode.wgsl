@@ -7,10 +7,7 @@ var<workgroup> scores: array<f32, CHUNK>;
 var<workgroup> outs: array<vec4<f32>, THREADS>;
 var<workgroup> sums: array<f32, THREADS>;
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) {
-  let share = flat_group(group, groups);
+fn run(share: u32, t: u32) {
   let index = share / PARTS;
   let rows = rows_of_problem();
   if (index >= rows * params.problems) { return; }

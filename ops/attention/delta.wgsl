@@ -1,10 +1,8 @@
 // Per query row its statistics and Σ do ∘ o: what the backward kernels need of the forward. Eight threads a row.
-var<workgroup> partial: array<f32, 256>;
+var<workgroup> partial: array<f32, THREADS>;
 
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) {
-  let stat = flat_group(group, groups) * 32u + t / 8u;
+fn run(group: u32, t: u32) {
+  let stat = group * (THREADS / 8u) + t / 8u;
   let rows = rows_of_problem();
   let valid = stat < rows * params.problems;
   var sum = 0.0;

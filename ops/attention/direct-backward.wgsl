@@ -13,10 +13,8 @@ fn load_y(of_key: bool, at: u32, d: u32) -> vec4<f32> {
   return load_do(at, d);
 }
 
-@compute @workgroup_size(DIRECT)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let index = flat_index(group, groups, local, DIRECT);
+fn run(group: u32, t: u32) {
+  let index = group * THREADS + t;
   let items = select(rows_of_problem(), params.keys, OF_KEYS);
   if (index >= items * params.problems) { return; }
   let p = problem_of(index / items);

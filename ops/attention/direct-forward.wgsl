@@ -1,8 +1,6 @@
 // Attention, forward, without tiles or barriers: a thread takes one query row.
-@compute @workgroup_size(DIRECT)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let index = flat_index(group, groups, local, DIRECT);
+fn run(group: u32, t: u32) {
+  let index = group * THREADS + t;
   let rows = rows_of_problem();
   if (index >= rows * params.problems) { return; }
   let p = problem_of(index / rows);

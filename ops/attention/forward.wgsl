@@ -9,10 +9,7 @@ var<workgroup> row_keys: array<u32, ROWS>;
 var<workgroup> row_scale: array<f32, ROWS>;
 var<workgroup> partial: array<f32, THREADS>;
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) {
-  let index = flat_group(group, groups);
+fn run(index: u32, t: u32) {
   if (index >= params.tiles * params.problems) { return; }
   let first = (index % params.tiles) * ROWS;
   let p = problem_of(index / params.tiles);

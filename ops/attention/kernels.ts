@@ -1,6 +1,5 @@
 import { accessor } from '../../engine/access.ts';
-import type { Binding, GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
-import { FLAT_INDEX, shader } from '../../engine/backends/webgpu/launch.ts';
+import { type Binding, FLAT_INDEX, type GpuPlanner, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, isFloat } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { NOTHING } from '../common/exp-sum.ts';
@@ -47,7 +46,7 @@ export interface Kernel {
   /** Bindings in order: what `PLAIN` knows, the mask, and tensors of heads. Those without an operand are left out. */
   readonly reads: readonly string[];
   readonly writes: readonly string[];
-  /** WGSL. It may name the stores of all gradients: those that are not written do nothing. */
+  /** WGSL with a `run`. It may name the stores of all gradients: those that are not written do nothing. */
   readonly code: readonly string[];
 }
 
@@ -143,7 +142,7 @@ export const DIRECT_KEYS: Kernel = {
   code: ['const OF_KEYS = true;', directBackwardCode],
 };
 
-/** How a kernel is cut: its part of the shader's key, and its constants. */
+/** How a kernel is cut: its part of the shader's key, and its constants, THREADS among them. */
 export interface Cut {
   readonly key: string;
   readonly constants: Readonly<Record<string, number>>;
@@ -201,25 +200,18 @@ fn key_open(p: Problem, r: u32, key: u32) -> bool { return ${masked && !additive
 fn added(p: Problem, r: u32, key: u32) -> f32 { return ${masked && additive ? at : '0.0'}; }`;
 }
 
-const PARAMS = {
-  tiles: 'u32',
-  problems: 'u32',
-  kv_heads: 'u32',
-  group: 'u32',
-  length: 'u32',
-  keys: 'u32',
-  dim: 'u32',
-  causal: 'u32',
-  q_head: 'u32',
-  q_token: 'u32',
-  k_head: 'u32',
-  k_token: 'u32',
-  count_step: 'u32',
-  mask_batch: 'u32',
-  mask_head: 'u32',
-  mask_token: 'u32',
+const sizeNames = 'tiles problems kv_heads group length keys dim causal'.split(' ');
+const stepNames = 'q_head q_token k_head k_token count_step mask_batch mask_head mask_token'.split(' ');
+const PARAMS: Readonly<Record<string, Scalar>> = {
+  ...Object.fromEntries([...sizeNames, ...stepNames].map((name) => [name, 'u32'])),
   scale: 'f32',
-} as const;
+};
+
+/** The entry point: `run` with the number of the workgroup and of the thread in it. */
+const ENTRY = /* wgsl */ `${FLAT_INDEX}
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) t: u32) { run(flat_group(group, groups), t); }`;
 
 export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'], tiles = 1): Launch {
   const { s, attrs, device, slots } = task;
@@ -250,7 +242,7 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
     params: PARAMS,
     constants: cut.constants,
     code: [
-      FLAT_INDEX,
+      ENTRY,
       NOTHING,
       commonCode,
       seen(mask, reads, perQuery),

@@ -1,9 +1,6 @@
 // Flash attention, backward over keys: a workgroup owns a tile of keys and walks over all query rows that see it, of
 // every query head that its key head serves, so that dk and dv are summed in one fixed order.
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) {
-  let index = flat_group(group, groups);
+fn run(index: u32, t: u32) {
   if (index >= params.tiles * params.problems) { return; }
   let k0 = (index % params.tiles) * KEYS;
   let p = problem_of(index / params.tiles);

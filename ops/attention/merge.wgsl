@@ -1,8 +1,6 @@
 // One row of o from the PARTS that decode.wgsl made of its keys, a thread for each vec4.
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, 64u);
+fn run(group: u32, t: u32) {
+  let i = group * THREADS + t;
   let index = i / DV;
   let d = i % DV;
   let rows = rows_of_problem();

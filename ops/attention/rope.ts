@@ -1,11 +1,11 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.ts';
-import { FLAT_INDEX, grid1d, shader, type Shader } from '../../engine/backends/webgpu/launch.ts';
 import { type Address, at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { type KernelBody, launchElements } from '../common/launch-kernel.ts';
 import { show } from '../common/shapes.ts';
 
 /** Where the heads are: (…, H, L, Dh) or token-major (…, L, H, Dh). */
@@ -49,8 +49,6 @@ function batchOf(shape: readonly number[], layout: HeadLayout): number {
   return shape.length > (layout === 'bhld' ? 2 : 3) ? shape[0] : 1;
 }
 
-const WG = 256;
-
 /**
  * Angles are fixed-point fractions of a turn, 48 bits a frequency: position × frequency wraps exactly where a product
  * of floats would lose the angle at large positions, and the octant is known without a rounding. Sine and cosine are
@@ -79,25 +77,20 @@ fn turned(a: f32, b: f32, ahead: u32, start: i32, pair: u32, sign: f32) -> vec2<
 }
 `;
 
-const CODE = /* wgsl */ `${FLAT_INDEX}${COS_SIN}
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, WG);
+/** A thread for each pair that turns and each element that does not. */
+const BODY = /* wgsl */ `
   let items = params.dim - HALF;
   let row = i / items;
-  if (row >= params.rows) { return; }
   let j = i - row * items;
   let at = row * params.dim + j;
   if (j >= HALF) {
-    ys[at + HALF] = xs[at + HALF];
+    store_y(at + HALF, load_x(at + HALF));
     return;
   }
   let ahead = (row / params.inner) % params.length + params.offset;
-  let pair = turned(xs[at], xs[at + HALF], ahead, first_of(row), j, params.sign);
-  ys[at] = pair.x;
-  ys[at + HALF] = pair.y;
-}`;
+  let pair = turned(load_x(at), load_x(at + HALF), ahead, i32(load_start(row / params.each)), j, params.sign);
+  store_y(at, pair.x);
+  store_y(at + HALF, pair.y);`;
 
 /** theta^(−2i/n) radians as 48-bit fractions of a turn: 32 bits and 16 bits. */
 export function frequencyTable(rotaryDim: number, theta: number): string {
@@ -109,18 +102,6 @@ export function frequencyTable(rotaryDim: number, theta: number): string {
     entries.push(`vec2<u32>(${high}u, ${low}u)`);
   }
   return `const FREQUENCIES = array<vec2<u32>, ${entries.length}>(${entries.join(', ')});\n`;
-}
-
-function ropeShader(rotaryDim: number, theta: number, dynamic: boolean): Shader {
-  return shader(`rope.${rotaryDim}.${theta}.${dynamic}`, () => ({
-    reads: { xs: 'f32', ...(dynamic && { starts: 'i32' }) },
-    writes: { ys: 'f32' },
-    params: { rows: 'u32', dim: 'u32', length: 'u32', inner: 'u32', offset: 'u32', sign: 'f32', each: 'u32' },
-    constants: { WG, HALF: rotaryDim / 2 },
-    code: `${frequencyTable(rotaryDim, theta)}fn first_of(row: u32) -> i32 { return ${
-      dynamic ? 'starts[row / params.each]' : '0'
-    }; }\n${CODE}`,
-  }));
 }
 
 /** Loops; see `rope`. */
@@ -192,18 +173,25 @@ const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
     return { y: spec(x.shape, x.dtype) };
   },
   reference: ({ x, start }, { y }, attrs) => ropeOnHost(x, start, y, attrs),
-  webgpu({ x, start }, { y }, attrs) {
+  asStored: { webgpu: ['x'] },
+  webgpu({ x, start }, { y }, attrs, device) {
+    const { rotaryDim, theta, offset, inverse } = attrs;
     const { length, inner } = tokens(y.shape, attrs.layout);
     const dim = y.shape[y.shape.length - 1];
     const rows = y.size / dim;
-    return [
-      {
-        shader: ropeShader(attrs.rotaryDim, attrs.theta, start !== undefined),
-        args: start ? [x, start, y] : [x, y],
-        params: [rows, dim, length, inner, attrs.offset, attrs.inverse ? -1 : 1, rows / (start?.size ?? 1)],
-        grid: grid1d(rows * (dim - attrs.rotaryDim / 2), WG),
+    const kernel: KernelBody = {
+      key: `rope.${rotaryDim}.${theta}`,
+      reads: { x, start },
+      writes: { y },
+      params: {
+        ...{ dim: ['u32', dim], length: ['u32', length], inner: ['u32', inner], offset: ['u32', offset] },
+        ...{ sign: ['f32', inverse ? -1 : 1], each: ['u32', rows / (start?.size ?? 1)] },
       },
-    ];
+      constants: { HALF: rotaryDim / 2 },
+      declarations: () => frequencyTable(rotaryDim, theta) + COS_SIN,
+      body: () => BODY,
+    };
+    return [launchElements(rows * (dim - rotaryDim / 2), kernel, device)];
   },
   wasm({ x, start }, { y }, attrs, device) {
     const starts = start?.size ?? 1;

@@ -59,7 +59,7 @@ function tileCut({ rows, keys, rowGroups, columnGroups }: Tile, dim: number): Cu
  * loops over a head, too, if they knew its size.
  */
 function directCut(dim: number): Cut {
-  return { key: '', constants: { DV: Math.ceil(dim / 4), DIRECT: 64 }, rolled: true };
+  return { key: '', constants: { DV: Math.ceil(dim / 4), THREADS: 64 }, rolled: true };
 }
 
 /** Keys at a time, threads that share one, and threads of a workgroup. */
@@ -115,7 +115,7 @@ function decode(task: Task, { whole, parts }: typeof DECODE, own?: Cut): Launch[
   const sums = { parts: device.scratch([rows * PARTS, DV * 4]), part_stats: device.scratch([rows * PARTS, 2]) };
   const stats = task.slots.stats ?? device.scratch([rows, 2]);
   const shared = { ...task, slots: { ...task.slots, ...sums, stats } };
-  return [launch(parts, cut, shared, grid), launch(MERGE, cut, shared, grid1d(rows * DV, 64))];
+  return [launch(parts, cut, shared, grid), launch(MERGE, cut, shared, grid1d(rows * DV, DECODE_CUT.THREADS))];
 }
 
 /** `attentionStep_`: a decode whose workgroups make the token's key, which one of them writes to the cache. */
@@ -133,7 +133,7 @@ export function stepLaunches(
 /** A thread for each of the `items` of a problem, rows or keys. */
 function direct(kernel: Kernel, task: Task, items: number): Launch {
   const cut = directCut(task.s.dim);
-  return launch(kernel, cut, task, grid1d(items * task.problems, cut.constants.DIRECT));
+  return launch(kernel, cut, task, grid1d(items * task.problems, cut.constants.THREADS));
 }
 
 function tiled(kernel: Kernel, tile: Tile, task: Task, tiles: number): Launch {
@@ -200,7 +200,7 @@ export function backwardLaunches(
     // Room for the statistics and Σ do ∘ o of each row.
     row_stats: device.scratch([...stats.shape.slice(0, -1), 4]),
   });
-  const tile = tileFor('backward', task.s.dim, device.caps);
-  const grid = grid1d(Math.ceil((task.problems * task.rows) / 32), 1);
-  return [launch(DELTA, tileCut(tile, task.s.dim), task, grid), ...first(BACKWARD_VARIANTS, task)];
+  const cut = { key: '', constants: { DV: Math.ceil(task.s.dim / 4), THREADS: 256 } };
+  const delta = launch(DELTA, cut, task, grid1d(task.problems * task.rows, cut.constants.THREADS / 8));
+  return [delta, ...first(BACKWARD_VARIANTS, task)];
 }
