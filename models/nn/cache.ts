@@ -44,7 +44,7 @@ export class KeyValueCache {
    */
   append(k: Tensor, v: Tensor): { k: Tensor; v: Tensor; keyCount?: Tensor } {
     const { length, first, end } = this.positions;
-    this.held ??= { k: keep(this.room(k)), v: keep(this.room(v)) };
+    this.held ??= this.room(k, v);
     sliceScatter_([this.held.k, this.held.v], [k, v], 1, first);
     return length === 0 ? { k, v } : { ...this.held, keyCount: end };
   }
@@ -70,13 +70,12 @@ export class KeyValueCache {
 
   /** Moves to memory of the capacity that there is now. */
   grow(): void {
-    const grown = (old: Tensor): Tensor => {
-      const larger = this.room(old);
-      sliceScatter_(larger, old, 1, 0);
-      old.dispose();
-      return keep(larger);
-    };
-    if (this.held) this.held = { k: grown(this.held.k), v: grown(this.held.v) };
+    if (!this.held) return;
+    const { k, v } = this.held;
+    const larger = this.room(k, v);
+    sliceScatter_([larger.k, larger.v], [k, v], 1, 0);
+    this.dispose();
+    this.held = larger;
   }
 
   /** Nothing: keys and values stay where they are until others are written over them. */
@@ -92,8 +91,14 @@ export class KeyValueCache {
     this.held = null;
   }
 
-  private room({ backend, shape: [b, , ...rest], dtype }: Tensor): Tensor {
-    return empty(backend, [b, this.positions.capacity, ...rest], dtype);
+  /** Room for keys and values alike: for both, or where one fails for neither. */
+  private room(...alike: [k: Tensor, v: Tensor]): { readonly k: Tensor; readonly v: Tensor } {
+    return scope(() => {
+      const [k, v] = alike.map(({ backend, shape: [b, , ...rest], dtype }) =>
+        empty(backend, [b, this.positions.capacity, ...rest], dtype),
+      );
+      return { k: keep(k), v: keep(v) };
+    });
   }
 }
 
