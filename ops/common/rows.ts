@@ -11,20 +11,27 @@ function lanesFor(columns: number): number {
   return lanes;
 }
 
-/** WGSL: sums over a row's lanes, by a fixed tree. */
-const ROW_SUMS = /* wgsl */ `${FLAT_INDEX}
-var<workgroup> tree: array<vec2<f32>, WG>;
-fn row_sum2(value: vec2<f32>, local: u32) -> vec2<f32> {
-  tree[local] = value;
+/** WGSL of `name(value, local)`: what the values of a row's lanes make together, two at a time, a and b, by a fixed tree. */
+export const rowFold = (name: string, type: string, join = 'a + b'): string => /* wgsl */ `
+var<workgroup> lanes_${name}: array<${type}, WG>;
+fn ${name}(value: ${type}, local: u32) -> ${type} {
+  lanes_${name}[local] = value;
   workgroupBarrier();
   for (var step = LANES / 2u; step > 0u; step /= 2u) {
-    if (local % LANES < step) { tree[local] += tree[local + step]; }
+    if (local % LANES < step) {
+      let a = lanes_${name}[local];
+      let b = lanes_${name}[local + step];
+      lanes_${name}[local] = ${join};
+    }
     workgroupBarrier();
   }
-  let sum = tree[local - local % LANES];
+  let all = lanes_${name}[local - local % LANES];
   workgroupBarrier();
-  return sum;
+  return all;
 }
+`;
+
+const ROW_SUMS = /* wgsl */ `${FLAT_INDEX}${rowFold('row_sum2', 'vec2<f32>')}
 fn row_sum(value: f32, local: u32) -> f32 { return row_sum2(vec2<f32>(value, 0.0), local).x; }
 `;
 

@@ -1,12 +1,12 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.ts';
-import { expectDType, FLOATS } from '../../engine/dtype.ts';
+import { expectDType } from '../../engine/dtype.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
 import { launchRows } from '../common/rows.ts';
-import { expectShape } from '../common/shapes.ts';
-import { expectClasses, LOG_SUMS, maxAndLogSum } from './log-sum.ts';
+import { expectFloats, expectShape } from '../common/shapes.ts';
+import { expectClasses, logSums, maxAndLogSum } from './log-sum.ts';
 import { launchReduction, reduceOnHost, type Reduction } from './reduction.ts';
 
 interface CrossEntropyAttrs {
@@ -63,14 +63,11 @@ export const crossEntropyOp = /* @__PURE__ */ defineOp({
     expectWhole('cross_entropy', 'ignoreIndex', ignoreIndex, -(2 ** 31));
     expectFinite('cross_entropy', 'labelSmoothing', labelSmoothing, 0, 1);
     expectOneOf('cross_entropy', 'reduction', reduction, 'mean', 'sum', 'none');
-    expectDType('cross_entropy', 'logits', logits.dtype, ...FLOATS);
+    expectFloats('cross_entropy', { logits, weight });
     expectDType('cross_entropy', 'labels', labels.dtype, 'i32');
     expectClasses('cross_entropy', 'logits', logits);
     expectShape('cross_entropy', 'labels', labels, logits.shape.slice(0, -1));
-    if (weight) {
-      expectDType('cross_entropy', 'weight', weight.dtype, ...FLOATS);
-      expectShape('cross_entropy', 'weight', weight, logits.shape.slice(-1));
-    }
+    if (weight) expectShape('cross_entropy', 'weight', weight, logits.shape.slice(-1));
     return {
       loss: spec(reduction === 'none' ? labels.shape : []),
       stats: spec([...labels.shape, 2]),
@@ -112,13 +109,11 @@ export const crossEntropyOp = /* @__PURE__ */ defineOp({
       reads: { logits, labels, weight },
       writes: { losses, weights, stats, mass },
       params: paramsOf(attrs),
-      declarations: () => `${LOG_SUMS}${targets(weight !== undefined, attrs.labelSmoothing > 0)}`,
+      declarations: () => `${logSums('1.0')}${targets(weight !== undefined, attrs.labelSmoothing > 0)}`,
       body: () => /* wgsl */ `
   var sum = no_exp();
-  for (var c = lane; c < params.columns; c += LANES) {
-    sum = join_exp(sum, vec2<f32>(load_logits(base + c), 1.0), 1.0);
-  }
-  let stat = max_and_log_sum(sum, no_exp(), 1.0, local).xy;
+  for (var c = lane; c < params.columns; c += LANES) { sum = with_exp(sum, load_logits(base + c)); }
+  let stat = max_and_log_sum(sum, no_exp(), local).xy;
   let label = load_labels(min(row, params.rows - 1u));
   let at = min(u32(label), params.columns - 1u);
   ${mass ? ALL_CLASSES : LABEL_ALONE}

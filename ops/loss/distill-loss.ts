@@ -1,15 +1,14 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectOneOf } from '../../engine/arguments.ts';
-import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
-import { launchRows } from '../common/rows.ts';
-import { expectShape } from '../common/shapes.ts';
+import { launchRows, rowFold } from '../common/rows.ts';
+import { expectFloats, expectShape } from '../common/shapes.ts';
 import { squaresWgsl } from '../common/squares.ts';
 import { ORDER } from '../reduce/order.ts';
 import { type DistillKind, DIVERGENCES, type HostRow, MATH, STATS } from './divergences.ts';
-import { expectClasses, LOG_SUMS, maxAndLogSum } from './log-sum.ts';
+import { expectClasses, logSums, maxAndLogSum } from './log-sum.ts';
 import { launchReduction, reduceOnHost, type Reduction } from './reduction.ts';
 
 export type { DistillKind } from './divergences.ts';
@@ -63,15 +62,11 @@ export const distillLossOp = /* @__PURE__ */ defineOp({
     expectOneOf('distill_loss', 'kind', kind, ...Object.keys(DIVERGENCES));
     expectOneOf('distill_loss', 'reduction', reduction, 'batchmean', 'mean', 'sum');
     expectFinite('distill_loss', 'temperature', temperature, Number.MIN_VALUE);
-    expectDType('distill_loss', 'student', student.dtype, ...FLOATS);
-    expectDType('distill_loss', 'teacher', teacher.dtype, ...FLOATS);
+    expectFloats('distill_loss', { student, teacher, weights });
     expectShape('distill_loss', 'teacher', teacher, student.shape);
     expectClasses('distill_loss', 'student', student);
     const rows = student.shape.slice(0, -1);
-    if (weights) {
-      expectDType('distill_loss', 'weights', weights.dtype, ...FLOATS);
-      expectShape('distill_loss', 'weights', weights, rows);
-    }
+    if (weights) expectShape('distill_loss', 'weights', weights, rows);
     return { loss: spec([]), factor: spec([]), stats: spec([...rows, STATS]) };
   },
   reference({ student, teacher, weights }, { loss, factor, stats }, attrs) {
@@ -99,7 +94,7 @@ export const distillLossOp = /* @__PURE__ */ defineOp({
       writes: { losses, stats },
       params: { k: ['f32', inverse(attrs)] } as const,
       constants: { STATS },
-      declarations: () => `${LOG_SUMS}${ORDER}${MATH}${squaresWgsl}\nvar<workgroup> places: array<vec2<u32>, WG>;`,
+      declarations: () => `${logSums('params.k')}${ORDER}${MATH}${squaresWgsl}${rowFold('first_in_row', 'vec2<u32>', 'first_of(a, b)')}`,
       body: () => /* wgsl */ `
   ${DIVERGENCES[attrs.kind].loss}
   if (row >= params.rows || lane > 0u) { return; }

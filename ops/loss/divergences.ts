@@ -60,10 +60,10 @@ const summed = (terms: string) => /* wgsl */ `
   var sum_s = no_exp();
   var sum_t = no_exp();
   for (var c = lane; c < params.columns; c += LANES) {
-    sum_s = join_exp(sum_s, vec2<f32>(load_student(base + c), 1.0), params.k);
-    sum_t = join_exp(sum_t, vec2<f32>(load_teacher(base + c), 1.0), params.k);
+    sum_s = with_exp(sum_s, load_student(base + c));
+    sum_t = with_exp(sum_t, load_teacher(base + c));
   }
-  let logs = max_and_log_sum(sum_s, sum_t, params.k, local);
+  let logs = max_and_log_sum(sum_s, sum_t, local);
   var sums = vec2<f32>();
   for (var c = lane; c < params.columns; c += LANES) {
     let a = (load_student(base + c) - logs.x) * params.k - logs.y;
@@ -87,17 +87,11 @@ const ARGMAX = /* wgsl */ `
   var sum = no_exp();
   var best = vec2<u32>(0u, 0xffffffffu);
   for (var c = lane; c < params.columns; c += LANES) {
-    sum = join_exp(sum, vec2<f32>(load_student(base + c), 1.0), 1.0);
+    sum = with_exp(sum, load_student(base + c));
     best = first_of(best, vec2<u32>(order_key(load_teacher(base + c)), c));
   }
-  let logs = max_and_log_sum(sum, no_exp(), 1.0, local);
-  places[local] = best;
-  workgroupBarrier();
-  for (var step = LANES / 2u; step > 0u; step /= 2u) {
-    if (local % LANES < step) { places[local] = first_of(places[local], places[local + step]); }
-    workgroupBarrier();
-  }
-  let place = places[local - lane].y;
+  let logs = max_and_log_sum(sum, no_exp(), local);
+  let place = first_in_row(best, local).y;
   let row_loss = vec2<f32>(logs.y - (load_student(base + place) - logs.x), f32(place));`;
 
 /** The norm, not its square: that is beyond f32 for differences that are not. */

@@ -1,6 +1,7 @@
 import type { Spec } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { EXP_SUM } from '../common/exp-sum.ts';
+import { rowFold } from '../common/rows.ts';
 import { show } from '../common/shapes.ts';
 
 /** @throws ShapeError unless x is (…, V) with V ≥ 1: no distribution is over nothing */
@@ -10,24 +11,14 @@ export function expectClasses(op: string, name: string, { shape }: Spec): void {
 }
 
 /**
- * WGSL for row kernels: `max_and_log_sum` joins the pairs (maximum, Σ exp(x − maximum)) of two series over a row's
- * lanes, each as EXP_SUM makes them, and gives (maximum, log Σ) of both.
+ * WGSL for row kernels: `max_and_log_sum` joins the pairs (maximum, Σ exp((x − maximum)·k)) of two series over a row's
+ * lanes, each as EXP_SUM makes them, and gives (maximum, log Σ) of both. `k` is WGSL too.
  */
-export const LOG_SUMS = /* wgsl */ `${EXP_SUM}
-var<workgroup> pairs: array<vec4<f32>, WG>;
-fn max_and_log_sum(first: vec2<f32>, second: vec2<f32>, k: f32, local: u32) -> vec4<f32> {
-  pairs[local] = vec4<f32>(first, second);
-  workgroupBarrier();
-  for (var step = LANES / 2u; step > 0u; step /= 2u) {
-    if (local % LANES < step) {
-      let a = pairs[local];
-      let b = pairs[local + step];
-      pairs[local] = vec4<f32>(join_exp(a.xy, b.xy, k), join_exp(a.zw, b.zw, k));
-    }
-    workgroupBarrier();
-  }
-  let all = pairs[local - local % LANES];
-  workgroupBarrier();
+export const logSums = (k: string): string => /* wgsl */ `${EXP_SUM}
+fn with_exp(sum: vec2<f32>, x: f32) -> vec2<f32> { return join_exp(sum, vec2<f32>(x, 1.0), ${k}); }
+${rowFold('row_exps', 'vec4<f32>', `vec4<f32>(join_exp(a.xy, b.xy, ${k}), join_exp(a.zw, b.zw, ${k}))`)}
+fn max_and_log_sum(first: vec2<f32>, second: vec2<f32>, local: u32) -> vec4<f32> {
+  let all = row_exps(vec4<f32>(first, second), local);
   return vec4<f32>(all.x, log(all.y), all.z, log(all.w));
 }
 `;

@@ -1,10 +1,10 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectWhole } from '../../engine/arguments.ts';
-import { type DType, expectDType, FLOATS } from '../../engine/dtype.ts';
+import type { DType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, hostSums, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { expectShape, show } from '../common/shapes.ts';
+import { expectFloats, expectShape, show } from '../common/shapes.ts';
 import { launchForward, launchInputsBackward, launchWeightsBackward, type NormAttrs } from './kernels.ts';
 
 /** The C kernel's word for where the gate comes. */
@@ -14,19 +14,21 @@ const sigmoid = (v: number) => 1 / (1 + Math.exp(-v));
 const silu = (v: number) => v * sigmoid(v);
 const dsilu = (v: number) => sigmoid(v) * (1 + v * (1 - sigmoid(v)));
 
+const average = (values: readonly number[]) => values.reduce((sum, v) => sum + v, 0) / values.length;
+
 /** For each row where it and its weights begin, the values to normalise, and what their results are multiplied by. */
 function* hostRows(x: HostArg, z: HostArg | undefined, { group, gate }: NormAttrs, channels: number) {
   for (let row = 0; row * group < x.size; row++) {
     const at = row * group;
-    const value = (c: number) => x.data[at + c] * (gate === 'first' ? silu(z!.data[at + c]) : 1);
-    const after = (c: number) => (gate === 'last' ? silu(z!.data[at + c]) : 1);
-    yield { row, at, w: at % channels, value, after };
+    const gates = Array.from({ length: group }, (_, c) => (z ? silu(z.data[at + c]) : 1));
+    const values = gates.map((g, c) => x.data[at + c] * (gate === 'first' ? g : 1));
+    yield { row, at, w: at % channels, values, after: gates.map((g) => (gate === 'last' ? g : 1)) };
   }
 }
 
 /** x̂ of a row. */
-const hatOf = (value: (c: number) => number, row: number, mean: HostArg | undefined, rstd: HostArg) => (c: number) =>
-  (value(c) - (mean ? mean.data[row] : 0)) * rstd.data[row];
+const hatOf = (values: readonly number[], row: number, mean: HostArg | undefined, rstd: HostArg) =>
+  values.map((v) => (v - (mean ? mean.data[row] : 0)) * rstd.data[row]);
 
 interface WeightAttrs extends NormAttrs {
   readonly weight: DType;
@@ -41,23 +43,19 @@ function normOp(name: string) {
     outputs: ['dx', 'dz?'],
     shape: ({ x, z }, _: NormAttrs) => ({ dx: spec(x.shape, x.dtype), dz: z && spec(z.shape, z.dtype) }),
     reference({ x, z, weight, mean, rstd, dy }, { dx, dz }, attrs) {
-      const { group, gate, center } = attrs;
-      for (const { row, at, w, value, after } of hostRows(x, z, attrs, weight.size)) {
-        const hat = hatOf(value, row, mean, rstd);
-        const slope = (c: number) => dy.data[at + c] * weight.data[w + c] * after(c);
-        let sum = 0;
-        let dot = 0;
-        for (let c = 0; c < group; c++) {
-          if (center) sum += slope(c) / group;
-          dot += (slope(c) * hat(c)) / group;
-        }
-        for (let c = 0; c < group; c++) {
+      const { gate, center } = attrs;
+      for (const { row, at, w, values, after } of hostRows(x, z, attrs, weight.size)) {
+        const hat = hatOf(values, row, mean, rstd);
+        const slopes = after.map((factor, c) => dy.data[at + c] * weight.data[w + c] * factor);
+        const sum = center ? average(slopes) : 0;
+        const dot = average(slopes.map((slope, c) => slope * hat[c]));
+        slopes.forEach((slope, c) => {
           const i = at + c;
-          const du = rstd.data[row] * (slope(c) - sum - hat(c) * dot);
+          const du = rstd.data[row] * (slope - sum - hat[c] * dot);
           dx.data[i] = gate === 'first' ? du * silu(z!.data[i]) : du;
           if (gate === 'first') dz!.data[i] = du * x.data[i] * dsilu(z!.data[i]);
-          if (gate === 'last') dz!.data[i] = dy.data[i] * weight.data[w + c] * hat(c) * dsilu(z!.data[i]);
-        }
+          if (gate === 'last') dz!.data[i] = dy.data[i] * weight.data[w + c] * hat[c] * dsilu(z!.data[i]);
+        });
       }
     },
     webgpu: (reads, writes, attrs, device) => [launchInputsBackward(reads, writes, attrs, device)],
@@ -79,13 +77,12 @@ function normOp(name: string) {
     reference({ x, z, mean, rstd, dy }, { dweight, dbias }, attrs) {
       const outputs = dbias ? [dweight, dbias] : [dweight];
       const sums = hostSums(outputs);
-      for (const { row, at, w, value, after } of hostRows(x, z, attrs, dweight.size)) {
-        const hat = hatOf(value, row, mean, rstd);
-        for (let c = 0; c < attrs.group; c++) {
-          const g = dy.data[at + c] * after(c);
-          sums[0].data[w + c] += g * hat(c);
+      for (const { row, at, w, values, after } of hostRows(x, z, attrs, dweight.size)) {
+        hatOf(values, row, mean, rstd).forEach((hat, c) => {
+          const g = dy.data[at + c] * after[c];
+          sums[0].data[w + c] += g * hat;
           if (dbias) sums[1].data[w + c] += g;
-        }
+        });
       }
       outputs.forEach((d, i) => d.data.set(sums[i].data));
     },
@@ -110,29 +107,22 @@ function normOp(name: string) {
       if (channels === 0 || channels % group !== 0) {
         throw new ShapeError(`${name}: x has shape ${show(x.shape)}, whose last dimension is no multiple of ${group}`);
       }
-      expectDType(name, 'x', x.dtype, ...FLOATS);
-      for (const arg of ['z', 'weight', 'bias'] as const) {
-        const other = others[arg];
-        if (!other) continue;
-        expectDType(name, arg, other.dtype, ...FLOATS);
-        expectShape(name, arg, other, arg === 'z' ? x.shape : [channels]);
+      expectFloats(name, { x, ...others });
+      for (const [arg, other] of Object.entries(others)) {
+        if (other) expectShape(name, arg, other, arg === 'z' ? x.shape : [channels]);
       }
       const stats = spec([...x.shape.slice(0, -1), channels / group]);
       return { y: spec(x.shape, x.dtype), mean: center ? stats : undefined, rstd: stats };
     },
     reference({ x, z, weight, bias }, { y, mean, rstd }, attrs) {
-      const { group, eps } = attrs;
-      for (const { row, at, w, value, after } of hostRows(x, z, attrs, weight.size)) {
-        let mu = 0;
-        if (mean) for (let c = 0; c < group; c++) mu += value(c) / group;
-        let variance = 0;
-        for (let c = 0; c < group; c++) variance += (value(c) - mu) ** 2 / group;
-        const r = 1 / Math.sqrt(variance + eps);
+      for (const { row, at, w, values, after } of hostRows(x, z, attrs, weight.size)) {
+        const mu = mean ? average(values) : 0;
         if (mean) mean.data[row] = mu;
+        const r = 1 / Math.sqrt(average(values.map((v) => (v - mu) ** 2)) + attrs.eps);
         rstd.data[row] = r;
-        for (let c = 0; c < group; c++) {
-          y.data[at + c] = ((value(c) - mu) * r * weight.data[w + c] + (bias ? bias.data[w + c] : 0)) * after(c);
-        }
+        values.forEach((v, c) => {
+          y.data[at + c] = ((v - mu) * r * weight.data[w + c] + (bias ? bias.data[w + c] : 0)) * after[c];
+        });
       }
     },
     webgpu: (reads, writes, attrs, device) => [launchForward(reads, writes, attrs, device)],
