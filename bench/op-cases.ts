@@ -2,12 +2,12 @@ import type { Backend } from '../engine/backend.ts';
 import { elements } from '../engine/backend.ts';
 import type { DType } from '../engine/dtype.ts';
 import { keep } from '../engine/scope.ts';
-import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import {
   adamwStep,
   add,
   attention,
+  backwardFrom,
   cat,
   causalConv1d,
   crossEntropy,
@@ -89,7 +89,7 @@ function withBackward(data: Inputs, leaves: readonly Tensor[], forward: () => Te
   for (const leaf of leaves) leaf.requiresGrad = true;
   const grad = data.f32(...shape);
   return () => {
-    backwardFrom([forward()], [grad], add);
+    backwardFrom([forward()], [grad]);
     for (const leaf of leaves) {
       leaf.grad!.dispose();
       leaf.grad = null;

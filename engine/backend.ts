@@ -52,8 +52,6 @@ export interface Backend<B = unknown, P = unknown> {
   writeAll(buffers: readonly B[], data: readonly HostArray[]): void;
   /** All of a buffer. */
   read(buffer: B): Promise<HostArray>;
-  /** Copies all of a buffer to another of the same size and dtype. */
-  copy(from: B, to: B): void;
   /** Makes a call ready for buffers. @throws KernelError where no kernel runs */
   plan(call: Call): P;
   /** Runs a plan on the buffers of its inputs, then its outputs. */

@@ -13,5 +13,5 @@ export * from './op.ts';
 export { type OpProfile, Profiler } from './profiler.ts';
 export * from './safetensors/index.ts';
 export { keep, scope } from './scope.ts';
-export { backwardFrom, checkpoint, gradEnabled, noGrad } from './tape.ts';
+export { gradEnabled, noGrad } from './tape.ts';
 export * from './tensor.ts';

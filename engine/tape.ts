@@ -5,7 +5,7 @@ import type { AnyOp } from './op.ts';
 import type { Operands } from './operands.ts';
 import { type Call, slotsOf } from './plan.ts';
 import { keep, scope } from './scope.ts';
-import { empty, Storage, Tensor } from './tensor.ts';
+import { type Storage, Tensor } from './tensor.ts';
 
 interface Edge {
   readonly node: Node | null;
@@ -34,25 +34,19 @@ export function gradEnabled(): boolean {
   return paused === 0;
 }
 
-/** Runs `body` without recording: nothing computed in it has a gradient. */
-export function noGrad<T>(body: () => T): T {
-  paused++;
-  try {
-    return body();
-  } finally {
-    paused--;
-  }
-}
-
-/** Runs `body` with recording on, also inside `noGrad`. */
-function withGrad<T>(body: () => T): T {
+function withPaused<T>(level: number, body: () => T): T {
   const before = paused;
-  paused = 0;
+  paused = level;
   try {
     return body();
   } finally {
     paused = before;
   }
+}
+
+/** Runs `body` without recording: nothing computed in it has a gradient. */
+export function noGrad<T>(body: () => T): T {
+  return withPaused(paused + 1, body);
 }
 
 /**
@@ -199,8 +193,11 @@ export function recordAlias(name: string, input: Tensor, output: Tensor, pullbac
   }
 }
 
-/** Adds two gradients of one tensor; handed in, because the tape knows no op. */
-export type Accumulate = (a: Tensor, b: Tensor) => Tensor;
+/** What is done with gradients; handed in, because the tape knows no op. */
+export interface Arithmetic {
+  add(a: Tensor, b: Tensor): Tensor;
+  clone(x: Tensor): Tensor;
+}
 
 /**
  * Walks the tape back from `roots`, whose gradients are `grads`, and leaves in each leaf's `.grad` the sum of what
@@ -208,20 +205,20 @@ export type Accumulate = (a: Tensor, b: Tensor) => Tensor;
  * @throws ShapeError, DTypeError for a gradient that is not as its tensor is; ArgumentError for a root that depends on
  * no tensor that requires one
  */
-export function backwardFrom(roots: readonly Tensor[], grads: readonly Tensor[], accumulate: Accumulate): void {
-  noGrad(() => scope(() => walk(roots, grads, accumulate)));
+export function backwardFrom(roots: readonly Tensor[], grads: readonly Tensor[], arithmetic: Arithmetic): void {
+  noGrad(() => scope(() => walk(roots, grads, arithmetic)));
 }
 
-function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], accumulate: Accumulate): void {
+function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], arithmetic: Arithmetic): void {
   const pending = new Map<Node, (Tensor | null)[]>();
   const deliver = (edge: Edge, grad: Tensor): void => {
     if (edge.leaf) {
-      addToLeaf(edge.leaf, grad, accumulate);
+      addToLeaf(edge.leaf, grad, arithmetic);
       return;
     }
     const slots = pending.get(edge.node!)!;
     const before = slots[edge.outputIndex];
-    slots[edge.outputIndex] = before ? accumulate(before, grad) : grad;
+    slots[edge.outputIndex] = before ? arithmetic.add(before, grad) : grad;
     if (before) {
       before.dispose();
       grad.dispose();
@@ -266,21 +263,15 @@ function expectAlike(what: () => string, grad: Spec, of: Spec): void {
   if (of.dtype !== grad.dtype) throw new DTypeError(`${what()} a gradient of dtype ${grad.dtype}, expected ${of.dtype}`);
 }
 
-function addToLeaf(leaf: Tensor, grad: Tensor, accumulate: Accumulate): void {
+function addToLeaf(leaf: Tensor, grad: Tensor, arithmetic: Arithmetic): void {
   if (leaf.disposed) throw new DisposedError(`backward: ${leaf} was freed before its gradient was computed`);
   const before = leaf.grad;
   if (before) expectAlike(() => `backward: ${leaf} holds`, before, leaf);
-  leaf.grad = keep(before ? accumulate(before, grad) : unshared(grad));
+  // In a buffer that no other tensor holds.
+  const own = before ? arithmetic.add(before, grad) : grad.storage.shared ? arithmetic.clone(grad) : grad.detach();
+  leaf.grad = keep(own);
   before?.dispose();
   grad.dispose();
-}
-
-/** The gradient in a buffer that no other tensor holds: as it is, or a copy. */
-function unshared(grad: Tensor): Tensor {
-  if (!grad.storage.shared) return grad.detach();
-  const own = empty(grad.backend, grad.shape, grad.dtype);
-  grad.backend.copy(grad.buffer, own.buffer);
-  return own;
 }
 
 /** All nodes the roots depend on, latest first. */
@@ -308,16 +299,16 @@ function reachable(roots: readonly Tensor[]): Node[] {
 export function checkpoint(
   body: (inputs: Tensor[]) => Tensor[],
   inputs: readonly Tensor[],
-  accumulate: Accumulate,
+  arithmetic: Arithmetic,
   replay: <T>(run: () => T) => T = (run) => run(),
 ): Tensor[] {
-  return GRADIENTS && gradEnabled() ? recomputed(body, inputs, accumulate, replay) : body([...inputs]);
+  return GRADIENTS && gradEnabled() ? recomputed(body, inputs, arithmetic, replay) : body([...inputs]);
 }
 
 function recomputed(
   body: (inputs: Tensor[]) => Tensor[],
   inputs: readonly Tensor[],
-  accumulate: Accumulate,
+  arithmetic: Arithmetic,
   replay: <T>(run: () => T) => T,
 ): Tensor[] {
   const outputs = scope(() => noGrad(() => body([...inputs])).map((output) => output.detach()));
@@ -327,9 +318,9 @@ function recomputed(
       leaf.requiresGrad = node.edges[i] !== null;
       return leaf;
     });
-    const again = replay(() => withGrad(() => body(leaves)));
+    const again = replay(() => withPaused(0, () => body(leaves)));
     const used = again.flatMap((output, i) => (grads[i] && output.requiresGrad ? [i] : []));
-    backwardFrom(used.map((i) => again[i]), used.map((i) => grads[i]!), accumulate);
+    backwardFrom(used.map((i) => again[i]), used.map((i) => grads[i]!), arithmetic);
     return leaves.map((leaf) => leaf.grad?.detach() ?? null);
   };
   const saved = new Map(inputs.map((input, i) => [String(i), save(input)]));

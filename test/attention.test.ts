@@ -4,9 +4,18 @@ import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { type ElementDType, decoder, encoder, FLOATS } from '../engine/dtype.ts';
 import type { Backend } from '../engine/backend.ts';
 import { ShapeError } from '../engine/errors.ts';
-import { backwardFrom } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
-import { add, attention, type AttentionOptions, attentionStep_, cast, clone, rope, slice, sliceScatter_ } from '../ops/index.ts';
+import {
+  attention,
+  type AttentionOptions,
+  attentionStep_,
+  backwardFrom,
+  cast,
+  clone,
+  rope,
+  slice,
+  sliceScatter_,
+} from '../ops/index.ts';
 import { assertNear, checkGradients, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
 
@@ -169,7 +178,7 @@ async function single(backend: Backend, q: number[], k: number[], v: number[], d
   for (const t of tensors) t.requiresGrad = true;
   const mask = how.mask && fromData(backend, how.mask, [1, how.mask.length], 'i32');
   const o = attention(tensors[0], tensors[1], tensors[2], { ...how, mask });
-  backwardFrom([o], [fromData(backend, new Float32Array(o.size).fill(1), o.shape)], add);
+  backwardFrom([o], [fromData(backend, new Float32Array(o.size).fill(1), o.shape)]);
   const results = [o, ...tensors.map((t) => t.grad!)];
   const [y, dq, dk, dv] = await Promise.all(results.map(async (t) => [...(await t.data())]));
   return { o: y, dq, dk, dv };

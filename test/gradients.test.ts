@@ -7,15 +7,16 @@ import type { DType, HostArray } from '../engine/dtype.ts';
 import { ArgumentError, DTypeError, KernelError, ShapeError } from '../engine/errors.ts';
 import { defineOp } from '../engine/op.ts';
 import { scope } from '../engine/scope.ts';
-import { backwardFrom, checkpoint } from '../engine/tape.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import {
   add,
   addInto,
   addScalar,
   backward,
+  backwardFrom,
   cast,
   cat,
+  checkpoint,
   clone,
   copy_,
   embedding,
@@ -74,13 +75,13 @@ const PATHS: Record<string, [loss: (w: Tensor) => Tensor, want: readonly number[
     [2, 3, 3, 4, 1, 2, 1, 2],
   ],
   'in a checkpoint': [
-    (w) => sum(checkpoint(([p]) => [embedding(slice(p, 0, 0, 2), ids(p.backend, 0, 1, 1))], [w], add)[0]),
+    (w) => sum(checkpoint(([p]) => [embedding(slice(p, 0, 0, 2), ids(p.backend, 0, 1, 1))], [w])[0]),
     twos,
   ],
   'closed over by a checkpoint': [
     (w) => {
       const one = fromData(w.backend, [1], []);
-      return sum(checkpoint(([p]) => [mul(embedding(w, ids(w.backend, 0, 1, 1)), p)], [one], add)[0]);
+      return sum(checkpoint(([p]) => [mul(embedding(w, ids(w.backend, 0, 1, 1)), p)], [one])[0]);
     },
     twos,
   ],
@@ -129,10 +130,10 @@ const SHARING: Record<string, (a: Tensor, c: Tensor, given: Tensor) => void> = {
   'clones and reshapes': (a, c, given) => {
     backward(add(reshape(clone(a), [2, 1]), reshape(c, [2, 1])), reshape(given, [2, 1]));
   },
-  'a leaf that is the root': (a, c, given) => backwardFrom([a, c], [given, given], add),
-  'a checkpoint of a sum': (a, c, given) => backward(checkpoint(([x, y]) => [add(x, y)], [a, c], add)[0], given),
+  'a leaf that is the root': (a, c, given) => backwardFrom([a, c], [given, given]),
+  'a checkpoint of a sum': (a, c, given) => backward(checkpoint(([x, y]) => [add(x, y)], [a, c])[0], given),
   'a checkpoint that gives back its inputs': (a, c, given) => {
-    backwardFrom(checkpoint((inputs) => inputs, [a, c], add), [given, given], add);
+    backwardFrom(checkpoint((inputs) => inputs, [a, c]), [given, given]);
   },
   'adding a number': (a, c, given) => backward(add(addScalar(a, 1), addScalar(c, 2)), given),
 };
@@ -171,7 +172,7 @@ test('a checkpoint whose body gives back a leaf leaves it a leaf, step after ste
     ];
     for (const [k, [body, dx, dw]] of bodies.entries()) {
       for (let step = 1; step <= 2; step++) {
-        scope(() => backward(checkpoint(body, [x], add).map((y) => sum(y)).reduce(add)));
+        scope(() => backward(checkpoint(body, [x]).map((y) => sum(y)).reduce(add)));
         assert.ok(x.node === null && w.node === null, `${backend.kind} ${k}`);
         assert.equal(await numbers(x.grad!), dx.map((v) => v * step), `${backend.kind} ${k}`);
         assert.equal(w.grad ? await numbers(w.grad) : [0, 0], dw.map((v) => v * step), `${backend.kind} ${k}`);
@@ -190,7 +191,7 @@ test('a checkpoint whose body gives back a leaf leaves it a leaf, step after ste
 test('the outputs of a checkpoint may be freed without their input', async () => {
   for (const backend of backends) {
     const x = leaf(backend, [1, 2], [2]);
-    const [y, z] = checkpoint(([p]) => [p, p], [x], add);
+    const [y, z] = checkpoint(([p]) => [p, p], [x]);
     y.dispose();
     assert.equal(await numbers(z), [1, 2], backend.kind);
     z.dispose();

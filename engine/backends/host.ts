@@ -50,12 +50,6 @@ export function expectFits(buffer: Extent, data: HostArray, start?: number): voi
   );
 }
 
-/** @throws ArgumentError unless a copy is of all that a buffer holds */
-export function expectSame(from: Extent, to: Extent): void {
-  if (from.size === to.size && from.dtype === to.dtype) return;
-  throw new ArgumentError(`copy: ${from.size} ${from.dtype} to a buffer of ${to.size} ${to.dtype}, expected as many`);
-}
-
 /** NaN as f16 and as bf16; two of them are NaN as f32. */
 export const POISON_HALF = 0x7fff;
 /** What buffers are filled with that should show reading what nobody wrote: NaN in every dtype of floats. */
@@ -102,13 +96,6 @@ export abstract class HostBackend<B extends Extent, P extends Call> implements B
   async read(buffer: B): Promise<HostArray> {
     expectReplayable('a tensor is read back', this.recorded !== null);
     return this.view(buffer).slice();
-  }
-
-  copy(from: B, to: B): void {
-    expectSame(from, to);
-    const run = () => this.view(to).set(this.view(from));
-    run();
-    this.recorded?.push({ name: 'copy', bytes: 2 * this.view(from).byteLength, run });
   }
 
   dispatch(plan: P, buffers: readonly (B | undefined)[]): void {

@@ -14,7 +14,6 @@ export class ShapesBackend implements Backend<null, never> {
   readonly write = refuse;
   readonly writeAll = refuse;
   readonly read = refuse;
-  readonly copy = refuse;
   readonly plan = refuse;
   readonly dispatch = refuse;
   readonly record = refuse;

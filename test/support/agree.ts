@@ -2,9 +2,9 @@ import * as assert from 'uvu/assert';
 import { type Backend, elements } from '../../engine/backend.ts';
 import { decode, type DType, type HostArray } from '../../engine/dtype.ts';
 import { scope } from '../../engine/scope.ts';
-import { backwardFrom, noGrad } from '../../engine/tape.ts';
+import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import { add } from '../../ops/index.ts';
+import { backwardFrom } from '../../ops/index.ts';
 import type { Make, Run, Sizes } from '../cases/case.ts';
 import { Inputs, random } from './inputs.ts';
 
@@ -42,7 +42,7 @@ export async function resultsOf(inputs: Inputs, run: Run, sizes: Sizes = {}): Pr
   const made = scope(() => {
     const outputs = inputs.run(run, sizes);
     const roots = outputs.filter((y) => y.requiresGrad);
-    backwardFrom(roots, roots.map((y, i) => inputs.gradientOf(y, i)), add);
+    backwardFrom(roots, roots.map((y, i) => inputs.gradientOf(y, i)));
     count = outputs.length;
     return [...outputs, ...inputs.leaves.flatMap(({ grad }) => grad ?? [])].map((t) => t.detach());
   });
@@ -108,7 +108,7 @@ export async function checkDifferences(
     const outputs = call();
     const weights = outputs.map((y, i) => random(y.size, i + 101).map(onGrid));
     const grads = outputs.flatMap((y, i) => (y.requiresGrad ? [fromData(backend, weights[i], y.shape)] : []));
-    backwardFrom(outputs.filter((y) => y.requiresGrad), grads, add);
+    backwardFrom(outputs.filter((y) => y.requiresGrad), grads);
     return weights;
   });
   const value = async () => {

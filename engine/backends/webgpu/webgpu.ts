@@ -4,7 +4,7 @@ import { DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts'
 import type { AnyOp } from '../../op.ts';
 import { type Call, type Slot, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { allocEach, expectFits, expectReplayable, expectSame, type Extent, hostArrayFor, POISON } from '../host.ts';
+import { allocEach, expectFits, expectReplayable, type Extent, hostArrayFor, POISON } from '../host.ts';
 import { widen } from '../../widen.ts';
 import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
 import { convert } from './convert.ts';
@@ -66,7 +66,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private recordings = 0;
   /** Params of plans that are gone, which a recording may still read. */
   private readonly forgotten: ParamsPlace[] = [];
-  private readonly copies = new Map<number, PlannedLaunch>();
 
   private constructor(opened: OpenDevice, options: WebGpuOptions) {
     const { device, description, caps } = opened;
@@ -160,16 +159,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.device.queue.writeBuffer(gpu, offset + start, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
   }
 
-  /** The launch that copies so many words, made once: within a pass, as copies between buffers are not. */
-  private copyOf(words: number): PlannedLaunch {
-    let found = this.copies.get(words);
-    if (!found) {
-      const [from, to] = [0, 1].map((slot): Slot => ({ shape: [words], dtype: 'u32', size: words, slot }));
-      this.copies.set(words, (found = this.planned(convert(from, to, this.caps))));
-    }
-    return found;
-  }
-
   /** Puts a launch's params in place. */
   private planned({ shader, args, params, grid }: Launch): PlannedLaunch {
     const place = shader.paramTypes.length > 0 ? this.params.put(shader.paramTypes, params!) : null;
@@ -236,13 +225,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     await this.hear();
     if (overrun) throw new KernelError(`a kernel wrote past the end of a buffer of ${size} ${dtype}`);
     return result;
-  }
-
-  copy(from: GpuBuffer, to: GpuBuffer): void {
-    this.check();
-    expectSame(from, to);
-    const words = Math.ceil(byteLength(from.dtype, from.size) / 4);
-    if (words > 0) this.launch(this.copyOf(words), [from, to], { name: 'copy', bytes: 8 * words });
   }
 
   /** @throws KernelError naming the op where it cannot be launched */

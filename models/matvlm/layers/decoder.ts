@@ -1,8 +1,8 @@
 import { WEIGHTS } from '../../../engine/dtype.ts';
 import { scope } from '../../../engine/scope.ts';
-import { checkpoint, gradEnabled } from '../../../engine/tape.ts';
+import { gradEnabled } from '../../../engine/tape.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
-import { add, embedding, indexSelect, linearSum, reshape, slice } from '../../../ops/index.ts';
+import { add, checkpoint, embedding, indexSelect, linearSum, reshape, slice } from '../../../ops/index.ts';
 import type { Dropout } from '../../nn/dropout.ts';
 import type { Parameters } from '../../nn/parameters.ts';
 import { type MatvlmConfig, ssmLayers, type TextConfig } from '../config.ts';
@@ -239,7 +239,7 @@ function recomputed(
   };
   const given = [x, ...(past ? layerTensors(past) : []), ...(owner ? [owner] : [])];
   if (padding) mapPadding(padding, (t) => (given.push(t), t));
-  const [y, a, b] = checkpoint(body, given, add, replay);
+  const [y, a, b] = checkpoint(body, given, replay);
   const { kind } = layer.mixer;
   return [y, kind === 'mamba' ? { kind, conv: a, ssm: b } : { kind, k: a, v: b }];
 }
