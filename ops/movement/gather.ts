@@ -5,25 +5,15 @@ import { spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { normalizeAxis, resized, show } from '../common/shapes.ts';
 import { add } from '../elementwise/binary.ts';
-import { defineAddition, defineLookup } from './lookup.ts';
+import { defineLookup } from './lookup.ts';
 import { pad } from './pad.ts';
 import { expectMovable } from './strided.ts';
 import { slice } from './view.ts';
 
 /** y[…, j, …] = x[…, index[…, j, …], …] where x has the shape of the index but for `dim`, and the reverse. */
-const gatherOp = /* @__PURE__ */ defineLookup({
-  name: 'gather',
-  unit: 'element',
-  shape(x, index) {
-    expectMovable('gather', x);
-    return spec(index.shape, x.dtype);
-  },
-  gradient: () => scatterAddOp,
-});
-const scatterAddOp = /* @__PURE__ */ defineAddition({
-  name: 'scatter_add',
-  unit: 'element',
-  gradient: () => gatherOp,
+const elements = /* @__PURE__ */ defineLookup(['gather', 'scatter_add'], 'element', (x, index) => {
+  expectMovable('gather', x);
+  return spec(index.shape, x.dtype);
 });
 
 /** The first entries of x in each dimension, as many as `shape` has. */
@@ -51,7 +41,7 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
   const own = normalizeAxis('gather', dim, x.shape.length);
   expectWithin('gather', index, 'x', x, own);
   const table = first(x, resized(index.shape, own, x.shape[own]));
-  return apply(gatherOp, { table, index }, { dim: own, outside: NaN }).y;
+  return apply(elements.lookup, { table, index }, { dim: own, outside: NaN }).y;
 }
 
 /**
@@ -69,7 +59,7 @@ export function scatterAdd(x: Tensor, dim: number, index: Tensor, src: Tensor): 
   expectDType('scatter_add', 'index', index.dtype, 'i32');
   expectDType('scatter_add', 'src', src.dtype, x.dtype);
   const shape = resized(index.shape, own, x.shape[own]);
-  const added = apply(scatterAddOp, { index, src: first(src, index.shape) }, { dim: own, shape, dtype: x.dtype }).y;
+  const added = apply(elements.addition, { index, src: first(src, index.shape) }, { dim: own, shape, dtype: x.dtype }).y;
   const missing = x.shape.map((n, d) => n - added.shape[d]).reverse();
   return add(x, missing.some((n) => n > 0) ? pad(added, missing.flatMap((n) => [0, n])) : added);
 }

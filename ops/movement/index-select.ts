@@ -3,20 +3,14 @@ import { expectDType, WEIGHTS } from '../../engine/dtype.ts';
 import { spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectRank, normalizeDim } from '../common/shapes.ts';
-import { defineAddition, defineLookup } from './lookup.ts';
+import { defineLookup } from './lookup.ts';
 import { expectMovable } from './strided.ts';
 
-const indexSelectOp = /* @__PURE__ */ defineLookup({
-  name: 'index_select',
-  unit: 'slice',
-  shape(x, index, dim) {
-    expectMovable('index_select', x);
-    expectRank('index_select', 'index', index, 1);
-    return spec([...x.shape.slice(0, dim), index.shape[0], ...x.shape.slice(dim + 1)], x.dtype);
-  },
-  gradient: () => indexSelectBackward,
+const slices = /* @__PURE__ */ defineLookup(['index_select', 'index_select_backward'], 'slice', (x, index, dim) => {
+  expectMovable('index_select', x);
+  expectRank('index_select', 'index', index, 1);
+  return spec([...x.shape.slice(0, dim), index.shape[0], ...x.shape.slice(dim + 1)], x.dtype);
 });
-const indexSelectBackward = /* @__PURE__ */ defineAddition({ name: 'index_select_backward', unit: 'slice' });
 
 /**
  * Slices of `x` along `dim`, in the order of `index` (torch.index_select). An index out of range gives NaN, and 0 for
@@ -27,20 +21,14 @@ const indexSelectBackward = /* @__PURE__ */ defineAddition({ name: 'index_select
  */
 export function indexSelect(x: Tensor, dim: number, index: Tensor): Tensor {
   const attrs = { dim: normalizeDim('index_select', dim, x.shape.length), outside: NaN };
-  return apply(indexSelectOp, { table: x, index }, attrs).y;
+  return apply(slices.lookup, { table: x, index }, attrs).y;
 }
 
-const embeddingOp = /* @__PURE__ */ defineLookup({
-  name: 'embedding',
-  unit: 'slice',
-  shape(weight, ids) {
-    expectDType('embedding', 'weight', weight.dtype, ...WEIGHTS);
-    expectRank('embedding', 'weight', weight, 2);
-    return spec([...ids.shape, weight.shape[1]]);
-  },
-  gradient: () => embeddingBackward,
+const rows = /* @__PURE__ */ defineLookup(['embedding', 'embedding_backward'], 'slice', (weight, ids) => {
+  expectDType('embedding', 'weight', weight.dtype, ...WEIGHTS);
+  expectRank('embedding', 'weight', weight, 2);
+  return spec([...ids.shape, weight.shape[1]]);
 });
-const embeddingBackward = /* @__PURE__ */ defineAddition({ name: 'embedding_backward', unit: 'slice' });
 
 /**
  * Rows of `weight` that `ids` name. An id out of range gives a row of NaN. The gradient sums in a fixed order.
@@ -49,5 +37,5 @@ const embeddingBackward = /* @__PURE__ */ defineAddition({ name: 'embedding_back
  * @returns f32 (…ids, D)
  */
 export function embedding(weight: Tensor, ids: Tensor): Tensor {
-  return apply(embeddingOp, { table: weight, index: ids }, { dim: 0, outside: NaN }).y;
+  return apply(rows.lookup, { table: weight, index: ids }, { dim: 0, outside: NaN }).y;
 }

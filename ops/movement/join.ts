@@ -1,4 +1,5 @@
 import { apply } from '../../engine/apply.ts';
+import { expectWhole } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { spec } from '../../engine/op.ts';
@@ -12,14 +13,14 @@ interface Along {
   readonly dim: number;
 }
 
-/** How each of the parts, which lie one after the other along a dimension of the whole, is seen in it. */
-function viewsOf({ shape }: Spec, parts: readonly Spec[], dim: number): View[] {
+/** The parts, which lie one after the other along a dimension of the whole, with how each is seen in it. */
+function seenIn<T extends Spec>({ shape }: Spec, parts: readonly T[], dim: number): (readonly [part: T, view: View])[] {
   const own = strides(shape);
   let start = 0;
   return parts.map((part) => {
     const offset = start * own[dim];
     start += part.shape[dim];
-    return { strides: own, offset };
+    return [part, { strides: own, offset }];
   });
 }
 
@@ -41,10 +42,7 @@ const catOp = /* @__PURE__ */ defineCopyOp<Along, 'xs*', 'y'>({
     const total = xs.reduce((sum, x) => sum + x.shape[dim], 0);
     return { y: spec(resized(first.shape, dim, total), first.dtype) };
   },
-  copies({ xs }, { y }, { dim }) {
-    const views = viewsOf(y, xs, dim);
-    return xs.map((x, i) => ({ source: x, target: y, shape: x.shape, to: views[i] }));
-  },
+  copies: ({ xs }, { y }, { dim }) => seenIn(y, xs, dim).map(([x, to]) => ({ source: x, target: y, shape: x.shape, to })),
   backward: ({ attrs: { dim }, grads, specs }) => ({
     xs: apply(splitOp, { x: grads.y! }, { dim, sizes: specs.xs.map(({ shape }) => shape[dim]) }).ys,
   }),
@@ -79,10 +77,7 @@ const splitOp = /* @__PURE__ */ defineCopyOp<Sizes, 'x', 'ys*'>({
     }
     return { ys: sizes.map((n) => spec(resized(x.shape, dim, n), x.dtype)) };
   },
-  copies({ x }, { ys }, { dim }) {
-    const views = viewsOf(x, ys, dim);
-    return ys.map((y, i) => ({ source: x, target: y, shape: y.shape, from: views[i] }));
-  },
+  copies: ({ x }, { ys }, { dim }) => seenIn(x, ys, dim).map(([y, from]) => ({ source: x, target: y, shape: y.shape, from })),
   backward({ attrs, grads: { ys }, specs }) {
     const { backend } = ys.find((g) => g !== null)!;
     return { x: cat(ys.map((g, i) => g ?? zeros(backend, specs.ys[i].shape, specs.ys[i].dtype)), attrs.dim) };
@@ -92,4 +87,23 @@ const splitOp = /* @__PURE__ */ defineCopyOp<Sizes, 'x', 'ys*'>({
 /** Cuts x into parts of those sizes along a dimension. */
 export function split(x: Tensor, sizes: readonly number[], dim = 0): Tensor[] {
   return [...apply(splitOp, { x }, { sizes, dim: normalizeAxis('split', dim, x.shape.length) }).ys];
+}
+
+/**
+ * Moves entries along dimensions, those that leave at the end to the front (torch.roll): a b c by 1 → c a b.
+ * @param shifts by how much, for each of `dims`; negative moves to the front
+ * @throws ShapeError unless there are as many shifts as dims, ArgumentError for a shift that is no whole number
+ */
+export function roll(x: Tensor, shifts: readonly number[], dims: readonly number[]): Tensor {
+  if (shifts.length !== dims.length || dims.length === 0) {
+    throw new ShapeError(`roll: shifts ${show(shifts)} for dims ${show(dims)}, expected one for each`);
+  }
+  return dims.reduce((y, dim, i) => {
+    expectWhole('roll', 'a shift', shifts[i], -Infinity, Infinity);
+    const d = normalizeAxis('roll', dim, x.shape.length);
+    const size = x.shape[d];
+    const moved = size === 0 ? 0 : ((shifts[i] % size) + size) % size;
+    const [head, tail] = split(y, [size - moved, moved], d);
+    return cat([tail, head], d);
+  }, x);
 }

@@ -16,7 +16,7 @@ interface LookupAttrs {
   readonly outside: number;
 }
 
-interface ScatterAttrs {
+interface AdditionAttrs {
   readonly dim: number;
   /** Of the table that is added to. */
   readonly shape: readonly number[];
@@ -47,29 +47,27 @@ function placesIn({ outer, length, inner, count }: Sizes, { data }: HostArg, uni
   });
 }
 
-/** Looks entries of `table` up along a dimension. */
-type Lookup = Op<LookupAttrs, 'table' | 'index', 'y'>;
-/** Adds to entries of a table of zeros: the gradient of a lookup. */
-type Addition = Op<ScatterAttrs, 'index' | 'src', 'y'>;
-
-interface LookupOptions {
-  readonly name: string;
-  readonly unit: Unit;
-  readonly shape: (table: Spec, index: Spec, dim: number) => Spec;
-  readonly gradient: () => Addition;
+interface Lookup {
+  /** Looks entries of `table` up along a dimension. */
+  readonly lookup: Op<LookupAttrs, 'table' | 'index', 'y'>;
+  /** Adds to entries of a table of zeros, where the index is in range: the gradient of a lookup, as that is of this. */
+  readonly addition: Op<AdditionAttrs, 'index' | 'src', 'y'>;
 }
 
-/** The op that looks up what `unit` says. */
-export function defineLookup(own: LookupOptions): Lookup {
-  const { name, unit } = own;
-  return defineOp({
+/** The two ops of an index that names what `unit` says; `shape` checks a table and says what is looked up in it. */
+export function defineLookup(
+  [name, additionName]: readonly [lookup: string, addition: string],
+  unit: Unit,
+  shape: (table: Spec, index: Spec, dim: number) => Spec,
+): Lookup {
+  const lookup: Lookup['lookup'] = defineOp({
     name,
     inputs: ['table', 'index'],
     outputs: ['y'],
     asStored: { webgpu: ['table'], wasm: ['table'] },
     shape({ table, index }, { dim }: LookupAttrs) {
       expectDType(name, 'index', index.dtype, 'i32');
-      return { y: own.shape(table, index, dim) };
+      return { y: shape(table, index, dim) };
     },
     reference({ table, index }, { y }, { dim, outside }) {
       const nothing = isFloat(table.dtype) ? outside : 0;
@@ -108,25 +106,15 @@ export function defineLookup(own: LookupOptions): Lookup {
     saves: ['index'],
     backward({ needs, grads, specs: { table: { shape, dtype } }, saved: { index }, attrs: { dim } }) {
       if (!needs.table || isBlock(dtype)) return {};
-      return { table: apply(own.gradient(), { index, src: grads.y! }, { dim, shape, dtype }).y };
+      return { table: apply(addition, { index, src: grads.y! }, { dim, shape, dtype }).y };
     },
   });
-}
 
-interface AdditionOptions {
-  readonly name: string;
-  readonly unit: Unit;
-  /** Absent where nobody asks for it. */
-  readonly gradient?: () => Lookup;
-}
-
-/** The op that adds to what `unit` says. */
-export function defineAddition({ name, unit, gradient }: AdditionOptions): Addition {
-  return defineOp({
-    name,
+  const addition: Lookup['addition'] = defineOp({
+    name: additionName,
     inputs: ['index', 'src'],
     outputs: ['y'],
-    shape: (_, attrs: ScatterAttrs) => ({ y: spec(attrs.shape, attrs.dtype) }),
+    shape: (_, { shape, dtype }: AdditionAttrs) => ({ y: spec(shape, dtype) }),
     reference({ index, src }, { y }, { dim }) {
       const [sums] = hostSums([y]);
       placesIn(sizesOf(y, index, unit, dim), index, unit).forEach((place, i) => {
@@ -136,8 +124,7 @@ export function defineAddition({ name, unit, gradient }: AdditionOptions): Addit
     },
     webgpu({ index, src }, { y }, { dim }, device) {
       const sizes = sizesOf(y, index, unit, dim);
-      const { launches } = ADDITIONS.find(({ when }) => when(sizes, unit))!;
-      return launches(index, src, y, sizes, unit, device);
+      return ADDITIONS.find(({ when }) => when(sizes, unit))!.launches(index, src, y, sizes, unit, device);
     },
     wasm({ index, src }, { y }, { dim }, { k, sizes, scratch }) {
       if (unit === 'element') return false;
@@ -149,10 +136,11 @@ export function defineAddition({ name, unit, gradient }: AdditionOptions): Addit
       return true;
     },
     saves: ['index'],
-    backward: gradient && (({ grads, saved: { index }, attrs: { dim } }) => ({
-      src: apply(gradient(), { table: grads.y!, index }, { dim, outside: 0 }).y,
-    })),
+    backward: ({ grads, saved: { index }, attrs: { dim } }) => ({
+      src: apply(lookup, { table: grads.y!, index }, { dim, outside: 0 }).y,
+    }),
   });
+  return { lookup, addition };
 }
 
 /** Rows and columns of the table that one workgroup of `scatter-rows.wgsl` owns. */

@@ -70,22 +70,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var word = 0u; word < CHUNK / 32u; word += 1u) {
       var bits = atomicLoad(&marks[word]);
       while (bits != 0u) {
-        let b0 = firstTrailingBit(bits);
-        bits &= bits - 1u;
-        let b1 = firstTrailingBit(bits);
-        bits &= bits - min(bits, 1u);
-        let b2 = firstTrailingBit(bits);
-        bits &= bits - min(bits, 1u);
-        let b3 = firstTrailingBit(bits);
-        bits &= bits - min(bits, 1u);
-        let h0 = hit(b0, word, start, c);
-        let h1 = hit(b1, word, start, c);
-        let h2 = hit(b2, word, start, c);
-        let h3 = hit(b3, word, start, c);
-        sum_up(h0, local);
-        sum_up(h1, local);
-        sum_up(h2, local);
-        sum_up(h3, local);
+        var hits: array<Hit, 4>;
+        for (var n = 0u; n < 4u; n += 1u) {
+          hits[n] = hit(firstTrailingBit(bits), word, start, c);
+          bits &= bits - min(bits, 1u);
+        }
+        for (var n = 0u; n < 4u; n += 1u) { sum_up(hits[n], local); }
       }
     }
     workgroupBarrier();
