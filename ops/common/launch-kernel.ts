@@ -31,14 +31,16 @@ export interface Kernel {
   readonly wide?: readonly string[];
   readonly params?: Readonly<Record<string, readonly [type: Scalar, value: number]>>;
   readonly constants?: Readonly<Record<string, number>>;
-  /** WGSL with an entry point `main`. */
+  /** As in `ShaderSpec`. */
+  readonly workgroup?: number;
+  /** WGSL, as in `ShaderSpec`. */
   code(): string;
   readonly grid: Launch['grid'];
 }
 
 /** One dispatch of a kernel on operands in whatever formats they are stored. */
 export function launchKernel(kernel: Kernel, { caps }: GpuPlanner): Launch {
-  const { key, reads, writes, wide = [], params = {}, constants, code, grid } = kernel;
+  const { key, reads, writes, wide = [], params = {}, constants, workgroup, code, grid } = kernel;
   const present = (operands: Operands) => Object.entries(operands).filter((entry): entry is [string, Slot] => !!entry[1]);
   const [read, written] = [present(reads), present(writes)];
   const accessorOf = (name: string, { dtype }: Slot) => accessor(accessOf(dtype, caps), wide.includes(name));
@@ -52,6 +54,7 @@ export function launchKernel(kernel: Kernel, { caps }: GpuPlanner): Launch {
       writes: bindings(written),
       params: Object.fromEntries(Object.entries(params).map(([name, [type]]) => [name, type])),
       constants,
+      workgroup,
       code: absent.map((name) => nothing(name, wide.includes(name) ? 'vec4<f32>' : 'f32')).join('') + code(),
     })),
     args: [...read, ...written].map(([, slot]) => slot),
@@ -65,7 +68,7 @@ function nothing(name: string, type: string): string {
 }
 
 /** A kernel whose entry point is written for it. */
-export type KernelBody = Omit<Kernel, 'code' | 'grid'> & {
+export type KernelBody = Omit<Kernel, 'code' | 'grid' | 'workgroup'> & {
   /** WGSL: functions that the body calls. */
   declarations?(): string;
   /** WGSL of what an invocation does. */
@@ -78,9 +81,10 @@ export function launchElements(size: number, kernel: KernelBody, device: GpuPlan
     {
       ...kernel,
       params: { size: ['u32', size], ...kernel.params },
+      workgroup: WORKGROUP,
       code: () => /* wgsl */ `${kernel.declarations?.() ?? ''}
-${FLAT_MAIN} {
-  let i = flat_index(group, groups, local, WG);
+fn kernel(group: u32, local: u32) {
+  let i = group * WG + local;
   if (i >= params.size) { return; }
   ${kernel.body()}
 }`,

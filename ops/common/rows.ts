@@ -1,4 +1,4 @@
-import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { type KernelBody, launchKernel } from './launch-kernel.ts';
 
 /** Invocations in a workgroup of the row kernels. */
@@ -31,7 +31,7 @@ fn ${name}(value: ${type}, local: u32) -> ${type} {
 }
 `;
 
-const ROW_SUMS = /* wgsl */ `${FLAT_INDEX}${rowFold('row_sum2', 'vec2<f32>')}
+const ROW_SUMS = /* wgsl */ `${rowFold('row_sum2', 'vec2<f32>')}
 fn row_sum(value: f32, local: u32) -> f32 { return row_sum2(vec2<f32>(value, 0.0), local).x; }
 `;
 
@@ -47,12 +47,11 @@ export function launchRows(rows: number, columns: number, kernel: KernelBody, de
       ...kernel,
       key: `${kernel.key}.${lanes}`,
       params: { rows: ['u32', rows], columns: ['u32', columns], ...kernel.params },
-      constants: { WG, LANES: lanes, ...kernel.constants },
+      constants: { LANES: lanes, ...kernel.constants },
+      workgroup: WG,
       code: () => /* wgsl */ `${ROW_SUMS}${kernel.declarations?.() ?? ''}
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let row = flat_group(group, groups) * (WG / LANES) + local / LANES;
+fn kernel(group: u32, local: u32) {
+  let row = group * (WG / LANES) + local / LANES;
   let lane = local % LANES;
   let base = min(row, params.rows - 1u) * params.columns;
   ${kernel.body()}

@@ -41,7 +41,12 @@ export interface ShaderSpec {
   /** `const NAME: u32 = value;` lines (numbers with a fraction become f32). */
   readonly constants?: Readonly<Record<string, number>>;
   readonly features?: readonly ('f16' | 'subgroups')[];
-  /** WGSL with an entry point `main`. */
+  /** Invocations in a workgroup, which code knows as WG. Without it, code writes its entry point `main` itself. */
+  readonly workgroup?: number;
+  /**
+   * WGSL with a function `kernel(group: u32, local: u32)`, which the generated entry point calls with the index of the
+   * workgroup over a grid of `grid1d`, and of the invocation in it.
+   */
   readonly code: string;
 }
 
@@ -74,7 +79,17 @@ export function shaderKeys(): string[] {
   return [...shaders.keys()];
 }
 
-function withPrelude({ reads = {}, writes, params = {}, constants = {}, features = [], code }: ShaderSpec): string {
+const ENTRY = /* wgsl */ `
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) local: u32) {
+  kernel(group.y * groups.x + group.x, local);
+}
+`;
+
+function withPrelude(shader: ShaderSpec): string {
+  const { reads = {}, writes, params = {}, features = [], workgroup, code } = shader;
+  const constants = { ...(workgroup !== undefined && { WG: workgroup }), ...shader.constants };
   const bound = [...Object.values(reads), ...Object.values(writes)];
   const accessors = bound.filter((binding) => typeof binding !== 'string');
   const enabled = new Set([...features, ...accessors.flatMap(({ feature }) => (feature ? [feature] : []))]);
@@ -97,7 +112,7 @@ function withPrelude({ reads = {}, writes, params = {}, constants = {}, features
   if (fields.length > 0) {
     lines.push('struct Params {', ...fields, '}', `@group(0) @binding(${index}) var<uniform> params: Params;`);
   }
-  return `${lines.join('\n')}\n${code}`;
+  return `${lines.join('\n')}\n${code}${workgroup === undefined ? '' : ENTRY}`;
 }
 
 /** One dispatch, as pure data. */
