@@ -16,33 +16,27 @@ export function noteUse(tensor: Tensor): void {
  * one replay to the next (a batch, a position, a rate, a seed) must be data in tensors that are written in between.
  */
 export class Capture<T> {
-  private recording: Recording | null = null;
+  /** What the function returned. */
+  readonly result: T;
+  private recording: Recording | null;
   private readonly held = new Set<Storage>();
   private readonly begin = Storage.made;
 
-  private constructor() {}
-
   /** See `capture`. */
-  static of<T>(backend: Backend, body: () => T): Capture<T> {
+  constructor(backend: Backend, body: () => T) {
     if (current) throw new ArgumentError('capture: another capture is being made; end it first');
-    const made = new Capture<T>();
     const end = backend.record();
-    current = made as Capture<unknown>;
+    current = this;
+    let done = false;
     try {
-      made.result = scope(body);
-    } catch (error) {
-      end().dispose();
-      made.letGo();
-      throw error;
+      this.result = scope(body);
+      done = true;
     } finally {
       current = null;
+      this.recording = end();
+      if (!done) this.dispose();
     }
-    made.recording = end();
-    return made;
   }
-
-  /** What the function returned. */
-  result!: T;
 
   /**
    * Keeps a buffer that was there before from being freed, as long as replays may use it. Those that are made meanwhile
@@ -60,14 +54,10 @@ export class Capture<T> {
 
   /** Frees what only it holds. Tensors of `result` that are still held are tensors like any other from now on. */
   dispose(): void {
-    this.letGo();
-    this.recording?.dispose();
-    this.recording = null;
-  }
-
-  private letGo(): void {
     for (const storage of this.held) storage.release();
     this.held.clear();
+    this.recording?.dispose();
+    this.recording = null;
   }
 }
 
@@ -77,5 +67,5 @@ export class Capture<T> {
  * @throws ArgumentError where `body` reads a tensor back or uploads one: neither would happen again in a replay
  */
 export function capture<T>(backend: Backend, body: () => T): Capture<T> {
-  return Capture.of(backend, body);
+  return new Capture(backend, body);
 }

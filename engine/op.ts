@@ -2,7 +2,7 @@ import type { Spec } from './backend.ts';
 import type { WasmPlanner } from './backends/wasm/planner.ts';
 import type { GpuPlanner, Launch } from './backends/webgpu/launch.ts';
 import type { DType, HostArray } from './dtype.ts';
-import { type Bare, type Named, Operands } from './operands.ts';
+import { type Bare, type Each, type Named, Operands } from './operands.ts';
 import type { Slot } from './plan.ts';
 import type { Tensor } from './tensor.ts';
 
@@ -22,11 +22,6 @@ export function hostSums(outputs: readonly HostArg[]): { readonly data: Float64A
   return outputs.map(({ size }) => ({ data: new Float64Array(size) }));
 }
 
-/** Gradients by the names of what they are of; null where nothing downstream used it. */
-type Gradients<N extends string> = {
-  readonly [K in N as K extends `${string}*` ? never : Bare<K>]: Tensor | null;
-} & { readonly [K in N as K extends `${infer B}*` ? B : never]: readonly (Tensor | null)[] };
-
 /** What an op's backward gets. */
 export interface BackwardContext<A, I extends string, O extends string, S extends string> {
   readonly attrs: A;
@@ -37,10 +32,9 @@ export interface BackwardContext<A, I extends string, O extends string, S extend
   /** Shapes and dtypes of all operands. */
   readonly specs: Named<I, Spec> & Named<O, Spec>;
   /** Whose gradients are wanted; never form one where it is not. */
-  readonly needs: {
-    readonly [K in I as K extends `${string}*` ? never : Bare<K>]: boolean;
-  } & { readonly [K in I as K extends `${infer B}*` ? B : never]: readonly boolean[] };
-  readonly grads: Gradients<O>;
+  readonly needs: Each<I, boolean>;
+  /** Gradients of the outputs; null where nothing downstream used one. */
+  readonly grads: Each<O, Tensor | null>;
 }
 
 /**
@@ -64,9 +58,7 @@ export interface OpDefinition<A, I extends string, O extends string, S extends s
   /** Names of the inputs and outputs that backward reads. */
   readonly saves?: readonly S[];
   /** Gradients of the inputs by name; those that are left out or null are not differentiable or were not needed. */
-  backward?(context: BackwardContext<A, I, O, S>): {
-    readonly [K in I as K extends `${string}*` ? never : Bare<K>]?: Tensor | null;
-  } & { readonly [K in I as K extends `${infer B}*` ? B : never]?: readonly (Tensor | null)[] };
+  backward?(context: BackwardContext<A, I, O, S>): Partial<Each<I, Tensor | null>>;
   /** Names of the inputs that the op writes to (optimisers, caches): backward may not read what they were. */
   readonly mutates?: readonly Bare<I>[];
   /**

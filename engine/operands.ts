@@ -8,6 +8,11 @@ export type Named<N extends string, T> = {
   readonly [K in N as K extends `${infer B}*` ? B : never]: readonly T[];
 };
 
+/** `T` for each operand, whether it may be absent or not, and a list of them for a list. */
+export type Each<N extends string, T> = {
+  readonly [K in N as K extends `${string}*` ? never : Bare<K>]: T;
+} & { readonly [K in N as K extends `${infer B}*` ? B : never]: readonly T[] };
+
 /** An operand's name without its mark. */
 export type Bare<N extends string> = N extends `${infer B}?` | `${infer B}*` ? B : N;
 

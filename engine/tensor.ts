@@ -177,16 +177,7 @@ export function fromData(
   shape: readonly number[],
   dtype: DType = 'f32',
 ): Tensor {
-  expectSpec({ shape, dtype });
-  const host = hostArray('fromData', data, { shape, dtype });
-  const tensor = empty(backend, shape, dtype);
-  try {
-    backend.write(tensor.buffer, host);
-  } catch (error) {
-    tensor.dispose();
-    throw error;
-  }
-  return tensor;
+  return fromDataTogether(backend, { fromData: { data, shape, dtype } }).fromData;
 }
 
 /** What `fromData` takes for a tensor. */
@@ -209,7 +200,10 @@ export function fromDataTogether<K extends string>(
     return { name, shape, dtype, size: elements(shape), host: hostArray(name, data, { shape, dtype }) };
   });
   const buffers = backend.allocTogether(given);
-  const tensors = given.map(({ shape, dtype }, i) => new Tensor(new Storage(backend, buffers[i]), shape, dtype));
+  const tensors: Tensor[] = [];
+  for (const [i, buffer] of buffers.entries()) {
+    tensors.push(new Tensor(new Storage(backend, buffer), given[i].shape, given[i].dtype));
+  }
   try {
     backend.writeAll(buffers, given.map(({ host }) => host));
   } catch (error) {

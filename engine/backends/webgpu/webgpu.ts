@@ -1,17 +1,16 @@
-import { type Backend, elements, type Recording } from '../../backend.ts';
+import type { Backend, Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray } from '../../dtype.ts';
 import { DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
-import { type Call, type Slot, writtenBy } from '../../plan.ts';
+import { type Call, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { allocEach, expectFits, expectReplayable, type Extent, hostArrayFor, POISON } from '../host.ts';
-import { widen } from '../../widen.ts';
 import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
-import { convert } from './convert.ts';
 import { type OpenDevice, openDevice } from './device.ts';
-import { type GpuCaps, type Launch, MAX_GRID, type PlannedLaunch, type Shader } from './launch.ts';
+import type { GpuCaps, Launch, PlannedLaunch, Shader } from './launch.ts';
 import { ParamsArena, type ParamsPlace } from './params.ts';
 import { explain, names, Pipelines } from './pipelines.ts';
+import { expectApart, planLaunches } from './planner.ts';
 import { Staging } from './staging.ts';
 import { type Command, CommandStream } from './stream.ts';
 import type { Span } from './timestamps.ts';
@@ -130,9 +129,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   allocTogether(parts: readonly Extent[]): GpuBuffer[] {
     this.check();
-    const buffers = this.recording ? null : this.pool.takeTogether(parts.map(({ size, dtype }) => byteLength(dtype, size)));
-    if (!buffers) return allocEach(this, parts);
-    return buffers.map((buffer, i) => this.claim(buffer, parts[i]));
+    if (parts.length === 1 || this.recording) return allocEach(this, parts);
+    const buffers = this.pool.takeTogether(parts.map(({ size, dtype }) => byteLength(dtype, size)));
+    return buffers?.map((buffer, i) => this.claim(buffer, parts[i])) ?? allocEach(this, parts);
   }
 
   free(buffer: GpuBuffer): void {
@@ -174,12 +173,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   writeAll(buffers: readonly GpuBuffer[], data: readonly HostArray[]): void {
-    if (buffers.length === 0) return;
-    const { whole } = buffers[0];
-    const { parts } = whole;
-    if (parts.length !== buffers.length || parts.some((part, i) => part !== buffers[i])) {
-      buffers.forEach((buffer, i) => this.write(buffer, data[i]));
-      return;
+    const parts = buffers[0]?.whole.parts;
+    if (parts?.length !== buffers.length || parts.some((part, i) => part !== buffers[i])) {
+      return buffers.forEach((buffer, i) => this.write(buffer, data[i]));
     }
     this.check();
     expectReplayable('a tensor is uploaded', this.recording !== null);
@@ -191,7 +187,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       const own = sendable(data[i]);
       bytes.set(new Uint8Array(own.buffer, own.byteOffset, own.byteLength), part.offset);
     });
-    this.send(whole, 0, bytes);
+    this.send(last.whole, 0, bytes);
   }
 
   async read(buffer: GpuBuffer): Promise<HostArray> {
@@ -227,36 +223,18 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     return result;
   }
 
-  /** @throws KernelError naming the op where it cannot be launched */
   plan(call: Call): GpuPlan {
     this.check();
-    const { op, attrs } = call;
-    const operands = [...call.inputs, ...call.outputs];
-    const scratch: number[] = [];
-    const device = {
-      caps: this.caps,
-      scratch: (shape: readonly number[], dtype: DType = 'f32'): Slot => {
-        const size = elements(shape);
-        const slot = operands.length + scratch.push(byteLength(dtype, size)) - 1;
-        return { shape, dtype, size, slot };
-      },
-    };
-    const given = widen(call, 'webgpu', device.scratch);
-    const launches = [
-      ...given.before.map(([from, to]) => convert(from, to, this.caps)),
-      ...op.webgpu(op.takes.named(given.inputs), op.gives.named(given.outputs), attrs, device),
-      ...given.after.map(([from, to]) => convert(from, to, this.caps)),
-    ];
-    for (const launch of launches) expectLaunchable(op.name, launch);
+    const { launches, scratch } = planLaunches(call, this.caps);
     return {
-      op,
-      name: op.name,
+      op: call.op,
+      name: call.op.name,
+      bytes: bytesMoved([...call.inputs, ...call.outputs]),
       launches: launches.map((launch) => this.planned(launch)),
       shaders: new Set(launches.map(({ shader }) => shader)),
       scratch,
       reads: call.inputs.flatMap((slot) => (slot ? [slot.slot] : [])),
       writes: writtenBy(call),
-      bytes: bytesMoved(operands),
     };
   }
 
@@ -392,25 +370,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   private check(): void {
     if (this.failure) throw this.failure;
-  }
-}
-
-/** Refuses what the device would. @throws KernelError naming the op */
-function expectLaunchable(name: string, { shader, args, grid }: Launch): void {
-  if (grid[0] > MAX_GRID || grid[1] > MAX_GRID || grid[2] > MAX_GRID) {
-    throw new KernelError(`${name}: needs ${grid.join(' × ')} workgroups, a GPU takes ${MAX_GRID}; cut its tensors up`);
-  }
-  if (args.length !== shader.bindings.length) {
-    throw new KernelError(`${name}: was given ${args.length} tensors for the ${shader.bindings.length} of its kernel`);
-  }
-  expectApart(name, shader, args.map(({ slot }) => slot));
-}
-
-/** @throws KernelError where what a binding writes to is another binding too, which the device refuses */
-function expectApart(name: string, { bindings }: Shader, bound: readonly unknown[]): void {
-  for (let i = bindings.indexOf('w'); i < bound.length; i++) {
-    if (bound.indexOf(bound[i]) === i) continue;
-    throw new KernelError(`${name}: would write to the memory of another of its tensors; give it a copy`);
   }
 }
 
