@@ -8,7 +8,7 @@ import * as assert from 'uvu/assert';
 import { ArgumentError, CheckpointError, OutOfMemoryError, SystemError } from '../engine/errors.ts';
 import * as io from '../engine/node/index.ts';
 import * as store from '../models/matvlm/app/store/index.ts';
-import { bytesSource, Checkpoint, SAFE_BITS, SafetensorsFile, spanOf } from '../engine/safetensors/index.ts';
+import { bytesSource, Checkpoint, SAFE_BITS, spanOf } from '../engine/safetensors/index.ts';
 import type { FolderSource, SafeDType } from '../engine/safetensors/index.ts';
 import { encode, type SafeTensor } from '../models/matvlm/app/store/encode-safetensors.ts';
 import { rejects } from './support/expect.ts';
@@ -16,10 +16,10 @@ import { faultyFiles } from './support/faulty-files.ts';
 import { freshFolder } from './support/folders.ts';
 import { fileOf } from './support/safetensors-bytes.ts';
 
-async function encoded(tensors: SafeTensor[], metadata?: Record<string, string>): Promise<SafetensorsFile> {
+async function encoded(tensors: SafeTensor[], metadata?: Record<string, string>): Promise<Checkpoint> {
   const pieces: Uint8Array[] = [];
   for await (const piece of encode(tensors, metadata)) pieces.push(piece.slice());
-  return SafetensorsFile.open(bytesSource('x', Buffer.concat(pieces)));
+  return Checkpoint.ofFile(bytesSource('x', Buffer.concat(pieces)));
 }
 
 const f32 = (name: string, ...values: number[]): SafeTensor => ({
@@ -74,7 +74,7 @@ write('what is written is read, whatever the names, types and shapes, in one fil
       const weights = await Checkpoint.open(io.diskFolder(folder));
       assert.equal([...weights.keys()].sort(), list.map(({ name }) => name).sort());
       for (const { name, dtype, shape, data } of list) {
-        const entry = file.entry(name);
+        const entry = file.spec(name);
         assert.equal([entry.dtype, entry.shape, entry.begin % Math.ceil(SAFE_BITS[dtype] / 8)], [dtype, shape, 0]);
         assert.is(Buffer.compare(await file.read(name), data), 0, name);
         assert.is(Buffer.compare(await weights.read(name), data), 0, name);
@@ -213,7 +213,7 @@ bounds('a tensor too large for one array is an error of memory that names it', a
   const source = { ...bytesSource('x', bytes), size: async () => bytes.length + size };
   source.read = async (offset, length) =>
     offset < bytes.length ? bytes.subarray(offset, offset + length) : new Uint8Array(length);
-  await rejects((await SafetensorsFile.open(source)).read('huge'), OutOfMemoryError, /"huge"/);
+  await rejects((await Checkpoint.ofFile(source)).read('huge'), OutOfMemoryError, /"huge"/);
 });
 
 /** Writes a file with this header and so many bytes of zeros that take no room on the disk: its size. */
@@ -232,7 +232,7 @@ async function child(path: string): Promise<void> {
 }
 
 async function openFile(path: string): Promise<string> {
-  return (await rejects(io.fileSource(path).then((source) => SafetensorsFile.open(source)), CheckpointError)).message;
+  return (await rejects(io.fileSource(path).then((source) => Checkpoint.ofFile(source)), CheckpointError)).message;
 }
 
 async function openFolder(path: string): Promise<string> {

@@ -7,7 +7,7 @@ import * as st from '../engine/safetensors/index.ts';
 import { rejects, throws } from './support/expect.ts';
 import { fileOf } from './support/safetensors-bytes.ts';
 
-const open = (bytes: Uint8Array) => st.SafetensorsFile.open(st.bytesSource('x.safetensors', bytes));
+const open = (bytes: Uint8Array) => st.Checkpoint.ofFile(st.bytesSource('x.safetensors', bytes));
 
 async function refused(promise: Promise<unknown>, kind: string, expect: RegExp | string = ''): Promise<void> {
   const { message } = await rejects(promise, CheckpointError, expect, kind);
@@ -26,10 +26,10 @@ const read = suite('safetensors: reading');
 
 read('a plain file', async () => {
   for (const source of [st.bytesSource('x.safetensors', FILE), st.blobSource('x.safetensors', new Blob([FILE]))]) {
-    const file = await st.SafetensorsFile.open(source);
-    assert.equal([...file.entries.keys()], ['w', 'é', 'none']);
+    const file = await st.Checkpoint.ofFile(source);
+    assert.equal(file.keys(), ['w', 'é', 'none']);
     assert.equal([...file.metadata], [['format', 'pt']]);
-    assert.equal(file.entry('w'), { dtype: 'F32', shape: [2, 3], begin: 0, end: 24 });
+    assert.equal(file.spec('w'), { dtype: 'F32', shape: [2, 3], begin: 0, end: 24 });
     assert.equal([...(await file.readAs('w', 'f32'))], [1, 2, 3, 4, 5, 6]);
     assert.equal([...(await file.readAs('é', 'f32'))], [-1.5]);
     assert.equal((await file.readAs('none', 'i32')).length, 0);
@@ -40,9 +40,9 @@ read('a plain file', async () => {
 });
 
 read("a header alone, an empty one, metadata of null as the format's own reader has it", async () => {
-  for (const header of ['{}', '{ "__metadata__" : { } }   ']) assert.is((await open(fileOf(header, 0))).entries.size, 0);
+  for (const header of ['{}', '{ "__metadata__" : { } }   ']) assert.is((await open(fileOf(header, 0))).keys().length, 0);
   const file = await open(fileOf(HEADER.replace('{"format":"pt"}', ' null '), DATA));
-  assert.equal([file.metadata.size, file.entries.size], [0, 3]);
+  assert.equal([file.metadata.size, file.keys().length], [0, 3]);
 });
 
 /** Every element type of the format, with its bits. */
@@ -84,7 +84,8 @@ read('every bit of length and header flipped: refused, or read within the rules'
     if (!file) continue;
     accepted++;
     let total = 0;
-    for (const [name, entry] of file.entries) {
+    for (const name of file.keys()) {
+      const entry = file.spec(name);
       assert.is((await file.read(name)).length, entry.end - entry.begin);
       total += entry.end - entry.begin;
     }
@@ -193,7 +194,7 @@ read('files of other kinds are called by their name', async () => {
 read('more than 100,000 tensors', async () => {
   const entry = '{"dtype":"U8","shape":[0],"data_offsets":[0,0]}';
   const header = (count: number) => `{${Array.from({ length: count }, (_, i) => `"${i}":${entry}`)}}`;
-  assert.is((await open(fileOf(header(100_000), 0))).entries.size, 100_000);
+  assert.is((await open(fileOf(header(100_000), 0))).keys().length, 100_000);
   await refused(open(fileOf(header(100_001), 0)), 'count', /more than 100000 tensors/);
 });
 

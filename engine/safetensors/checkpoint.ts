@@ -1,25 +1,25 @@
-import { CheckpointError } from '../errors.ts';
-import type { ArrayOf, ReadKind } from './convert.ts';
-import { SafetensorsFile } from './file.ts';
-import type { SafeEntry } from './format.ts';
-import { parseIndex } from './shards.ts';
+import { CheckpointError, OutOfMemoryError } from '../errors.ts';
 import { listNames, quote } from '../excerpt.ts';
-import { readWhole } from './source.ts';
-import type { FolderSource } from './source.ts';
+import { type ArrayOf, convert, type ReadKind } from './convert.ts';
+import { type OpenFile, openFile } from './file.ts';
+import { SAFE_BITS, type SafeEntry } from './format.ts';
+import { parseIndex } from './shards.ts';
+import { type ByteSource, type FolderSource, readWhole } from './source.ts';
 
 /** Largest index that is read: 100,000 tensors take some 20 MB. */
 const INDEX_LIMIT = 32 * 2 ** 20;
 
 /**
- * The weights of a folder: `model.safetensors`, or `model.safetensors.index.json` and its shards. Opening reads and
- * checks the headers of all files, so that every key is known; data is read a tensor at a time.
+ * The weights of a folder: `model.safetensors`, or `model.safetensors.index.json` and its shards. Or those of one file.
+ * Opening reads and checks the headers of all files, so that every key is known; data is read a tensor at a time.
+ * Every fault is a CheckpointError that names the file and the byte or tensor.
  */
 export class Checkpoint {
   private constructor(
-    /** The folder, as errors call it. */
+    /** The folder or file, as errors call it. */
     readonly name: string,
-    private readonly files: SafetensorsFile[],
-    private readonly where: ReadonlyMap<string, SafetensorsFile>,
+    private readonly files: readonly OpenFile[],
+    private readonly where: ReadonlyMap<string, OpenFile>,
   ) {}
 
   /**
@@ -27,22 +27,25 @@ export class Checkpoint {
    * folder and file, or the keys that index and shards disagree on.
    */
   static async open(folder: FolderSource, stem = 'model'): Promise<Checkpoint> {
-    const files = new Map<string, SafetensorsFile>();
+    const single = await folder.open(`${stem}.safetensors`);
+    if (single) return Checkpoint.ofFile(single, folder.name);
+    const index = await readIndex(folder, stem);
+    const files = new Map<string, OpenFile>();
     try {
-      const single = await folder.open(`${stem}.safetensors`);
-      if (single) {
-        files.set(`${stem}.safetensors`, await SafetensorsFile.open(single));
-        return new Checkpoint(folder.name, [...files.values()], locate(files));
-      }
-      const index = await readIndex(folder, stem);
       for (const shard of new Set(index.values())) files.set(shard, await openShard(folder, shard));
-      const where = locate(files);
+      const where = locate(files.values());
       compare(`${folder.name}/${stem}.safetensors.index.json`, index, files, where);
       return new Checkpoint(folder.name, [...files.values()], where);
     } catch (error) {
       await closeAll(files.values());
       throw error;
     }
+  }
+
+  /** The tensors of one file, which owns `source` from here on. */
+  static async ofFile(source: ByteSource, name = source.name): Promise<Checkpoint> {
+    const file = await openFile(source);
+    return new Checkpoint(name, [file], locate([file]));
   }
 
   /** Tensor names in the order of the files and of the data in them: so read, each byte is passed once. */
@@ -54,19 +57,35 @@ export class Checkpoint {
     return this.where.has(name);
   }
 
-  /** dtype and shape of a tensor. */
+  /** What the header says of a tensor: dtype, shape and place. */
   spec(name: string): SafeEntry {
-    return this.file(name).entry(name);
+    return this.fileOf(name).entries.get(name)!;
   }
 
   /** Raw little-endian bytes of a tensor, or of `length` bytes of it from byte `offset`. */
   async read(name: string, offset = 0, length?: number): Promise<Uint8Array> {
-    return this.file(name).read(name, offset, length);
+    const { source, dataBegin } = this.fileOf(name);
+    const { begin, end } = this.spec(name);
+    const count = length ?? end - begin - offset;
+    const tensor = `${source.name}: tensor ${quote(name)}`;
+    if (offset < 0 || count < 0 || offset + count > end - begin) {
+      throw new CheckpointError(`${tensor} has ${end - begin} bytes, asked for ${count} from ${offset}`);
+    }
+    if (count === 0) return new Uint8Array(0);
+    try {
+      return await source.read(dataBegin + begin + offset, count);
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      throw new OutOfMemoryError(`${tensor} needs ${count} bytes in one piece`, { cause: error });
+    }
   }
 
   /** A tensor's elements, or `count` of them from element `first`, converted as `convert` says. */
-  async readAs<K extends ReadKind>(name: string, kind: K, first?: number, count?: number): Promise<ArrayOf[K]> {
-    return this.file(name).readAs(name, kind, first, count);
+  async readAs<K extends ReadKind>(name: string, kind: K, first = 0, count?: number): Promise<ArrayOf[K]> {
+    const { dtype } = this.spec(name);
+    const bytes = SAFE_BITS[dtype] / 8;
+    const data = await this.read(name, first * bytes, count === undefined ? undefined : count * bytes);
+    return convert(`${this.fileOf(name).source.name}: tensor ${quote(name)}`, data, dtype, kind);
   }
 
   /** `__metadata__` of the first file. */
@@ -85,7 +104,7 @@ export class Checkpoint {
     return closeAll(this.files);
   }
 
-  private file(name: string): SafetensorsFile {
+  private fileOf(name: string): OpenFile {
     const file = this.where.get(name);
     if (file) return file;
     throw new CheckpointError(`${this.name}: no tensor ${quote(name)} among its ${this.where.size}`);
@@ -106,19 +125,19 @@ async function readIndex(folder: FolderSource, stem: string): Promise<Map<string
   }
 }
 
-async function openShard(folder: FolderSource, shard: string): Promise<SafetensorsFile> {
+async function openShard(folder: FolderSource, shard: string): Promise<OpenFile> {
   const source = await folder.open(shard);
-  if (source) return SafetensorsFile.open(source);
+  if (source) return openFile(source);
   throw new CheckpointError(`${folder.name}: shard ${quote(shard)} is missing, expected as the index names it`);
 }
 
 /** The file of each tensor; two files with the same one are an error. */
-function locate(files: ReadonlyMap<string, SafetensorsFile>): Map<string, SafetensorsFile> {
-  const where = new Map<string, SafetensorsFile>();
-  for (const file of files.values()) {
+function locate(files: Iterable<OpenFile>): Map<string, OpenFile> {
+  const where = new Map<string, OpenFile>();
+  for (const file of files) {
     for (const name of file.entries.keys()) {
       const other = where.get(name);
-      if (other) throw new CheckpointError(`${file.name}: tensor ${quote(name)} is in ${other.name} too, expected once`);
+      if (other) throw new CheckpointError(`${file.source.name}: tensor ${quote(name)} is in ${other.source.name} too, expected once`);
       where.set(name, file);
     }
   }
@@ -129,8 +148,8 @@ function locate(files: ReadonlyMap<string, SafetensorsFile>): Map<string, Safete
 function compare(
   file: string,
   index: Map<string, string>,
-  files: Map<string, SafetensorsFile>,
-  where: Map<string, SafetensorsFile>,
+  files: Map<string, OpenFile>,
+  where: Map<string, OpenFile>,
 ): void {
   const missing = [...index].filter(([name, shard]) => where.get(name) !== files.get(shard));
   const extra = [...where.keys()].filter((name) => !index.has(name));
@@ -141,6 +160,6 @@ function compare(
   if (extra.length > 0) throw new CheckpointError(`${file}: in a shard but not in weight_map: ${listNames(extra, 5)}`);
 }
 
-async function closeAll(files: Iterable<SafetensorsFile>): Promise<void> {
-  for (const file of files) await file.close().catch(() => {});
+async function closeAll(files: Iterable<OpenFile>): Promise<void> {
+  for (const file of files) await file.source.close().catch(() => {});
 }

@@ -1,7 +1,6 @@
 export { Checkpoint } from './checkpoint.ts';
 export { convert } from './convert.ts';
 export type { ArrayOf, ReadKind } from './convert.ts';
-export { SafetensorsFile } from './file.ts';
 export { isSafeDType, SAFE_BITS, spanOf } from './format.ts';
 export type { SafeDType, SafeEntry } from './format.ts';
 export { blobSource, bytesSource, filesFolder, readWhole } from './source.ts';

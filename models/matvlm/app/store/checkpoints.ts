@@ -1,7 +1,6 @@
 import { join, resolve } from 'node:path';
 import { CheckpointError } from '../../../../engine/errors.ts';
 import { Checkpoint } from '../../../../engine/safetensors/checkpoint.ts';
-import { SafetensorsFile } from '../../../../engine/safetensors/file.ts';
 import { diskFolder, fileSource } from '../../../../engine/node/source.ts';
 import { systemError } from '../../../../engine/node/system.ts';
 import { parseJson } from '../../../nn/json.ts';
@@ -50,7 +49,7 @@ export async function verifyCheckpoint(path: string, files: FileSystem = disk): 
   }
   for (const name of await files.list(path)) {
     if (name.endsWith('.safetensors')) {
-      await (await SafetensorsFile.open(await fileSource(join(path, name), files))).close();
+      await (await Checkpoint.ofFile(await fileSource(join(path, name), files))).close();
     } else if (name.endsWith(INDEX)) {
       await (await Checkpoint.open(diskFolder(path, files), name.slice(0, -INDEX.length))).close();
     } else if (name.endsWith('.json')) {
