@@ -1,6 +1,6 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { erf } from '../ops/elementwise/math.ts';
+import { erf } from '../ops/elementwise/erf.ts';
 import type { Kernels } from '../wasm/kernels.ts';
 import { close, machines, random } from './wasm-machine.ts';
 

@@ -2,7 +2,7 @@ import { accessor } from '../../engine/access.ts';
 import { type Binding, FLAT_INDEX, type GpuPlanner, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, isFloat } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { NOTHING } from '../common/exp-sum.ts';
+import { linked } from '../common/library.ts';
 import tilesCode from './backward-tiles.wgsl';
 import commonCode from './common.wgsl';
 import decodeCode from './decode.wgsl';
@@ -241,9 +241,8 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
     writes: bind(kernel.writes),
     params: PARAMS,
     constants: cut.constants,
-    code: [
+    code: linked([
       ENTRY,
-      NOTHING,
       commonCode,
       seen(mask, reads, perQuery),
       ...heads([...reads, ...kernel.writes]).map(load),
@@ -251,7 +250,7 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
       ...unwritten.map((name) => `fn store_${name}(at: u32, d: u32, value: vec4<f32>) {}`),
       cut.code ?? '',
       ...kernel.code.map((code) => (cut.rolled ? code.replaceAll('d < DV;', 'd < (params.dim + 3u) / 4u;') : code)),
-    ].join('\n'),
+    ].join('\n')),
   }));
   const sizes = [tiles, task.problems, s.kvHeads, s.heads / s.kvHeads, s.length, s.keys, s.dim, attrs.causal ? 1 : 0];
   const steps = [s.qHead, s.qToken, s.kHead, s.kToken, countStep(slots.keyCount), ...maskStep];

@@ -1,7 +1,8 @@
 import { accessor } from '../../engine/access.ts';
-import { FLAT_INDEX, grid1d, type GpuPlanner, type Launch, type Scalar, type Shader, shader } from '../../engine/backends/webgpu/launch.ts';
+import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, type Scalar, type Shader, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
+import { linked } from './library.ts';
 
 const WORKGROUP = 256;
 
@@ -33,13 +34,18 @@ export interface Kernel {
   readonly constants?: Readonly<Record<string, number>>;
   /** As in `ShaderSpec`. */
   readonly workgroup?: number;
-  /** WGSL, as in `ShaderSpec`. */
+  /** WGSL, as in `ShaderSpec`; it may call the functions of the library. */
   code(): string;
   readonly grid: Launch['grid'];
 }
 
+/** What kernels are chosen by. */
+interface Device {
+  readonly caps: Pick<GpuCaps, 'f16'>;
+}
+
 /** One dispatch of a kernel on operands in whatever formats they are stored. */
-export function launchKernel(kernel: Kernel, { caps }: GpuPlanner): Launch {
+export function launchKernel(kernel: Kernel, { caps }: Device): Launch {
   const { key, reads, writes, wide = [], params = {}, constants, workgroup, code, grid } = kernel;
   const present = (operands: Operands) => Object.entries(operands).filter((entry): entry is [string, Slot] => !!entry[1]);
   const [read, written] = [present(reads), present(writes)];
@@ -55,7 +61,7 @@ export function launchKernel(kernel: Kernel, { caps }: GpuPlanner): Launch {
       params: Object.fromEntries(Object.entries(params).map(([name, [type]]) => [name, type])),
       constants,
       workgroup,
-      code: absent.map((name) => nothing(name, wide.includes(name) ? 'vec4<f32>' : 'f32')).join('') + code(),
+      code: linked(absent.map((name) => nothing(name, wide.includes(name) ? 'vec4<f32>' : 'f32')).join('') + code()),
     })),
     args: [...read, ...written].map(([, slot]) => slot),
     params: Object.values(params).map(([, value]) => value),
@@ -76,7 +82,7 @@ export type KernelBody = Omit<Kernel, 'code' | 'grid' | 'workgroup'> & {
 };
 
 /** A kernel of one invocation for each of some elements. Its body sees the element's index `i`. */
-export function launchElements(size: number, kernel: KernelBody, device: GpuPlanner): Launch {
+export function launchElements(size: number, kernel: KernelBody, device: Device): Launch {
   return launchKernel(
     {
       ...kernel,

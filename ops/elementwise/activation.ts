@@ -1,21 +1,24 @@
 import { apply } from '../../engine/apply.ts';
 import type { Address, WasmPlanner } from '../../engine/backends/wasm/planner.ts';
-import { FLOATS } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { INTEGERS, promote, type Row, type Value, valuesOf } from './define.ts';
-import { defineDifferentiable } from './gradient.ts';
+import { linked } from '../common/library.ts';
+import { defineDifferentiable, type Partial } from './gradient.ts';
+import type { Expression } from './kernel.ts';
 
-/**
- * One elementwise function: its value, and its derivative in terms of input x and output y, in JavaScript and WGSL.
- * Where wasm/src/unary.c has a function of the same name, it computes both.
- */
-interface UnaryRow extends Row {
-  /** A number, of which there is no WGSL, where it is constant. */
-  readonly df: ((x: number, y: number) => number) | number;
-  readonly dwgsl?: string;
-  /** Functions the WGSL expressions call. */
-  readonly helpers?: string;
+/** A function in JavaScript and in WGSL. */
+type Formula<P extends string> = readonly [
+  f: (x: number, y: number, params: Readonly<Record<P, number>>) => number,
+  wgsl: string,
+];
+
+interface UnaryOptions<P extends string> {
+  /** Numbers that the function depends on. */
+  readonly params?: readonly P[];
+  /** Where it takes whole numbers too: what it is on them if that is not the same. */
+  readonly integers?: { readonly f?: (x: number) => number; readonly wgsl?: Expression };
+  /** Where the derivative is 0 so is the gradient, whatever is multiplied by it. */
+  readonly masks?: boolean;
 }
 
 type CUnary = (x: Address, y: Address, n: number) => void;
@@ -30,21 +33,19 @@ export interface Activation {
   readonly torchName: string;
 }
 
-const rows = /* @__PURE__ */ new Map<string, UnaryRow>();
+const formulas = /* @__PURE__ */ new Map<string, Formula<never>>();
 
 /** `activate_NAME(x: f32)` in WGSL for each of the functions that are named, with what they call. */
 export function activationsWgsl(names: Iterable<string | undefined>): string {
   const code = [...new Set(names)].map((name) => {
-    const { wgsl, helpers = '' } = rows.get(name!) ?? {};
-    return name ? `${helpers}\nfn activate_${name}(x: f32) -> f32 { return ${wgsl as string}; }\n` : '';
+    return name ? `fn activate_${name}(x: f32) -> f32 { return ${formulas.get(name)![1]}; }\n` : '';
   });
-  // Several may call the same functions.
-  const declarations = code.join('').split(/^(?=fn |const )/m);
-  return [...new Set(declarations.map((one) => `${one.trim()}\n`))].join('');
+  return linked(code.join(''));
 }
 
 export function activationOnHost(name: string): (x: number) => number {
-  return rows.get(name)!.f!;
+  const [f] = formulas.get(name)!;
+  return (x) => f(x, x, {});
 }
 
 /** Applies it to what `y` holds, by its C kernel; false where there is none. */
@@ -54,20 +55,41 @@ export function activationOnWasm(k: WasmPlanner['k'], name: string, y: Slot): bo
   return call !== undefined;
 }
 
-/** The elementwise function of torch's name: floats of any shape → the same shape and dtype. */
-export function unary(name: string, row: UnaryRow): Activation {
-  rows.set(name, row);
-  const { df, dwgsl, helpers, integers } = row;
-  const slope = df as Value;
-  const op = defineDifferentiable<object, 'x'>({
+/**
+ * The elementwise function of torch's name: floats of any shape → the same shape and dtype. Where wasm/src/unary.c has a
+ * function of the same name, it computes it and its gradient.
+ * @param value of x
+ * @param slope its derivative in terms of x and y, what the function gives; the number where it is constant
+ */
+export function unary(
+  name: string,
+  value: Formula<never>,
+  slope: Formula<never> | number,
+  options?: UnaryOptions<never>,
+): Activation;
+export function unary<P extends string>(
+  name: string,
+  value: Formula<P>,
+  slope: Formula<P>,
+  options: UnaryOptions<P>,
+): (x: Tensor, params: Readonly<Record<P, number>>) => Tensor;
+export function unary<P extends string>(
+  name: string,
+  value: Formula<P>,
+  slope: Formula<P> | number,
+  { params, integers, masks }: UnaryOptions<P> = {},
+): unknown {
+  const [f, wgsl] = value;
+  const onIntegers = integers?.f;
+  if (!params) formulas.set(name, value as Formula<never>);
+  const op = defineDifferentiable<Readonly<Record<P, number>>, 'x'>({
     name,
     inputs: ['x'],
-    result: (inputs) => promote(name, inputs, ...FLOATS, ...(integers ? INTEGERS : [])),
-    ...valuesOf(row, 'x'),
-    helpers,
-    partials: {
-      x: typeof df === 'number' ? df : { f: () => (x, y, dy) => dy * slope(x, y), wgsl: `dy * (${dwgsl})` },
-    },
+    params,
+    f: (numbers) => (x) => f(x, x, numbers),
+    wgsl,
+    integers: integers && { ...integers, f: onIntegers && (() => onIntegers) },
+    partials: { x: typeof slope === 'number' ? slope : chained(slope, masks) },
     wasm({ x }, y, _, { k }) {
       const call = kernel<CUnary>(k, name);
       call?.(x, y, y.size);
@@ -80,5 +102,17 @@ export function unary(name: string, row: UnaryRow): Activation {
       return call !== undefined;
     },
   });
-  return Object.assign((x: Tensor) => apply(op, { x }, {}).y, { torchName: name });
+  const call = (x: Tensor, numbers: Readonly<Record<P, number>>) => apply(op, { x }, params ? numbers : ({} as never)).y;
+  return Object.assign(call, { torchName: name });
+}
+
+/** dy·f′. */
+function chained<P extends string>([df, wgsl]: Formula<P>, masks = false): Partial<Readonly<Record<P, number>>> {
+  return {
+    f: (numbers) => (x, y, dy) => {
+      const d = df(x, y, numbers);
+      return masks && d === 0 ? 0 : dy * d;
+    },
+    wgsl: masks ? `select(0.0, dy * (${wgsl}), (${wgsl}) != 0.0)` : `dy * (${wgsl})`,
+  };
 }

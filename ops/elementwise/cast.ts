@@ -3,13 +3,6 @@ import { type DType, encoder, formatNumber, isFloat } from '../../engine/dtype.t
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { elementwise, type Expression, holds } from './kernel.ts';
-import { nanWgsl } from './math.ts';
-
-/** WGSL stops at the largest float below an integer type's bound, and leaves open what becomes of NaN. */
-const toIntegers = /* wgsl */ `${nanWgsl}
-fn to_i32(value: f32) -> i32 { return select(select(i32(value), 0x7fffffff, value >= 2147483648.0), 0, is_nan(value)); }
-fn to_u32(value: f32) -> u32 { return select(select(u32(value), 0xffffffffu, value >= 4294967296.0), 0u, is_nan(value)); }
-`;
 
 /** From one of the types that kernels compute on to another. */
 const CONVERSIONS: Readonly<Record<string, string>> = {
@@ -30,11 +23,11 @@ const castOp = /* @__PURE__ */ defineOp({
     const to = isFloat(y.dtype) ? Number : encoder(y.dtype);
     for (let i = 0; i < y.size; i++) y.data[i] = to(x.data[i]);
   },
-  webgpu({ x }, { y }, _, { caps }) {
+  webgpu({ x }, { y }, _, device) {
     const convert: Expression = ({ x, y: to }) =>
       y.dtype === 'bool' ? `select(0u, 1u, ${holds('x', x)})` : (CONVERSIONS[`${x} ${to}`] ?? `${to}(x)`);
     const name = y.dtype === 'bool' ? 'cast.bool' : 'cast';
-    return [elementwise({ name, reads: { x }, writes: { y }, values: { y: convert }, helpers: toIntegers }, caps)];
+    return [elementwise({ name, reads: { x }, writes: { y }, values: { y: convert } }, device)];
   },
   wasm({ x }, { y }, _, { k }) {
     if (y.dtype === 'f32' && isFloat(x.dtype)) k.widen(x, y, y.size, formatNumber(x.dtype));

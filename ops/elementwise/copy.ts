@@ -4,12 +4,13 @@ import type { Launch } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
+import { noGrad } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { expectAlike } from '../common/shapes.ts';
-import { asWords, elementwise } from './kernel.ts';
+import { expectAlike, expectShape } from '../common/shapes.ts';
+import { elementwise, onWords } from './kernel.ts';
 
 function launchCopy(x: Slot, y: Slot): Launch {
-  return elementwise({ name: 'copy', reads: { x: asWords(x) }, writes: { y: asWords(y) }, values: { y: 'x' } }, { f16: false });
+  return onWords({ name: 'copy', reads: { x }, writes: { y }, values: { y: 'x' } });
 }
 
 const cloneOp = /* @__PURE__ */ defineOp({
@@ -34,6 +35,7 @@ const copyOp = /* @__PURE__ */ defineOp({
   name: 'copy_',
   inputs: ['dst', 'src'],
   outputs: [],
+  mutates: ['dst'],
   shape({ dst, src }) {
     expectAlike('copy_', 'src', src, dst);
     return {};
@@ -43,7 +45,6 @@ const copyOp = /* @__PURE__ */ defineOp({
   },
   webgpu: ({ dst, src }) => [launchCopy(src, dst)],
   asStored: { webgpu: ['dst', 'src'] },
-  mutates: ['dst'],
 });
 
 /** Overwrites `dst` with `src`, of the same shape and dtype. Not recorded. */
@@ -55,6 +56,7 @@ const addIntoOp = /* @__PURE__ */ defineOp({
   name: 'add_into',
   inputs: ['dst', 'src'],
   outputs: [],
+  mutates: ['dst'],
   shape({ dst, src }, { scale }: { scale: number }) {
     expectNumber('add_into', 'scale', scale);
     expectDType('add_into', 'dst', dst.dtype, 'f32');
@@ -64,16 +66,15 @@ const addIntoOp = /* @__PURE__ */ defineOp({
   reference({ dst, src }, _, { scale }) {
     for (let i = 0; i < dst.size; i++) dst.data[i] += scale * src.data[i];
   },
-  webgpu({ dst, src }, _, { scale }, { caps }) {
+  webgpu({ dst, src }, _, { scale }, device) {
     const values = { dst: 'dst + params.scale * src' };
     const params = { scale: ['f32', scale] } as const;
-    return [elementwise({ name: 'add_into', reads: { src }, writes: { dst }, values, params, update: true }, caps)];
+    return [elementwise({ name: 'add_into', reads: { src }, writes: { dst }, values, params, update: true }, device)];
   },
   wasm({ dst, src }, _, { scale }, { k }) {
     k.scale_add(src, dst, dst.size, scale, 1);
     return true;
   },
-  mutates: ['dst'],
 });
 
 /**
@@ -82,4 +83,35 @@ const addIntoOp = /* @__PURE__ */ defineOp({
  */
 export function addInto(dst: Tensor, src: Tensor, scale = 1): void {
   apply(addIntoOp, { dst, src }, { scale });
+}
+
+const incrementOp = /* @__PURE__ */ defineOp({
+  name: 'increment',
+  inputs: ['x', 'before?'],
+  outputs: [],
+  mutates: ['x', 'before'],
+  shape({ x, before }, _: { readonly by: number }) {
+    for (const [name, given] of Object.entries({ x, ...(before && { before }) })) {
+      expectDType('increment_', name, given.dtype, 'i32');
+      expectShape('increment_', name, given, x.shape);
+    }
+    return {};
+  },
+  reference({ x, before }, _, { by }) {
+    before?.data.set(x.data);
+    for (let i = 0; i < x.size; i++) x.data[i] += by;
+  },
+  webgpu({ x, before }, _, { by }, device) {
+    const [name, writes] = before ? ['increment.before', { before, x }] : ['increment', { x }];
+    const values = { before: 'x', x: 'x + params.by' };
+    return [elementwise({ name, reads: {}, writes, values, params: { by: ['i32', by] }, update: true }, device)];
+  },
+});
+
+/**
+ * x += by in place: i32 of any shape, such as a position that is counted on the device. Has no gradient.
+ * @param before takes what x was; i32 of x's shape
+ */
+export function increment_(x: Tensor, by = 1, before?: Tensor): void {
+  noGrad(() => apply(incrementOp, { x, before }, { by }));
 }

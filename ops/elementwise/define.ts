@@ -19,16 +19,24 @@ export interface Elementwise<A, I extends string = string> {
   /** torch's. */
   readonly name: string;
   readonly inputs: readonly I[];
-  /** Attributes that WGSL sees under `params`, as numbers of the result's type; or what it sees there. */
-  readonly params?: readonly (keyof A & string)[] | ((attrs: A) => ElementwiseKernel['params']);
+  /** Attributes that WGSL sees under `params`, as numbers of the result's type, and `words` as u32. */
+  readonly params?: readonly (keyof A & string)[];
+  readonly words?: readonly (keyof A & string)[];
   /** The result's shape, where it is not the one that the operands broadcast to. */
   readonly shape?: (attrs: A) => readonly number[];
-  /** The result's dtype. @throws DTypeError for operands that it does not take, ArgumentError for such attributes */
-  readonly result: (inputs: Each<Spec>, attrs: A) => DType;
-  /** Its value in JavaScript, of no more than one operand of the index too, and in WGSL. `whole`: of whole numbers. */
-  readonly f: (attrs: A, whole: boolean) => Value;
+  /** The dtypes it takes: where it is not said floats, and where `integers` says something whole numbers. */
+  readonly takes?: readonly DType[];
+  /**
+   * The result's dtype, where it is not the one that the operands have together.
+   * @throws DTypeError for operands that it does not take, ArgumentError for such attributes
+   */
+  readonly result?: (inputs: Each<Spec>, attrs: A) => DType;
+  /** Its value in JavaScript, of no more than two operands of the index too, and in WGSL. */
+  readonly f: (attrs: A) => Value;
   readonly wgsl: Expression;
-  /** WGSL functions that the expressions call. */
+  /** What it is of whole numbers, where that is not the same. */
+  readonly integers?: { readonly f?: (attrs: A) => Value; readonly wgsl?: Expression };
+  /** WGSL functions that only its expressions call. */
   readonly helpers?: string;
   /** Calls C kernels on operands that are all f32; see `OpDefinition.wasm`. */
   readonly wasm?: (inputs: Each<Slot>, y: Slot, attrs: A, device: WasmPlanner) => boolean;
@@ -39,27 +47,28 @@ export function defineElementwise<A, const I extends string>(
   own: Elementwise<A, I>,
   gradient?: Pick<OpDefinition<A, string, 'y', string>, 'saves' | 'backward'>,
 ): Op<A, I, 'y'> {
-  const { name, inputs, params = [], helpers, wasm } = own;
+  const { name, inputs, integers, helpers, wasm } = own;
+  const takes = own.takes ?? [...FLOATS, ...(integers ? INTEGERS : [])];
   const definition: OpDefinition<A, string, 'y', string> = {
     name,
     inputs,
     outputs: ['y'],
     shape(given, attrs) {
-      const dtype = own.result(given, attrs);
+      const dtype = own.result ? own.result(given, attrs) : promote(name, given, ...takes);
       const shapes = inputs.map((input) => given[input].shape);
       return { y: spec(own.shape?.(attrs) ?? shapes.reduce((a, b) => broadcastShapes(name, a, b)), dtype) };
     },
     reference(given, { y }, attrs) {
       const operands = inputs.map((input) => given[input]);
-      fillWith(y, own.f(attrs, !isFloat((operands[0] ?? y).dtype)), operands);
+      const whole = !isFloat((operands[0] ?? y).dtype);
+      fillWith(y, ((whole && integers?.f) || own.f)(attrs), operands);
     },
     webgpu(reads, { y }, attrs, { caps }) {
-      const { type } = accessOf(y.dtype, caps);
-      const numbers = typeof params === 'function' ? params(attrs) : numbersOf(params, attrs, type);
+      const whole = !isFloat((reads[inputs[0]] ?? y).dtype);
       // One of the operands may be called y.
-      const writes = { result: y };
-      const values = { result: own.wgsl };
-      return [elementwise({ name, reads, writes, values, params: numbers, helpers }, caps)];
+      const values = { result: (whole && integers?.wgsl) || own.wgsl };
+      const params = paramsOf(own, attrs, accessOf(y.dtype, caps).type);
+      return [elementwise({ name, reads, writes: { result: y }, values, params, helpers }, { caps })];
     },
     wasm: wasm && ((given, { y }, attrs, device) =>
       [y, ...Object.values(given)].every(({ dtype }) => dtype === 'f32') && wasm(given, y, attrs, device)),
@@ -69,27 +78,11 @@ export function defineElementwise<A, const I extends string>(
   return defineOp(definition) as unknown as Op<A, I, 'y'>;
 }
 
-/** Attributes as params of that type. */
-export function numbersOf<A>(names: readonly (keyof A & string)[], attrs: A, type: Scalar): ElementwiseKernel['params'] {
-  return Object.fromEntries(names.map((name) => [name, [type, attrs[name] as number] as const]));
-}
-
-/** A function as tables have it: where it takes whole numbers too, with what it is on them if that is not the same. */
-export interface Row {
-  readonly f: Value;
-  readonly wgsl: string;
-  readonly integers?: { readonly f?: Value; readonly wgsl?: Expression };
-}
-
-/** What a row says of floats and of whole numbers, by those of the operand `first`. */
-export function valuesOf({ f, wgsl, integers }: Row, first: string): Pick<Elementwise<unknown>, 'f' | 'wgsl'> {
-  return {
-    f: (_, whole) => (whole && integers?.f) || f,
-    wgsl: (types) => {
-      const other = types[first] === 'f32' ? undefined : integers?.wgsl;
-      return typeof other === 'function' ? other(types) : (other ?? wgsl);
-    },
-  };
+/** What WGSL sees of a function's attributes, those that are no words as that type. */
+export function paramsOf<A>({ params = [], words = [] }: Elementwise<A>, attrs: A, type: Scalar): ElementwiseKernel['params'] {
+  const typed = (names: readonly (keyof A & string)[], type: Scalar) =>
+    names.map((name) => [name, [type, attrs[name] as number] as const] as const);
+  return Object.fromEntries([...typed(params, type), ...typed(words, 'u32')]);
 }
 
 /** y[i] = f of the i-th elements of the operands, which broadcast; absent ones are not looked at. */
@@ -98,7 +91,7 @@ export function fillWith(y: HostArg, f: Value, operands: readonly (HostArg | und
   const [a = unused, b = unused, c = unused, d = unused, e = unused] = operands.map((x) => x && stretched(x, y));
   if (operands.length === 0) for (let i = 0; i < y.size; i++) y.data[i] = f(i);
   else if (operands.length === 1) for (let i = 0; i < y.size; i++) y.data[i] = f(a[i], i);
-  else if (operands.length === 2) for (let i = 0; i < y.size; i++) y.data[i] = f(a[i], b[i]);
+  else if (operands.length === 2) for (let i = 0; i < y.size; i++) y.data[i] = f(a[i], b[i], i);
   else for (let i = 0; i < y.size; i++) y.data[i] = f(a[i], b[i], c[i], d[i], e[i]);
 }
 

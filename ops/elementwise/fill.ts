@@ -8,7 +8,7 @@ import { defineOp, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { defineElementwise } from './define.ts';
-import { asWords, elementwise } from './kernel.ts';
+import { onWords } from './kernel.ts';
 
 const word = /* @__PURE__ */ new DataView(new ArrayBuffer(4));
 
@@ -22,8 +22,7 @@ function wordOf(value: number, dtype: DType): number {
 /** Writes the value everywhere in y, of any dtype but block formats. */
 export function launchFill(y: Slot, value: number): Launch {
   const params = { word: ['u32', wordOf(value, y.dtype)] } as const;
-  const words = { name: 'fill', reads: {}, writes: { y: asWords(y) }, values: { y: 'params.word' }, params };
-  return elementwise(words, { f16: false });
+  return onWords({ name: 'fill', reads: {}, writes: { y }, values: { y: 'params.word' }, params });
 }
 
 const fillOp = /* @__PURE__ */ defineOp({

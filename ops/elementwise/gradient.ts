@@ -7,7 +7,7 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { sameShape } from '../common/shapes.ts';
 import { sumTo } from '../reduce/sum.ts';
 import { cast } from './cast.ts';
-import { defineElementwise, type Each, type Elementwise, fillWith, numbersOf, type Value } from './define.ts';
+import { defineElementwise, type Each, type Elementwise, fillWith, paramsOf, type Value } from './define.ts';
 import { zeros } from './fill.ts';
 import { elementwise, type Expression } from './kernel.ts';
 import { mulScalar } from './scalar.ts';
@@ -71,7 +71,7 @@ export function defineDifferentiable<A extends object, const I extends string>(o
 
 /** dy·∂f for the operands that are wanted, at the shape of dy, in one kernel. */
 function defineBackward<A extends object>(own: Differentiable<A, string>, formed: readonly string[]) {
-  const { name, inputs, params = [], helpers, wasmBackward } = own;
+  const { name, inputs, helpers, wasmBackward } = own;
   const operands = [...inputs, 'y'];
   const partials = own.partials as Each<Partial<A>>;
   const wantedOf = ({ to }: Wanted<A>) => formed.filter((input) => input in to);
@@ -86,13 +86,12 @@ function defineBackward<A extends object>(own: Differentiable<A, string>, formed
       for (const input of wantedOf(attrs)) fillWith(made[`d${input}`], partials[input].f(attrs), read);
     },
     webgpu(reads, writes, attrs, { caps }) {
-      const numbers = typeof params === 'function' ? params(attrs) : numbersOf(params, attrs, 'f32');
       const wanted = wantedOf(attrs);
       const values = Object.fromEntries(wanted.map((input) => [`d${input}`, partials[input].wgsl]));
-      const kernel = `${name}_backward.${wanted}`;
-      return [elementwise({ name: kernel, reads, writes, values, params: numbers, helpers }, caps)];
+      const params = paramsOf(own, attrs, 'f32');
+      return [elementwise({ name: `${name}_backward.${wanted}`, reads, writes, values, params, helpers }, { caps })];
     },
-    wasm: wasmBackward && ((read, made, attrs, device) => wasmBackward(read, made, attrs, device)),
+    wasm: wasmBackward,
     asStored: { webgpu: [...operands, 'dy', ...formed.map((input) => `d${input}`)] },
   };
   return defineOp(definition);

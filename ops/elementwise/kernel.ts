@@ -1,9 +1,9 @@
-import { type Access, accessor } from '../../engine/access.ts';
-import { type GpuCaps, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
+import { type Access } from '../../engine/access.ts';
+import type { GpuCaps, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, byteLength, isPlain } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { FLAT_MAIN, flatLaunch } from '../common/launch-kernel.ts';
+import { type KernelBody, launchElements } from '../common/launch-kernel.ts';
 import { broadcastStrides, mergeDims, show } from '../common/shapes.ts';
 
 const MAX_RANK = 8;
@@ -13,8 +13,8 @@ export type Types = Readonly<Record<string, Access['type']>>;
 /** A WGSL expression of the operands' values by name, `i` (the element's index) and `params`. */
 export type Expression = string | ((types: Types) => string);
 
-export interface ElementwiseKernel {
-  /** Part of the shader's key; unique for expressions and helpers. */
+export interface ElementwiseKernel extends Pick<KernelBody, 'params'> {
+  /** Part of the shader's key; unique for expressions. */
   readonly name: string;
   /** What broadcasts to the shape of what is written. Expressions see the values under these names. */
   readonly reads: Readonly<Record<string, Slot>>;
@@ -22,8 +22,7 @@ export interface ElementwiseKernel {
   readonly writes: Readonly<Record<string, Slot>>;
   /** The value of each output. */
   readonly values: Readonly<Record<string, Expression>>;
-  readonly params?: Readonly<Record<string, readonly [type: Scalar, value: number]>>;
-  /** Functions that the expressions call. */
+  /** WGSL functions that only these expressions call. */
   readonly helpers?: string;
   /** The outputs are read first: expressions see their old values under the outputs' names. */
   readonly update?: boolean;
@@ -32,7 +31,7 @@ export interface ElementwiseKernel {
 /** An operand that is read. */
 interface Read {
   readonly name: string;
-  readonly access: Access;
+  readonly type: Access['type'];
   /** Along the outputs' merged dims, 0 where it is stretched; 'same' where it lies as they do, 'one' for one element. */
   readonly walk: 'same' | 'one' | readonly number[];
   /** Whether an access serves four neighbouring elements. */
@@ -43,46 +42,69 @@ interface Read {
  * The launch of an elementwise kernel over operands of any plain or 16-bit format that broadcast to the outputs' shape.
  * An invocation computes four elements where the shapes let it, or the outputs are of 16 bits, which share words.
  */
-export function elementwise(kernel: ElementwiseKernel, caps: Pick<GpuCaps, 'f16'>): Launch {
-  const { name, params = {}, reads: slots, writes } = kernel;
-  const outputs = Object.values(writes);
-  const { shape, size } = outputs[0];
+export function elementwise(kernel: ElementwiseKernel, device: { readonly caps: Pick<GpuCaps, 'f16'> }): Launch {
+  const { name, params, reads: slots, writes, values, helpers = '', update } = kernel;
+  const outputs = Object.keys(writes);
+  const { shape, size } = writes[outputs[0]];
   const { sizes, strides } = mergeDims(shape, Object.values(slots).map((slot) => broadcastStrides(slot.shape, shape)));
   if (sizes.length > MAX_RANK) {
     throw new ShapeError(`${show(shape)} broadcasts along more dimensions than ${MAX_RANK}; reshape or expand first`);
   }
   // Nothing that is stretched or repeated begins or ends within four elements that lie together.
   const fours = sizes.length <= 1 || sizes[sizes.length - 1] % 4 === 0;
-  const wide = fours || outputs.some(({ dtype }) => !isPlain(dtype));
+  const wide = fours || Object.values(writes).some(({ dtype }) => !isPlain(dtype));
+  const typeOf = ({ dtype }: Slot) => accessOf(dtype, device.caps).type;
   const reads = Object.entries(slots).map(([name, slot], k): Read => {
     const walk = slot.size === size ? 'same' : slot.size === 1 ? 'one' : strides[k];
-    return { name, walk, access: accessOf(slot.dtype, caps), fourAtOnce: wide && (fours || typeof walk === 'string') };
+    return { name, type: typeOf(slot), walk, fourAtOnce: wide && (fours || typeof walk === 'string') };
   });
-  const threads = wide ? Math.ceil(size / 4) : size;
-  const given = { threads: ['u32', threads] as const, ...params, ...walkParams(reads, sizes, fours) };
-  const bound = {
-    reads: Object.fromEntries(reads.map((read) => [read.name, accessor(read.access, inOnePiece(read))])),
-    writes: Object.fromEntries(
-      Object.entries(writes).map(([name, { dtype }]) => [name, accessor(accessOf(dtype, caps), wide)]),
-    ),
-  };
-  const formats = [...Object.values(bound.reads), ...Object.values(bound.writes)].map(({ key }) => key);
   const walks = reads.map(({ walk, fourAtOnce }) => {
     return (typeof walk === 'string' ? walk : walk.map((stride) => Math.min(stride, 1)).join('')) + (fourAtOnce ? 'v' : '');
   });
-  const made = shader([name, ...formats, ...walks].join('.'), () => ({
-    ...bound,
-    params: Object.fromEntries(Object.entries(given).map(([name, [type]]) => [name, type])),
-    code: code(kernel, reads, wide, caps),
-  }));
-  const args = [...Object.values(slots), ...outputs];
-  return flatLaunch(made, args, Object.values(given).map(([, value]) => value), threads);
+  const types: Types = Object.fromEntries(Object.entries({ ...slots, ...writes }).map(([name, slot]) => [name, typeOf(slot)]));
+  const names = [...reads.map(({ name }) => name), ...(update ? outputs : [])];
+  const call = (name: string, index: string, part: string) =>
+    `value_of_${name}(${[index, ...names.map((arg) => arg + part)].join(', ')})`;
+  const four = (name: string) => ['x', 'y', 'z', 'w'].map((part, k) => call(name, `4u * i + ${k}u`, `.${part}`));
+  return launchElements(
+    wide ? Math.ceil(size / 4) : size,
+    {
+      key: [name, ...walks].join('.'),
+      reads: slots,
+      writes,
+      wide: [...reads.filter(inOnePiece).map(({ name }) => name), ...(wide ? outputs : [])],
+      params: { ...params, ...walkParams(reads, sizes, fours) },
+      // One function an output: its value for one element.
+      declarations: () =>
+        outputs.reduce((code, name) => {
+          const value = values[name];
+          const args = ['i: u32', ...names.map((arg) => `${arg}: ${types[arg]}`)];
+          const expression = typeof value === 'string' ? value : value(types);
+          return `${code}\nfn value_of_${name}(${args.join(', ')}) -> ${types[name]} { return ${expression}; }`;
+        }, helpers),
+      body: () =>
+        [
+          ...reads.map((read) => `let ${read.name} = ${load(read, wide)};`),
+          ...(update ? outputs : []).map((name) => `let ${name} = load_${name}(i);`),
+          ...outputs.map((name) => {
+            return `store_${name}(i, ${wide ? `vec4<${types[name]}>(${four(name)})` : call(name, 'i', '')});`;
+          }),
+        ].join('\n  '),
+    },
+    device,
+  );
 }
 
-/** A tensor of any dtype as the 32-bit words of its buffer. */
-export function asWords(arg: Slot): Slot {
-  const size = Math.ceil(byteLength(arg.dtype, arg.size) / 4);
-  return { slot: arg.slot, dtype: 'u32', size, shape: [size] };
+/** The launch of a kernel over the 32-bit words of buffers, whatever the dtypes. */
+export function onWords({ reads, writes, ...kernel }: ElementwiseKernel): Launch {
+  const words = (slots: Readonly<Record<string, Slot>>) =>
+    Object.fromEntries(
+      Object.entries(slots).map(([name, { slot, dtype, size }]): [string, Slot] => {
+        const count = Math.ceil(byteLength(dtype, size) / 4);
+        return [name, { slot, dtype: 'u32', size: count, shape: [count] }];
+      }),
+    );
+  return elementwise({ ...kernel, reads: words(reads), writes: words(writes) }, { caps: { f16: false } });
 }
 
 /** Whether the four elements that an invocation needs of the operand lie together. */
@@ -124,45 +146,14 @@ function place({ name, walk }: Read, index: string): string {
 }
 
 function load(read: Read, wide: boolean): string {
-  const vector = `vec4<${read.access.type}>`;
+  const vector = `vec4<${read.type}>`;
   const one = (index: string) => `load_${read.name}(${place(read, index)})`;
   if (inOnePiece(read) || !wide) return one('i');
   if (read.fourAtOnce) return `${vector}(${one('i')})`;
   return `${vector}(${[0, 1, 2, 3].map((k) => one(`(4u * i + ${k}u)`)).join(', ')})`;
 }
 
-function code(kernel: ElementwiseKernel, reads: readonly Read[], wide: boolean, caps: Pick<GpuCaps, 'f16'>): string {
-  const { writes, values, helpers = '', update } = kernel;
-  const outputs = Object.keys(writes);
-  const types: Record<string, Access['type']> = {};
-  for (const { name, access } of reads) types[name] = access.type;
-  for (const name of outputs) types[name] = accessOf(writes[name].dtype, caps).type;
-  const names = [...reads.map(({ name }) => name), ...(update ? outputs : [])];
-  // One function an output: its value for one element.
-  const functions = outputs.map((name) => {
-    const value = values[name];
-    const expression = typeof value === 'string' ? value : value(types);
-    const args = ['i: u32', ...names.map((arg) => `${arg}: ${types[arg]}`)];
-    return `fn value_of_${name}(${args.join(', ')}) -> ${types[name]} { return ${expression}; }`;
-  });
-  const call = (name: string, index: string, part: string) =>
-    `value_of_${name}(${[index, ...names.map((arg) => arg + part)].join(', ')})`;
-  const four = (name: string) => ['x', 'y', 'z', 'w'].map((part, k) => call(name, `4u * i + ${k}u`, `.${part}`));
-  const lines = [
-    ...reads.map((read) => `let ${read.name} = ${load(read, wide)};`),
-    ...(update ? outputs : []).map((name) => `let ${name} = load_${name}(i);`),
-    ...outputs.map((name) => `store_${name}(i, ${wide ? `vec4<${types[name]}>(${four(name)})` : call(name, 'i', '')});`),
-  ];
-  return [helpers, ...functions, /* wgsl */ `
-${FLAT_MAIN} {
-  let i = flat_index(group, groups, local, WG);
-  if (i >= params.threads) { return; }
-  ${lines.join('\n  ')}
-}`].join('\n');
-}
-
 /** WGSL: whether a value is not 0; of f32 by the bits, because drivers may take a comparison with NaN for false. */
 export function holds(name: string, type: Access['type']): string {
   return type === 'f32' ? `((bitcast<u32>(${name}) << 1u) != 0u)` : `(${name} != 0)`;
 }
-

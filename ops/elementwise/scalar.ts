@@ -8,35 +8,44 @@ interface Scalar {
   readonly c: number;
 }
 
-/** Takes whole numbers too, with a number that is one of them. */
-const base = (name: string): Pick<Elementwise<Scalar, 'x'>, 'name' | 'inputs' | 'params' | 'result'> => ({
-  name,
-  inputs: ['x'],
-  params: ['c'],
-  result(inputs, { c }) {
+/** A function of a tensor and a number. @param dx its gradient */
+function scalarOp(
+  row: Pick<Elementwise<Scalar>, 'name' | 'f' | 'wgsl' | 'integers' | 'wasm'>,
+  dx: (dy: Tensor, c: number) => Tensor,
+): (x: Tensor, c: number) => Tensor {
+  const { name } = row;
+  const result: Elementwise<Scalar>['result'] = (inputs, { c }) => {
     const dtype = promote(name, inputs, ...FLOATS, ...INTEGERS);
     if (isFloat(dtype)) expectNumber(name, 'c', c);
     else expectStorable(name, c, dtype);
     return dtype;
-  },
-});
+  };
+  const op = defineElementwise<Scalar, 'x'>(
+    { ...row, inputs: ['x'], params: ['c'], result },
+    { backward: ({ grads, attrs }) => ({ x: dx(grads.y!, attrs.c) }) },
+  );
+  return (x, c) => apply(op, { x }, { c }).y;
+}
 
-const mulScalarOp = /* @__PURE__ */ defineElementwise<Scalar, 'x'>(
+/** x·c for a number c: x of any shape → the same shape and dtype. Of whole numbers c must be one, and they wrap around. */
+export const mulScalar = /* @__PURE__ */ scalarOp(
   {
-    ...base('mul_scalar'),
-    f: ({ c }, whole) => (whole ? (x) => Math.imul(x, c) : (x) => x * c),
+    name: 'mul_scalar',
+    f: ({ c }) => (x) => x * c,
     wgsl: 'x * params.c',
+    integers: { f: ({ c }) => (x) => Math.imul(x, c) },
     wasm({ x }, y, { c }, { k }) {
       k.scale_add(x, y, y.size, c, 0);
       return true;
     },
   },
-  { backward: ({ grads, attrs }) => ({ x: mulScalar(grads.y!, attrs.c) }) },
+  (dy, c): Tensor => mulScalar(dy, c),
 );
 
-const addScalarOp = /* @__PURE__ */ defineElementwise<Scalar, 'x'>(
+/** x + c for a number c: x of any shape → the same shape and dtype. Of whole numbers c must be one, and they wrap around. */
+export const addScalar = /* @__PURE__ */ scalarOp(
   {
-    ...base('add_scalar'),
+    name: 'add_scalar',
     f: ({ c }) => (x) => x + c,
     wgsl: 'x + params.c',
     wasm({ x }, y, { c }, { k }) {
@@ -45,15 +54,5 @@ const addScalarOp = /* @__PURE__ */ defineElementwise<Scalar, 'x'>(
       return true;
     },
   },
-  { backward: ({ grads }) => ({ x: grads.y }) },
+  (dy) => dy,
 );
-
-/** x·c for a number c: x of any shape → the same shape and dtype. Of whole numbers c must be one, and they wrap around. */
-export function mulScalar(x: Tensor, c: number): Tensor {
-  return apply(mulScalarOp, { x }, { c }).y;
-}
-
-/** x + c for a number c: x of any shape → the same shape and dtype. Of whole numbers c must be one, and they wrap around. */
-export function addScalar(x: Tensor, c: number): Tensor {
-  return apply(addScalarOp, { x }, { c }).y;
-}

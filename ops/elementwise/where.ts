@@ -5,7 +5,9 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { ELEMENTS, promote } from './define.ts';
 import { fill } from './fill.ts';
 import { defineDifferentiable } from './gradient.ts';
-import { holds } from './kernel.ts';
+import { holds, type Types } from './kernel.ts';
+
+const chosen = (a: string, b: string) => (types: Types) => `select(${b}, ${a}, ${holds('cond', types.cond)})`;
 
 const whereOp = /* @__PURE__ */ defineDifferentiable<object, 'cond' | 'a' | 'b'>({
   name: 'where',
@@ -15,10 +17,10 @@ const whereOp = /* @__PURE__ */ defineDifferentiable<object, 'cond' | 'a' | 'b'>
     return promote('where', { a, b }, ...ELEMENTS);
   },
   f: () => (cond, a, b) => (cond !== 0 ? a : b),
-  wgsl: ({ cond }) => `select(b, a, ${holds('cond', cond)})`,
+  wgsl: chosen('a', 'b'),
   partials: {
-    a: { f: () => (cond, _a, _b, _y, dy) => (cond !== 0 ? dy : 0), wgsl: ({ cond }) => `select(0.0, dy, ${holds('cond', cond)})` },
-    b: { f: () => (cond, _a, _b, _y, dy) => (cond !== 0 ? 0 : dy), wgsl: ({ cond }) => `select(dy, 0.0, ${holds('cond', cond)})` },
+    a: { f: () => (cond, _a, _b, _y, dy) => (cond !== 0 ? dy : 0), wgsl: chosen('dy', '0.0') },
+    b: { f: () => (cond, _a, _b, _y, dy) => (cond !== 0 ? 0 : dy), wgsl: chosen('0.0', 'dy') },
   },
 });
 

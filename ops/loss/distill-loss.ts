@@ -5,7 +5,7 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
 import { launchRows, rowFold } from '../common/rows.ts';
 import { expectFloats, expectShape } from '../common/shapes.ts';
-import { squaresWgsl } from '../common/squares.ts';
+import squaresWgsl from '../common/squares.wgsl';
 import { ORDER } from '../reduce/order.ts';
 import { type DistillKind, DIVERGENCES, type HostRow, MATH, STATS } from './divergences.ts';
 import { expectClasses, logSums, maxAndLogSum } from './log-sum.ts';

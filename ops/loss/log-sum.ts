@@ -1,6 +1,5 @@
 import type { Spec } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { EXP_SUM } from '../common/exp-sum.ts';
 import { rowFold } from '../common/rows.ts';
 import { show } from '../common/shapes.ts';
 
@@ -12,9 +11,9 @@ export function expectClasses(op: string, name: string, { shape }: Spec): void {
 
 /**
  * WGSL for row kernels: `max_and_log_sum` joins the pairs (maximum, Σ exp((x − maximum)·k)) of two series over a row's
- * lanes, each as EXP_SUM makes them, and gives (maximum, log Σ) of both. `k` is WGSL too.
+ * lanes, each as `no_exp` and `join_exp` make them, and gives (maximum, log Σ) of both. `k` is WGSL too.
  */
-export const logSums = (k: string): string => /* wgsl */ `${EXP_SUM}
+export const logSums = (k: string): string => /* wgsl */ `
 fn with_exp(sum: vec2<f32>, x: f32) -> vec2<f32> { return join_exp(sum, vec2<f32>(x, 1.0), ${k}); }
 ${rowFold('row_exps', 'vec4<f32>', `vec4<f32>(join_exp(a.xy, b.xy, ${k}), join_exp(a.zw, b.zw, ${k}))`)}
 fn max_and_log_sum(first: vec2<f32>, second: vec2<f32>, local: u32) -> vec4<f32> {

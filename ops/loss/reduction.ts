@@ -1,6 +1,6 @@
 import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { squaresWgsl } from '../common/squares.ts';
+import squaresWgsl from '../common/squares.wgsl';
 import { launchFold } from '../reduce/fold.ts';
 
 /** How losses of rows become one: f = factor, over Σ weights if `byWeight`. */

@@ -7,7 +7,7 @@ import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
 import { expectShape } from '../common/shapes.ts';
-import { squaresWgsl } from '../common/squares.ts';
+import squaresWgsl from '../common/squares.wgsl';
 
 const WG = 256;
 /** Elements one workgroup sums at the least, and workgroups for one gradient at most. */

@@ -3,7 +3,7 @@ import { FLOATS } from '../../engine/dtype.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectFloats, expectShape } from '../common/shapes.ts';
-import { ratioWgsl, squaresWgsl } from '../common/squares.ts';
+import squaresWgsl from '../common/squares.wgsl';
 import { defineElementwise } from '../elementwise/define.ts';
 import { zeros } from '../elementwise/fill.ts';
 import { defineReduction, type ReduceOptions } from './define.ts';
@@ -18,7 +18,6 @@ const l2Backward = /* @__PURE__ */ defineElementwise<object, 'a' | 'b' | 'norm' 
   result: ({ a }) => a.dtype,
   f: () => (a, b, norm, dy) => (norm === 0 ? 0 : dy * ((a - b) / norm)),
   wgsl: 'select(dy * ratio_of(a - b, norm), 0.0, norm == 0.0)',
-  helpers: ratioWgsl,
   wasm({ a, b, norm, dy }, da, _, { k }) {
     const fits = a.size === da.size && b.size === da.size && norm.size === 1;
     if (fits) k.l2_distance_backward(a, b, norm, dy, da, da.size);

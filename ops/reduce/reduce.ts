@@ -4,7 +4,6 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { div, mul, sub } from '../elementwise/binary.ts';
 import { cast } from '../elementwise/cast.ts';
 import { eq, isnan, logicalNot, ne } from '../elementwise/compare.ts';
-import { nanWgsl } from '../elementwise/math.ts';
 import { mulScalar } from '../elementwise/scalar.ts';
 import { exp } from '../elementwise/unary.ts';
 import { maskedFill, where } from '../elementwise/where.ts';
@@ -50,7 +49,7 @@ const shareBy = (terms: (x: Tensor, y: Tensor) => Tensor): Pick<Reduction, 'save
 const extreme = (pick: (a: number, b: number) => number, wgsl: 'max' | 'min'): Reduction => ({
   takes: NUMBERS,
   of: (values) => values.reduce((a, b) => pick(a, b)),
-  fold: (x) => ({ acc: x, lift: 'v', join: `${x === 'f32' ? `${wgsl}_` : wgsl}(a, b)`, helpers: nanWgsl }),
+  fold: (x) => ({ acc: x, lift: 'v', join: `${x === 'f32' ? `${wgsl}_` : wgsl}(a, b)` }),
   ...shareBy((x, y) => cast(eq(x, y), 'f32')),
 });
 

@@ -3,7 +3,6 @@ import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp, type OpDefinition, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { EXP_SUM } from '../common/exp-sum.ts';
 import { around, normalizeDim } from '../common/shapes.ts';
 import { type Fold, launchFold } from './fold.ts';
 import { mapLines } from './map-lines.ts';
@@ -26,7 +25,7 @@ const EXPONENTIALS: Fold = {
   lift: 'vec2(v, 1.0)',
   join: 'join_exp(a, b, 1.0)',
   four: 'exp_sum(vec4(a, b, c, d))',
-  helpers: /* wgsl */ `${EXP_SUM}
+  helpers: /* wgsl */ `
 fn exp_sum(v: vec4<f32>) -> vec2<f32> {
   let m = max(max(v.x, v.y), max(v.z, v.w));
   return vec2(m, exp_above(v.x, m, 1.0) + exp_above(v.y, m, 1.0) + exp_above(v.z, m, 1.0) + exp_above(v.w, m, 1.0));

@@ -1,15 +1,5 @@
-import { logWgsl, nanWgsl } from './math.ts';
-
-/** aᵇ as C and torch have it: unlike JavaScript's, 1 for a base of 1 and any exponent, and for −1 to the ±∞. */
-export function power(a: number, b: number): number {
-  return a === 1 || (a === -1 && Math.abs(b) === Infinity) ? 1 : Math.pow(a, b);
-}
-
-/**
- * WGSL's pow is undefined for negative bases, where torch's is not if the exponent is whole; drivers differ at zeros
- * and infinities. The special values of C (F.10.4.4) come first, then |a|ᵇ with the sign that an odd exponent keeps.
- */
-export const powWgsl = /* wgsl */ `${nanWgsl}${logWgsl}
+// WGSL's pow is undefined for negative bases, where torch's is not if the exponent is whole; drivers differ at zeros
+// and infinities. The special values of C (F.10.4.4) come first, then |a|ᵇ with the sign that an odd exponent keeps.
 fn pow_(a: f32, b: f32) -> f32 {
   var infinity = 0x7f800000u;
   var nan = 0x7fc00000u;
@@ -44,4 +34,3 @@ fn pow_db(a: f32, b: f32, dy: f32) -> f32 {
   if (a == 0.0 && b >= 0.0) { return 0.0; }
   return dy * pow_(a, b) * log_(a);
 }
-`;

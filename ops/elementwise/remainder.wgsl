@@ -1,17 +1,5 @@
-import type { Expression } from './kernel.ts';
-import { nanWgsl } from './math.ts';
-
-/** a − b·⌊a/b⌋ as torch has it: the remainder of C's fmod, moved by b where its sign is not that of b. */
-export function remainderOf(a: number, b: number): number {
-  const r = a % b;
-  return r !== 0 && r < 0 !== b < 0 ? r + b : r;
-}
-
-/**
- * The same of f32, exactly, where WGSL's % loses the digits of large quotients: a long division of the mantissas, eight
- * binary digits at a time.
- */
-export const remainderWgsl = /* wgsl */ `${nanWgsl}
+// The same of f32, exactly, where WGSL's % loses the digits of large quotients: a long division of the mantissas, eight
+// binary digits at a time.
 fn mantissa(bits: u32) -> u32 { return (bits & 0x7fffffu) | select(0u, 0x800000u, bits > 0x7fffffu); }
 fn fmod_(a: f32, b: f32) -> f32 {
   let sign = bitcast<u32>(a) & 0x80000000u;
@@ -34,8 +22,3 @@ fn remainder_(a: f32, b: f32) -> f32 {
   let r = fmod_(a, b);
   return select(r, r + b, !is_nan(r) && r != 0.0 && (r < 0.0) != (b < 0.0));
 }
-`;
-
-/** The same of whole numbers, where WGSL has 0 for a divisor of 0. */
-export const remainderOfIntegers: Expression = ({ a }) =>
-  a === 'u32' ? 'a % b' : 'a % b + select(0, b, a % b != 0 && (a % b < 0) != (b < 0))';

@@ -1,15 +1,9 @@
-import { nanWgsl } from './math.ts';
+// sin and cos of any f32, right to about 1e-7. WGSL promises 2⁻¹¹ and no reduction. Up to 8,192 the angle loses its
+// quarter turns by Cody and Waite's subtraction; beyond, Payne and Hanek's product of the 24 bits of x with the 96 bits
+// of 1/2π that matter at its exponent gives the fraction of a turn exactly. Polynomials of Cephes (sinf.c).
 
-/** 1/2π to 224 bits, what the largest f32 needs: bit i of word k is worth 2^(−1 − 32k − i) from the top. */
-const TURNS = ['0x28be60db', '0x9391054a', '0x7f09d5f4', '0x7d4d3770', '0x36d8a566', '0x4f10e410', '0x7f9458ea'];
-
-/**
- * sin and cos of any f32, right to about 1e-7. WGSL promises 2⁻¹¹ and no reduction. Up to 8,192 the angle loses its
- * quarter turns by Cody and Waite's subtraction; beyond, Payne and Hanek's product of the 24 bits of x with the 96 bits
- * of 1/2π that matter at its exponent gives the fraction of a turn exactly. Polynomials of Cephes (sinf.c).
- */
-export const trigWgsl = /* wgsl */ `${nanWgsl}
-const TURNS = array<u32, 8>(${TURNS.map((word) => `${word}u`).join(', ')}, 0u);
+// 1/2π to 224 bits, what the largest f32 needs: bit i of word k is worth 2^(−1 − 32k − i) from the top.
+const TURNS = array<u32, 8>(0x28be60dbu, 0x9391054au, 0x7f09d5f4u, 0x7d4d3770u, 0x36d8a566u, 0x4f10e410u, 0x7f9458eau, 0u);
 
 // The upper 32 bits of a·b.
 fn high_word(a: u32, b: u32) -> u32 {
@@ -60,4 +54,3 @@ fn sine(x: f32, ahead: i32) -> f32 {
 }
 fn sin_(x: f32) -> f32 { return sine(x, 0); }
 fn cos_(x: f32) -> f32 { return sine(x, 1); }
-`;
