@@ -30,7 +30,8 @@ export interface Kernel {
   readonly writes: Operands;
   /** Names of those that are accessed four elements at a time. */
   readonly wide?: readonly string[];
-  readonly params?: Readonly<Record<string, readonly [type: Scalar, value: number]>>;
+  /** A number alone is a u32. */
+  readonly params?: Readonly<Record<string, number | readonly [type: Scalar, value: number]>>;
   readonly constants?: Readonly<Record<string, number>>;
   /** As in `ShaderSpec`. */
   readonly workgroup?: number;
@@ -49,6 +50,7 @@ export function launchKernel(kernel: Kernel, { caps }: Device): Launch {
   const { key, reads, writes, wide = [], params = {}, constants, workgroup, code, grid } = kernel;
   const present = (operands: Operands) => Object.entries(operands).filter((entry): entry is [string, Slot] => !!entry[1]);
   const [read, written] = [present(reads), present(writes)];
+  const scalars = Object.entries(params).map(([name, p]) => [name, ...(typeof p === 'number' ? (['u32', p] as const) : p)] as const);
   const accessorOf = (name: string, { dtype }: Slot) => accessor(accessOf(dtype, caps), wide.includes(name));
   const bindings = (operands: readonly [string, Slot][]) =>
     Object.fromEntries(operands.map(([name, slot]) => [name, accessorOf(name, slot)]));
@@ -58,13 +60,13 @@ export function launchKernel(kernel: Kernel, { caps }: Device): Launch {
     shader: shader(`${key} ${formats}`, () => ({
       reads: bindings(read),
       writes: bindings(written),
-      params: Object.fromEntries(Object.entries(params).map(([name, [type]]) => [name, type])),
+      params: Object.fromEntries(scalars),
       constants,
       workgroup,
       code: linked(absent.map((name) => nothing(name, wide.includes(name) ? 'vec4<f32>' : 'f32')).join('') + code()),
     })),
     args: [...read, ...written].map(([, slot]) => slot),
-    params: Object.values(params).map(([, value]) => value),
+    params: scalars.map(([, , value]) => value),
     grid,
   };
 }
@@ -86,7 +88,7 @@ export function launchElements(size: number, kernel: KernelBody, device: Device)
   return launchKernel(
     {
       ...kernel,
-      params: { size: ['u32', size], ...kernel.params },
+      params: { size, ...kernel.params },
       workgroup: WORKGROUP,
       code: () => /* wgsl */ `${kernel.declarations?.() ?? ''}
 fn kernel(group: u32, local: u32) {

@@ -46,7 +46,7 @@ export function launchRows(rows: number, columns: number, kernel: KernelBody, de
     {
       ...kernel,
       key: `${kernel.key}.${lanes}`,
-      params: { rows: ['u32', rows], columns: ['u32', columns], ...kernel.params },
+      params: { rows, columns, ...kernel.params },
       constants: { LANES: lanes, ...kernel.constants },
       workgroup: WG,
       code: () => /* wgsl */ `${ROW_SUMS}${kernel.declarations?.() ?? ''}

@@ -49,7 +49,7 @@ const LABEL_ALONE = 'let sums = vec2<f32>(stat.y - (load_logits(base + at) - sta
 
 /** What a device is told of the attributes. */
 const paramsOf = ({ ignoreIndex, labelSmoothing }: CrossEntropyAttrs) =>
-  ({ ignore: ['i32', ignoreIndex], smoothing: ['f32', labelSmoothing], nan: ['u32', 0x7fc00000] }) as const;
+  ({ ignore: ['i32', ignoreIndex], smoothing: ['f32', labelSmoothing], nan: 0x7fc00000 }) as const;
 
 /**
  * Also gives each row's maximum and log Σ exp(x − maximum); 1 / Σ weights of labels that count, unless losses stay
@@ -164,7 +164,7 @@ const crossEntropyBackward = /* @__PURE__ */ defineOp({
       key: `cross_entropy.backward.${attrs.labelSmoothing > 0}`,
       reads: { logits, labels, weight, stats, factor, mass, dy },
       writes: { dlogits },
-      params: { columns: ['u32', logits.shape.at(-1)!], ...paramsOf(attrs) } as const,
+      params: { columns: logits.shape.at(-1)!, ...paramsOf(attrs) },
       declarations: () => targets(weight !== undefined, attrs.labelSmoothing > 0),
       body: () => /* wgsl */ `
   let row = i / params.columns;

@@ -144,7 +144,7 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
       key: `distill_loss.backward.${attrs.kind}`,
       reads: { student, teacher, weights, factor, stats, dy },
       writes: { dstudent },
-      params: { columns: ['u32', student.shape.at(-1)!], k: ['f32', inverse(attrs)] } as const,
+      params: { columns: student.shape.at(-1)!, k: ['f32', inverse(attrs)] } as const,
       constants: { STATS },
       declarations: () => MATH,
       body: () => /* wgsl */ `

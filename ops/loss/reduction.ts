@@ -53,7 +53,7 @@ fn weight(i: u32) -> f32 { return ${reads.weights ? 'load_weights(i)' : '1.0'}; 
 `;
   const kernel = {
     ...{ key: `reduce_losses.${sum}`, reads, writes },
-    params: { factor: ['f32', factor], by_weight: ['u32', Number(byWeight)] },
+    params: { factor: ['f32', factor], by_weight: Number(byWeight) },
     fold: { type: acc, load, acc, lift: 'v', join: 'a + b', helpers },
     body: /* wgsl */ `
   if (at.line > 0u || at.lane > 0u) { return; }

@@ -1,7 +1,7 @@
 import { apply } from '../../engine/apply.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
-import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, byteLength, type DType, expectDType, formatNumber, isBlock, isFloat } from '../../engine/dtype.ts';
 import { defineOp, type HostArg, hostSums, type Op, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
@@ -85,7 +85,7 @@ export function defineLookup(
         reads: { table, index },
         writes: { y },
         wide: step === 4 ? ['table', 'y'] : [],
-        params: { count: ['u32', count], length: ['u32', length], inner: ['u32', inner / step], nothing: ['u32', nothing] },
+        params: { count, length, inner: inner / step, nothing },
         body: () => /* wgsl */ `let row = i / params.inner;
   let k = u32(load_index(${unit === 'slice' ? 'row % params.count' : 'i'}));
   var value = ${step === 4 ? `vec4<${type}>` : type}(bitcast<${type}>(params.nothing));
@@ -170,7 +170,7 @@ const ADDITIONS: readonly {
         key: `scatter.${unit}`,
         reads: { index, src },
         writes: { y },
-        params: { count: ['u32', count], length: ['u32', length], inner: ['u32', inner] },
+        params: { count, length, inner },
         body: () => /* wgsl */ `let row = i / params.inner;
   let k = i32(row % params.length);
   let base = row / params.length * params.count * params.inner + i % params.inner;
@@ -195,11 +195,12 @@ const ADDITIONS: readonly {
         key: 'scatter.rows',
         reads: { index, src },
         writes: { y: sums },
-        params: { count: ['u32', count], length: ['u32', length], inner: ['u32', inner], each: ['u32', each] },
-        constants: { ROWS, COLUMNS },
-        code: () => FLAT_INDEX + scatterRows,
-        grid: grid1d(Math.ceil(length / ROWS) * Math.ceil(inner / COLUMNS), 1, parts),
-      } as const;
+        workgroup: COLUMNS,
+        params: { count, length, inner, each },
+        constants: { ROWS },
+        code: () => scatterRows,
+        grid: grid1d(Math.ceil(length / ROWS) * Math.ceil(inner / COLUMNS) * parts, 1),
+      };
       const first = launchKernel(kernel, device);
       return parts === 1 ? [first] : [first, sumRows(sums, y, device)];
     },

@@ -1,11 +1,11 @@
-// Sums rows of src into the rows of y that the index names. A workgroup owns ROWS rows and COLUMNS columns of one
+// Sums rows of src into the rows of y that the index names. A workgroup owns ROWS rows and WG columns of one
 // slice's sums, keeps them in workgroup memory and walks over the slice's part of the index in order. Each step marks,
 // of CHUNK entries, those that name a row of its own (an or of bits, whose order does not matter), then adds these in
 // order, four loads at a time. What a chunk sums to goes to its rows of y before the next, so that a row that comes
 // often loses no digits.
-const CHUNK = COLUMNS * 4u;
+const CHUNK = WG * 4u;
 const NONE: u32 = 0xffffffffu;
-var<workgroup> sums: array<f32, ROWS * COLUMNS>;
+var<workgroup> sums: array<f32, ROWS * WG>;
 var<workgroup> rows: array<u32, CHUNK>;
 var<workgroup> marks: array<atomic<u32>, CHUNK / 32u>;
 
@@ -27,7 +27,7 @@ var<private> begun: u32;
 
 fn sum_up(h: Hit, local: u32) {
   if (h.row == NONE) { return; }
-  sums[h.row * COLUMNS + local] += h.value;
+  sums[h.row * WG + local] += h.value;
   touched |= 1u << h.row;
 }
 
@@ -36,32 +36,32 @@ fn hand_over(which: u32, at: u32, rows_left: u32, local: u32) {
   for (var r = 0u; r < min(ROWS, rows_left); r += 1u) {
     if ((which & (1u << r)) == 0u) { continue; }
     let i = at + r * params.inner;
-    var sum = sums[r * COLUMNS + local];
+    var sum = sums[r * WG + local];
     if ((begun & (1u << r)) != 0u) { sum += y[i]; }
     y[i] = sum;
-    sums[r * COLUMNS + local] = 0.0;
+    sums[r * WG + local] = 0.0;
   }
   begun |= which;
   touched = 0u;
 }
 
-@compute @workgroup_size(COLUMNS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let across = (params.inner + COLUMNS - 1u) / COLUMNS;
-  let tile = flat_group(group, groups);
+fn kernel(group: u32, local: u32) {
+  let across = (params.inner + WG - 1u) / WG;
+  let tiles = across * ((params.length + ROWS - 1u) / ROWS);
+  let part = group / tiles;
+  let tile = group % tiles;
   let first = tile / across * ROWS;
-  let c = tile % across * COLUMNS + local;
-  for (var r = 0u; r < ROWS; r += 1u) { sums[r * COLUMNS + local] = 0.0; }
-  let begin = group.z * params.each;
+  let c = tile % across * WG + local;
+  for (var r = 0u; r < ROWS; r += 1u) { sums[r * WG + local] = 0.0; }
+  let begin = part * params.each;
   let end = min(params.count, begin + params.each);
   let rows_left = select(params.length - first, 0u, c >= params.inner);
-  let at = (group.z * params.length + first) * params.inner + c;
+  let at = (part * params.length + first) * params.inner + c;
   for (var start = begin; start < end; start += CHUNK) {
     hand_over(touched, at, rows_left, local);
     if (local < CHUNK / 32u) { atomicStore(&marks[local], 0u); }
     workgroupBarrier();
-    for (var j = local; j < CHUNK; j += COLUMNS) {
+    for (var j = local; j < CHUNK; j += WG) {
       let row = u32(index[min(start + j, end - 1u)]) - first;
       rows[j] = row;
       if (row < ROWS && start + j < end) { atomicOr(&marks[j / 32u], 1u << (j % 32u)); }

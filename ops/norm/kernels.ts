@@ -1,4 +1,4 @@
-import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { launchKernel } from '../common/launch-kernel.ts';
 import { launchRows } from '../common/rows.ts';
@@ -59,7 +59,7 @@ export function launchForward(
     key: `norm.${gate}`,
     reads,
     writes,
-    params: { groups: ['u32', reads.weight.size / group], eps: ['f32', eps] } as const,
+    params: { groups: reads.weight.size / group, eps: ['f32', eps] } as const,
     declarations: () => gated(gate) + RSTD,
     body: () => /* wgsl */ `
   let w = (row % params.groups) * params.columns;
@@ -106,7 +106,7 @@ export function launchInputsBackward(
     key: `norm.backward.${gate}`,
     reads,
     writes,
-    params: { groups: ['u32', reads.weight.size / group] } as const,
+    params: { groups: reads.weight.size / group },
     declarations: () => /* wgsl */ `${gated(gate)}
 fn slope(i: u32, w: u32) -> f32 { return load_dy(i) * load_weight(w) * after(i); }`,
     body: () => /* wgsl */ `
@@ -148,25 +148,25 @@ export function launchWeightsBackward(
   const slices = Math.max(1, Math.ceil(rows / perSlice));
   const outputs = dbias ? [dweight, dbias] : [dweight];
   const sums = outputs.map(() => device.scratch([slices, channels]));
-  const sizes = { rows, channels, columns: group, slice: perSlice };
   const first = launchKernel(
     {
       key: `norm.weights.${gate}.${outputs.length}`,
       reads,
       writes: { dweights: sums[0], dbiases: sums[1] },
-      params: Object.fromEntries(Object.entries(sizes).map(([name, size]) => [name, ['u32', size]])),
-      code: () => /* wgsl */ `${FLAT_INDEX}${gated(gate)}
-var<workgroup> tree: array<vec2<f32>, 256>;
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let c = flat_group(group, groups) * 64u + local % 64u;
-  let end = min(params.rows, (group.z + 1u) * params.slice);
+      workgroup: 256,
+      params: { rows, channels, columns: group, slice: perSlice },
+      code: () => /* wgsl */ `${gated(gate)}
+var<workgroup> tree: array<vec2<f32>, WG>;
+fn kernel(group: u32, local: u32) {
+  let tiles = (params.channels + 63u) / 64u;
+  let c = group % tiles * 64u + local % 64u;
+  let slice = group / tiles;
+  let end = min(params.rows, (slice + 1u) * params.slice);
   var sums = vec2<f32>();
   if (c < params.channels) {
     let groups = params.channels / params.columns;
     let first = c / params.columns;
-    for (var r = group.z * params.slice + local / 64u; r < end; r += 4u) {
+    for (var r = slice * params.slice + local / 64u; r < end; r += 4u) {
       let i = r * params.channels + c;
       let s = r * groups + first;
       let g = load_dy(i) * after(i);
@@ -177,10 +177,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   workgroupBarrier();
   if (local >= 64u || c >= params.channels) { return; }
   let total = (tree[local] + tree[local + 64u]) + (tree[local + 128u] + tree[local + 192u]);
-  store_dweights(group.z * params.channels + c, total.x);
-  ${dbias ? 'store_dbiases(group.z * params.channels + c, total.y);' : ''}
+  store_dweights(slice * params.channels + c, total.x);
+  ${dbias ? 'store_dbiases(slice * params.channels + c, total.y);' : ''}
 }`,
-      grid: grid1d(channels, 64, slices),
+      grid: grid1d(Math.ceil(channels / 64) * slices, 1),
     },
     device,
   );

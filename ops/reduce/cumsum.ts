@@ -1,5 +1,5 @@
 import { apply } from '../../engine/apply.ts';
-import { FLAT_INDEX, grid1d } from '../../engine/backends/webgpu/launch.ts';
+import { grid1d } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, expectDType } from '../../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
@@ -17,12 +17,10 @@ interface CumsumAttrs {
 const WORKGROUP = 256;
 
 /** A workgroup takes a line, LANES = 256 elements at a time (Hillis and Steele), or each of its threads one. */
-const CODE = /* wgsl */ `${FLAT_INDEX}
+const CODE = /* wgsl */ `
 var<workgroup> sums: array<T, LANES>;
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let line = flat_index(group, groups, local, ${WORKGROUP}u) / LANES;
+fn kernel(group: u32, local: u32) {
+  let line = (group * WG + local) / LANES;
   let first = (line / params.inner) * params.len * params.inner + line % params.inner;
   var carry = T(0);
   var part = T(0);  // of the last few blocks: one sum of all would lose the digits of small blocks
@@ -81,11 +79,12 @@ const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
       key: `cumsum.${lanes}`,
       reads: { x },
       writes: { y },
-      params: { lines: ['u32', lines], len: ['u32', length], inner: ['u32', inner], reverse: ['u32', reverse ? 1 : 0] },
+      workgroup: WORKGROUP,
+      params: { lines, len: length, inner, reverse: Number(reverse) },
       constants: { LANES: lanes },
       code: () => `alias T = ${accessOf(x.dtype, device.caps).type};${CODE}`,
       grid: grid1d(lines * lanes, WORKGROUP),
-    } as const;
+    };
     return [launchKernel(kernel, device)];
   },
   backward: ({ attrs, grads }) => ({ x: apply(cumsumOp, { x: grads.y! }, { ...attrs, reverse: !attrs.reverse }).y }),

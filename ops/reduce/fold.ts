@@ -1,4 +1,4 @@
-import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { DType } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
@@ -74,15 +74,15 @@ export function launchFold({ key, fold, body, ...kernel }: FoldKernel, pass: Pas
   const lines = outer * inner;
   const { name, lanes, along } = variantFor(pass);
   const { acc, lift, join, four = FOUR, helpers = '', type, load } = fold;
-  const sizes = { lines: ['u32', lines], len: ['u32', len], inner: ['u32', inner], chunk: ['u32', Math.ceil(len / splits)] } as const;
   return launchKernel(
     {
       ...kernel,
       key: `${key}.${name}`,
-      params: { ...sizes, ...kernel.params },
+      workgroup: WORKGROUP,
+      params: { lines, len, inner, splits, chunk: Math.ceil(len / splits), ...kernel.params },
       // Lanes of a line are NEXT apart in the workgroup.
       constants: { LANES: lanes, TILE: WORKGROUP / lanes, NEXT: along ? 1 : WORKGROUP / lanes, ALONG: along ? 1 : 0 },
-      code: () => /* wgsl */ `${FLAT_INDEX}${helpers}
+      code: () => /* wgsl */ `${helpers}
 alias Acc = ${acc};
 alias Value = ${type};
 fn value(i: u32) -> Value { return ${load}; }
@@ -90,14 +90,12 @@ fn lift(v: Value, k: u32) -> Acc { return ${lift}; }
 fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
 fn four(a: Value, b: Value, c: Value, d: Value, k: u32) -> Acc { return ${four}; }
 ${foldCode}
-@compute @workgroup_size(${WORKGROUP})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let at = place_of(group, groups, local);
+fn kernel(group: u32, local: u32) {
+  let at = place_of(group, local);
   let total = fold_line(at, local);
   ${body}
 }`,
-      grid: grid1d(lines * lanes, WORKGROUP, splits),
+      grid: grid1d(Math.ceil((lines * lanes) / WORKGROUP) * splits, 1),
     },
     device,
   );
@@ -174,7 +172,7 @@ export function foldLaunches(folded: Folded, y: Slot, dims: readonly number[], d
 /** WGSL that stores the `total` of a line, or of part of it, number `o`, by the first of its lanes. */
 const storing = (store: string) => /* wgsl */ `
   if (at.lane == 0u && at.begin < at.end) {
-    let o = (at.line / params.inner * groups.z + group.z) * params.inner + at.line % params.inner;
+    let o = (at.line / params.inner * params.splits + at.part) * params.inner + at.line % params.inner;
     ${store}
   }`;
 

@@ -1,17 +1,19 @@
-// Folds each line of (outer, len, inner), or part group.z of it, of `chunk` elements. What is folded (Value, Acc, value,
+// Folds each line of (outer, len, inner), or a part of it, of `chunk` elements. What is folded (Value, Acc, value,
 // lift, join, four) comes before this text.
 var<workgroup> partial: array<Acc, 256>;
 
 // Where a thread stands, and which elements of its line its part is: none past the last line.
-struct Place { line: u32, lane: u32, base: u32, begin: u32, end: u32 }
+struct Place { line: u32, lane: u32, part: u32, base: u32, begin: u32, end: u32 }
 
-fn place_of(group: vec3<u32>, groups: vec3<u32>, local: u32) -> Place {
-  let first = flat_group(group, groups) * TILE;
+fn place_of(group: u32, local: u32) -> Place {
+  let tiles = (params.lines + TILE - 1u) / TILE;
+  let first = group % tiles * TILE;
+  let part = group / tiles;
   let line = first + select(local % TILE, local / LANES, ALONG == 1u);
-  let begin = group.z * params.chunk;
+  let begin = part * params.chunk;
   let end = select(begin, min(params.len, begin + params.chunk), line < params.lines);
   let base = (line / params.inner) * params.len * params.inner + line % params.inner;
-  return Place(line, select(local / TILE, local % LANES, ALONG == 1u), base, begin, end);
+  return Place(line, select(local / TILE, local % LANES, ALONG == 1u), part, base, begin, end);
 }
 
 // Four loads under way at a time.

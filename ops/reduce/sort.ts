@@ -1,6 +1,6 @@
 import { expectWhole } from '../../engine/arguments.ts';
 import { apply } from '../../engine/apply.ts';
-import { FLAT_INDEX, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import { grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
@@ -23,20 +23,14 @@ interface SortAttrs {
 /** Elements that one workgroup sorts, and its threads. */
 const BLOCK = 256;
 
-const MAIN = /* wgsl */ `
-@compute @workgroup_size(${BLOCK})
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32)`;
-
 /** A workgroup a block: each element counts those that come before it. */
 const SORT_BLOCKS = /* wgsl */ `
-var<workgroup> keys: array<u32, ${BLOCK}>;
-${MAIN} {
-  let at = flat_group(group, groups);
-  let line = at / params.runs;
-  let run = at % params.runs;
-  let begin = run * ${BLOCK}u;
-  let count = select(0u, min(${BLOCK}u, params.len - begin), line < params.lines);
+var<workgroup> keys: array<u32, WG>;
+fn kernel(group: u32, local: u32) {
+  let line = group / params.runs;
+  let run = group % params.runs;
+  let begin = run * WG;
+  let count = select(0u, min(WG, params.len - begin), line < params.lines);
   let base = (line / params.inner) * params.len * params.inner + line % params.inner;
   // What is behind the end comes last.
   keys[local] = 0xffffffffu;
@@ -60,8 +54,8 @@ fn count_of(run: u32) -> u32 {
   let begin = run * params.width;
   return min(params.cap, select(0u, params.len - begin, begin < params.len));
 }
-${MAIN} {
-  let i = flat_index(group, groups, local, ${BLOCK}u);
+fn kernel(group: u32, local: u32) {
+  let i = group * WG + local;
   let place = i % params.cap;
   let run = (i / params.cap) % params.runs;
   let line = i / (params.cap * params.runs);
@@ -117,13 +111,13 @@ const sortOp = /* @__PURE__ */ defineOp({
     const launch = (code: string, runs: number, width: number, out: number, outRuns: number, threads: number) => {
       const last = outRuns === 1;
       const to = last ? indices : device.scratch([lines, outRuns, out, 2], 'u32');
-      const sizes = { lines, len: length, inner, runs, width, cap, out, out_runs: outRuns };
       const kernel = {
         key: `sort.${code === MERGE ? 'merge' : descending}.${last}`,
         reads: { x: from },
         writes: { y: to },
-        params: Object.fromEntries(Object.entries(sizes).map(([name, size]) => [name, ['u32', size] as const])),
-        code: () => FLAT_INDEX + (last ? EMIT_INDEX : EMIT_PAIR) + code,
+        workgroup: BLOCK,
+        params: { lines, len: length, inner, runs, width, cap, out, out_runs: outRuns },
+        code: () => (last ? EMIT_INDEX : EMIT_PAIR) + code,
         grid: grid1d(lines * runs * threads, BLOCK),
       };
       launches.push(launchKernel(kernel, device));
