@@ -77,29 +77,25 @@ export const HALF: Access = {
   feature: 'f16',
 };
 
-/** Two in a word. */
-export const HALF_IN_WORDS: Access = {
-  key: 'f16w',
-  type: 'f32',
-  one: { stored: 'u32', load: 'from_half((X[i >> 1u] >> (16u * (i & 1u))) & 0xffffu)' },
-  four: {
-    stored: 'vec2<u32>',
-    load: 'vec4<f32>(halves(X[i].x), halves(X[i].y))',
-    store: 'X[i] = vec2<u32>(to_halves(v.xy), to_halves(v.zw))',
-  },
-  helpers: [HALVES],
-};
+/** Two of 16 bits in a word: `one` of them as f32, and functions that take two out of a word and put two into one. */
+function inWords(key: string, one: string, from: string, to: string, helpers: string): Access {
+  return {
+    key,
+    type: 'f32',
+    one: { stored: 'u32', load: one },
+    four: {
+      stored: 'vec2<u32>',
+      load: `vec4<f32>(${from}(X[i].x), ${from}(X[i].y))`,
+      store: `X[i] = vec2<u32>(${to}(v.xy), ${to}(v.zw))`,
+    },
+    helpers: [helpers],
+  };
+}
 
-export const BFLOAT: Access = {
-  key: 'bf16',
-  type: 'f32',
-  one: { stored: 'u32', load: 'bitcast<f32>((X[i >> 1u] >> (16u * (i & 1u))) << 16u)' },
-  four: {
-    stored: 'vec2<u32>',
-    load: 'vec4<f32>(bfloats(X[i].x), bfloats(X[i].y))',
-    store: 'X[i] = vec2<u32>(to_bfloats(v.xy), to_bfloats(v.zw))',
-  },
-  helpers: [/* wgsl */ `
+const HALF_AT = 'from_half((X[i >> 1u] >> (16u * (i & 1u))) & 0xffffu)';
+export const HALF_IN_WORDS = inWords('f16w', HALF_AT, 'halves', 'to_halves', HALVES);
+
+const BFLOATS = /* wgsl */ `
 fn bfloats(w: u32) -> vec2<f32> { return vec2<f32>(bitcast<f32>(w << 16u), bitcast<f32>(w & 0xffff0000u)); }
 fn bfloat_bits(value: f32) -> u32 {
   let bits = bitcast<u32>(value);
@@ -107,8 +103,9 @@ fn bfloat_bits(value: f32) -> u32 {
   return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
 }
 fn to_bfloats(v: vec2<f32>) -> u32 { return bfloat_bits(v.x) | (bfloat_bits(v.y) << 16u); }
-`],
-};
+`;
+const BFLOAT_AT = 'bitcast<f32>((X[i >> 1u] >> (16u * (i & 1u))) << 16u)';
+export const BFLOAT = inWords('bf16', BFLOAT_AT, 'bfloats', 'to_bfloats', BFLOATS);
 
 /** The scale of the block of `words` words that four elements number i, or element number i, lie in. */
 const scaleOf4 = (words: number) => /* wgsl */ `from_half((X[i / 16u * ${words}u] >> (2u * (i & 8u))) & 0xffffu)`;

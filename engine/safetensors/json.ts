@@ -29,8 +29,6 @@ function seen(): (key: string) => boolean {
 export class JsonScanner {
   position = 0;
   private text = 0;
-  /** Strings without escapes that were read lately. */
-  private readonly recent: string[] = [];
 
   /** @param fail throws the caller's error for a fault at a byte of `bytes` */
   constructor(
@@ -105,8 +103,6 @@ export class JsonScanner {
   }
 
   private decode(begin: number, end: number, escaped: boolean, what: string): string {
-    const slot = ((end - begin) * 31 + this.bytes[begin] * 7 + this.bytes[end - 1]) & 255;
-    if (this.isRecent(slot, begin, end)) return this.recent[slot];
     let value: string;
     try {
       value = utf8.decode(this.bytes.subarray(begin, end));
@@ -115,18 +111,7 @@ export class JsonScanner {
       return this.fail(begin, `${what}: bad UTF-8 or a bad escape in a string`);
     }
     if (/\p{Surrogate}/u.test(value)) this.fail(begin, `${what}: half of a surrogate pair in a string`);
-    if (!escaped) this.recent[slot] = value;
     return value;
-  }
-
-  /** Whether a slot has the string of these bytes: the few words that every tensor repeats are made only once. */
-  private isRecent(slot: number, begin: number, end: number): boolean {
-    const value = this.recent[slot];
-    if (value?.length !== end - begin) return false;
-    for (let i = 0; i < value.length; i++) {
-      if (value.charCodeAt(i) !== this.bytes[begin + i] || this.bytes[begin + i] > 0x7f) return false;
-    }
-    return true;
   }
 
   /** A plain integer in 0 … 2^53−1: no sign, fraction, exponent or leading zero. */

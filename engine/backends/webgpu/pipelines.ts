@@ -36,14 +36,6 @@ export class Pipelines {
     return verdict === 'good';
   }
 
-  /** Keeps what the device said of shaders that it had not judged. */
-  judge(shaders: Iterable<Shader>, verdict: 'good' | Error): void {
-    for (const shader of shaders) {
-      const found = this.compiledShaders.get(shader);
-      if (found) found.verdict ??= verdict;
-    }
-  }
-
   compiled(shader: Shader): Compiled {
     let found = this.compiledShaders.get(shader);
     if (!found) this.compiledShaders.set(shader, (found = this.compile(shader)));

@@ -327,15 +327,15 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
    * along. When there is one, what the op should have written is marked as not computed.
    */
   private tryOut(plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
-    const { shaders } = plan;
     const written = plan.writes.map((i) => buffers[i]!);
     const takes = written.map((buffer) => buffer.takes);
     const judge = (error: GPUError | null) => {
-      if (!error) return this.pipelines.judge(shaders, 'good');
-      const named = [...shaders].filter((shader) => names(error.message, shader));
-      const refused = new KernelError(`${plan.op.name}: the GPU refused its kernel: ${explain(error.message, named)}`);
-      // The others, which further ops may share, are left to be judged without it.
-      this.pipelines.judge(named, refused);
+      // Those that the error does not name, which further ops may share, are left to be judged without it.
+      const judged = [...plan.shaders].filter((shader) => !error || names(error.message, shader));
+      const refused =
+        error && new KernelError(`${plan.name}: the GPU refused its kernel: ${explain(error.message, judged)}`);
+      for (const shader of judged) this.pipelines.compiled(shader).verdict ??= refused ?? 'good';
+      if (!refused) return;
       for (const [i, buffer] of written.entries()) if (buffer.takes === takes[i]) buffer.failure = refused;
       this.unheard ??= refused;
     };
