@@ -1,22 +1,10 @@
 import { accessor } from '../../engine/access.ts';
-import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, type Scalar, type Shader, shader } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuCaps, grid1d, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { linked } from './library.ts';
 
 const WORKGROUP = 256;
-
-/** The entry point of kernels with one invocation per element; WG is its workgroup size. */
-export const FLAT_MAIN = /* wgsl */ `${FLAT_INDEX}
-const WG = ${WORKGROUP}u;
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32)`;
-
-/** Launches a FLAT_MAIN kernel for `items` invocations. */
-export function flatLaunch(shader: Shader, args: readonly Slot[], params: readonly number[], items: number): Launch {
-  return { shader, args, params, grid: grid1d(items, WORKGROUP) };
-}
 
 type Operands = Readonly<Record<string, Slot | undefined>>;
 

@@ -27,9 +27,12 @@ type CUnaryBackward = (x: Address, y: Address, dy: Address, dx: Address, n: numb
 /** A C kernel by name; undefined where there is none. */
 const kernel = <T>(k: WasmPlanner['k'], name: string) => (k as unknown as Readonly<Record<string, T | undefined>>)[name];
 
-/** An elementwise function, which other ops can apply to what they compute: by its name, in their own kernels. */
-export interface Activation {
-  (x: Tensor): Tensor;
+/**
+ * An elementwise function, of x and of the numbers it depends on where there are any. Other ops can apply it to what they
+ * compute: by its name, in their own kernels.
+ */
+export interface Activation<P extends string = never> {
+  (x: Tensor, ...params: [P] extends [never] ? [] : [Readonly<Record<P, number>>]): Tensor;
   readonly torchName: string;
 }
 
@@ -61,24 +64,12 @@ export function activationOnWasm(k: WasmPlanner['k'], name: string, y: Slot): bo
  * @param value of x
  * @param slope its derivative in terms of x and y, what the function gives; the number where it is constant
  */
-export function unary(
-  name: string,
-  value: Formula<never>,
-  slope: Formula<never> | number,
-  options?: UnaryOptions<never>,
-): Activation;
-export function unary<P extends string>(
-  name: string,
-  value: Formula<P>,
-  slope: Formula<P>,
-  options: UnaryOptions<P>,
-): (x: Tensor, params: Readonly<Record<P, number>>) => Tensor;
-export function unary<P extends string>(
+export function unary<P extends string = never>(
   name: string,
   value: Formula<P>,
   slope: Formula<P> | number,
   { params, integers, masks }: UnaryOptions<P> = {},
-): unknown {
+): Activation<P> {
   const [f, wgsl] = value;
   const onIntegers = integers?.f;
   if (!params) formulas.set(name, value as Formula<never>);
@@ -102,8 +93,8 @@ export function unary<P extends string>(
       return call !== undefined;
     },
   });
-  const call = (x: Tensor, numbers: Readonly<Record<P, number>>) => apply(op, { x }, params ? numbers : ({} as never)).y;
-  return Object.assign(call, { torchName: name });
+  const none = {} as Readonly<Record<P, number>>;
+  return Object.assign((x: Tensor, numbers = none) => apply(op, { x }, params ? numbers : none).y, { torchName: name });
 }
 
 /** dy·f′. */

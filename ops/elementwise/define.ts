@@ -24,10 +24,9 @@ export interface Elementwise<A, I extends string = string> {
   readonly words?: readonly (keyof A & string)[];
   /** The result's shape, where it is not the one that the operands broadcast to. */
   readonly shape?: (attrs: A) => readonly number[];
-  /** The dtypes it takes: where it is not said floats, and where `integers` says something whole numbers. */
-  readonly takes?: readonly DType[];
   /**
-   * The result's dtype, where it is not the one that the operands have together.
+   * The result's dtype, where it is not the one that the operands have together: floats, and where `integers` says
+   * something whole numbers.
    * @throws DTypeError for operands that it does not take, ArgumentError for such attributes
    */
   readonly result?: (inputs: Each<Spec>, attrs: A) => DType;
@@ -48,13 +47,12 @@ export function defineElementwise<A, const I extends string>(
   gradient?: Pick<OpDefinition<A, string, 'y', string>, 'saves' | 'backward'>,
 ): Op<A, I, 'y'> {
   const { name, inputs, integers, helpers, wasm } = own;
-  const takes = own.takes ?? [...FLOATS, ...(integers ? INTEGERS : [])];
   const definition: OpDefinition<A, string, 'y', string> = {
     name,
     inputs,
     outputs: ['y'],
     shape(given, attrs) {
-      const dtype = own.result ? own.result(given, attrs) : promote(name, given, ...takes);
+      const dtype = own.result ? own.result(given, attrs) : promote(name, given, ...FLOATS, ...(integers ? INTEGERS : []));
       const shapes = inputs.map((input) => given[input].shape);
       return { y: spec(own.shape?.(attrs) ?? shapes.reduce((a, b) => broadcastShapes(name, a, b)), dtype) };
     },

@@ -1,12 +1,14 @@
 import type { Spec } from '../../engine/backend.ts';
 import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
-import { type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
+import { grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
 import { byteLength, expectDType } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { type Bare, defineOp, type HostArg, type Named, type Op, type OpDefinition } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { FLAT_MAIN, flatLaunch } from '../common/launch-kernel.ts';
 import { mergeDims, show, strides as stridesOf } from '../common/shapes.ts';
+
+/** Invocations in a workgroup. */
+const WG = 256;
 
 /** Where elements lie in a tensor's memory, counted in elements: strides of 0 repeat, negative ones run backwards. */
 export interface View {
@@ -172,9 +174,10 @@ function kernel(rank: number, bytes: keyof typeof MOVES, moved: boolean, pairs: 
       reads: { ...all('x', type), ...(moved && { start: 'i32' }) },
       writes: all('y', target),
       params: { n: 'u32', source: 'i32', goal: 'i32', step: 'i32', most: 'i32', ...Object.fromEntries(fields) },
+      workgroup: WG,
       code: /* wgsl */ `
-${FLAT_MAIN} {
-  var rest = flat_index(group, groups, local, WG);
+fn kernel(group: u32, local: u32) {
+  var rest = group * WG + local;
   if (rest >= params.n) { return; }
   var source = params.source;
   var goal = params.goal${moved ? ' + params.step * clamp(start[0], 0, params.most)' : ''};
@@ -193,5 +196,5 @@ function launchCopy(copy: Copy<Slot>): Launch {
   const n = dims.reduce((product, { size }) => product * size, 1);
   const params = [n, from, to, step, moved?.most ?? 0, ...[...dims].reverse().flatMap((d) => [d.size, d.from, d.to])];
   const args = [...pairs.map(({ source }) => source), ...(moved ? [moved.start] : []), ...pairs.map(({ target }) => target)];
-  return flatLaunch(kernel(dims.length, bytes, !!moved, pairs.length), args, params, n);
+  return { shader: kernel(dims.length, bytes, !!moved, pairs.length), args, params, grid: grid1d(n, WG) };
 }

@@ -2,7 +2,7 @@ import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectWhole } from '../../engine/arguments.ts';
 import { elements } from '../../engine/backend.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
-import { FLAT_INDEX, grid1d } from '../../engine/backends/webgpu/launch.ts';
+import { grid1d } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { defineOp } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
@@ -21,7 +21,7 @@ const WG = 256;
 /** Elements of a thread, which share the bias corrections. */
 const EACH = 4;
 
-const UPDATE = /* wgsl */ `${FLAT_INDEX}
+const UPDATE = /* wgsl */ `
 // 1 − βᵗ = −expm1(t·ln β), by its series where 1 − e^x would lose its digits.
 fn correction(t: f32, log_beta: f32) -> f32 {
   let x = t * log_beta;
@@ -30,10 +30,8 @@ fn correction(t: f32, log_beta: f32) -> f32 {
   for (var k = 9.0; k > 1.5; k -= 1.0) { series = 1.0 + x / k * series; }
   return -x * series;
 }
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let first = flat_index(group, groups, local, WG * EACH);
+fn kernel(group: u32, local: u32) {
+  let first = group * WG * EACH + local;
   let t = load_before(params.index) + load_stats(2u);
   if (first == 0u) { store_step(0u, t); }
   if (load_stats(2u) == 0.0) { return; }
@@ -99,7 +97,8 @@ const adamwOp = /* @__PURE__ */ defineOp({
       reads: { grad, before, stats, lr },
       writes: { param, ms: m, vs: v, step },
       params: { n: ['u32', param.size], index: ['u32', index], ...Object.fromEntries(floats) },
-      constants: { WG, EACH },
+      constants: { EACH },
+      workgroup: WG,
       code: () => UPDATE,
       grid: grid1d(param.size, WG * EACH),
     } as const;

@@ -7,6 +7,7 @@ import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
 import { expectShape } from '../common/shapes.ts';
+import { rowFold } from '../common/rows.ts';
 import squaresWgsl from '../common/squares.wgsl';
 
 const WG = 256;
@@ -20,20 +21,12 @@ function groupsOf(size: number): number {
 }
 
 /** WGSL: the norm of the numbers `load(i)` from `first` on, `step` apart. */
-const norm = (load: string) => /* wgsl */ `${squaresWgsl}
-var<workgroup> sums: array<vec3<f32>, WG>;
+const norm = (load: string) => /* wgsl */ `${squaresWgsl}${rowFold('sum', 'vec3<f32>')}
 fn norm(first: u32, step: u32, local: u32) -> f32 {
   var mine = vec3<f32>();
   for (var i = first; i < params.n; i += step) { mine += squares(${load}(i)); }
-  sums[local] = mine;
-  workgroupBarrier();
-  for (var half = WG / 2u; half > 0u; half = half / 2u) {
-    if (local < half) { sums[local] += sums[local + half]; }
-    workgroupBarrier();
-  }
-  return norm_of(sums[0]);
+  return norm_of(sum(mine, local));
 }
-@compute @workgroup_size(WG)
 `;
 
 interface GradNormAttrs {
@@ -75,15 +68,15 @@ const gradNormOp = /* @__PURE__ */ defineOp({
       key: 'grad_norm.parts',
       reads: { x: tensors[i], count: before && tensors[gradients + i] },
       writes: { norms, before },
-      params: { n: ['u32', tensors[i].size], offset: ['u32', offsets[i]], index: ['u32', i] },
-      constants: { WG },
+      params: { n: ['u32', tensors[i].size], groups: ['u32', count], offset: ['u32', offsets[i]], index: ['u32', i] },
+      constants: { LANES: WG },
+      workgroup: WG,
       code: () => /* wgsl */ `${norm('load_x')}
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let all = norm(group.x * WG + local, groups.x * WG, local);
+fn kernel(group: u32, local: u32) {
+  let all = norm(group * WG + local, params.groups * WG, local);
   if (local > 0u) { return; }
-  store_norms(params.offset + group.x, all);
-  ${before ? 'if (group.x == 0u) { store_before(params.index, load_count(0u)); }' : ''}
+  store_norms(params.offset + group, all);
+  if (group == 0u) { store_before(params.index, load_count(0u)); }
 }`,
       grid: [count, 1, 1],
     }));
@@ -92,9 +85,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       reads: { norms, loss },
       writes: { stats },
       params: { n: ['u32', norms.size], max_norm: ['f32', maxNorm] },
-      constants: { WG },
+      constants: { LANES: WG },
+      workgroup: WG,
       code: () => /* wgsl */ `${norm('load_norms')}
-fn main(@builtin(local_invocation_index) local: u32) {
+fn kernel(group: u32, local: u32) {
   let all = norm(local, WG, local);
   if (local > 0u) { return; }
   store_stats(0u, all);

@@ -4,6 +4,7 @@ import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp } from '../../engine/op.ts';
 import { noGrad } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { rowFold } from '../common/rows.ts';
 import { expectRank, expectShape } from '../common/shapes.ts';
 import code from './choose-token.wgsl';
 
@@ -65,8 +66,9 @@ const chooseTokenOp = /* @__PURE__ */ defineOp<
       reads: { logits: 'f32', ...(drawn ? { draws: 'f32', position: 'i32' } : {}) },
       writes: { token: 'i32', ...(seen ? { seen: 'u32' } : {}) },
       params: { vocabulary: 'u32', temperature: 'f32', penalty: 'f32', top_k: 'f32', top_p: 'f32', draws: 'u32' },
-      constants: { WG },
-      code: code
+      constants: { LANES: WG },
+      workgroup: WG,
+      code: `${FOLDS}${code}`
         .replace('DRAW', drawn ? drawing(limits) : '')
         .replace('PENALISED', seen ? PENALISED : 'value')
         .replace('REMEMBER', seen ? 'if (!any_broken) { seen[row * params.vocabulary + chosen] = 1u; }' : ''),
@@ -76,6 +78,11 @@ const chooseTokenOp = /* @__PURE__ */ defineOp<
     return [{ shader: kernel, args, params, grid: [rows, 1, 1] }];
   },
 });
+
+const FOLDS = [
+  rowFold('total_sum', 'f32'),
+  rowFold('greatest_key', 'vec2<u32>', 'select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y))'),
+].join('');
 
 const PENALISED =
   'select(value, value * select(params.penalty, 1.0 / params.penalty, value > 0.0), ' +

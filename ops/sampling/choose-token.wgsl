@@ -2,9 +2,7 @@
 // the key at which the weights from the top reach a target is built bit by bit from its highest.
 const NAN_OR_INFINITE: u32 = 0x7f800000u;
 
-var<workgroup> sums: array<f32, WG>;
-var<workgroup> keys: array<u32, WG>;
-var<workgroup> places: array<u32, WG>;
+var<workgroup> place: u32;
 var<workgroup> counts: array<u32, WG>;
 
 /** What is left of the tokens: keys above `least`, and `ties` of those that equal it. */
@@ -23,18 +21,6 @@ fn logit(row: u32, i: u32) -> f32 {
 }
 
 fn weight(key: u32, greatest: f32) -> f32 { return exp((logit_of(key) - greatest) / params.temperature); }
-
-fn total_sum(value: f32, local: u32) -> f32 {
-  sums[local] = value;
-  workgroupBarrier();
-  for (var step = WG / 2u; step > 0u; step /= 2u) {
-    if (local < step) { sums[local] += sums[local + step]; }
-    workgroupBarrier();
-  }
-  let sum = sums[0];
-  workgroupBarrier();
-  return sum;
-}
 
 /** The weight of the kept tokens whose keys are at least `least`; each counts 1 where all are to be counted. */
 fn mass(row: u32, least: u32, kept: Kept, greatest: f32, counting: bool, local: u32) -> f32 {
@@ -86,42 +72,28 @@ fn place_of(row: u32, key: u32, rank: u32, local: u32) -> u32 {
   if (before <= rank && rank < before + count) {
     for (var i = local * chunk; i < end; i++) {
       if (key_of(logit(row, i)) != key) { continue; }
-      if (before == rank) { places[0] = i; }
+      if (before == rank) { place = i; }
       before++;
     }
   }
   workgroupBarrier();
-  return places[0];
+  return place;
 }
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let row = group.x;
-  var best = 0u;
-  var place = 0xffffffffu;
+fn kernel(row: u32, local: u32) {
+  // A key, and where it is first.
+  var mine = vec2<u32>(0u, 0xffffffffu);
   var broken = false;
   for (var i = local; i < params.vocabulary; i += WG) {
     let value = logit(row, i);
     if ((bitcast<u32>(value) & NAN_OR_INFINITE) == NAN_OR_INFINITE) { broken = true; }
     let key = key_of(value);
-    if (key > best) { best = key; place = i; }
+    if (key > mine.x) { mine = vec2<u32>(key, i); }
   }
-  keys[local] = best;
-  places[local] = place;
   let any_broken = total_sum(select(0.0, 1.0, broken), local) > 0.0;
-  for (var step = WG / 2u; step > 0u; step /= 2u) {
-    if (local < step) {
-      let other = local + step;
-      if (keys[other] > keys[local] || (keys[other] == keys[local] && places[other] < places[local])) {
-        keys[local] = keys[other];
-        places[local] = places[other];
-      }
-    }
-    workgroupBarrier();
-  }
-  let greatest = logit_of(keys[0]);
-  var chosen = places[0];
-  workgroupBarrier();
+  let best = greatest_key(mine, local);
+  let greatest = logit_of(best.x);
+  var chosen = best.y;
   DRAW
   if (local == 0u) {
     token[row] = select(i32(chosen), -1, any_broken);
