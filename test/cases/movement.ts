@@ -1,7 +1,7 @@
-import { ArgumentError, ShapeError } from '../../engine/errors.ts';
+import { ArgumentError, DTypeError, ShapeError } from '../../engine/errors.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import * as ops from '../../ops/index.ts';
-import { type Case, dim, type Room, ROOM, whole } from './case.ts';
+import { type Case, dim, type Room, ROOM, sized, whole } from './case.ts';
 
 const pair = { M: 3, N: 7 };
 const cube = { A: 2, B: 3, C: 4 };
@@ -124,16 +124,36 @@ export const movement: Room = {
   },
   embedding: {
     golden: ([weight, ids]) => ops.embedding(weight, ids),
-    cases: [[{ V: 3, D: 2, M: 4 }, (t, { V, D, M }) => ops.embedding(t(V, D), t.ids(V, M))]],
+    // With a gradient in one stage and in two.
+    cases: [
+      [
+        { V: 3, D: 2, M: 4 },
+        (t, { V, D, M }) => ops.embedding(t(V, D), t.ids(V, M, 1)),
+        { at: sized('V D M', [50, 7, 111], [50, 20, 37], [17, 130, 3000], [1000, 260, 2000]) },
+      ],
+    ],
+    refuses: [['ids that are floats', (t) => ops.embedding(t(2, 3), t(2, 3)), DTypeError, /embedding: index has dtype f32, expected i32/]],
   },
   index_select: {
     golden: ([x, index], { dim }) => ops.indexSelect(x, dim, index),
-    cases: [[{ A: 2, V: 3, D: 2, M: 4 }, (t, { A, V, D, M }) => ops.indexSelect(t(A, V, D), 1, t.ids(V, M))]],
+    cases: [
+      [
+        { A: 2, V: 3, D: 2, M: 4 },
+        (t, { A, V, D, M }) => ops.indexSelect(t(A, V, D), 1, t.ids(V, M)),
+        { at: sized('A V D M', [1, 50, 60, 37], [5, 20, 3, 7], [100, 8, 1, 70], [1, 6, 1, 9]) },
+      ],
+    ],
+    refuses: [['an index of two dimensions', (t) => ops.indexSelect(t(2, 3), 1, t.ids(3, 3, 1)), ShapeError, /index_select: index/]],
     takes: { dim: [dim(1), (t, n) => ops.indexSelect(t(3), n, t.ids(1, 1))] },
   },
   gather: {
     golden: ([x, index], { dim }) => ops.gather(x, dim, index),
-    cases: [[{ A: 2, V: 3, M: 2 }, (t, { A, V, M }) => ops.gather(t(A, V), 1, t.ids(V, A, M))]],
+    cases: [
+      [{ A: 2, V: 3, M: 2 }, (t, { A, V, M }) => ops.gather(t(A, V), 1, t.ids(V, A, M)), { at: [{ A: 40, V: 900, M: 1 }] }],
+      [{}, (t) => [ops.gather(t(5, 20, 8), -1, t.ids(8, 3, 20, 11)), ops.gather(t(5, 20), 0, t.ids(5, 13, 2))]],
+      [{}, (t) => ops.gather(t(3, 2, 4, 5), 1, t.ids(2, 3, 7, 4, 2))],
+    ],
+    refuses: [['a longer index', (t) => ops.gather(t(2, 3), 1, t.ids(3, 3, 1)), ShapeError, /gather: index has shape \[3, 1\]/]],
     takes: { dim: [dim(1), (t, n) => ops.gather(t(3), n, t.ids(1, 1))] },
   },
   scatter_add: {
