@@ -73,7 +73,7 @@ export async function leakReport(body: () => void | Promise<void>): Promise<stri
  * What makes every tensor, by the names that frames give them: `new Tensor`, `Tensor.alias`. A bundler may have put a
  * `_` before a class and a number after a function.
  */
-const OWN = /^(?:at )?(?:new )?(?:_?Tensor\d*\.)?(?:_?Tensor|noteMade|empty|fromData(?:Together)?|apply|applyFlat|detach|alias)\d*(?: \(|@)/;
+const OWN = /^(?:at )?(?:new )?(?:_?Tensor\d*\.)?(?:_?Tensor|noteMade|empty|fromData(?:Together)?|apply|detach|alias)\d*(?: \(|@)/;
 
 /** The innermost frames outside the engine's own constructors. */
 function placeOf(stack: string): string {

@@ -33,7 +33,7 @@ const MOST = 8192;
  * Plans by op, specs and attributes, for one device: an op that meets the same shapes again is not checked and planned
  * anew. Attributes must be plain data, of numbers, strings, booleans, arrays and objects of these.
  */
-export class PlanCache {
+class PlanCache {
   private readonly plans = new Map<AnyOp, { latest: Prepared | null; readonly all: Map<number, Prepared[]> }>();
   private count = 0;
 
@@ -83,6 +83,15 @@ export class PlanCache {
       }
     }
   }
+}
+
+const caches = new WeakMap<Backend, PlanCache>();
+
+/** The plans of a device. */
+export function plansOf(device: Backend): PlanCache {
+  let cache = caches.get(device);
+  if (!cache) caches.set(device, (cache = new PlanCache(device)));
+  return cache;
 }
 
 /** The operands of a call as slots, numbered in order. */

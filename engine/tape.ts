@@ -212,10 +212,7 @@ export function backwardFrom(roots: readonly Tensor[], grads: readonly Tensor[],
 function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], arithmetic: Arithmetic): void {
   const pending = new Map<Node, (Tensor | null)[]>();
   const deliver = (edge: Edge, grad: Tensor): void => {
-    if (edge.leaf) {
-      addToLeaf(edge.leaf, grad, arithmetic);
-      return;
-    }
+    if (edge.leaf) return addToLeaf(edge.leaf, grad, arithmetic);
     const slots = pending.get(edge.node!)!;
     const before = slots[edge.outputIndex];
     slots[edge.outputIndex] = before ? arithmetic.add(before, grad) : grad;
@@ -231,8 +228,7 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], arithmetic
       throw new ArgumentError(`backward: ${root} does not depend on a tensor that requires a gradient`);
     }
     expectAlike(() => `backward: ${root} was given`, rootGrads[i], root);
-    const edge = edgeOf(root);
-    if (edge) deliver(edge, rootGrads[i].detach());
+    deliver(edgeOf(root)!, rootGrads[i].detach());
   });
   for (const node of nodes) {
     const grads = pending.get(node)!;
@@ -302,28 +298,22 @@ export function checkpoint(
   arithmetic: Arithmetic,
   replay: <T>(run: () => T) => T = (run) => run(),
 ): Tensor[] {
-  return GRADIENTS && gradEnabled() ? recomputed(body, inputs, arithmetic, replay) : body([...inputs]);
-}
-
-function recomputed(
-  body: (inputs: Tensor[]) => Tensor[],
-  inputs: readonly Tensor[],
-  arithmetic: Arithmetic,
-  replay: <T>(run: () => T) => T,
-): Tensor[] {
-  const outputs = scope(() => noGrad(() => body([...inputs])).map((output) => output.detach()));
-  const pullback: Pullback = (node, grads) => {
-    const leaves = inputs.map((_, i) => {
-      const leaf = node.view(String(i));
-      leaf.requiresGrad = node.edges[i] !== null;
-      return leaf;
-    });
-    const again = replay(() => withPaused(0, () => body(leaves)));
-    const used = again.flatMap((output, i) => (grads[i] && output.requiresGrad ? [i] : []));
-    backwardFrom(used.map((i) => again[i]), used.map((i) => grads[i]!), arithmetic);
-    return leaves.map((leaf) => leaf.grad?.detach() ?? null);
-  };
-  const saved = new Map(inputs.map((input, i) => [String(i), save(input)]));
-  attach('checkpoint', inputs, outputs, saved, pullback);
-  return outputs;
+  if (GRADIENTS && gradEnabled()) {
+    const outputs = scope(() => noGrad(() => body([...inputs])).map((output) => output.detach()));
+    const pullback: Pullback = (node, grads) => {
+      const leaves = inputs.map((_, i) => {
+        const leaf = node.view(String(i));
+        leaf.requiresGrad = node.edges[i] !== null;
+        return leaf;
+      });
+      const again = replay(() => withPaused(0, () => body(leaves)));
+      const used = again.flatMap((output, i) => (grads[i] && output.requiresGrad ? [i] : []));
+      backwardFrom(used.map((i) => again[i]), used.map((i) => grads[i]!), arithmetic);
+      return leaves.map((leaf) => leaf.grad?.detach() ?? null);
+    };
+    const saved = new Map(inputs.map((input, i) => [String(i), save(input)]));
+    attach('checkpoint', inputs, outputs, saved, pullback);
+    return outputs;
+  }
+  return body([...inputs]);
 }

@@ -1,11 +1,11 @@
-import { applyFlat } from '../../engine/apply.ts';
-import { definedOps } from '../../engine/op.ts';
+import { apply } from '../../engine/apply.ts';
+import { definedOps, type Op } from '../../engine/op.ts';
 import { noGrad } from '../../engine/tape.ts';
 import * as ops from '../../ops/index.ts';
 import { type Room, ROOM, type Use, WORD, whole } from './case.ts';
 
 /** An op that no module exports, and what it is told. */
-const fold = () => definedOps().find(({ name }) => name === 'fold')!;
+const fold = () => definedOps().find(({ name }) => name === 'fold') as Op<object, 'y', 'x'>;
 const windows = {
   ...{ kernel: [2, 2], stride: [2, 2], padding: [1, 1], dilation: [1, 1] },
   ...{ image: [2, 3, 2, 3], outside: 0 },
@@ -27,7 +27,7 @@ export const conv: Room = {
       padding: [whole(0, ROOM), conv2dWith((padding) => ({ padding }))],
     },
   },
-  fold: { cases: [[{}, (t) => applyFlat(fold(), [t(2, 4, 12)], windows)[0]!]] },
+  fold: { cases: [[{}, (t) => apply(fold(), { y: t(2, 4, 12) }, windows).x]] },
   causal_conv1d: {
     golden: ([x, w, bias], { activation }) => ops.causalConv1d(x, w, bias ?? null, { activation }),
     cases: [
