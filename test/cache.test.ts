@@ -8,11 +8,11 @@ import { fromData, type Tensor } from '../engine/tensor.ts';
 import { decodeStep, prefill } from '../models/matvlm/generate.ts';
 import type { MaTVLM } from '../models/matvlm/model.ts';
 import { TokenStream, type TokenStreamOptions } from '../models/matvlm/token-stream.ts';
-import { disposeModel } from '../models/matvlm/weights.ts';
 import type { DecoderCache } from '../models/nn/cache.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
+import { throws } from './support/expect.ts';
 import { relativeError } from './support/golden-types.ts';
-import { encoder, smallStudent, smallTeacher } from './support/tiny-model.ts';
+import { encoder, smallPair, smallTeacher } from './support/tiny-model.ts';
 
 const backends: Backend[] = [new ReferenceBackend(), await openBackend('wasm'), await openGpu()];
 const test = suite('caches and captured decoding');
@@ -22,14 +22,12 @@ const IDS = Array.from(encoder.questionIds('what shape is the red object?').ids)
 
 /** Runs `body` on a teacher and on a student with a state-space layer; nothing may stay on the backend. */
 async function eachModel(backend: Backend, body: (model: MaTVLM, name: string) => Promise<void>): Promise<void> {
-  const teacher = smallTeacher(backend);
-  const student = smallStudent(teacher, [1]);
+  const { teacher, student, dispose } = smallPair(backend, [1]);
   const { live } = backend.memory;
   await body(teacher, `teacher on ${backend.kind}`);
   await body(student, `student on ${backend.kind}`);
   assert.is(backend.memory.live, live, `live bytes on ${backend.kind}`);
-  disposeModel(student, teacher);
-  disposeModel(teacher);
+  dispose();
 }
 
 /** A cache that holds a prompt, and the logits behind it. */
@@ -79,7 +77,8 @@ for (const backend of backends) {
   test(`drawn tokens are a seed's, however many are computed ahead: ${backend.kind}`, () =>
     eachModel(backend, async (model, name) => {
       const options = { maxNewTokens: 20, temperature: 2, topK: 30, topP: 0.95, repetitionPenalty: 1.3, prompts: [IDS] };
-      const [one, same, other] = [await tokensOf(model, { ...options, seed: 1, ahead: 1 }), await tokensOf(model, { ...options, seed: 1, ahead: 3 }), await tokensOf(model, { ...options, seed: 2 })];
+      const drawn = (seed: number, ahead?: number) => tokensOf(model, { ...options, seed, ahead });
+      const [one, same, other] = [await drawn(1, 1), await drawn(1, 3), await drawn(2)];
       assert.equal(one, same, name);
       assert.not.equal(one, other, name);
       assert.ok(new Set(one).size > 10, `${name}: ${one}`);
@@ -103,7 +102,7 @@ for (const backend of backends) {
       cache.restore(between);
       assert.equal(await run([3, 7]), second, name);
       cache.restore(before);
-      assert.throws(() => cache.restore(between), (e: Error) => e instanceof ArgumentError && /behind a truncation/.test(e.message));
+      throws(() => cache.restore(between), ArgumentError, /behind a truncation/);
       assert.is(cache.length, IDS.length);
       assert.equal(await run([5, 9]), first, name);
       assert.is(cache.bytes, bytes, 'bytes do not grow with tokens');
@@ -116,8 +115,7 @@ test('truncating forgets the last positions where all layers are attention, and 
   return eachModel(backend, async (model, name) => {
     const { cache, logits } = prompted(model);
     const [a, b] = [decodeStep(model, [5], cache), decodeStep(model, [9], cache)];
-    const refused = (length: number, why: RegExp) =>
-      assert.throws(() => cache.truncate(length), (e: Error) => e instanceof ArgumentError && why.test(e.message));
+    const refused = (length: number, why: RegExp) => throws(() => cache.truncate(length), ArgumentError, why);
     if (name.startsWith('student')) refused(IDS.length, /state-space layer/);
     else {
       cache.truncate(IDS.length);

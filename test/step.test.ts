@@ -4,69 +4,56 @@ import type { Backend } from '../engine/backend.ts';
 import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
 import { WebGpuBackend } from '../engine/backends/webgpu/webgpu.ts';
 import type { HostArray } from '../engine/dtype.ts';
-import { OutOfMemoryError } from '../engine/errors.ts';
+import { ArgumentError, DataError, OutOfMemoryError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
-import { scalar } from '../engine/tensor.ts';
+import { fromData, scalar } from '../engine/tensor.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { type LossOptions, publishedLosses } from '../models/matvlm/losses.ts';
-import type { MaTVLM } from '../models/matvlm/model.ts';
-import { BatchLoader } from '../models/matvlm/train/loader.ts';
-import {
-  distillTask,
-  pretrainTask,
-  type StepReport,
-  Trainer,
-  type TrainSettings,
-  type TrainTask,
-} from '../models/matvlm/train/loop.ts';
+import { distillTask, pretrainTask, type StepReport, Trainer, type TrainSettings, type TrainTask } from '../models/matvlm/train/loop.ts';
 import { sharesOf, uploadVqa, type VqaBatch } from '../models/matvlm/vqa-batch.ts';
-import { disposeModel } from '../models/matvlm/weights.ts';
 import { Dropout } from '../models/nn/dropout.ts';
 import { AdamW } from '../models/nn/optimiser.ts';
 import { Random } from '../models/nn/random.ts';
-import { wsd } from '../models/nn/schedule.ts';
-import { add, backward } from '../ops/index.ts';
+import { planSchedule, wsd } from '../models/nn/schedule.ts';
+import { add, backward, reshape, slice, square, sum } from '../ops/index.ts';
 import { closeBackend, openBackend, openGpu } from './support/backends.ts';
-import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
+import { rejects, throws } from './support/expect.ts';
+import { norm } from './support/golden-types.ts';
+import { takeGradients, valueOf, weightsOf } from './support/losses.ts';
+import { batchesOf, drawings, SETTINGS, smallConfig, smallPair, smallTeacher } from './support/tiny-model.ts';
 
 const double = new ReferenceBackend({ double: true });
 const wasm = await openBackend('wasm');
 const gpu = await openGpu();
-const test = suite('a training step');
+const test = suite('training');
 test.after(() => closeBackend(gpu));
 
-const SETTINGS: TrainSettings = {
-  optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
-  lr: 1e-3,
-  schedule: { warmup: 0, stable: 50, decay: 0 },
-  accumulate: 2,
-  checkpointing: false,
-  maxSkipped: 3,
-  seed: 5,
-};
-
 /** Three images with 1, 4 and 2 questions in batches of `size`. */
-function loader(size: number): BatchLoader {
-  const set = new SortOfClevr('train', { length: 3 });
-  const get = (i: number) => ({ ...set.get(i), questions: set.get(i).questions.slice(0, [1, 4, 2][i]) });
-  const data = { name: 'uneven', split: 'train' as const, length: 3, get };
-  const options = { imagesPerBatch: size, seed: 1, imageSize: 16, aspect: 'square' as const, padId: tokenizer.padId };
-  return new BatchLoader([data], encoder, options);
-}
-
-const whole = [await loader(3).batch(0)];
-const parts = [await loader(1).batch(0), await loader(1).batch(1), await loader(1).batch(2)];
+const uneven = (size: number) => batchesOf(drawings([1, 4, 2]), { imagesPerBatch: size });
+const whole = [await uneven(3).batch(0)];
+const parts = [await uneven(1).batch(0), await uneven(1).batch(1), await uneven(1).batch(2)];
+const many = (questionsPerImage = 3) => batchesOf(new SortOfClevr('train', { length: 8 }), { questionsPerImage });
 
 /** A task on a small model: pre-training, or distillation with those losses. */
 function taskOn(backend: Backend, losses: LossOptions | null, resid_pdrop = 0): { task: TrainTask; dispose: () => void } {
-  const teacher = smallTeacher(backend, smallConfig({ resid_pdrop }));
-  if (!losses) return { task: pretrainTask(teacher), dispose: () => disposeModel(teacher) };
-  const student = smallStudent(teacher, [0, 2]);
-  const dispose = () => {
-    disposeModel(student, teacher);
-    disposeModel(teacher);
-  };
-  return { task: distillTask(teacher, student, losses), dispose };
+  const { teacher, student, dispose } = smallPair(backend, [0, 2], smallConfig({ resid_pdrop }));
+  return { task: losses ? distillTask(teacher, student, losses) : pretrainTask(teacher), dispose };
+}
+
+/** A trainer of a task, and what it tells of its steps but for their time. */
+function trainerOf(task: TrainTask, source: { batch(k: number): Promise<VqaBatch> }, settings: Partial<TrainSettings> = {}) {
+  const trainer = new Trainer(task, source, { ...SETTINGS, ...settings });
+  const reports: StepReport[] = [];
+  const onStep = (report: StepReport) => void reports.push({ ...report, milliseconds: 0 });
+  return { trainer, reports, run: (until: number) => trainer.run({ until, onStep }) };
+}
+
+/** What the trainer tells of one step of those batches. */
+async function reportOf(task: TrainTask, batches: readonly VqaBatch[]): Promise<StepReport> {
+  const { trainer, reports, run } = trainerOf(task, { batch: async (k) => batches[k] }, { accumulate: batches.length, lr: 0 });
+  await run(1);
+  trainer.dispose();
+  return reports[0];
 }
 
 /** The loss of a step of those batches, and its gradients. */
@@ -74,40 +61,9 @@ async function gradientsOf(task: TrainTask, batches: readonly VqaBatch[]): Promi
   const shares = sharesOf(batches);
   let loss = 0;
   for (const [i, batch] of batches.entries()) {
-    const made = scope(() => {
-      const { total } = task.loss(uploadVqa(task.model, batch, shares[i]), {});
-      backward(total);
-      return total;
-    });
-    loss += await made.item();
-    made.dispose();
+    loss += await valueOf(() => task.loss(uploadVqa(task.model, batch, shares[i]), {}).total);
   }
-  const all: HostArray[] = [Float64Array.of(loss)];
-  for (const param of task.parameters.values()) {
-    if (param.grad) all.push(await param.grad.data());
-    param.grad?.dispose();
-    param.grad = null;
-  }
-  return all;
-}
-
-/** What the trainer tells of one step of those batches. */
-async function reportOf(task: TrainTask, batches: readonly VqaBatch[]): Promise<StepReport> {
-  const reports: StepReport[] = [];
-  const source = { batch: async (k: number) => batches[k % batches.length] };
-  const trainer = new Trainer(task, source, { ...SETTINGS, accumulate: batches.length, lr: 0 });
-  await trainer.run({ until: 1, onStep: (r) => void reports.push(r) });
-  trainer.dispose();
-  return reports[0];
-}
-
-function sameReports(got: StepReport, want: StepReport, most: number): void {
-  for (const key of ['loss', 'gradNorm', 'kl', 'layer', 'ce'] as const) {
-    const [g, w] = [got[key], want[key]];
-    if (w === undefined) assert.is(g, w, key);
-    else assert.ok(Math.abs(g! - w) <= most * w, `${key} is ${g}, expected ${w}`);
-  }
-  assert.is(got.tokens, want.tokens);
+  return [Float64Array.of(loss), ...(await takeGradients(task.parameters)).values()];
 }
 
 const mean: LossOptions = { ...publishedLosses, reduction: 'mean', layerWeight: 0, ceWeight: 0.5, temperature: 2 };
@@ -120,18 +76,21 @@ const MEANS: Record<string, LossOptions | null> = {
 for (const [name, losses] of Object.entries(MEANS)) {
   test(`three batches of 1, 4 and 2 questions are one batch of them all: ${name}`, async () => {
     for (const [backend, most] of [[double, 1e-9], [wasm, 2e-5]] as const) {
-      const { live } = backend.memory;
       const { task, dispose } = taskOn(backend, losses);
-      const want = await gradientsOf(task, whole);
-      const got = await gradientsOf(task, parts);
-      const norm = Math.hypot(...want.map((g) => Math.hypot(...g)));
+      const [want, got] = [await gradientsOf(task, whole), await gradientsOf(task, parts)];
+      const length = norm(want.map(norm));
       got.forEach((g, i) => {
-        const off = Math.hypot(...Array.from(g, (v, k) => v - want[i][k]));
-        assert.ok(off <= most * norm, `${backend.kind}: result ${i} is ${off} off, the norm is ${norm}`);
+        const off = norm(Array.from(g, (v, k) => v - want[i][k]));
+        assert.ok(off <= most * length, `${backend.kind}: result ${i} is ${off} off, the norm is ${length}`);
       });
-      if (backend === wasm) sameReports(await reportOf(task, parts), await reportOf(task, whole), most);
+      if (backend === wasm) {
+        const [one, all] = [await reportOf(task, parts), await reportOf(task, whole)];
+        for (const key of ['loss', 'gradNorm', 'kl', 'layer', 'ce', 'tokens'] as const) {
+          const [g, w] = [one[key], all[key]];
+          assert.ok(g === w || Math.abs(g! - w!) <= most * w!, `${key} is ${g}, expected ${w}`);
+        }
+      }
       dispose();
-      assert.is(backend.memory.live, live, backend.kind);
     }
   });
 }
@@ -153,10 +112,6 @@ test('batches without answers count for nothing in means over answers', () => {
   assert.equal(sharesOf([silent, silent]).map((s) => s.answers), [0, 0]);
 });
 
-async function weightsOf(model: MaTVLM): Promise<HostArray[]> {
-  return Promise.all([...model.parameters.values()].map((t) => t.data()));
-}
-
 /** Lets the backend run out of memory at the n-th allocation from now on, once; gives the allocations so far. */
 function failAt(backend: Backend, n: number): { made: () => number; heal: () => void } {
   const { alloc } = backend;
@@ -173,33 +128,30 @@ for (const [name, losses, checkpointing] of [
   ['distillation', { ...publishedLosses, ceWeight: 1 }, true],
 ] as const) {
   test(`a step that runs out of memory, wherever, is as if it had not begun: ${name}`, async () => {
-    const settings = { ...SETTINGS, checkpointing };
-    const run = async (failing: number | null) => {
+    const go = async (failing: number | null) => {
       const { task, dispose } = taskOn(wasm, losses);
-      const trainer = new Trainer(task, loader(1), settings);
+      const { trainer, reports, run } = trainerOf(task, uneven(1), { accumulate: 2, checkpointing });
       const { live } = wasm.memory;
-      const reports: StepReport[] = [];
-      const onStep = (r: StepReport) => void reports.push({ ...r, milliseconds: 0 });
-      await trainer.run({ until: 1, onStep });
+      await run(1);
       const failure = failAt(wasm, failing ?? Infinity);
-      const error = await trainer.run({ until: 2, onStep }).catch((e: unknown) => e);
-      failure.heal();
-      if (failing !== null) {
-        assert.instance(error, OutOfMemoryError);
+      if (failing === null) await run(2);
+      else {
+        await rejects(run(2), OutOfMemoryError);
         assert.is(trainer.state.step, 1, `failed at ${failing}`);
         assert.is(wasm.memory.live, live, `live bytes after failing at ${failing}`);
       }
-      await trainer.run({ until: 3, onStep });
+      failure.heal();
+      await run(3);
       const result = { reports, weights: await weightsOf(task.model), state: { ...trainer.state } };
       trainer.dispose();
       dispose();
       return { ...result, allocations: failure.made() };
     };
-    const { allocations, ...want } = await run(null);
+    const { allocations, ...want } = await go(null);
     const places = new Set(Array.from({ length: 5 }, (_, i) => 1 + Math.floor((i * allocations) / 5)));
     for (let n = allocations - 2; n <= allocations; n++) places.add(n);
     for (const place of places) {
-      const { allocations: _, ...got } = await run(place);
+      const { allocations: _, ...got } = await go(place);
       assert.equal(got, want, `failed at ${place} of ${allocations}`);
     }
   });
@@ -249,38 +201,26 @@ interface Replayed {
 }
 
 const twice = [parts[0], parts[0], parts[1], parts[1]];
-
+const threeBatches = { batches: parts, accumulate: 3, shapes: 1 };
 const REPLAYED: Readonly<Record<string, Replayed>> = {
-  'pre-training on three batches a step': { losses: null, batches: parts, accumulate: 3, checkpointing: true, shapes: 1 },
-  'distillation by answer tokens on three batches a step': {
-    losses: { ...mean, layerWeight: 1 },
-    batches: parts,
-    accumulate: 3,
-    shapes: 1,
-  },
+  'pre-training on three batches a step': { ...threeBatches, losses: null, checkpointing: true },
+  'distillation by answer tokens on three batches a step': { ...threeBatches, losses: { ...mean, layerWeight: 1 } },
   'distillation as published': { losses: publishedLosses, batches: whole, accumulate: 1, shapes: 1 },
-  'distillation on batches of other shapes by and by': {
-    losses: publishedLosses,
-    batches: twice,
-    accumulate: 1,
-    shapes: 2,
-  },
+  'distillation on batches of other shapes by and by': { losses: publishedLosses, batches: twice, accumulate: 1, shapes: 2 },
 };
 
 for (const backend of [new ReferenceBackend(), wasm, gpu]) {
   for (const [name, { losses, batches, accumulate, checkpointing = false, shapes }] of Object.entries(REPLAYED)) {
     test(`replayed steps, with dropout, give the bits of eager ones, on ${backend.kind}: ${name}`, async () => {
       const { live } = backend.memory;
-      const schedule = { warmup: 2, stable: 2, decay: 2 };
-      const settings = { ...SETTINGS, schedule, accumulate, checkpointing };
+      const settings = { ...SETTINGS, schedule: { warmup: 2, stable: 2, decay: 2 }, accumulate, checkpointing };
       const eager = taskOn(backend, losses, 0.2);
       const want = await eagerSteps(eager.task, altered(batches), settings, 4);
       const { task, dispose } = taskOn(backend, losses, 0.2);
       let calls = 0;
       const counted: TrainTask = { ...task, loss: (...args) => (calls++, task.loss(...args)) };
-      const trainer = new Trainer(counted, { batch: async (k) => altered(batches)(k) }, settings);
-      const reports: StepReport[] = [];
-      await trainer.run({ until: 4, onStep: (r) => void reports.push(r) });
+      const { trainer, reports, run } = trainerOf(counted, { batch: async (k) => altered(batches)(k) }, settings);
+      await run(4);
       assert.is(calls, shapes * accumulate, 'the loss is formed for the first step of a shape alone');
       assert.equal(reports.map((r) => [r.gradNorm, r.loss]), want.map((own) => [own[0], own[3]]));
       assert.equal(await weightsOf(task.model), await weightsOf(eager.task.model));
@@ -294,31 +234,36 @@ for (const backend of [new ReferenceBackend(), wasm, gpu]) {
 if (gpu instanceof WebGpuBackend) {
   test('a replayed step is one write, and one submit for 1,024 dispatches at the least', async () => {
     const { task, dispose } = taskOn(gpu, publishedLosses);
-    const trainer = new Trainer(task, { batch: async (k) => altered(parts)(k) }, { ...SETTINGS, accumulate: 3 });
-    await trainer.run({ until: 1 });
-    const { device, device: { queue } } = gpu;
-    const count = { submits: 0, writes: 0, dispatches: 0 };
-    const { submit, writeBuffer } = queue;
-    queue.submit = (...args) => (count.submits++, submit.apply(queue, args));
-    queue.writeBuffer = (...args: Parameters<typeof writeBuffer>) => (count.writes++, writeBuffer.apply(queue, args));
+    const { trainer, run } = trainerOf(task, { batch: async (k) => altered(parts)(k) }, { accumulate: 3 });
+    await run(1);
+    const count = { submit: 0, writeBuffer: 0, dispatchWorkgroups: 0 };
+    const undo: (() => void)[] = [];
+    const counting = (target: object, name: keyof typeof count) => {
+      const own = target as Record<string, (...args: unknown[]) => unknown>;
+      const method = own[name];
+      own[name] = (...args) => (count[name]++, method.apply(target, args));
+      undo.push(() => (own[name] = method));
+    };
+    const { device } = gpu;
+    counting(device.queue, 'submit');
+    counting(device.queue, 'writeBuffer');
     const { createCommandEncoder } = device;
     device.createCommandEncoder = () => {
       const encoder = createCommandEncoder.call(device);
       const { beginComputePass } = encoder;
       encoder.beginComputePass = (descriptor) => {
         const pass = beginComputePass.call(encoder, descriptor);
-        const { dispatchWorkgroups } = pass;
-        pass.dispatchWorkgroups = (...grid) => (count.dispatches++, dispatchWorkgroups.apply(pass, grid));
+        counting(pass, 'dispatchWorkgroups');
         return pass;
       };
       return encoder;
     };
-    await trainer.run({ until: 2 });
-    Object.assign(queue, { submit, writeBuffer });
-    Object.assign(device, { createCommandEncoder });
-    const { dispatches } = count;
-    assert.ok(dispatches > 1024, `${dispatches} dispatches`);
-    assert.equal(count, { submits: Math.ceil(dispatches / 1024), writes: 1, dispatches });
+    await run(2);
+    undo.forEach((restore) => restore());
+    device.createCommandEncoder = createCommandEncoder;
+    const { dispatchWorkgroups } = count;
+    assert.ok(dispatchWorkgroups > 1024, `${dispatchWorkgroups} dispatches`);
+    assert.equal(count, { submit: Math.ceil(dispatchWorkgroups / 1024), writeBuffer: 1, dispatchWorkgroups });
     trainer.dispose();
     dispose();
   });
@@ -326,25 +271,117 @@ if (gpu instanceof WebGpuBackend) {
 
 test('steps under way when a later one fails are told', async () => {
   const { task, dispose } = taskOn(wasm, null);
-  const trainer = new Trainer(task, loader(1), { ...SETTINGS, accumulate: 1 });
-  const steps: number[] = [];
-  const onStep = (r: StepReport) => void steps.push(r.step);
-  const { loss } = task;
   let calls = 0;
-  const failing: TrainTask = Object.assign(task, {
-    loss: (...args: Parameters<TrainTask['loss']>) => {
-      if (++calls === 3) throw new OutOfMemoryError('no room left');
-      return loss(...args);
-    },
-  });
-  assert.is(failing, task);
-  const error = await trainer.run({ until: 5, onStep }).catch((e: unknown) => e);
-  assert.instance(error, OutOfMemoryError);
-  assert.equal(steps, [1, 2]);
-  await trainer.run({ until: 4, onStep });
-  assert.equal(steps, [1, 2, 3, 4]);
+  const failing: TrainTask['loss'] = (...args) => {
+    if (++calls === 3) throw new OutOfMemoryError('no room left');
+    return task.loss(...args);
+  };
+  const { trainer, reports, run } = trainerOf({ ...task, loss: failing }, uneven(1));
+  await rejects(run(5), OutOfMemoryError);
+  const steps = () => reports.map(({ step }) => step);
+  assert.equal(steps(), [1, 2]);
+  await run(4);
+  assert.equal(steps(), [1, 2, 3, 4]);
   trainer.dispose();
   dispose();
+});
+
+test('data that fails while the device is busy ends the run with its own error', async () => {
+  const unhandled: unknown[] = [];
+  const note = (error: unknown) => void unhandled.push(error);
+  process.on('unhandledRejection', note);
+  const source = many();
+  const batch = async (k: number) => {
+    if (k === 6) throw new DataError('image 6 is broken');
+    return source.batch(k);
+  };
+  const { trainer } = trainerOf(pretrainTask(smallTeacher(wasm)), { batch });
+  const onStep = () => new Promise<void>((resolve) => setTimeout(resolve, 5));
+  await rejects(trainer.run({ until: 20, onStep }), DataError, 'image 6');
+  process.off('unhandledRejection', note);
+  assert.equal(unhandled, []);
+});
+
+test('the schedule is that of the golden values, and its phases add up to its steps', () => {
+  const want = [0, 0.4, 0.8, 1.2, 1.6, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1.90097, 1.62349, 1.22252, 0.77748, 0.37651, 0.09903, 0, 0];
+  want.forEach((w, step) => {
+    assert.ok(Math.abs(2 * wsd(step, { warmup: 5, stable: 8, decay: 7 }) - w) < 1e-5, `step ${step}`);
+  });
+  assert.equal(planSchedule(100, 10, 1), { warmup: 10, stable: 0, decay: 90 });
+  assert.equal(planSchedule(100, 10, 0.2), { warmup: 10, stable: 70, decay: 20 });
+  assert.equal(planSchedule(0, 0, 0.2), { warmup: 0, stable: 0, decay: 0 });
+  assert.is(wsd(100, planSchedule(100, 10, 1)), 0);
+  for (const share of [-0.1, 1.1, NaN]) throws(() => planSchedule(100, 10, share), ArgumentError);
+});
+
+test('live bytes are the same after 100 steps', async () => {
+  const { live } = wasm.memory;
+  const { task, dispose } = taskOn(wasm, publishedLosses);
+  const { trainer, run } = trainerOf(task, many());
+  await run(2);
+  const before = { ...wasm.memory };
+  await run(102);
+  assert.equal([wasm.memory.live, wasm.memory.buffers], [before.live, before.buffers]);
+  trainer.dispose();
+  dispose();
+  assert.is(wasm.memory.live, live);
+});
+
+test('training lowers the loss', async () => {
+  const { reports, run } = trainerOf(pretrainTask(smallTeacher(wasm)), many(20), { lr: 3e-3 });
+  await run(40);
+  assert.ok(reports.at(-1)!.loss < 0.6 * reports[0].loss, `${reports[0].loss} → ${reports.at(-1)!.loss}`);
+});
+
+test('a step with a non-finite gradient changes nothing; many in a row stop the run and name the weight', async () => {
+  const teacher = smallTeacher(wasm);
+  const source = many();
+  const batch = async (k: number): Promise<VqaBatch> => {
+    const made = await source.batch(k);
+    return k === 2 ? { ...made, pixels: made.pixels.map(() => NaN) } : made;
+  };
+  const { trainer, reports, run } = trainerOf(pretrainTask(teacher), { batch });
+  await run(5);
+  assert.equal(reports.map((r) => r.skipped), [false, false, true, false, false]);
+  assert.is(trainer.state.skipped, 1);
+  for (const [name, values] of await weightsOf(teacher)) assert.ok(values.every(Number.isFinite), name);
+  const head = teacher.parameters.get('language_model.lm_head.weight')!;
+  wasm.write(head.buffer, new Float32Array(head.size).fill(NaN, 0, 1));
+  await rejects(run(20), Error, /step 8: .*3 steps in a row.*lm_head\.weight/);
+});
+
+/** One weight w = (2), whose loss is Σ w² + the first pixel, and batches with those there. */
+function squareTask(backend: Backend, pixel: (batch: number) => number) {
+  const w = fromData(backend, [2], [1]);
+  w.requiresGrad = true;
+  const loss: TrainTask['loss'] = ({ pixels }) => {
+    const first = slice(reshape(pixels, [pixels.size]), 0, 0, 1);
+    return { total: sum(add(square(w), first)), kl: null, layer: null, ce: null };
+  };
+  const batch = async (k: number): Promise<VqaBatch> => ({ ...whole[0], pixels: whole[0].pixels.slice().fill(pixel(k), 0, 1) });
+  const task: TrainTask = { model: smallTeacher(backend), parameters: new Map([['w', w]]), loss };
+  return { task, w, source: { batch } };
+}
+
+test('a step with a non-finite loss is skipped and counted, also where its gradient is finite', async () => {
+  for (const backend of [wasm, new ReferenceBackend()]) {
+    const { task, w, source } = squareTask(backend, (step) => [0, Infinity, NaN, 0, -Infinity][step] ?? Infinity);
+    const { trainer, reports, run } = trainerOf(task, source);
+    await run(1);
+    const [before] = await w.data();
+    await run(3);
+    assert.is((await w.data())[0], before);
+    await run(4);
+    assert.is.not((await w.data())[0], before);
+    assert.equal(reports.map(({ skipped }) => skipped), [false, true, true, false]);
+    assert.ok(reports.every(({ gradNorm }) => Number.isFinite(gradNorm)), 'the gradients were finite');
+    await rejects(run(20), Error, /step 7: the loss is Infinity, 3 steps in a row; all weights are finite/);
+    assert.is(trainer.state.skipped, 5);
+  }
+  const ofTwo = squareTask(wasm, (batch) => (batch === 1 ? Infinity : 0));
+  const { trainer, run } = trainerOf(ofTwo.task, ofTwo.source, { accumulate: 2 });
+  await run(3);
+  assert.is(trainer.state.skipped, 1, 'an infinite loss of one batch of several skips the whole step');
 });
 
 test.run();

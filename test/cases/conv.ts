@@ -31,11 +31,18 @@ export const conv: Room = {
   causal_conv1d: {
     golden: ([x, w, bias], { activation }) => ops.causalConv1d(x, w, bias ?? null, { activation }),
     cases: [
-      [{ B: 2, C: 3, L: 4, K: 2 }, (t, { B, C, L, K }) => ops.causalConv1d(t(B, C, L), t(C, K), t(C), { activation: 'silu' })],
+      [
+        { B: 2, C: 3, L: 4, P: 1 },
+        (t, { B, C, L, P }) => ops.causalConv1d(t(B, C, L), t(C, P + 1), t(C), { activation: 'silu', initial: t(B, C, P) }),
+        { at: [{ B: 2, C: 5, L: 9, P: 3 }, { B: 2, C: 2, L: 3, P: 0 }] },
+      ],
       [
         { B: 2, C: 3, L: 4 },
-        (t, { B, C, L }) => ops.causalConv1d(t(B, L, C), t(C, 4), null, { layout: 'blc', initial: t(B, 3, C) }),
+        (t, { B, C, L }) =>
+          ops.causalConv1d(t(B, L, C), t(C, 4), t(C), { activation: 'silu', layout: 'blc', initial: t(B, 3, C) }),
+        { at: [{ B: 3, C: 33, L: 70 }, { B: 300, C: 2, L: 1 }] },
       ],
+      [{ B: 1, C: 3, L: 2 }, (t, { B, C, L }) => ops.causalConv1d(t(B, L, C), t(C, 8), null, { layout: 'blc' })],
     ],
     takes: {
       layout: [WORD, (t, layout) => ops.causalConv1d(t(1, 2, 2), t(2, 2), null, { layout })],

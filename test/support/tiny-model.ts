@@ -1,4 +1,8 @@
 import type { Backend } from '../../engine/backend.ts';
+import type { VqaDataset } from '../../models/matvlm/data/dataset.ts';
+import { SortOfClevr } from '../../models/matvlm/data/sort-of-clevr.ts';
+import { BatchLoader, type LoaderOptions } from '../../models/matvlm/train/loader.ts';
+import type { TrainSettings } from '../../models/matvlm/train/loop.ts';
 import { emptyParameters } from '../../models/nn/parameters.ts';
 import { Random } from '../../models/nn/random.ts';
 import { type MatvlmConfig, mambaConfig, parseConfig } from '../../models/matvlm/config.ts';
@@ -7,7 +11,7 @@ import { MaTVLM } from '../../models/matvlm/model.ts';
 import { isMixer, isTrainable } from '../../models/matvlm/names.ts';
 import { PromptEncoder } from '../../models/matvlm/template.ts';
 import { Tokenizer } from '../../models/nn/text/tokenizer.ts';
-import { sharedParameters } from '../../models/matvlm/weights.ts';
+import { disposeModel, sharedParameters } from '../../models/matvlm/weights.ts';
 import { tinyTokenizer } from '../../models/matvlm/data/word-tokenizer.ts';
 
 const files = tinyTokenizer();
@@ -60,3 +64,38 @@ export function smallStudent(teacher: MaTVLM, layers: readonly number[]): MaTVLM
   initialiseMixers(student, new Map(), random, { from: 'random', identityConv: false });
   return student;
 }
+
+/** A teacher with a student of it, and what frees both. */
+export function smallPair(backend: Backend, layers: readonly number[], config = smallConfig()) {
+  const teacher = smallTeacher(backend, config);
+  const student = smallStudent(teacher, layers);
+  const dispose = () => {
+    disposeModel(student, teacher);
+    disposeModel(teacher);
+  };
+  return { teacher, student, dispose };
+}
+
+/** Drawings, the i-th with its first `counts[i]` questions. */
+export function drawings(counts: readonly number[]): VqaDataset {
+  const set = new SortOfClevr('train', { length: counts.length });
+  const get = (i: number) => ({ ...set.get(i), questions: set.get(i).questions.slice(0, counts[i]) });
+  return { name: 'drawings', split: 'train', length: counts.length, get };
+}
+
+/** Batches as the small configuration takes them, of two images unless told otherwise. */
+export function batchesOf(data: VqaDataset, options: Partial<LoaderOptions> = {}): BatchLoader {
+  const fitting = { imageSize: 16, aspect: 'square', padId: tokenizer.padId } as const;
+  return new BatchLoader([data], encoder, { imagesPerBatch: 2, seed: 1, ...fitting, ...options });
+}
+
+/** Settings under which a small model trains. */
+export const SETTINGS: TrainSettings = {
+  optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
+  lr: 1e-3,
+  schedule: { warmup: 2, stable: 50, decay: 10 },
+  accumulate: 1,
+  checkpointing: false,
+  maxSkipped: 3,
+  seed: 5,
+};
