@@ -99,11 +99,6 @@ export function accessOf(dtype: DType, { f16 }: { readonly f16: boolean }): Acce
   return f16 ? wgsl : (wgslWithoutF16 ?? wgsl);
 }
 
-/** Whether a value, perhaps of a caller without types, names a dtype. */
-export function isDType(value: unknown): value is DType {
-  return typeof value === 'string' && Object.hasOwn(FORMATS, value);
-}
-
 export function isFloat(dtype: DType): boolean {
   return FORMATS[dtype].float;
 }
@@ -141,7 +136,7 @@ export function expectSpec({ shape, dtype }: { readonly shape: readonly number[]
       throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
     }
   }
-  if (!isDType(dtype)) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
+  if (!Object.hasOwn(FORMATS, dtype)) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
   if (isBlock(dtype) && (shape.at(-1) ?? 0) % BLOCK !== 0) {
     throw new ShapeError(`a tensor of ${dtype} needs a last dimension that ${BLOCK} divides, got [${shape.join(', ')}]`);
   }

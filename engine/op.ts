@@ -65,7 +65,7 @@ export interface OpDefinition<A, I extends string, O extends string, S extends s
    * Names of the operands that the kernels of a backend access in whatever format they are stored. Those not named come
    * to them as f32 where they are stored in 16 bits or in blocks: in scratch, converted before and after.
    */
-  readonly asStored?: { readonly webgpu?: readonly (Bare<I> | Bare<O>)[]; readonly wasm?: readonly (Bare<I> | Bare<O>)[] };
+  readonly asStored?: { readonly [B in 'webgpu' | 'wasm']?: readonly (Bare<I> | Bare<O>)[] };
 }
 
 /** A definition whose operands and attributes are known by name only: what the engine calls. */
@@ -75,6 +75,7 @@ interface Implementation {
   webgpu(inputs: object, outputs: object, attrs: unknown, device: GpuPlanner): readonly Launch[];
   wasm?(inputs: object, outputs: object, attrs: unknown, device: WasmPlanner): boolean;
   backward?(context: object): object;
+  readonly asStored?: { readonly [B in 'webgpu' | 'wasm']?: readonly string[] };
 }
 
 /** An op that can be applied. The object is the registry: there is no table of names anywhere. */
@@ -86,11 +87,7 @@ export interface AnyOp extends Implementation {
   readonly saves: readonly number[];
   /** Places of the inputs that it writes to. */
   readonly mutates: readonly number[];
-  readonly asStored: { readonly webgpu: StoredAt; readonly wasm: StoredAt };
 }
-
-/** Whether kernels access the i-th operand of a call, inputs before outputs, as it is stored. */
-type StoredAt = (i: number, inputs: number) => boolean;
 
 /** An op with what `apply` must be given and gives. */
 export interface Op<A, I extends string, O extends string> extends AnyOp {
@@ -107,8 +104,6 @@ export function defineOp<A, const I extends string, const O extends string, cons
   const takes = new Operands(definition.inputs);
   const gives = new Operands(definition.outputs);
   const all = [...takes.names, ...gives.names];
-  const stored = (names: readonly string[] = []): StoredAt => (i, inputs) =>
-    names.includes(i < inputs ? takes.nameOf(i) : gives.nameOf(i - inputs));
   const op: Op<A, I, O> = {
     ...(definition as unknown as Implementation),
     name: definition.name,
@@ -116,7 +111,6 @@ export function defineOp<A, const I extends string, const O extends string, cons
     gives,
     saves: (definition.saves ?? []).map((name) => all.indexOf(name)),
     mutates: (definition.mutates ?? []).map((name) => takes.names.indexOf(name)),
-    asStored: { webgpu: stored(definition.asStored?.webgpu), wasm: stored(definition.asStored?.wasm) },
   };
   defined.push(op);
   return op;

@@ -22,12 +22,13 @@ export class Operands {
   readonly names: readonly string[];
   /** Whether the last is a list. */
   readonly listed: boolean;
+  /** Those that may be absent; a list may be empty. */
   private readonly optional: ReadonlySet<string>;
 
   constructor(declared: readonly string[]) {
     this.names = declared.map((name) => name.replace(/[?*]$/, ''));
     this.listed = declared.at(-1)?.endsWith('*') ?? false;
-    this.optional = new Set(declared.filter((name) => name.endsWith('?')).map((name) => name.slice(0, -1)));
+    this.optional = new Set(this.names.filter((name, i) => name !== declared[i]));
   }
 
   /** What stands under the names, in their order, the list's items last; undefined where one is absent. */
@@ -54,7 +55,7 @@ export class Operands {
 
   /** The first operand that must be there and is not. */
   missing(flat: readonly unknown[]): string | undefined {
-    return this.names.find((name, i) => flat[i] === undefined && !this.optional.has(name) && !this.isList(i));
+    return this.names.find((name, i) => flat[i] === undefined && !this.optional.has(name));
   }
 
   /** The name that the i-th of `flat` stands under. */
@@ -66,9 +67,5 @@ export class Operands {
   label(i: number): string {
     const last = this.names.length - 1;
     return this.listed && i >= last ? `${this.names[last]}[${i - last}]` : this.names[i];
-  }
-
-  private isList(i: number): boolean {
-    return this.listed && i === this.names.length - 1;
   }
 }

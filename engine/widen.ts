@@ -16,17 +16,19 @@ export interface Widened {
  * access as they are (`OpDefinition.asStored`). So an op takes every format before it has kernels for it.
  */
 export function widen(
-  { op: { asStored, mutates }, inputs, outputs }: Call,
+  { op, inputs, outputs }: Call,
   kind: 'webgpu' | 'wasm',
   scratch: (shape: readonly number[]) => Slot,
 ): Widened {
   const before: [Slot, Slot][] = [];
   const after: [Slot, Slot][] = [];
   const place = (slot: Slot | undefined): Slot | undefined => {
-    if (!slot || isPlain(slot.dtype) || asStored[kind](slot.slot, inputs.length)) return slot;
+    if (!slot || isPlain(slot.dtype)) return slot;
+    const made = slot.slot - inputs.length;
+    if (op.asStored?.[kind]?.includes(made < 0 ? op.takes.nameOf(slot.slot) : op.gives.nameOf(made))) return slot;
     const wide = scratch(slot.shape);
-    if (slot.slot < inputs.length) before.push([slot, wide]);
-    if (slot.slot >= inputs.length || mutates.includes(slot.slot)) after.push([wide, slot]);
+    if (made < 0) before.push([slot, wide]);
+    if (made >= 0 || op.mutates.includes(slot.slot)) after.push([wide, slot]);
     return wide;
   };
   return { inputs: inputs.map(place), outputs: outputs.map(place), before, after };

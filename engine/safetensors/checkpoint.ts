@@ -137,8 +137,10 @@ function locate(files: Iterable<OpenFile>): Map<string, OpenFile> {
   for (const file of files) {
     for (const name of file.entries.keys()) {
       const other = where.get(name);
-      if (other) throw new CheckpointError(`${file.source.name}: tensor ${quote(name)} is in ${other.source.name} too, expected once`);
       where.set(name, file);
+      if (!other) continue;
+      const [own, its] = [file.source.name, other.source.name];
+      throw new CheckpointError(`${own}: tensor ${quote(name)} is in ${its} too, expected once`);
     }
   }
   return where;

@@ -63,10 +63,10 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
   }
 
   alloc(size: number, dtype: DType): WasmBuffer {
-    const block = this.take(byteLength(dtype, size));
-    this.memory.allocated(block.bytes);
+    const { ptr, bytes, own } = this.take(byteLength(dtype, size));
+    this.memory.allocated(bytes);
     this.memory.reserved = this.heap.memory.buffer.byteLength;
-    return { ...block, size, dtype };
+    return { ptr, bytes, own, size, dtype };
   }
 
   free(buffer: WasmBuffer): void {

@@ -275,7 +275,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       for (const bytes of plan.scratch) buffers.push(this.take(bytes));
       for (const i of plan.reads) if (buffers[i]!.failure) throw buffers[i]!.failure!;
       if (plan.op.mutates.length > 0) {
-        for (const { shader, slots } of plan.launches) expectApart(plan.op.name, shader, slots.map((i) => buffers[i]!.whole));
+        for (const { shader, slots } of plan.launches) expectApart(plan.name, shader, slots.map((i) => buffers[i]!.whole));
       }
       let passed = true;
       for (const shader of plan.shaders) passed = this.pipelines.passed(shader) && passed;
