@@ -2,6 +2,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError } from '../engine/errors.ts';
 import { Random } from '../models/nn/random.ts';
+import { throws } from './support/expect.ts';
 
 const test = suite('Random');
 const many = (n: number, draw: () => number) => Array.from({ length: n }, draw);
@@ -92,13 +93,12 @@ test('integer and shuffle are even', () => {
 });
 
 test('refuses what is no seed and no bound', () => {
-  const named = (e: Error) => e instanceof ArgumentError;
-  for (const bad of [-1, 1.5, NaN, 2 ** 53]) assert.throws(() => new Random(bad), named);
+  for (const bad of [-1, 1.5, NaN, 2 ** 53]) throws(() => new Random(bad), ArgumentError);
   for (const bad of [1.5, NaN, 2 ** 53]) {
-    assert.throws(() => Random.stream(bad, 0), named);
-    assert.throws(() => Random.stream(0, bad), named);
+    throws(() => Random.stream(bad, 0), ArgumentError);
+    throws(() => Random.stream(0, bad), ArgumentError);
   }
-  for (const bad of [0, -3, 2.5]) assert.throws(() => new Random(1).integer(bad), named);
+  for (const bad of [0, -3, 2.5]) throws(() => new Random(1).integer(bad), ArgumentError);
 });
 
 test.run();
