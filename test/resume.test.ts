@@ -9,7 +9,7 @@ import { writeFileAtomic, writeFolderAtomic, writeSafetensors } from '../models/
 import { pruneCheckpoints } from '../models/matvlm/app/store/checkpoints.ts';
 import type { SafeTensor } from '../models/matvlm/app/store/index.ts';
 import { keep, scope } from '../engine/scope.ts';
-import { runSession, type Session } from '../models/matvlm/app/cli/session.ts';
+import { runSession, type Session } from '../models/matvlm/app/cli/training/session.ts';
 import { loadTrainer, trainerSettings, verifyTrainer } from '../models/matvlm/app/node/load-trainer.ts';
 import { readModel, tokenizerFiles } from '../models/matvlm/app/node/model-folder.ts';
 import { findResume, lockResumed } from '../models/matvlm/app/node/run-folder.ts';

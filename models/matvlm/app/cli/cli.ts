@@ -4,10 +4,10 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { attach, CliCommand, type CommandSpec } from './command.ts';
-import { describeError, EXIT, exitCode, oneLine } from './errors.ts';
-import { isInterruption } from './interrupt.ts';
-import { printPiece, sayError } from './output.ts';
-import { flush, lostResults, quit } from './terminal.ts';
+import { describeError, EXIT, exitCode, oneLine } from './terminal/errors.ts';
+import { isInterruption } from './terminal/interrupt.ts';
+import { printPiece, sayError } from './terminal/output.ts';
+import { flush, lostResults, quit } from './terminal/terminal.ts';
 import { didYouMean } from '../../../nn/did-you-mean.ts';
 
 interface Entry {
@@ -19,21 +19,21 @@ interface Entry {
 const COMMANDS: Readonly<Record<string, Entry>> = {
   start: {
     about: 'distil a student from the shipped teacher, compare, report and serve',
-    load: () => import('./start.ts'),
+    load: () => import('./commands/start.ts'),
   },
-  devices: { about: 'list the backends of this machine', load: () => import('./devices.ts') },
-  train: { about: 'pre-train a vision-language model (a teacher)', load: () => import('./train.ts') },
+  devices: { about: 'list the backends of this machine', load: () => import('./commands/devices.ts') },
+  train: { about: 'pre-train a vision-language model (a teacher)', load: () => import('./commands/train.ts') },
   tokenizer: {
     about: "build a tokenizer from the words of data sets, for a teacher of one's own images",
-    load: () => import('./tokenizer.ts'),
+    load: () => import('./commands/tokenizer.ts'),
   },
-  init: { about: 'make a student folder from a teacher, from its attention weights', load: () => import('./init.ts') },
-  distill: { about: 'distil a student from its teacher', load: () => import('./distill.ts') },
-  eval: { about: 'measure the accuracy of a model on data sets', load: () => import('./eval.ts') },
-  generate: { about: 'answer a question about an image', load: () => import('./generate.ts') },
-  serve: { about: 'serve a page on which to ask models about images', load: () => import('./serve.ts') },
-  info: { about: 'show configuration, parameters and cache sizes of a model', load: () => import('./info.ts') },
-  recipes: { about: 'list or copy the settings files that come with the package', load: () => import('./recipes.ts') },
+  init: { about: 'make a student folder from a teacher, from its attention weights', load: () => import('./commands/init.ts') },
+  distill: { about: 'distil a student from its teacher', load: () => import('./commands/distill.ts') },
+  eval: { about: 'measure the accuracy of a model on data sets', load: () => import('./commands/eval.ts') },
+  generate: { about: 'answer a question about an image', load: () => import('./commands/generate.ts') },
+  serve: { about: 'serve a page on which to ask models about images', load: () => import('./commands/serve.ts') },
+  info: { about: 'show configuration, parameters and cache sizes of a model', load: () => import('./commands/info.ts') },
+  recipes: { about: 'list or copy the settings files that come with the package', load: () => import('./commands/recipes.ts') },
 };
 
 const FOOTER = `

@@ -2,11 +2,11 @@ import { Command } from 'commander';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { nearest } from '../../../nn/did-you-mean.ts';
-import { ALIASES } from './aliases.ts';
-import { UsageError } from './errors.ts';
-import { addOptions, dashed, flagLayer, type Layer, type OptionTable, resolve, type Settings } from './options.ts';
-import { tellDetails } from './output.ts';
-import { yamlLayer } from './settings-file.ts';
+import { ALIASES } from './options/aliases.ts';
+import { UsageError } from './terminal/errors.ts';
+import { addOptions, dashed, flagLayer, type Layer, type OptionTable, resolve, type Settings } from './options/options.ts';
+import { tellDetails } from './terminal/output.ts';
+import { yamlLayer } from './options/settings-file.ts';
 
 /** What a command is given. */
 export interface Context<T extends OptionTable> {
