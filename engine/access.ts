@@ -1,8 +1,8 @@
 import { KernelError } from './errors.ts';
 
 /**
- * How WGSL reads and writes a storage format. `X` stands for the binding's name, `i` for the index of an element, or in
- * the wide form of four; `v` for what is written. A form without a store cannot be written so: its elements share words.
+ * How WGSL reads and writes a storage format. `X` stands for the binding's name, `i` for the index of an element, or of
+ * four or eight; `v` for what is written. A form without a store cannot be written so: its elements share words.
  */
 export interface Access {
   /** Part of shaders' keys: equal for formats that are accessed alike. */
@@ -11,6 +11,8 @@ export interface Access {
   readonly type: 'f32' | 'i32' | 'u32';
   readonly one: Form;
   readonly four: Form;
+  /** As a `mat2x4<f32>`; where fewer do not fill 16 bytes, which is what a load should take. Only read. */
+  readonly eight?: Form;
   /** Functions that the forms call. */
   readonly helpers?: readonly string[];
   readonly feature?: 'f16';
@@ -73,7 +75,12 @@ export const HALF: Access = {
     load: 'vec4<f32>(X[i])',
     store: 'X[i] = vec4<f16>(bitcast<vec2<f16>>(to_halves(v.xy)), bitcast<vec2<f16>>(to_halves(v.zw)))',
   },
-  helpers: [HALVES],
+  eight: { stored: 'vec4<u32>', load: 'eight_halves(X[i])' },
+  helpers: [HALVES, /* wgsl */ `
+fn eight_halves(w: vec4<u32>) -> mat2x4<f32> {
+  return mat2x4<f32>(vec4<f32>(bitcast<vec4<f16>>(w.xy)), vec4<f32>(bitcast<vec4<f16>>(w.zw)));
+}
+`],
   feature: 'f16',
 };
 
@@ -88,7 +95,12 @@ function inWords(key: string, one: string, from: string, to: string, helpers: st
       load: `vec4<f32>(${from}(X[i].x), ${from}(X[i].y))`,
       store: `X[i] = vec2<u32>(${to}(v.xy), ${to}(v.zw))`,
     },
-    helpers: [helpers],
+    eight: { stored: 'vec4<u32>', load: `eight_${from}(X[i])` },
+    helpers: [helpers, /* wgsl */ `
+fn eight_${from}(w: vec4<u32>) -> mat2x4<f32> {
+  return mat2x4<f32>(vec4<f32>(${from}(w.x), ${from}(w.y)), vec4<f32>(${from}(w.z), ${from}(w.w)));
+}
+`],
   };
 }
 
@@ -137,7 +149,7 @@ fn nibbles(word: u32) -> vec4<f32> {
 `],
 };
 
-/** What a shader needs to use a tensor of some format under a name, an element or, `wide`, four at a time. */
+/** What a shader needs to use a tensor of some format under a name. */
 export interface Accessor {
   /** Part of the shader's key. */
   readonly key: string;
@@ -149,12 +161,15 @@ export interface Accessor {
   functions(name: string, writes: boolean): string;
 }
 
-/** @param wide four elements at a time: `i` counts fours */
-export function accessor(access: Access, wide: boolean): Accessor {
-  const { stored, load, store } = wide ? access.four : access.one;
-  const type = wide ? `vec4<${access.type}>` : access.type;
+/** How many elements are accessed at a time. */
+export type AccessForm = 'one' | 'four' | 'eight';
+
+/** @param form `i` counts these */
+export function accessor(access: Access, form: AccessForm): Accessor {
+  const { stored, load, store } = access[form]!;
+  const type = { one: access.type, four: `vec4<${access.type}>`, eight: 'mat2x4<f32>' }[form];
   return {
-    key: wide ? `${access.key}v` : access.key,
+    key: access.key + { one: '', four: 'v', eight: 'v8' }[form],
     stored,
     feature: access.feature,
     helpers: access.helpers,
@@ -162,7 +177,7 @@ export function accessor(access: Access, wide: boolean): Accessor {
       const own = (code: string) => code.replaceAll('X', name);
       const reading = `fn load_${name}(i: u32) -> ${type} { return ${own(load)}; }\n`;
       if (!writes) return reading;
-      if (!store) throw new KernelError(`${access.key} cannot be written ${wide ? 'at all' : 'one element at a time'}`);
+      if (!store) throw new KernelError(`${access.key} cannot be written by the form '${form}'`);
       return `${reading}fn store_${name}(i: u32, v: ${type}) { ${own(store)}; }\n`;
     },
   };

@@ -232,7 +232,7 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
     Object.fromEntries(
       names.map((name): [string, Binding] => {
         if (name === 'mask') return [name, isFloat(slotOf(name).dtype) ? 'f32' : 'u32'];
-        return name in PLAIN ? [name, PLAIN[name]] : [`${name}s`, accessor(access(name), wide)];
+        return name in PLAIN ? [name, PLAIN[name]] : [`${name}s`, accessor(access(name), wide ? 'four' : 'one')];
       }),
     );
   const unwritten = GRADIENTS.filter((name) => !kernel.writes.includes(name));

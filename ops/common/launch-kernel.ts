@@ -39,7 +39,8 @@ export function launchKernel(kernel: Kernel, { caps }: Device): Launch {
   const present = (operands: Operands) => Object.entries(operands).filter((entry): entry is [string, Slot] => !!entry[1]);
   const [read, written] = [present(reads), present(writes)];
   const scalars = Object.entries(params).map(([name, p]) => [name, ...(typeof p === 'number' ? (['u32', p] as const) : p)] as const);
-  const accessorOf = (name: string, { dtype }: Slot) => accessor(accessOf(dtype, caps), wide.includes(name));
+  const accessorOf = (name: string, { dtype }: Slot) =>
+    accessor(accessOf(dtype, caps), wide.includes(name) ? 'four' : 'one');
   const bindings = (operands: readonly [string, Slot][]) =>
     Object.fromEntries(operands.map(([name, slot]) => [name, accessorOf(name, slot)]));
   const formats = [...read, ...written].map(([name, slot]) => `${name}=${accessorOf(name, slot).key}`);

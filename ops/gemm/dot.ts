@@ -1,4 +1,15 @@
-import { byResult, four, type GpuProduct, levelsFor, type NamedProduct, range, sumOverK, type TileKernel } from './kernel.ts';
+import type { Launch } from '../../engine/backends/webgpu/launch.ts';
+import {
+  byResult,
+  four,
+  type GpuProduct,
+  launchTiles,
+  levelsFor,
+  type NamedProduct,
+  range,
+  sumOverK,
+  type TileKernel,
+} from './kernel.ts';
 import type { Product } from './product.ts';
 
 /** Rows up to which the kernels that only stream B are taken. */
@@ -8,26 +19,42 @@ export const DOT_THREADS = 256;
 /** Rows of A that the code handles: M rounded up, so that few kernels are compiled. */
 export const rowsOf = ({ M }: Product): number => 2 ** Math.ceil(Math.log2(M));
 
+const lanesOf = (products: readonly Product[]) => (products.every(({ K }) => K >= 256) ? 32 : 8);
+
+/** Columns of a result that a workgroup makes. */
+export const dotColumns = (products: readonly Product[]): number => DOT_THREADS / lanesOf(products);
+
 /**
- * Few rows times [N,K] weights: `lanes` threads read one row of B together, four elements a thread, and keep one sum for
- * each row of A; a thread per four results adds up the lanes. Bound by reading B.
- * @param products of the same M, as `launchTiles` takes them
+ * Few rows times [N,K] weights, of products of the same M that `launchTiles` takes: lanes of threads read one row of B
+ * together, 16 bytes or four elements a thread, and keep one sum for each row of A; a thread per four results adds up
+ * the lanes. Bound by reading B.
  */
-export function dot(products: readonly GpuProduct[]): TileKernel {
+export function launchDot(products: readonly GpuProduct[]): Launch {
+  const eight = products.every(({ K, b }) => K % 8 === 0 && b.access.eight);
+  const [first, ...others] = products.map((g): GpuProduct => (eight ? { ...g, b: { ...g.b, form: 'eight' } } : g));
+  return launchTiles(first, dot([first, ...others]), undefined, others);
+}
+
+function dot(products: readonly GpuProduct[]): TileKernel {
   const rows = rowsOf(products[0]);
-  const lanes = products.every(({ K }) => K >= 256) ? 32 : 8;
-  const columns = DOT_THREADS / lanes;
-  const levels = levelsFor(Math.max(...products.map(({ K }) => K)) / (lanes * 16));
+  const lanes = lanesOf(products);
+  const columns = dotColumns(products);
+  const eight = products[0].b.form === 'eight';
+  /** Elements that a lane reads at once, and how often in a step. */
+  const [width, unroll] = [eight ? 8 : 4, eight && (rows > 2 || lanes < 32) ? 2 : 4];
+  const step = lanes * width * unroll;
+  const levels = levelsFor(Math.max(...products.map(({ K }) => K)) / step);
   const each = (code: (m: number) => string) => range(rows).map(code).join('');
-  const unrolled = range(4).map((u) => u * lanes * 4);
+  const reads = range(unroll).map((u) => ({ w: `w${u}`, at: u * lanes * width }));
+  const fours = eight ? reads.flatMap(({ w, at }) => range(2).map((j) => ({ w: `${w}[${j}]`, at: at + 4 * j }))) : reads;
 
   /** Leaves the sums over K of one product in sum0, sum1, … */
   const walk = ({ names: { a, b, K } }: NamedProduct): string => {
-    const weights = unrolled.map((k, u) => `    let w${u} = fetch_${b}(b_base, n, k + ${k}u, ${K});\n`);
-    const sums = unrolled.map((k, u) =>
-      each((m) => `    sum${m} = fma(w${u}, fetch_${a}(a_base, ${m}u, k + ${k}u, ${K}), sum${m});\n`),
+    const weights = reads.map(({ w, at }) => `    let ${w} = fetch_${b}(b_base, n, k + ${at}u, ${K});\n`);
+    const sums = fours.map(({ w, at }) =>
+      each((m) => `    sum${m} = fma(${w}, fetch_${a}(a_base, ${m}u, k + ${at}u, ${K}), sum${m});\n`),
     );
-    return sumOverK(rows, levels, 'lane * 4u', lanes * 16, [...weights, ...sums].join(''), K);
+    return sumOverK(rows, levels, `lane * ${width}u`, step, [...weights, ...sums].join(''), K);
   };
 
   /** Makes a tile of a result, the `group`-th from its first one, of the products that add up to it. */

@@ -1,15 +1,15 @@
-import { type Access, accessor } from '../../engine/access.ts';
+import { type Access, type AccessForm, accessor } from '../../engine/access.ts';
 import { type GpuCaps, grid1d, type Launch, MAX_GRID, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { activationsWgsl } from '../elementwise/activation.ts';
 import type { Product, ProductSlots } from './product.ts';
 
-/** An operand and how kernels access it: `wide` where its rows can be moved as aligned groups of four. */
+/** An operand and how kernels access it: by fours where its rows can be moved as aligned groups of these. */
 export interface Operand {
   readonly slot: Slot;
   readonly access: Access;
-  readonly wide: boolean;
+  readonly form: AccessForm;
 }
 
 /** A product on a device. */
@@ -24,13 +24,13 @@ export interface GpuProduct extends Product {
 export function gpuProduct(g: Product, { a, b, bias, addend, c }: ProductSlots, caps: GpuCaps): GpuProduct {
   const operand = (slot: Slot, columns: number, strides: readonly number[] = []): Operand => {
     const moved = [columns, ...(g.batch[0] * g.batch[1] > 1 ? strides : [])];
-    return { slot, access: accessOf(slot.dtype, caps), wide: moved.every((n) => n % 4 === 0) };
+    return { slot, access: accessOf(slot.dtype, caps), form: moved.every((n) => n % 4 === 0) ? 'four' : 'one' };
   };
   return {
     ...g,
     a: operand(a, g.transA ? g.M : g.K, g.strideA),
     b: operand(b, g.transB ? g.K : g.N, g.strideB),
-    ...(bias && { bias: { slot: bias, access: accessOf(bias.dtype, caps), wide: false } }),
+    ...(bias && { bias: { slot: bias, access: accessOf(bias.dtype, caps), form: 'one' } }),
     ...(addend && { addend: operand(addend, g.N) }),
     c: operand(c, g.N),
   };
@@ -60,7 +60,7 @@ export function paramsOf(g: Product, { splits, kChunk }: Split): number[] {
 /** The bindings of operands, their slots, and what of a shader's key tells how they are accessed. */
 export function bind(operands: Readonly<Record<string, Operand | undefined>>) {
   const there = Object.entries(operands).flatMap(([name, o]) => (o ? [[name, o] as const] : []));
-  const given = there.map(([name, { access, wide }]) => [name, accessor(access, wide)] as const);
+  const given = there.map(([name, { access, form }]) => [name, accessor(access, form)] as const);
   const key = given.map(([name, accessor]) => `${name}=${accessor.key}`).join();
   return { bindings: Object.fromEntries(given), slots: there.map(([, { slot }]) => slot), key };
 }
@@ -168,7 +168,7 @@ const unfold = (rows: number, columns: number): string => /* wgsl */ `
 `;
 
 /**
- * `fetch_x(base, r, k, k_end)`: four elements of operand x, where r runs along M (of A) or N (of B). Storage in which k
+ * `fetch_x(base, r, k, k_end)`: four elements, or eight, of operand x, where r runs along M (of A) or N (of B). Storage in which k
  * is contiguous gives k … k+3 of row r, the other kind r … r+3 of row k. Past `k_end` it gives zeros; past the last row
  * it repeats rows, whose results are never stored, so that no value needs a second test.
  */
@@ -176,11 +176,13 @@ function fetcher(x: 'a' | 'b', g: NamedProduct): string {
   const alongK = x === 'a' ? !g.transA : g.transB;
   const { [x]: name, K } = g.names;
   const rows = x === 'a' ? 'params.M' : g.names.N;
-  const head = `fn fetch_${name}(base: u32, r: u32, k: u32, k_end: u32) -> vec4<f32> {\n  var v = vec4<f32>();\n`;
+  const eight = g[x].form === 'eight';
+  const type = eight ? 'mat2x4<f32>' : 'vec4<f32>';
+  const head = `fn fetch_${name}(base: u32, r: u32, k: u32, k_end: u32) -> ${type} {\n  var v = ${type}();\n`;
   const tail = '  return v;\n}\n';
-  if (g[x].wide) {
+  if (g[x].form !== 'one') {
     const index = alongK ? `min(r, ${rows} - 1u) * ${K} + k` : `k * ${rows} + min(r, ${rows} - 4u)`;
-    return `${head}  if (k < k_end) { v = load_${name}((base + ${index}) >> 2u); }\n${tail}`;
+    return `${head}  if (k < k_end) { v = load_${name}((base + ${index}) >> ${eight ? 3 : 2}u); }\n${tail}`;
   }
   if (alongK) {
     const part = (j: number) => `load_${name}(first + min(k + ${j}u, k_end - 1u))`;
@@ -205,7 +207,7 @@ function putter(products: readonly NamedProduct[]): string {
     `fn put_${names.c}(base: u32, m: u32, n: u32, sum: vec4<f32>) {\n` +
     `  if (m >= params.M || n >= ${names.N}) { return; }\n` +
     `  let u = ${['sum', ...biases].join(' + ')};\n  let v = ${v};\n  let i = base + m * ${names.N} + n;\n` +
-    `${c.wide ? `  store_${names.c}(i >> 2u, v${added('i >> 2u')});\n` : range(4).map(one).join('')}}\n`
+    `${c.form === 'four' ? `  store_${names.c}(i >> 2u, v${added('i >> 2u')});\n` : range(4).map(one).join('')}}\n`
   );
 }
 

@@ -7,8 +7,8 @@ import { gradEnabled } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import type { Activation } from '../elementwise/activation.ts';
 import { binaryOnWasm } from '../elementwise/wasm.ts';
-import { dot, FEW_ROWS } from './dot.ts';
-import { gpuProduct, launchTiles, tilesAcross } from './kernel.ts';
+import { dotColumns, FEW_ROWS, launchDot } from './dot.ts';
+import { gpuProduct, tilesAcross } from './kernel.ts';
 import { linear, type LinearOperands, linearOnHost, linearOnWasm, linearProduct, linearSlots, linearSpec, rowsOf } from './linear.ts';
 import { productOnGpu, VARIANTS } from './variants.ts';
 
@@ -39,14 +39,14 @@ interface LayerOf<T> extends LinearOperands<T> {
 function inOneLaunch(layers: readonly LayerOf<Slot>[], device: GpuPlanner): Launch[] | null {
   const { caps } = device;
   const products = layers.map((layer) => gpuProduct(linearProduct(layer, layer.activation), linearSlots(layer, layer.y), caps));
-  const kernel = dot(products);
   const buffers = new Set(layers.flatMap(({ x, weight, bias, addend, y }) => [x, weight, bias, addend, y]));
   buffers.delete(undefined);
   const fits =
-    products.every((g) => VARIANTS.find(({ when }) => when(g, caps))!.name === 'dot' && (g.c.wide || isPlain(g.c.slot.dtype))) &&
+    products.every((g) => VARIANTS.find(({ when }) => when(g, caps))!.name === 'dot') &&
+    products.every(({ c }) => c.form === 'four' || isPlain(c.slot.dtype)) &&
     buffers.size <= caps.maxStorageBuffers &&
-    tilesAcross(products.map(({ N }) => N), kernel.tile[1]) <= MAX_GRID;
-  return fits ? [launchTiles(products[0], kernel, undefined, products.slice(1))] : null;
+    tilesAcross(products.map(({ N }) => N), dotColumns(products)) <= MAX_GRID;
+  return fits ? [launchDot(products)] : null;
 }
 
 /** As many layers in each launch as the device has bindings for. */

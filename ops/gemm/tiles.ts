@@ -128,7 +128,7 @@ export function tiled(g: GpuProduct, { tile, splits }: Tiling, { scratch }: GpuP
   const split = cut(g.K, tile.bk, splits);
   if (split.splits === 1) return [launchTiles(g, tileKernel(g, tile), split)];
   const slot = scratch([split.splits, g.batch[0] * g.batch[1], g.M, g.N]);
-  const sums: Operand = { slot, access: plain('f32'), wide: g.N % 4 === 0 };
+  const sums: Operand = { slot, access: plain('f32'), form: g.N % 4 === 0 ? 'four' : 'one' };
   const parts = { ...g, bias: undefined, activation: undefined, addend: undefined, c: sums };
   return [launchTiles(parts, tileKernel(g, tile), split), launchReduce(g, sums, split)];
 }
@@ -302,7 +302,7 @@ function launchReduce(g: GpuProduct, sums: Operand, split: Split): Launch {
   /** Threads that share the sum of one result. */
   const slices = split.splits >= 32 ? 16 : 4;
   const columns = threads / slices;
-  const { wide } = sums;
+  const wide = sums.form === 'four';
   const width = wide ? 4 : 1;
   const type = wide ? 'vec4<f32>' : 'f32';
   const [reads, writes] = [bind({ sums, bias: g.bias, addend: g.addend }), bind({ c: g.c })];

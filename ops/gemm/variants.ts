@@ -2,7 +2,7 @@ import { convert } from '../../engine/backends/webgpu/convert.ts';
 import type { GpuCaps, GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { isPlain } from '../../engine/dtype.ts';
 import { four, type GpuProduct, gpuProduct, launchTiles, levelsFor, range, sumOverK, type TileKernel } from './kernel.ts';
-import { dot, DOT_THREADS, FEW_ROWS, rowsOf } from './dot.ts';
+import { DOT_THREADS, FEW_ROWS, launchDot, rowsOf } from './dot.ts';
 import type { Product, ProductSlots } from './product.ts';
 import { cheapest, tiled } from './tiles.ts';
 
@@ -19,7 +19,7 @@ const fewRows = ({ M, transA }: Product, { maxInvocations }: GpuCaps) =>
 /** The first whose `when` holds makes the product. */
 export const VARIANTS: readonly Variant[] = [
   { name: 'direct', when: ({ K }, { software }) => software || K === 0, launches: (g) => [launchTiles(g, direct(g))] },
-  { name: 'dot', when: (g, caps) => g.transB && fewRows(g, caps), launches: (g) => [launchTiles(g, dot([g]))] },
+  { name: 'dot', when: (g, caps) => g.transB && fewRows(g, caps), launches: (g) => [launchDot([g])] },
   { name: 'axpy', when: (g, caps) => !g.transB && fewRows(g, caps), launches: (g) => [launchTiles(withNarrowA(g), axpy(g))] },
   { name: 'tiles', when: () => true, launches: (g, device) => tiled(g, cheapest(g, device.caps), device) },
 ];
@@ -28,7 +28,7 @@ export const VARIANTS: readonly Variant[] = [
 export function productOnGpu(g: Product, slots: ProductSlots, device: GpuPlanner): readonly Launch[] {
   const whole = gpuProduct(g, slots, device.caps);
   const { launches } = VARIANTS.find(({ when }) => when(whole, device.caps))!;
-  if (whole.c.wide || isPlain(slots.c.dtype)) return launches(whole, device);
+  if (whole.c.form === 'four' || isPlain(slots.c.dtype)) return launches(whole, device);
   // 16 bits are stored four elements at a time, which here would lie in two rows.
   const c = device.scratch(slots.c.shape);
   return [...launches(gpuProduct(g, { ...slots, c }, device.caps), device), convert(c, slots.c, device.caps)];
@@ -67,7 +67,7 @@ function direct(g: GpuProduct): TileKernel {
 }
 
 /** The product with A read an element at a time. */
-const withNarrowA = (g: GpuProduct): GpuProduct => ({ ...g, a: { ...g.a, wide: false } });
+const withNarrowA = (g: GpuProduct): GpuProduct => ({ ...g, a: { ...g.a, form: 'one' } });
 
 /**
  * Few rows times [K,N]: 8 threads cover 32 columns, 32 groups of them (16 for eight rows, whose sums would not fit

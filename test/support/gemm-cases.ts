@@ -53,12 +53,15 @@ export function productCases(): ProductCase[] {
     return { ...g, strideA: [180, 60], strideB: [324, 108] };
   });
   const plain = [...all, ...batched].map((g, i): ProductCase => ({ g, dtype: 'f32', weights: 'f32', added: i % 2 === 0 && g.batch[1] === 1 }));
+  const few = ([['f16', 648], ['bf16', 72]] as const).map(
+    ([weights, K]): ProductCase => ({ g: plainProduct(3, 12, K, false, true), dtype: 'f32', weights, added: false }),
+  );
   const halves = (['f16', 'bf16', 'int8', 'int4'] as const).flatMap((weights) =>
-    [1, 8, 70].flatMap((M) =>
-      [false, true].map((transB): ProductCase => ({ g: plainProduct(M, 128, 192, false, transB), dtype: 'f16', weights, added: true })),
+    [[1, 1344], [8, 320], [70, 192]].flatMap(([M, K]) =>
+      [false, true].map((transB): ProductCase => ({ g: plainProduct(M, 128, K, false, transB), dtype: 'f16', weights, added: true })),
     ),
   );
-  return [...plain, ...halves];
+  return [...plain, ...few, ...halves];
 }
 
 /** The product by an op of `WAYS`, or what `productBy` made. */

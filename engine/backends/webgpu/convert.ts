@@ -8,7 +8,7 @@ import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, shader } from './launch.
  * where both are stored alike.
  */
 export function convert(from: Slot, to: Slot, caps: GpuCaps): Launch {
-  const [x, y] = [from, to].map(({ dtype }) => accessor(accessOf(dtype, caps), true));
+  const [x, y] = [from, to].map(({ dtype }) => accessor(accessOf(dtype, caps), 'four'));
   const kernel = shader(`convert.${x.key}.${y.key}`, () => ({
     reads: { x },
     writes: { y },
