@@ -1,7 +1,7 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { elements } from '../engine/backend.ts';
-import { ArgumentError, ShapeError } from '../engine/errors.ts';
+import { ShapeError } from '../engine/errors.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import {
   add,
@@ -13,19 +13,16 @@ import {
   type DistillOptions,
   l2Distance,
 } from '../ops/index.ts';
-import { agreement, assertNear, evaluate, type Input, random } from './support/agree.ts';
+import { assertNear, evaluate, type Input, random } from './support/agree.ts';
 import { closeBackend, openBackend, openGpu, openWasms } from './support/backends.ts';
 import { close, gradients } from './wasm-machine.ts';
 
 const reference = await openBackend('reference');
 const gpu = await openGpu();
-const others = [gpu, ...(await openWasms())];
-const backends = [reference, ...others];
+const backends = [reference, gpu, ...(await openWasms())];
 const test = suite('losses');
 
 test.after(() => backends.forEach(closeBackend));
-
-const agree = agreement(reference, others, 2e-5);
 
 /** Labels below n, every fifth ignored. */
 function labelsFor(rows: number, n: number): Int32Array {
@@ -286,14 +283,6 @@ test('cross-entropy is 0 where no label counts, and NaN for a label out of range
 });
 
 for (const option of options) {
-  test(`distillation agrees: ${option.kind}, ${option.reduction}`, async () => {
-    for (const shape of [[3, 5, 23], [260, 70], [2, 3000], [3, 2, 7]]) {
-      const inputs = [1, 7].map((seed) => ({ shape, data: random(elements(shape), seed, 30) }));
-      const body = ([s, t]: Tensor[]) => [distillLoss(s, t.detach(), option)];
-      await agree(inputs, body, `[${shape}]`, 5e-5);
-    }
-  });
-
   test(`distillation leaves out rows of weight 0: ${option.kind}, ${option.reduction}`, async () => {
     const [s, t] = [random(4 * 9, 1, 8), random(4 * 9, 2, 8)];
     s.fill(NaN, 9, 18);
@@ -353,28 +342,13 @@ test('a loss has the same bits twice', async () => {
   assert.equal(await evaluate(gpu, inputs, body), await evaluate(gpu, inputs, body));
 });
 
-test('l2Distance agrees, and its gradient at 0 is 0', async () => {
-  for (const shape of [[], [7], [3, 5, 7], [130, 500]]) {
-    await agree([{ shape }, { shape }], ([a, b]) => [l2Distance(a, b)], `[${shape}]`);
-    await agree([{ shape }, { shape }], ([a, b]) => [l2Distance(a.detach(), b)], `[${shape}], to b alone`);
-  }
+test('the gradient of l2Distance at 0 is 0', async () => {
   const data = random(5, 1);
   for (const backend of backends) {
     const twins = [data, data].map((d) => ({ shape: [5], data: d }));
     const [y, da, db] = await evaluate(backend, twins, ([a, b]) => [l2Distance(a, b)]);
     assert.ok([...y, ...da, ...db].every((v) => v === 0), backend.kind);
   }
-});
-
-test('wrong shapes and temperatures are named', () => {
-  const [x, y] = [fromData(reference, random(6, 1), [2, 3]), fromData(reference, random(6, 1), [3, 2])];
-  const option = { kind: 'kl', temperature: 1, reduction: 'sum' } as const;
-  const shape = (e: Error) => e instanceof ShapeError;
-  assert.throws(() => distillLoss(x, y, option), /distill_loss: teacher has shape \[3, 2\], expected \[2, 3\]/);
-  assert.throws(() => distillLoss(x, x, option, y), shape);
-  assert.throws(() => distillLoss(x, x, { ...option, temperature: 0 }), (e: Error) => e instanceof ArgumentError);
-  assert.throws(() => l2Distance(x, y), shape);
-  assert.throws(() => crossEntropy(x, fromData(reference, [0, 1, 2], [3], 'i32')), shape);
 });
 
 test.run();

@@ -50,7 +50,7 @@ function placesIn({ outer, length, inner, count }: Sizes, { data }: HostArg, uni
 interface Lookup {
   /** Looks entries of `table` up along a dimension. */
   readonly lookup: Op<LookupAttrs, 'table' | 'index', 'y'>;
-  /** Adds to entries of a table of zeros, where the index is in range: the gradient of a lookup, as that is of this. */
+  /** Adds to entries of a table of zeros, where the index is in range: the gradient of a lookup, as that is of this for elements. */
   readonly addition: Op<AdditionAttrs, 'index' | 'src', 'y'>;
 }
 
@@ -136,7 +136,8 @@ export function defineLookup(
       return true;
     },
     saves: ['index'],
-    backward: ({ grads, saved: { index }, attrs: { dim } }) => ({
+    // What adds slices is a gradient alone.
+    backward: unit === 'slice' ? undefined : ({ grads, saved: { index }, attrs: { dim } }) => ({
       src: apply(lookup, { table: grads.y!, index }, { dim, outside: 0 }).y,
     }),
   });
