@@ -1,55 +1,53 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Backend } from '../engine/backend.ts';
-import { ReferenceBackend } from '../engine/backends/reference/reference.ts';
-import { WasmBackend } from '../engine/backends/wasm/wasm.ts';
 import { capture } from '../engine/capture.ts';
 import { ArgumentError } from '../engine/errors.ts';
 import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { add, addInto, backward, clone, linear, mul, mulScalar, sliceScatter_, square, sum } from '../ops/index.ts';
-import { closeBackend, openGpu } from './support/backends.ts';
+import { closeBackend, openAll } from './support/backends.ts';
+import { throws } from './support/expect.ts';
+import { freeOwned, own } from './support/owned.ts';
 
-const gpu = await openGpu();
-const backends: Backend[] = [new ReferenceBackend(), await WasmBackend.create({ poison: true }), gpu];
+const backends = await openAll();
 const test = suite('capture and replay');
-test.after(() => closeBackend(gpu));
+test.after.each(freeOwned);
+test.after(() => backends.forEach(closeBackend));
 
 const list = async (t: Tensor) => [...(await t.data())];
 const write = (t: Tensor, ...data: number[]) => t.backend.write(t.buffer, Float32Array.from(data));
 
 for (const backend of backends) {
   const on = `on ${backend.kind}`;
+  const given = (...[data, shape, dtype]: [number[], number[]?, 'i32'?]) =>
+    own(fromData(backend, data, shape ?? [data.length], dtype));
 
   test(`a replay computes from what its inputs hold by then, ${on}`, async () => {
-    const [x, w] = [fromData(backend, [1, 2], [1, 2]), fromData(backend, [1, 2, 3, 4, 5, 6], [3, 2])];
+    const [x, w] = [given([1, 2], [1, 2]), given([1, 2, 3, 4, 5, 6], [3, 2])];
     const made = capture(backend, () => mulScalar(add(linear(x, w), linear(x, w)), 0.5));
-    assert.equal(await list(made.result), [5, 11, 17]);
+    assert.equal(await list(own(made.result)), [5, 11, 17]);
     write(x, 10, 1);
     assert.equal(await list(made.result), [5, 11, 17], 'nothing changes by itself');
     made.replay();
     assert.equal(await list(made.result), [12, 34, 56]);
-    made.result.dispose();
     made.dispose();
-    for (const t of [x, w]) t.dispose();
   });
 
   test(`what runs beside a capture never meets its memory, ${on}`, async () => {
-    const x = fromData(backend, [1, 2, 3, 4], [4]);
+    const x = given([1, 2, 3, 4]);
     const made = capture(backend, () => sum(mul(add(x, x), add(x, mulScalar(x, 3)))));
-    const others = Array.from({ length: 8 }, (_, i) => fromData(backend, new Float32Array(4).fill(i), [4]));
+    const others = Array.from({ length: 8 }, (_, i) => given(Array(4).fill(i)));
     made.replay();
-    for (const [i, other] of others.entries()) assert.equal(await list(other), new Array(4).fill(i));
-    assert.equal(await list(made.result), [240]);
-    for (const t of [x, made.result, ...others]) t.dispose();
+    for (const [i, other] of others.entries()) assert.equal(await list(other), Array(4).fill(i));
+    assert.equal(await list(own(made.result)), [240]);
+    freeOwned();
     made.replay();
     made.dispose();
-    assert.throws(() => made.replay(), (e: Error) => e instanceof ArgumentError && /disposed/.test(e.message));
+    throws(() => made.replay(), ArgumentError, /disposed/);
   });
 
   test(`a step with backward and an update in place goes on where it was, ${on}`, async () => {
-    const eager = fromData(backend, [1, -2, 3], [3]);
-    const replayed = fromData(backend, [1, -2, 3], [3]);
+    const [eager, replayed] = [given([1, -2, 3]), given([1, -2, 3])];
     const step = (w: Tensor) => {
       w.requiresGrad = true;
       backward(sum(square(w)));
@@ -62,12 +60,10 @@ for (const backend of backends) {
     for (let i = 0; i < 3; i++) made.replay();
     assert.equal(await list(replayed), await list(eager));
     made.dispose();
-    for (const t of [eager, replayed]) t.dispose();
   });
 
   test(`a slice is written where a tensor says by then, and never outside, ${on}`, async () => {
-    const [cache, row] = [fromData(backend, new Float32Array(8), [2, 4]), fromData(backend, [1, 2], [2, 1])];
-    const start = fromData(backend, [1], [1], 'i32');
+    const [cache, row, start] = [given(Array(8).fill(0), [2, 4]), given([1, 2], [2, 1]), given([1], [1], 'i32')];
     const made = capture(backend, () => sliceScatter_(cache, row, 1, start));
     for (const [at, ...values] of [[2, 3, 4], [7, 5, 6], [-9, 7, 8]]) {
       backend.write(start.buffer, Int32Array.of(at));
@@ -76,39 +72,33 @@ for (const backend of backends) {
     }
     assert.equal(await list(cache), [7, 1, 3, 5, 8, 2, 4, 6]);
     made.dispose();
-    for (const t of [cache, row, start]) t.dispose();
   });
 
   test(`disposing frees all, whether the body ended well or not, ${on}`, async () => {
     await backend.sync();
     const { live } = backend.memory;
-    const x = fromData(backend, [1, 2, 3], [3]);
+    const x = given([1, 2, 3]);
     const made = capture(backend, () => sum(add(x, x)));
     made.dispose();
-    assert.equal(await list(made.result), [12], 'the result is a tensor like any other');
-    made.result.dispose();
-    const broken = () =>
-      capture(backend, () => {
-        add(x, x);
-        throw new Error('enough');
-      });
-    assert.throws(broken, 'enough');
-    x.dispose();
+    assert.equal(await list(own(made.result)), [12], 'the result is a tensor like any other');
+    const broken = () => {
+      add(x, x);
+      throw new Error('enough');
+    };
+    throws(() => capture(backend, broken), Error, 'enough');
+    freeOwned();
     assert.is(backend.memory.live, live);
   });
 
   test(`what no replay would do is refused, ${on}`, async () => {
-    const x = fromData(backend, [1, 2, 3], [3]);
-    const refused = (what: RegExp) => (e: Error) => e instanceof ArgumentError && what.test(e.message);
-    assert.throws(() => capture(backend, () => fromData(backend, [1], [1])), refused(/^capture: a tensor is uploaded inside/));
+    const x = given([1, 2, 3]);
+    throws(() => capture(backend, () => given([1])), ArgumentError, /^capture: a tensor is uploaded inside/);
     let reading: Promise<unknown> = Promise.resolve();
-    capture(backend, () => {
-      reading = x.data().catch((e: unknown) => e);
-    }).dispose();
-    assert.ok(refused(/^capture: a tensor is read back inside/)((await reading) as Error));
-    assert.throws(() => capture(backend, () => capture(backend, () => clone(x))), refused(/another capture/));
-    assert.equal(await list(add(x, x)), [2, 4, 6], 'and all goes on');
-    x.dispose();
+    capture(backend, () => void (reading = x.data().catch((e: unknown) => e))).dispose();
+    assert.instance(await reading, ArgumentError);
+    assert.match(String(await reading), /: capture: a tensor is read back inside/);
+    throws(() => capture(backend, () => capture(backend, () => clone(x))), ArgumentError, /another capture/);
+    assert.equal(await list(own(add(x, x))), [2, 4, 6], 'and all goes on');
   });
 }
 

@@ -2,6 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ArgumentError, OutOfMemoryError } from '../engine/errors.ts';
 import { Heap } from '../engine/backends/wasm/heap.ts';
+import { throws } from './support/expect.ts';
 
 const MIB = 2 ** 20;
 const fresh = (limit = 64 * MIB): Heap => new Heap(new WebAssembly.Memory({ initial: 1, maximum: 1024 }), 1000, limit);
@@ -9,8 +10,7 @@ const fresh = (limit = 64 * MIB): Heap => new Heap(new WebAssembly.Memory({ init
 test('blocks are aligned, apart, and counted', () => {
   const heap = fresh();
   const [a, b] = [heap.alloc(10), heap.alloc(65)];
-  assert.is(a % 64, 0);
-  assert.is(b % 64, 0);
+  assert.equal([a % 64, b % 64], [0, 0]);
   assert.ok(a >= 1000 && b >= a + 64);
   assert.is(heap.liveBytes, 64 + 128);
   heap.free(a);
@@ -55,26 +55,19 @@ test('random traffic: blocks never overlap, and everything comes back', () => {
 test('past the limit it throws, and what was there stays usable', () => {
   const heap = fresh(4 * MIB);
   const a = heap.alloc(3 * MIB);
-  assert.throws(
-    () => heap.alloc(2 * MIB),
-    (e: Error) => e instanceof OutOfMemoryError && /2\.0 MiB needed.*limit 4\.0 MiB/.test(e.message),
-  );
+  throws(() => heap.alloc(2 * MIB), OutOfMemoryError, /2\.0 MiB needed.*limit 4\.0 MiB/);
   heap.free(a);
   heap.alloc(2 * MIB);
-});
-
-test('the memory’s own maximum counts as well', () => {
-  const heap = new Heap(new WebAssembly.Memory({ initial: 1, maximum: 2 }), 0);
-  assert.throws(() => heap.alloc(MIB), (e: Error) => e instanceof OutOfMemoryError);
-  heap.alloc(100000);
+  const small = new Heap(new WebAssembly.Memory({ initial: 1, maximum: 2 }), 0);
+  throws(() => small.alloc(MIB), OutOfMemoryError, '', 'the memory’s own maximum counts as well');
+  small.alloc(100000);
 });
 
 test('a wrong free is refused', () => {
   const heap = fresh();
   const a = heap.alloc(4);
   heap.free(a);
-  assert.throws(() => heap.free(a), (e: Error) => e instanceof ArgumentError);
-  assert.throws(() => heap.free(12), (e: Error) => e instanceof ArgumentError);
+  for (const wrong of [a, 12]) throws(() => heap.free(wrong), ArgumentError);
 });
 
 test.run();

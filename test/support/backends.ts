@@ -46,6 +46,11 @@ export async function openGpu(): Promise<Backend> {
   }
 }
 
+/** One of each kind, as the openers above have them. */
+export async function openAll(): Promise<Backend[]> {
+  return [...(await Promise.all([openBackend('reference'), openBackend('wasm')])), await openGpu()];
+}
+
 /** Lets the process exit. */
 export function closeBackend(backend: Backend): void {
   backend.dispose();
