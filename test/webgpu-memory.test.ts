@@ -11,6 +11,7 @@ import { scope } from '../engine/scope.ts';
 import { fromData, type Tensor } from '../engine/tensor.ts';
 import { add, cat } from '../ops/index.ts';
 import { closeBackend, openGpu } from './support/backends.ts';
+import { throws } from './support/expect.ts';
 
 const MIB = 2 ** 20;
 
@@ -34,6 +35,9 @@ class FakeDevice {
   }
 }
 
+/** A pool that nothing presses to give memory back. */
+const poolOf = (device: FakeDevice, limit = 4096 * MIB) => new BufferPool(device, limit, () => {}, () => {});
+
 const pools = suite('WebGPU buffer pool');
 
 pools('size classes are few and waste little', () => {
@@ -48,7 +52,7 @@ pools('size classes are few and waste little', () => {
 
 pools('a cache that grows by a position each time stays within a small multiple of what is live', () => {
   const device = new FakeDevice();
-  const pool = new BufferPool(device, 4096 * MIB, () => {}, () => {});
+  const pool = poolOf(device);
   let caches = Array.from({ length: 64 }, () => pool.take(4096));
   for (let n = 2; n <= 1200; n++) {
     caches = caches.map((old) => {
@@ -59,10 +63,9 @@ pools('a cache that grows by a position each time stays within a small multiple 
     pool.trim();
   }
   const { live, reserved } = pool.memory;
-  assert.is(live, 64 * 1200 * 4096);
-  assert.is(reserved, device.held);
+  assert.equal([live, reserved], [64 * 1200 * 4096, device.held]);
   assert.ok(reserved < 3.5 * live, `${reserved} held for ${live} live`);
-  const small = new BufferPool(new FakeDevice(), 4096 * MIB, () => {}, () => {});
+  const small = poolOf(new FakeDevice());
   for (let n = 1, old = small.take(4); n <= 1200; n++) {
     const grown = small.take(8192 * n);
     small.give(old);
@@ -74,7 +77,7 @@ pools('a cache that grows by a position each time stays within a small multiple 
 
 pools('a step that repeats gets the same buffers, and none is destroyed', () => {
   const device = new FakeDevice();
-  const pool = new BufferPool(device, 4096 * MIB, () => {}, () => {});
+  const pool = poolOf(device);
   const step = () => {
     const taken = Array.from({ length: 200 }, (_, i) => pool.take((i + 1) * 20_000));
     for (const buffer of taken) pool.give(buffer);
@@ -87,7 +90,7 @@ pools('a step that repeats gets the same buffers, and none is destroyed', () => 
 });
 
 pools('what lies idle longest goes first, when a peak is long past', () => {
-  const pool = new BufferPool(new FakeDevice(), 4096 * MIB, () => {}, () => {});
+  const pool = poolOf(new FakeDevice());
   const buffers = [50, 60, 70].map((mib) => pool.take(mib * MIB));
   for (const buffer of [buffers[1], buffers[0], buffers[2]]) pool.give(buffer);
   assert.is(pool.trim(), null);
@@ -106,34 +109,28 @@ pools('idle buffers make room when memory runs out; where they do not suffice th
   });
   pool.give(pool.take(60 * MIB));
   const large = pool.take(96 * MIB);
-  assert.is(relieved, 1);
-  assert.is(device.held, 96 * MIB);
-  assert.throws(
-    () => pool.take(8 * MIB),
-    (e: Error) => e instanceof OutOfMemoryError && /no 8388608 bytes left with 100663296 in use/.test(e.message),
-  );
+  assert.equal([relieved, device.held], [1, 96 * MIB]);
+  throws(() => pool.take(8 * MIB), OutOfMemoryError, /no 8388608 bytes left with 100663296 in use/);
   pool.give(large);
   assert.is(pool.memory.live, 0);
   assert.is(pool.take(8 * MIB).capacity, 8 * MIB);
   assert.not.ok(pool.outOfMemory(), 'not while nothing is made');
-  const bound = new BufferPool(new FakeDevice(), 100 * MIB, () => {}, () => {});
+  const bound = poolOf(new FakeDevice(), 100 * MIB);
   assert.is(bound.take(99 * MIB).capacity, 100 * MIB);
-  assert.throws(() => bound.take(101 * MIB), (e: Error) => e instanceof OutOfMemoryError);
+  throws(() => bound.take(101 * MIB), OutOfMemoryError);
 });
-
 
 const gpu = suite('WebGPU memory and profile');
 const backend = await openGpu();
 
 if (backend instanceof WebGpuBackend) {
   gpu('growing by cat destroys buffers that no later command names', async () => {
-    const row = fromData(backend, Float32Array.from({ length: 16384 }, (_, i) => i), [1, 16384]);
+    using row = fromData(backend, Float32Array.from({ length: 16384 }, (_, i) => i), [1, 16384]);
     let all: Tensor = cat([row], 0);
     let most = 0;
     for (let n = 2; n <= 120; n++) {
-      const grown = cat([all, row], 0);
-      all.dispose();
-      all = grown;
+      using before = all;
+      all = cat([before, row], 0);
       if (n % 8 === 0) await backend.sync();
       most = Math.max(most, backend.memory.reserved);
     }
@@ -141,17 +138,15 @@ if (backend instanceof WebGpuBackend) {
     assert.ok(data.every((v, i) => v === i % 16384));
     assert.ok(most < 48 * MIB, `${most} held for a peak of ${backend.memory.peak}`);
     all.dispose();
-    row.dispose();
   });
 
   gpu('reading a tensor brings the profile up to date', async () => {
     backend.profiler = new Profiler();
-    const y = scope(() => add(fromData(backend, [1, 2], [2]), fromData(backend, [3, 4], [2])));
+    using y = scope(() => add(fromData(backend, [1, 2], [2]), fromData(backend, [3, 4], [2])));
     await y.data();
     const row = backend.profiler.rows().find(({ name }) => name === 'add');
     assert.ok(row && row.calls === 1 && row.bytes === 24 && row.ms > 0, JSON.stringify(backend.profiler.rows()));
     backend.profiler = null;
-    y.dispose();
   });
 
   gpu('an error that is dealt with is not printed among the results', async () => {
@@ -170,10 +165,7 @@ if (backend instanceof WebGpuBackend) {
     };
     const adapter = { features: device.features, limits: {}, info: {}, requestDevice: async () => device };
     const own = await WebGpuBackend.create({ requestAdapter: async () => adapter } as unknown as GPU);
-    assert.throws(
-      () => (own.profiler = new Profiler()),
-      (e: Error) => e instanceof DeviceError && /timestamp-query/.test(e.message),
-    );
+    throws(() => (own.profiler = new Profiler()), DeviceError, /timestamp-query/);
     own.profiler = null;
   });
 }
