@@ -1,6 +1,6 @@
 import { type Backend, elements } from '../../engine/backend.ts';
 import type { DType, HostArray } from '../../engine/dtype.ts';
-import { keep } from '../../engine/scope.ts';
+import { keep, scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import type { Make, Run, Sizes } from '../cases/case.ts';
 
@@ -44,6 +44,15 @@ export class Inputs {
   run(run: Run, sizes: Sizes = {}): Tensor[] {
     this.next = 0;
     return [run(this.make, sizes)].flat() as Tensor[];
+  }
+
+  /** What a function of new inputs gives; frees those. */
+  call<T>(use: (t: Make) => T): T {
+    try {
+      return scope(() => use(this.make));
+    } finally {
+      this.dispose();
+    }
   }
 
   /** The gradient that the i-th output is given. */
