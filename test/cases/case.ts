@@ -15,6 +15,8 @@ export interface Make {
   of(f: (v: number) => number, ...shape: number[]): Tensor;
   /** These floats, to have a gradient. */
   leaf(data: HostArray, shape: readonly number[]): Tensor;
+  /** Floats in [−1, 1) stored in a format; no gradient. */
+  stored(format: DType, ...shape: number[]): Tensor;
   /** Floats in [−1, 1) that are to have none. */
   fixed(...shape: number[]): Tensor;
   /** Whole numbers from 0 to below `most`. */
@@ -29,6 +31,8 @@ export type Run = (t: Make, sizes: Sizes) => Tensor | readonly Tensor[];
 export interface CaseOptions {
   /** Sizes beside the first at which every backend must agree: of other kernels, past a block, odd. */
   readonly at?: readonly Sizes[];
+  /** Such sizes for the C kernels alone: too many for a GPU in software. */
+  readonly wasmAt?: readonly Sizes[];
   /** How far from the reference loops a result may be, relative to its norm: 1e-5 unless told. */
   readonly most?: number;
   /** Step of what rounds to a grid: inputs and gradients lie on it, and only whole steps show a slope. */

@@ -32,6 +32,7 @@ export class Inputs {
       backend,
       leaf: (data: HostArray, shape: readonly number[]) => this.again(() => this.leaf(data, shape)),
       of: (f: (v: number) => number, ...shape: number[]) => this.again(() => this.leaf(this.noise(shape).map(f), shape)),
+      stored: (format: DType, ...shape: number[]) => this.again(() => this.own(this.noise(shape), shape, format)),
       fixed: (...shape: number[]) => this.again(() => this.own(this.noise(shape), shape)),
       ids: (most: number, ...shape: number[]) =>
         this.again(() => this.own(Int32Array.from(this.noise(shape), (v) => Math.floor(((v + 1) / 2) * most)), shape, 'i32')),
