@@ -18,10 +18,10 @@ export interface OpProfile {
 export class Profiler {
   private readonly ops = new Map<string, OpProfile>();
 
-  add(name: string, ms: number, bytes: number, calls = 1): void {
+  add(name: string, ms: number, bytes: number): void {
     let row = this.ops.get(name);
     if (!row) this.ops.set(name, (row = { name, calls: 0, ms: 0, bytes: 0 }));
-    row.calls += calls;
+    row.calls++;
     row.ms += ms;
     row.bytes += bytes;
   }

@@ -61,8 +61,7 @@ export class Node {
   constructor(
     readonly name: string,
     readonly edges: readonly (Edge | null)[],
-    readonly inputSpecs: readonly (Spec | undefined)[],
-    readonly outputSpecs: readonly (Spec | undefined)[],
+    readonly specs: Pick<Call, 'inputs' | 'outputs'>,
     /** What backward reads, by its name. */
     readonly saved: ReadonlyMap<string, Saved>,
     readonly pullback: Pullback,
@@ -147,10 +146,9 @@ function attach(
   outputs: Tensors,
   saved: ReadonlyMap<string, Saved>,
   pullback: Pullback,
-  specs: Pick<Call, 'inputs' | 'outputs'> = slotsOf(inputs, outputs),
-  takes?: Operands,
+  call?: Call,
 ): void {
-  const node = new Node(name, inputs.map(edgeOf), specs.inputs, specs.outputs, saved, pullback, takes);
+  const node = new Node(name, inputs.map(edgeOf), call ?? slotsOf(inputs, outputs), saved, pullback, call?.op.takes);
   outputs.forEach((output, i) => {
     if (!output || !isFloat(output.dtype)) return;
     output.node = node;
@@ -177,13 +175,13 @@ export function record(call: Call, inputs: Tensors, outputs: Tensors): void {
     const context = {
       attrs,
       saved: views(node),
-      specs: { ...takes.named(node.inputSpecs), ...gives.named(node.outputSpecs) },
+      specs: { ...takes.named(call.inputs), ...gives.named(call.outputs) },
       needs: takes.named(node.edges.map((edge) => edge !== null)),
       grads: gives.named(grads),
     };
     return takes.flat<Tensor | null>(op.backward!(context));
   };
-  attach(op.name, inputs, outputs, savedOf(op, inputs, outputs), pullback, call, takes);
+  attach(op.name, inputs, outputs, savedOf(op, inputs, outputs), pullback, call);
 }
 
 /** Puts a view on the tape: `output` shares the storage of `input`, and `pullback` reshapes the gradient back. */
@@ -222,7 +220,7 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], arithmetic
     }
   };
   const nodes = reachable(roots);
-  for (const node of nodes) pending.set(node, new Array(node.outputSpecs.length).fill(null));
+  for (const node of nodes) pending.set(node, new Array(node.specs.outputs.length).fill(null));
   roots.forEach((root, i) => {
     if (!root.requiresGrad) {
       throw new ArgumentError(`backward: ${root} does not depend on a tensor that requires a gradient`);
@@ -244,7 +242,7 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], arithmetic
     node.edges.forEach((edge, i) => {
       const grad = results[i];
       if (!grad) return;
-      expectAlike(() => `${node.name}: backward gave ${node.label(i)}`, grad, node.inputSpecs[i]!);
+      expectAlike(() => `${node.name}: backward gave ${node.label(i)}`, grad, node.specs.inputs[i]!);
       if (edge) deliver(edge, grad);
       else grad.dispose();
     });

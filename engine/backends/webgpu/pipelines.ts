@@ -83,14 +83,9 @@ export class Pipelines {
   private layout(bindings: string): { id: number; layout: GPUBindGroupLayout } {
     let found = this.layouts.get(bindings);
     if (!found) {
-      const layout = this.device.createBindGroupLayout({
-        entries: [...bindings].map((access, binding) => ({
-          binding,
-          visibility: COMPUTE,
-          buffer: { type: BINDINGS[access] },
-        })),
-      });
-      found = { id: this.layouts.size, layout };
+      const buffers = [...bindings].map((access) => ({ type: BINDINGS[access] }));
+      const entries = buffers.map((buffer, binding) => ({ binding, visibility: COMPUTE, buffer }));
+      found = { id: this.layouts.size, layout: this.device.createBindGroupLayout({ entries }) };
       this.layouts.set(bindings, found);
     }
     return found;
