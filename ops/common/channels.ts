@@ -1,5 +1,5 @@
 import { expectWhole } from '../../engine/arguments.ts';
-import type { Spec } from '../../engine/backend.ts';
+import { elements, type Spec } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { Tensor } from '../../engine/tensor.ts';
 import { show } from './shapes.ts';
@@ -31,7 +31,7 @@ export function rangeOf(op: string, name: string, given: Tensor | Channels): { t
 
 /** Elements of one token. */
 export function rowSize({ shape }: Spec): number {
-  return shape.slice(2).reduce((product, d) => product * d, 1);
+  return elements(shape.slice(2));
 }
 
 /** @throws ShapeError unless the operand holds one token of each of the batch's sequences */

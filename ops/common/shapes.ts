@@ -1,4 +1,4 @@
-import type { Spec } from '../../engine/backend.ts';
+import { elements, type Spec } from '../../engine/backend.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { DTypeError, ShapeError } from '../../engine/errors.ts';
 
@@ -18,16 +18,12 @@ export function resized(shape: readonly number[], dim: number, size: number): nu
 /** The shape that a and b broadcast to, as torch has it. */
 export function broadcastShapes(op: string, a: readonly number[], b: readonly number[]): number[] {
   const rank = Math.max(a.length, b.length);
-  const out = new Array<number>(rank);
-  for (let i = 1; i <= rank; i++) {
-    const x = a.length >= i ? a[a.length - i] : 1;
-    const y = b.length >= i ? b[b.length - i] : 1;
-    if (x !== y && x !== 1 && y !== 1) {
-      throw new ShapeError(`${op}: shapes ${show(a)} and ${show(b)} do not broadcast: ${x} against ${y} in dim -${i}`);
-    }
-    out[rank - i] = x === 1 ? y : x;
-  }
-  return out;
+  return Array.from({ length: rank }, (_, i) => {
+    const [x = 1, y = 1] = [a[a.length - rank + i], b[b.length - rank + i]];
+    if (x === y || x === 1) return y;
+    if (y === 1) return x;
+    throw new ShapeError(`${op}: shapes ${show(a)} and ${show(b)} do not broadcast: ${x} against ${y} in dim ${i - rank}`);
+  });
 }
 
 /** A dimension counted from the front; a scalar has dims 0 and -1, as in torch. @throws ShapeError when out of range */
@@ -48,13 +44,7 @@ export function normalizeAxis(op: string, dim: number, rank: number): number {
 
 /** Row-major strides in elements. */
 export function strides(shape: readonly number[]): number[] {
-  const out = new Array<number>(shape.length);
-  let step = 1;
-  for (let i = shape.length - 1; i >= 0; i--) {
-    out[i] = step;
-    step *= shape[i];
-  }
-  return out;
+  return shape.map((_, i) => elements(shape.slice(i + 1)));
 }
 
 /** Strides that read `shape` as if it were `target`: 0 where it is stretched. */
@@ -84,28 +74,18 @@ export function mergeDims(
 
 /** For every element of `target` in order, the index of the element of `shape` that is broadcast to it. */
 export function broadcastIndex(shape: readonly number[], target: readonly number[]): Int32Array {
-  const step = broadcastStrides(shape, target);
-  const at = new Array<number>(target.length).fill(0);
-  const index = new Int32Array(target.reduce((product, d) => product * d, 1));
-  for (let i = 0, from = 0; i < index.length; i++) {
-    index[i] = from;
-    for (let d = target.length - 1; d >= 0; d--) {
-      from += step[d];
-      if (++at[d] < target[d]) break;
-      from -= step[d] * target[d];
-      at[d] = 0;
-    }
-  }
-  return index;
+  return broadcastStrides(shape, target).reduce((outer, step, d) => {
+    const index = new Int32Array(outer.length * target[d]);
+    outer.forEach((from, i) => {
+      for (let k = 0; k < target[d]; k++) index[i * target[d] + k] = from + k * step;
+    });
+    return index;
+  }, Int32Array.of(0));
 }
 
 /** Elements before, along and after a dimension: the three loops of most kernels. */
 export function around(shape: readonly number[], dim: number): { outer: number; length: number; inner: number } {
-  let outer = 1;
-  let inner = 1;
-  for (let i = 0; i < dim; i++) outer *= shape[i];
-  for (let i = dim + 1; i < shape.length; i++) inner *= shape[i];
-  return { outer, length: shape[dim] ?? 1, inner };
+  return { outer: elements(shape.slice(0, dim)), length: shape[dim] ?? 1, inner: elements(shape.slice(dim + 1)) };
 }
 
 /** @throws ShapeError unless `arg` has the rank */
@@ -122,8 +102,9 @@ export function expectShape(op: string, name: string, arg: Spec, shape: readonly
   }
 }
 
-/** @throws ShapeError, DTypeError unless `arg` has shape and dtype of `like` */
-export function expectAlike(op: string, name: string, arg: Spec, like: Spec): void {
+/** @throws ShapeError, DTypeError unless `arg` is there and has shape and dtype of `like` */
+export function expectAlike(op: string, name: string, arg: Spec | undefined, like: Spec): void {
+  if (!arg) throw new ShapeError(`${op}: ${name} is missing, expected shape ${show(like.shape)}`);
   expectShape(op, name, arg, like.shape);
   if (arg.dtype === like.dtype) return;
   throw new DTypeError(`${op}: ${name} has dtype ${arg.dtype}, expected ${like.dtype}; convert it with cast()`);

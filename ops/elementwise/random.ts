@@ -2,10 +2,10 @@ import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectWhole } from '../../engine/arguments.ts';
 import type { Backend } from '../../engine/backend.ts';
 import { type DType, expectDType, FLOATS } from '../../engine/dtype.ts';
-import type { Op } from '../../engine/op.ts';
+import { type Op, spec } from '../../engine/op.ts';
 import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { expectShape } from '../common/shapes.ts';
+import { expectAlike } from '../common/shapes.ts';
 import { defineElementwise } from './define.ts';
 import { zeros } from './fill.ts';
 import helpers from './random.wgsl';
@@ -106,8 +106,7 @@ const dropoutOp: Op<DropoutAttrs, 'x' | 'key', 'y'> = /* @__PURE__ */ defineElem
     inputs: ['x', 'key'],
     result({ x, key }) {
       expectDType('dropout', 'x', x.dtype, ...FLOATS);
-      expectDType('dropout', 'key', key.dtype, 'u32');
-      expectShape('dropout', 'key', key, []);
+      expectAlike('dropout', 'key', key, spec([], 'u32'));
       return x.dtype;
     },
     params: ['scale'],

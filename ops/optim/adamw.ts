@@ -4,10 +4,10 @@ import { elements } from '../../engine/backend.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
 import { grid1d } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
-import { defineOp } from '../../engine/op.ts';
+import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchKernel } from '../common/launch-kernel.ts';
-import { expectShape } from '../common/shapes.ts';
+import { expectAlike } from '../common/shapes.ts';
 
 interface AdamWAttrs {
   /** Where the parameter's count is in `before`. */
@@ -22,21 +22,14 @@ const WG = 256;
 const EACH = 4;
 
 const UPDATE = /* wgsl */ `
-// 1 − βᵗ = −expm1(t·ln β), by its series where 1 − e^x would lose its digits.
-fn correction(t: f32, log_beta: f32) -> f32 {
-  let x = t * log_beta;
-  if (x < -0.5) { return 1.0 - exp(x); }
-  var series = 1.0;
-  for (var k = 9.0; k > 1.5; k -= 1.0) { series = 1.0 + x / k * series; }
-  return -x * series;
-}
 fn kernel(group: u32, local: u32) {
   let first = group * WG * EACH + local;
   let t = load_before(params.index) + load_stats(2u);
   if (first == 0u) { store_step(0u, t); }
   if (load_stats(2u) == 0.0) { return; }
-  let correction1 = correction(t, params.log1);
-  let correction2 = correction(t, params.log2);
+  // 1 − βᵗ.
+  let correction1 = -expm1_(t * params.log1);
+  let correction2 = -expm1_(t * params.log2);
   for (var j = 0u; j < EACH; j++) {
     let i = first + j * WG;
     if (i >= params.n) { return; }
@@ -66,10 +59,7 @@ const adamwOp = /* @__PURE__ */ defineOp({
     expectWhole('adamw', 'index', index, 0, elements(before.shape) - 1);
     const { shape } = others.param;
     const shapes = { param: shape, grad: shape, m: shape, v: shape, step: [], stats: [3], lr: [] };
-    for (const name of Object.keys(shapes) as (keyof typeof shapes)[]) {
-      expectDType('adamw', name, others[name].dtype, 'f32');
-      expectShape('adamw', name, others[name], shapes[name]);
-    }
+    for (const [name, given] of Object.entries(others)) expectAlike('adamw', name, given, spec(shapes[name as keyof typeof shapes]));
     return {};
   },
   reference({ param, grad, m, v, step, before, stats, lr }, _, { index, betas, eps, weightDecay }) {

@@ -6,7 +6,7 @@ import { ArgumentError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
-import { expectShape } from '../common/shapes.ts';
+import { expectAlike } from '../common/shapes.ts';
 import { rowFold } from '../common/rows.ts';
 import squaresWgsl from '../common/squares.wgsl';
 
@@ -43,8 +43,7 @@ const gradNormOp = /* @__PURE__ */ defineOp({
     expectFinite('gradNorm', 'maxNorm', maxNorm, 0);
     tensors.forEach((tensor, i) => {
       if (i < gradients) return expectDType('gradNorm', 'a gradient', tensor.dtype, ...FLOATS);
-      expectDType('gradNorm', 'a count', tensor.dtype, 'f32');
-      expectShape('gradNorm', 'a count', tensor, []);
+      expectAlike('gradNorm', 'a count', tensor, spec([]));
     });
     const counts = tensors.length - gradients;
     return { stats: spec([3]), before: counts > 0 ? spec([counts]) : undefined };

@@ -1,11 +1,11 @@
 import { apply } from '../../engine/apply.ts';
 import { shader } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
-import { defineOp } from '../../engine/op.ts';
+import { defineOp, spec } from '../../engine/op.ts';
 import { noGrad } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { rowFold } from '../common/rows.ts';
-import { expectRank, expectShape } from '../common/shapes.ts';
+import { expectAlike, expectRank } from '../common/shapes.ts';
 import code from './choose-token.wgsl';
 
 /** How a token is chosen; see `chooseToken_`. */
@@ -32,18 +32,11 @@ const chooseTokenOp = /* @__PURE__ */ defineOp<
     expectRank(name, 'logits', logits, 2);
     const [rows, vocabulary] = logits.shape;
     expectDType(name, 'logits', logits.dtype, ...FLOATS);
-    expectShape(name, 'token', token, [rows, 1]);
-    expectDType(name, 'token', token.dtype, 'i32');
-    if (repetitionPenalty !== 1 || seen) {
-      expectShape(name, 'seen', seen ?? { shape: [], dtype: 'u32' }, [rows, vocabulary]);
-      expectDType(name, 'seen', seen!.dtype, 'u32');
-    }
+    expectAlike(name, 'token', token, spec([rows, 1], 'i32'));
+    if (repetitionPenalty !== 1 || seen) expectAlike(name, 'seen', seen, spec([rows, vocabulary], 'u32'));
     if (temperature > 0) {
-      expectRank(name, 'draws', draws ?? { shape: [], dtype: 'f32' }, 2);
-      expectShape(name, 'draws', draws!, [rows, draws!.shape[1]]);
-      expectDType(name, 'draws', draws!.dtype, 'f32');
-      expectShape(name, 'position', position ?? { shape: [], dtype: 'i32' }, [1]);
-      expectDType(name, 'position', position!.dtype, 'i32');
+      expectAlike(name, 'draws', draws, spec([rows, draws?.shape[1] ?? 1]));
+      expectAlike(name, 'position', position, spec([1], 'i32'));
     }
     return {};
   },
