@@ -22,7 +22,7 @@ var<workgroup> cum: array<f32, STEPS>;
 var<workgroup> direct: array<f32, STEPS>;
 var<workgroup> in_parts: array<f32, STEPS * (NV + 1u)>;
 var<workgroup> out_parts: array<f32, STEPS * (PV + 1u)>;
-var<workgroup> through_parts: array<f32, THREADS>;
+var<workgroup> through_parts: array<f32, WG>;
 var<workgroup> token_sums: array<vec3<f32>, STEPS>;
 
 fn causal(i: u32, j: u32) -> f32 { return select(0.0, exp(min(cum[i] - cum[j], 0.0)), j <= i); }
@@ -35,50 +35,27 @@ fn put_pair(i: u32, j: u32, c_b: f32, d_x: f32) {
 }
 
 fn load_tiles(at: Place, l0: u32, tile: u32, t: u32) {
-  for (var e = t; e < P_BLOCK * NV; e += THREADS) {
-    let p = e / NV;
-    var value = vec4<f32>();
-    if (row_of(at, p) < params.p) {
-      value = load_state((state_index(at) * params.tiles + tile) * params.p + row_of(at, p), e % NV);
-    }
-    state[p * N_STRIDE + e % NV] = value;
+  for (var e = t; e < P_BLOCK * NV; e += WG) {
+    state[cell_n(e)] = load_state(at, state_index(at) * params.tiles + tile, e);
   }
-  for (var e = t; e < STEPS * NV; e += THREADS) {
-    let i = e / NV;
-    var b = vec4<f32>();
-    var c = vec4<f32>();
-    if (l0 + i < at.last) {
-      b = load_b(group_row(at, l0 + i), e % NV);
-      c = load_c(group_row(at, l0 + i), e % NV);
-    }
-    b_tile[i * N_STRIDE + e % NV] = b;
-    c_tile[i * N_STRIDE + e % NV] = c;
+  for (var e = t; e < STEPS * NV; e += WG) {
+    b_tile[cell_n(e)] = load_b(at, l0 + e / NV, e % NV);
+    c_tile[cell_n(e)] = load_c(at, l0 + e / NV, e % NV);
   }
-  for (var e = t; e < STEPS * PV; e += THREADS) {
-    let i = e / PV;
-    var x = vec4<f32>();
-    var dy = vec4<f32>();
-    if (l0 + i < at.last) {
-      x = load_x(at, l0 + i, e % PV);
-      dy = load_dy(at, l0 + i, e % PV);
-    }
-    x_tile[i * P_STRIDE + e % PV] = x;
-    dy_tile[i * P_STRIDE + e % PV] = dy;
+  for (var e = t; e < STEPS * PV; e += WG) {
+    x_tile[cell_p(e)] = load_x(at, l0 + e / PV, e % PV);
+    dy_tile[cell_p(e)] = load_dy(at, l0 + e / PV, e % PV);
   }
 }
 
 /** cb, xy and pairs. */
 fn fill_pairs(t: u32) {
   let part = STEPS / EACH;
-  for (var e = t; e < part * part; e += THREADS) {
+  for (var e = t; e < part * part; e += WG) {
     let i = e / part;
     let j = e % part;
-    var c_b: array<f32, PAIRS>;
-    var d_x: array<f32, PAIRS>;
-    for (var r = 0u; r < PAIRS; r++) {
-      c_b[r] = 0.0;
-      d_x[r] = 0.0;
-    }
+    var c_b = array<f32, PAIRS>();
+    var d_x = array<f32, PAIRS>();
     for (var n = 0u; n < upto(NV); n++) {
       for (var r = 0u; r < EACH; r++) {
         let c = c_tile[(i + r * part) * N_STRIDE + n];
@@ -103,22 +80,16 @@ fn fill_pairs(t: u32) {
 fn finish_dx(at: Place, l0: u32, j: u32, v: u32, inner: vec4<f32>, dots: vec4<f32>, skip: f32) {
   let reach = exp(cum[STEPS - 1u] - cum[j]) * dots;
   out_parts[j * (PV + 1u) + v] = dot(x_tile[j * P_STRIDE + v], reach);
-  if (l0 + j < at.last) {
-    store_dx(at, l0 + j, v, dt[j] * (inner + reach) + skip * dy_tile[j * P_STRIDE + v]);
-  }
+  store_dx(at, l0 + j, v, dt[j] * (inner + reach) + skip * dy_tile[j * P_STRIDE + v]);
 }
 
 fn form_dx(at: Place, l0: u32, t: u32, skip: f32) {
   let part = STEPS / EACH;
-  for (var e = t; e < part * PV; e += THREADS) {
+  for (var e = t; e < part * PV; e += WG) {
     let j = e / PV;
     let v = e % PV;
-    var dots: array<vec4<f32>, EACH>;
-    var inner: array<vec4<f32>, EACH>;
-    for (var r = 0u; r < EACH; r++) {
-      dots[r] = vec4<f32>();
-      inner[r] = vec4<f32>();
-    }
+    var dots = array<vec4<f32>, EACH>();
+    var inner = array<vec4<f32>, EACH>();
     for (var n = 0u; n < upto(NV); n++) {
       var b: array<vec4<f32>, EACH>;
       for (var r = 0u; r < EACH; r++) { b[r] = b_tile[(j + r * part) * N_STRIDE + n]; }
@@ -139,28 +110,19 @@ fn form_dx(at: Place, l0: u32, t: u32, skip: f32) {
 fn finish_bc(at: Place, l0: u32, j: u32, n: u32, db: vec4<f32>, gx: vec4<f32>, dc: vec4<f32>, sdy: vec4<f32>) {
   let reach = exp(cum[j]) * sdy;
   in_parts[j * (NV + 1u) + n] = dot(c_tile[j * N_STRIDE + n], reach);
-  if (l0 + j < at.last) {
-    let row = step_index(at, l0 + j) * params.blocks + at.block;
-    store_db(row, n, dt[j] * (db + exp(cum[STEPS - 1u] - cum[j]) * gx));
-    store_dc(row, n, dc + reach);
-  }
+  store_db(at, l0 + j, n, dt[j] * (db + exp(cum[STEPS - 1u] - cum[j]) * gx));
+  store_dc(at, l0 + j, n, dc + reach);
 }
 
 fn form_bc(at: Place, l0: u32, t: u32) {
   let part = STEPS / EACH;
-  for (var e = t; e < part * NV; e += THREADS) {
+  for (var e = t; e < part * NV; e += WG) {
     let j = e / NV;
     let n = e % NV;
-    var gx: array<vec4<f32>, EACH>;
-    var sdy: array<vec4<f32>, EACH>;
-    var db: array<vec4<f32>, EACH>;
-    var dc: array<vec4<f32>, EACH>;
-    for (var r = 0u; r < EACH; r++) {
-      gx[r] = vec4<f32>();
-      sdy[r] = vec4<f32>();
-      db[r] = vec4<f32>();
-      dc[r] = vec4<f32>();
-    }
+    var gx = array<vec4<f32>, EACH>();
+    var sdy = array<vec4<f32>, EACH>();
+    var db = array<vec4<f32>, EACH>();
+    var dc = array<vec4<f32>, EACH>();
     for (var v = 0u; v < upto(PV); v++) {
       var x: array<vec4<f32>, EACH>;
       var dy: array<vec4<f32>, EACH>;
@@ -204,7 +166,7 @@ fn sum_sources(t: u32) {
     if (t < STEPS) {
       for (var n = 0u; n < upto(NV); n++) { run += in_parts[t * (NV + 1u) + n]; }
     } else {
-      for (var i = 0u; i < upto(THREADS); i++) { run += through_parts[i]; }
+      for (var i = 0u; i < upto(WG); i++) { run += through_parts[i]; }
       run *= exp(cum[STEPS - 1u]);
     }
     for (var j = 0u; j < upto(STEPS); j++) {
@@ -217,7 +179,7 @@ fn sum_sources(t: u32) {
 
 fn advance_grad(t: u32) {
   let shrink = exp(cum[STEPS - 1u]);
-  for (var e = t; e < PV * NV; e += THREADS) {
+  for (var e = t; e < PV * NV; e += WG) {
     let p = e / NV;
     let n = e % NV;
     var g: array<vec4<f32>, 4>;
@@ -231,18 +193,10 @@ fn advance_grad(t: u32) {
   }
 }
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) {
-  let index = flat_group(group, groups);
+fn kernel(index: u32, t: u32) {
   if (index >= params.total) { return; }
   let at = place_of(index);
-  for (var e = t; e < P_BLOCK * NV; e += THREADS) {
-    let p = e / NV;
-    var value = vec4<f32>();
-    if (row_of(at, p) < params.p) { value = load_end(state_index(at) * params.p + row_of(at, p), e % NV); }
-    grad[p * N_STRIDE + e % NV] = value;
-  }
+  for (var e = t; e < P_BLOCK * NV; e += WG) { grad[cell_n(e)] = load_end(at, state_index(at), e); }
   // Gradients of A, D and dt_bias that this thread's tokens add.
   var head_sums = vec3<f32>();
   for (var k = params.tiles; k > 0u; k--) {
@@ -264,10 +218,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     form_dx(at, l0, t, step.z);
     form_bc(at, l0, t);
     var through = 0.0;
-    for (var e = t; e < P_BLOCK * NV; e += THREADS) {
-      let cell = (e / NV) * N_STRIDE + e % NV;
-      through += dot(grad[cell], state[cell]);
-    }
+    for (var e = t; e < P_BLOCK * NV; e += WG) { through += dot(grad[cell_n(e)], state[cell_n(e)]); }
     through_parts[t] = through;
     workgroupBarrier();
     sum_sources(t);
@@ -289,10 +240,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var i = 0u; i < STEPS; i++) { total += token_sums[i]; }
     put_sums(((at.batch * params.chunks + at.chunk) * params.blocks + at.block) * params.heads + at.head, total);
   }
-  for (var e = t; e < P_BLOCK * NV; e += THREADS) {
-    let p = e / NV;
-    if (row_of(at, p) < params.p) {
-      store_first(state_index(at) * params.p + row_of(at, p), e % NV, grad[p * N_STRIDE + e % NV]);
-    }
-  }
+  for (var e = t; e < P_BLOCK * NV; e += WG) { store_first(at, state_index(at), e, grad[cell_n(e)]); }
 }

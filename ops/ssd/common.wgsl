@@ -2,6 +2,9 @@
 // tiles of STEPS tokens. Rows of the state p, p + PV, p + 2 PV and p + 3 PV make one vec4 of x; n goes in vec4 NV.
 // A thread forms EACH rows of a product at a time, EACH apart by a part of the tile, or four rows of the state.
 // Rows in workgroup memory are an odd number of vec4 apart, so that neighbours lie in different banks.
+// `load_x(at, i, e)` and its kin, made by `fours`, take vec4 number e of a token or state i; past its end they are 0.
+const EACH = 2u;
+const PAIRS = EACH * EACH;
 struct Place { block: u32, chunk: u32, head: u32, batch: u32, group: u32, first: u32, last: u32 }
 
 fn place_of(index: u32) -> Place {
@@ -16,13 +19,12 @@ fn place_of(index: u32) -> Place {
 }
 
 fn step_index(at: Place, l: u32) -> u32 { return (at.batch * params.length + l) * params.heads + at.head; }
-/** Row of token l in B and C. */
-fn group_row(at: Place, l: u32) -> u32 {
-  return (at.batch * params.length + l) * params.groups + at.group;
-}
 /** Index of the state of this head at this chunk among (batch, head, chunk). */
 fn state_index(at: Place) -> u32 {
   return (at.batch * params.heads + at.head) * params.chunks + at.chunk;
 }
 /** Row p of the block, of the p rows a head has. */
 fn row_of(at: Place, p: u32) -> u32 { return at.block * P_BLOCK + p; }
+/** Where vec4 e of rows along n lies in workgroup memory, and vec4 e of tokens along p. */
+fn cell_n(e: u32) -> u32 { return e / NV * N_STRIDE + e % NV; }
+fn cell_p(e: u32) -> u32 { return e / PV * P_STRIDE + e % PV; }

@@ -1,13 +1,13 @@
-import { FLAT_INDEX, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { launchElements, launchKernel } from '../common/launch-kernel.ts';
-import { launchRows } from '../common/rows.ts';
+import { launchFold } from '../reduce/fold.ts';
 import backwardCode from './backward.wgsl';
 import commonCode from './common.wgsl';
 import discretisedCode from './discretised.wgsl';
 import rowsBackwardCode from './rows-backward.wgsl';
 import rowsCode from './rows.wgsl';
-import type { SsdGrads, SsdInputs, SsdSizes } from './shape.ts';
+import { type Layout, type Layouts, layoutsOf, type SsdGrads, type SsdInputs, type SsdSizes } from './shape.ts';
 import walkCode from './walk.wgsl';
 
 /** How a kernel cuts a head: tokens of a tile, rows of the state of a workgroup, and the chunks of the sequence. */
@@ -32,16 +32,6 @@ export interface Task {
   readonly device: GpuPlanner;
 }
 
-/** Where an operand's values lie: elements between tokens, where they begin, and how many heads share what they read. */
-export interface Layout {
-  readonly row: number;
-  readonly from: number;
-  readonly share: number;
-}
-
-type Layouts = { readonly [K in 'x' | 'dt' | 'B' | 'C']: Layout };
-type Params = Record<string, readonly ['u32', number]>;
-
 /** Loops that stop at `upto` stay rolled, for drivers on the CPU, whose compilers unroll what they can. */
 const upto = ({ caps }: GpuPlanner) =>
   `fn upto(n: u32) -> u32 { return ${caps.software ? 'min(n, params.limit)' : 'n'}; }\n`;
@@ -62,106 +52,12 @@ export function discretise(
     reads: { dt, A_log, D, dt_bias },
     writes: { steps },
     wide: ['steps'],
-    params: { heads: ['u32', A_log.size], dt_row: ['u32', row], dt_from: ['u32', from] },
+    params: { heads: A_log.size, dt_row: row, dt_from: from },
     declarations: () => discretisedCode,
     body: () => 'store_steps(i, discretised_at(i / params.heads, i % params.heads));',
-  } as const;
+  };
   return launchElements(steps.size / 4, kernel, device);
 }
-
-/** What the recurrence reads: `steps`, or else what they are made of. */
-interface Recurrence extends Walked {
-  readonly dt?: Slot;
-  readonly A_log?: Slot;
-  readonly D?: Slot;
-  readonly dt_bias?: Slot;
-}
-
-/** One token after the other, `lanes` threads for each row of a state. What starts may be where the ends go: `ends`. */
-export function recurrence(
-  { x, b, c, steps, dt, A_log, D, dt_bias, start, y, end, tiles }: Recurrence,
-  { batch, length, heads, p, n }: Omit<SsdSizes, 'groups'>,
-  layouts: Layouts,
-  lanes: number,
-  device: GpuPlanner,
-): Launch {
-  const total = batch * heads * p;
-  const sizes = { total, length, heads, p, n, limit: NO_LIMIT };
-  const placed = Object.entries(layouts).flatMap(([name, layout]) =>
-    Object.entries(layout).map(([what, value]) => [`${name}_${what}`, value] as const),
-  );
-  const inPlace = start !== undefined && start === end;
-  const step = steps ? 'load_steps(token * params.heads + head)' : 'discretised_at(token, head)';
-  const kernel = {
-    key: `ssd recurrence ${n} ${lanes} ${device.caps.software} ${inPlace}`,
-    reads: { xs: x, bs: b, cs: c, ...(steps ? { steps } : { dt, A_log, D, dt_bias }), ...(!inPlace && { starts: start }) },
-    writes: { ys: y, ends: end, tiles },
-    wide: ['steps'],
-    params: asParams({ ...sizes, ...Object.fromEntries(placed) }),
-    constants: {
-      ...{ WG: 64, LANES: lanes, EACH: Math.ceil(n / lanes) },
-      ...{ WANT_Y: Number(y !== undefined), WANT_TILES: Number(tiles !== undefined) },
-    },
-    code: () =>
-      `${FLAT_INDEX}${upto(device)}${steps ? '' : discretisedCode}
-fn step_at(token: u32, head: u32) -> vec4<f32> { return ${step}; }
-${inPlace ? 'fn load_starts(i: u32) -> f32 { return load_ends(i); }' : ''}
-${rowsCode}`,
-    grid: grid1d(total * lanes, 64),
-  };
-  return launchKernel(kernel, device);
-}
-
-const asParams = (values: Readonly<Record<string, number>>): Params =>
-  Object.fromEntries(Object.entries(values).map(([name, value]) => [name, ['u32', value]]));
-
-/** What kernels are told of a cut. */
-function cutParams({ s, cut }: Task): Params {
-  const total = s.batch * s.heads * cut.chunks * cut.blocks;
-  const { chunk, chunks, tiles, blocks } = cut;
-  const sizes = { length: s.length, heads: s.heads, groups: s.groups, p: s.p, n: s.n };
-  return asParams({ total, ...sizes, chunk, chunks, tiles, blocks, limit: NO_LIMIT });
-}
-
-function cutConstants({ s, cut }: Task): Record<string, number> {
-  const [NV, PV] = [Math.ceil(s.n / 4), cut.pBlock / 4];
-  const sizes = { STEPS: cut.steps, P_BLOCK: cut.pBlock, THREADS: cut.threads, EACH: 2, PAIRS: 4 };
-  return { ...sizes, NV, PV, N_STRIDE: odd(NV), P_STRIDE: odd(PV) };
-}
-
-/** Whether blocks have no more rows than heads have. */
-const isExact = ({ s, cut }: Task) => s.p === cut.pBlock * cut.blocks;
-
-const cutKey = (task: Task) => {
-  const { s, cut, device } = task;
-  return `${s.n} ${cut.steps} ${cut.pBlock} ${isExact(task)} ${cut.threads} ${device.caps.software}`;
-};
-
-/**
- * WGSL: `load_NAME` or `store_NAME` of four elements of the binding NAMEs, of a row along n, or of a token's columns p,
- * p + PV, … of the block.
- */
-function four(access: 'load' | 'store', name: string, along: 'n' | 'p', task: Task, wide: boolean): string {
-  const place = along === 'n' ? 'row: u32, v: u32' : 'at: Place, l: u32, v: u32';
-  const load = access === 'load';
-  const move = (value: string, i: string) =>
-    load ? `${value} = load_${name}s(${i});` : `store_${name}s(${i}, ${value});`;
-  const inside = isExact(task) ? '' : 'if (p < params.p) ';
-  const moves = wide
-    ? move('value', 'row * NV + v')
-    : along === 'n'
-      ? `for (var c = 0u; c < min(4u, params.n - 4u * v); c++) { ${move('value[c]', 'row * params.n + 4u * v + c')} }`
-      : `for (var c = 0u; c < 4u; c++) {
-    let p = row_of(at, v + c * PV);
-    ${inside}{ ${move('value[c]', 'step_index(at, l) * params.p + p')} }
-  }`;
-  return load
-    ? `fn load_${name}(${place}) -> vec4<f32> {\n  var value = vec4<f32>();\n  ${moves}\n  return value;\n}\n`
-    : `fn store_${name}(${place}, value: vec4<f32>) {\n  ${moves}\n}\n`;
-}
-
-/** The bindings of rows along n that are accessed by fours. */
-const wideAlong = ({ n }: SsdSizes, ...names: string[]) => (n % 4 === 0 ? names : []);
 
 /** What a walk over the chunks reads and writes. */
 export interface Walked {
@@ -179,42 +75,122 @@ export interface Walked {
   readonly reverse?: boolean;
 }
 
-export function walk(task: Task, w: Walked): Launch {
-  const { s, cut, device } = task;
-  if (cut.lanes > 0) {
-    const bc = { row: s.groups * s.n, from: 0, share: s.heads / s.groups };
-    const own = { x: { row: s.heads * s.p, from: 0, share: 1 }, dt: { row: s.heads, from: 0, share: 1 }, B: bc, C: bc };
-    return recurrence(w, s, own, cut.lanes, device);
-  }
-  const wide = wideAlong(s, 'bs', 'cs', 'starts', 'ends', 'tiles');
+/** What the recurrence reads: `steps`, or else what they are made of. */
+interface Recurrence extends Walked, Partial<Pick<SsdInputs<Slot>, 'dt' | 'A_log' | 'D' | 'dt_bias'>> {}
+
+/** One token after the other, `lanes` threads for each row of a state. What starts may be where the ends go: `ends`. */
+export function recurrence(
+  { x, b, c, steps, dt, A_log, D, dt_bias, start, y, end, tiles }: Recurrence,
+  { batch, length, heads, p, n }: SsdSizes,
+  layouts: Layouts,
+  lanes: number,
+  device: GpuPlanner,
+): Launch {
+  const total = batch * heads * p;
+  const placed = Object.entries(layouts).flatMap(([name, layout]) =>
+    Object.entries(layout).map(([what, value]) => [`${name}_${what}`, value] as const),
+  );
+  const inPlace = start !== undefined && start === end;
+  const step = steps ? 'load_steps(token * params.heads + head)' : 'discretised_at(token, head)';
   const kernel = {
-    key: `ssd walk ${cutKey(task)} ${w.reverse ?? false}`,
-    reads: { xs: w.x, steps: w.steps, bs: w.b, cs: w.c, starts: w.start },
-    writes: { ys: w.y, ends: w.end, tiles: w.tiles, decays: w.decay },
-    wide: ['steps', ...wide],
-    params: cutParams(task),
-    constants: {
-      ...cutConstants(task),
-      ...{ WANT_Y: Number(w.y !== undefined), WANT_END: Number(w.end !== undefined) },
-      ...{ WANT_TILES: Number(w.tiles !== undefined), BACKWARD_TIME: Number(w.reverse ?? false) },
-    },
-    code: () => {
-      const fours = [['load', 'x', 'p'], ['load', 'b', 'n'], ['load', 'c', 'n'], ['load', 'start', 'n']] as const;
-      const stores = [['store', 'y', 'p'], ['store', 'end', 'n'], ['store', 'tile', 'n']] as const;
-      const access = [...fours, ...stores].map(([how, name, along]) =>
-        four(how, name, along, task, wide.includes(`${name}s`)),
-      );
-      return [FLAT_INDEX, upto(device), commonCode, ...access, walkCode].join('');
-    },
-    grid: groupsOf(task),
+    key: `ssd recurrence ${n} ${lanes} ${device.caps.software} ${inPlace}`,
+    reads: { xs: x, bs: b, cs: c, ...(steps ? { steps } : { dt, A_log, D, dt_bias }), ...(!inPlace && { starts: start }) },
+    writes: { ys: y, ends: end, tiles },
+    wide: ['steps'],
+    params: { total, length, heads, p, n, limit: NO_LIMIT, ...Object.fromEntries(placed) },
+    constants: { LANES: lanes, EACH: Math.ceil(n / lanes), WANT_Y: y ? 1 : 0, WANT_TILES: tiles ? 1 : 0 },
+    workgroup: 64,
+    code: () =>
+      `${upto(device)}${steps ? '' : discretisedCode}
+fn step_at(token: u32, head: u32) -> vec4<f32> { return ${step}; }
+${inPlace ? 'fn load_starts(i: u32) -> f32 { return load_ends(i); }' : ''}
+${rowsCode}`,
+    grid: grid1d(total * lanes, 64),
   };
   return launchKernel(kernel, device);
 }
 
-/** Workgroups: one a block and chunk, or as many as the rows of all states need. */
-function groupsOf({ s, cut }: Task): [number, number, number] {
-  const total = s.batch * s.heads * cut.chunks * cut.blocks;
-  return cut.lanes > 0 ? grid1d(total * cut.lanes, cut.threads) : grid1d(total, 1);
+/** What the kernels that take a cut are told of it: one workgroup a block and chunk, or a thread for each row. */
+function kernelOf({ s, cut, device }: Task) {
+  const { steps, pBlock, blocks, threads, chunk, chunks, tiles, lanes } = cut;
+  const total = s.batch * s.heads * chunks * blocks;
+  const [NV, PV] = [Math.ceil(s.n / 4), pBlock / 4];
+  const exact = s.p === pBlock * blocks;
+  const { length, heads, groups, p, n } = s;
+  return {
+    key: `${n} ${steps} ${pBlock} ${exact} ${threads} ${device.caps.software}`,
+    params: { total, length, heads, groups, p, n, chunk, chunks, tiles, blocks, limit: NO_LIMIT },
+    constants: { STEPS: steps, P_BLOCK: pBlock, NV, PV, N_STRIDE: odd(NV), P_STRIDE: odd(PV), EXACT: exact ? 1 : 0 },
+    workgroup: threads,
+    grid: grid1d(total, lanes > 0 ? threads : 1),
+  };
+}
+
+/** What a vec4 is part of, in WGSL: whether it is there, the row it lies in, and its place among the vec4 of the row. */
+const SPANS = {
+  /** The i-th of the states, of which e counts the vec4 of the block. */
+  state: { inside: 'row_of(at, e / NV) < params.p', row: 'i * params.p + row_of(at, e / NV)', place: 'e % NV' },
+  /** Row of token i in B and C. */
+  group: { inside: 'i < at.last', row: '(at.batch * params.length + i) * params.groups + at.group', place: 'e' },
+  /** What this block adds to token i of them. */
+  part: { inside: 'i < at.last', row: 'step_index(at, i) * params.blocks + at.block', place: 'e' },
+  /** Rows e, e + PV, … of the block, of token i. */
+  token: { inside: 'i < at.last' },
+} as const;
+
+/** WGSL of `load_NAME(at, i, e)`, 0 past the end, or `store_NAME(at, i, e, value)`, of the bindings NAMEs. */
+function fours(access: 'load' | 'store', names: Readonly<Record<string, keyof typeof SPANS>>, wide: readonly string[]): string {
+  const functions = Object.entries(names).map(([name, along]) => {
+    const span = SPANS[along];
+    const move = (value: string, i: string) =>
+      access === 'load' ? `${value} = load_${name}s(${i});` : `store_${name}s(${i}, ${value});`;
+    const moves = !('row' in span)
+      ? `for (var c = 0u; c < 4u; c++) {
+    let p = row_of(at, e + c * PV);
+    if (EXACT == 1u || p < params.p) { ${move('value[c]', 'step_index(at, i) * params.p + p')} }
+  }`
+      : wide.includes(`${name}s`)
+        ? move('value', `(${span.row}) * NV + ${span.place}`)
+        : `let v = 4u * (${span.place});
+  for (var c = 0u; c < min(4u, params.n - v); c++) { ${move('value[c]', `(${span.row}) * params.n + v + c`)} }`;
+    return access === 'load'
+      ? `fn load_${name}(at: Place, i: u32, e: u32) -> vec4<f32> {
+  var value = vec4<f32>();
+  if (${span.inside}) { ${moves} }
+  return value;
+}
+`
+      : `fn store_${name}(at: Place, i: u32, e: u32, value: vec4<f32>) {
+  if (${span.inside}) { ${moves} }
+}
+`;
+  });
+  return functions.join('');
+}
+
+/** The bindings of rows along n that are accessed by fours. */
+const wideAlong = ({ n }: SsdSizes, ...names: string[]) => (n % 4 === 0 ? names : []);
+
+export function walk(task: Task, w: Walked): Launch {
+  const { s, cut, device } = task;
+  if (cut.lanes > 0) return recurrence(w, s, layoutsOf(s), cut.lanes, device);
+  const wide = wideAlong(s, 'bs', 'cs', 'starts', 'ends', 'tiles');
+  const own = kernelOf(task);
+  const wants = { WANT_Y: w.y ? 1 : 0, WANT_END: w.end ? 1 : 0, WANT_TILES: w.tiles ? 1 : 0 };
+  const kernel = {
+    ...own,
+    key: `ssd walk ${own.key} ${w.reverse ?? false}`,
+    reads: { xs: w.x, steps: w.steps, bs: w.b, cs: w.c, starts: w.start },
+    writes: { ys: w.y, ends: w.end, tiles: w.tiles, decays: w.decay },
+    wide: ['steps', ...wide],
+    constants: { ...own.constants, ...wants, BACKWARD_TIME: w.reverse ? 1 : 0 },
+    code: () => {
+      const loads = fours('load', { x: 'token', b: 'group', c: 'group', start: 'state' }, wide);
+      const stores = fours('store', { y: 'token', end: 'state', tile: 'state' }, wide);
+      return [upto(device), commonCode, loads, stores, walkCode].join('');
+    },
+  };
+  return launchKernel(kernel, device);
 }
 
 /**
@@ -232,7 +208,7 @@ export function pass(
     key: `ssd pass ${reverse}`,
     reads: { decays, first },
     writes: { states, last },
-    params: asParams({ plane, chunks: cut.chunks }),
+    params: { plane, chunks: cut.chunks },
     body: () => /* wgsl */ `let head = i / params.plane;
   var carried = load_first(i);
   for (var k = 0u; k < params.chunks; k++) {
@@ -283,13 +259,19 @@ export function gradLaunches(task: Task, grads: SsdGrads<Slot>, a: GradArgs): La
     return { name, target, inner, terms, from, slot };
   });
   const launches = [launchGrad(task, reads, made, packed)];
-  for (const { target, inner, terms, from, slot } of made) {
-    if (target && slot !== target) launches.push(sumTerms({ slot, from, inner, terms }, target, device));
+  for (const { target: y, inner, terms, from, slot: x } of made) {
+    if (!y || x === y) continue;
+    const fold = { ...SUM, type: 'f32', acc: 'f32', load: 'load_x(params.begin + i)' };
+    const body = 'if (at.lane == 0u && at.line < params.lines) { store_y(at.line, total); }';
+    const kernel = { key: 'ssd sum terms', reads: { x }, writes: { y }, params: { begin: from }, fold, body };
+    launches.push(launchFold(kernel, { outer: y.size / inner, len: terms, inner }, device));
   }
   const { dA_log, dD, ddt_bias } = grads;
   if (dA_log || dD || ddt_bias) launches.push(sumHeads(made[0].slot, { dA_log, dD, ddt_bias }, rows, s.heads, device));
   return launches;
 }
+
+const SUM = { lift: 'v', join: 'a + b' };
 
 type Made = readonly { readonly name: string; readonly slot: Slot; readonly from: number }[];
 
@@ -298,74 +280,47 @@ function launchGrad(task: Task, reads: Record<string, Slot | undefined>, made: M
   const tiled = cut.lanes === 0;
   const separate = Object.fromEntries(made.map(({ name, slot }) => [name, slot]));
   const wide = tiled ? wideAlong(s, 'bs', 'cs', 'states', 'ends', ...(packed ? [] : ['dbs', 'dcs', 'firsts'])) : [];
-  const names = made.map(({ name }) => name).join();
-  const offsets = packed ? Object.fromEntries(made.map(({ name, from }) => [`from_${name}`, from])) : {};
-  const into = packed
-    ? made.map(({ name }) => `fn store_${name}(i: u32, v: f32) { store_grads(params.from_${name} + i, v); }\n`)
-    : [];
-  const sums = 'fn put_sums(i: u32, v: vec3<f32>) { for (var c = 0u; c < 3u; c++) { store_sums(i * 3u + c, v[c]); } }\n';
-  const noFirsts = packed && !separate.firsts ? 'fn store_firsts(i: u32, v: f32) {}\n' : '';
+  const own = kernelOf(task);
   const kernel = {
-    key: tiled ? `ssd backward ${cutKey(task)} ${names}` : `ssd rows backward ${s.n} ${names}`,
+    ...own,
+    key: `ssd backward ${tiled} ${own.key} ${Object.keys(separate)}`,
     reads,
     writes: packed ? { grads: packed } : { ...separate, firsts: separate.firsts },
     wide: ['steps', ...wide],
-    params: { ...cutParams(task), ...asParams(offsets) },
-    constants: tiled ? cutConstants(task) : { WG: 64, EACH: s.n },
+    params: { ...own.params, ...(packed && Object.fromEntries(made.map(({ name, from }) => [`from_${name}`, from]))) },
+    constants: tiled ? own.constants : { EACH: s.n },
     code: () => {
-      const scalar = [FLAT_INDEX, ...into, noFirsts, sums].join('');
-      if (!tiled) return scalar + rowsBackwardCode;
-      const along = { x: 'p', b: 'n', c: 'n', dy: 'p', state: 'n', end: 'n' } as const;
-      const loads = Object.entries(along).map(([name, d]) => four('load', name, d, task, wide.includes(`${name}s`)));
-      const to = { dx: 'p', db: 'n', dc: 'n', first: 'n' } as const;
-      const stores = Object.entries(to).map(([name, d]) => four('store', name, d, task, wide.includes(`${name}s`)));
-      return [scalar, upto(device), commonCode, ...loads, ...stores, backwardCode].join('');
+      const into = made.map(({ name }) => `fn store_${name}(i: u32, v: f32) { store_grads(params.from_${name} + i, v); }\n`);
+      const noFirsts = separate.firsts ? '' : 'fn store_firsts(i: u32, v: f32) {}\n';
+      const stores = packed ? [...into, noFirsts].join('') : '';
+      if (!tiled) return stores + putSums + rowsBackwardCode;
+      const loads = { x: 'token', b: 'group', c: 'group', dy: 'token', state: 'state', end: 'state' } as const;
+      const loading = fours('load', loads, wide);
+      const storing = fours('store', { dx: 'token', db: 'part', dc: 'part', first: 'state' }, wide);
+      return [stores, putSums, upto(device), commonCode, loading, storing, backwardCode].join('');
     },
-    grid: groupsOf(task),
   };
   return launchKernel(kernel, device);
 }
 
-interface Terms {
-  readonly slot: Slot;
-  readonly from: number;
-  readonly inner: number;
-  readonly terms: number;
-}
-
-/** y[r, i] = Σ_k x[from + (r·terms + k)·inner + i]: over the heads of a group and the blocks of a head. */
-function sumTerms({ slot: x, from, inner, terms }: Terms, y: Slot, device: GpuPlanner): Launch {
-  const kernel = {
-    key: 'ssd sum terms',
-    reads: { x },
-    writes: { y },
-    params: asParams({ begin: from, inner, terms }),
-    body: () => /* wgsl */ `let first = params.begin + i / params.inner * params.terms * params.inner + i % params.inner;
-  var sum = 0.0;
-  for (var k = 0u; k < params.terms; k++) { sum += load_x(first + k * params.inner); }
-  store_y(i, sum);`,
-  };
-  return launchElements(y.size, kernel, device);
-}
+const putSums = /* wgsl */ `
+fn put_sums(i: u32, v: vec3<f32>) { for (var c = 0u; c < 3u; c++) { store_sums(i * 3u + c, v[c]); } }
+`;
 
 /** The sums that workgroups left, (rows, H, 3), over their rows, which are the first of `sums`. */
 function sumHeads(sums: Slot, writes: SsdGrads<Slot>, rows: number, heads: number, device: GpuPlanner): Launch {
+  const { dA_log, dD, ddt_bias } = writes;
+  const load = 'vec3<f32>(load_sums(3u * i), load_sums(3u * i + 1u), load_sums(3u * i + 2u))';
   const kernel = {
     key: 'ssd sum heads',
     reads: { sums },
-    writes: { dA_log: writes.dA_log, dD: writes.dD, ddt_bias: writes.ddt_bias },
-    body: () => /* wgsl */ `var sum = vec3<f32>();
-  for (var r = lane; r < params.columns; r += LANES) {
-    let at = (r * params.rows + min(row, params.rows - 1u)) * 3u;
-    sum += vec3<f32>(load_sums(at), load_sums(at + 1u), load_sums(at + 2u));
-  }
-  let first = row_sum2(sum.xy, local);
-  let third = row_sum(sum.z, local);
-  if (lane == 0u && row < params.rows) {
-    store_dA_log(row, first.x);
-    store_dD(row, first.y);
-    store_ddt_bias(row, third);
+    writes: { dA_log, dD, ddt_bias },
+    fold: { ...SUM, type: 'vec3<f32>', acc: 'vec3<f32>', load },
+    body: /* wgsl */ `if (at.lane == 0u && at.line < params.lines) {
+    store_dA_log(at.line, total.x);
+    store_dD(at.line, total.y);
+    store_ddt_bias(at.line, total.z);
   }`,
   };
-  return launchRows(heads, rows, kernel, device);
+  return launchFold(kernel, { outer: 1, len: rows, inner: heads }, device);
 }

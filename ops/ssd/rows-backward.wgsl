@@ -1,9 +1,7 @@
 // The adjoint of the recurrence, for drivers on the CPU: a thread owns row p of the gradient of a state and walks from
 // the last token to the first. What rows share (B, C, dt) it leaves for a later sum over p.
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let row = flat_index(group, groups, local, WG);
+fn kernel(group: u32, local: u32) {
+  let row = group * WG + local;
   if (row >= params.total) { return; }
   let p = row % params.p;
   let head = row / params.p % params.heads;
@@ -16,7 +14,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     let at = (token * params.heads + head) * params.p + p;
     let step = steps[token * params.heads + head];
     let bc = (token * params.groups + head / (params.heads / params.groups)) * params.n;
-    let states_at = (((batch * params.heads + head) * params.length + l - 1u) * params.p + p) * params.n;
+    let states_at = ((row / params.p * params.length + l - 1u) * params.p + p) * params.n;
     let x = load_xs(at);
     let dy = load_dys(at);
     let decay = exp(step.x * step.y);

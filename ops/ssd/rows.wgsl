@@ -13,20 +13,17 @@ fn c_at(token: u32, head: u32, n: u32) -> f32 {
   return load_cs(token * params.C_row + params.C_from + head / params.C_share * params.n + n);
 }
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let index = flat_group(group, groups) * (WG / LANES) + local / LANES;
+fn kernel(group: u32, local: u32) {
+  let index = group * (WG / LANES) + local / LANES;
   let lane = local % LANES;
   let active_row = index < params.total;
   let row = min(index, params.total - 1u);
   let p = row % params.p;
   let head = row / params.p % params.heads;
   let batch = row / params.p / params.heads;
-  var s: array<f32, EACH>;
+  var s = array<f32, EACH>();
   for (var k = 0u; k < upto(EACH); k++) {
     let n = lane + k * LANES;
-    s[k] = 0.0;
     if (n < params.n) { s[k] = load_starts(row * params.n + n); }
   }
   for (var l = 0u; l < params.length; l++) {
@@ -39,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       let n = lane + k * LANES;
       if (n < params.n) {
         if (WANT_TILES == 1u && active_row) {
-          store_tiles((((batch * params.heads + head) * params.length + l) * params.p + p) * params.n + n, s[k]);
+          store_tiles(((row / params.p * params.length + l) * params.p + p) * params.n + n, s[k]);
         }
         s[k] = decay * s[k] + step.x * x * b_at(token, head, n);
         if (WANT_Y == 1u) { sum += s[k] * c_at(token, head, n); }

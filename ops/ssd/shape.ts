@@ -33,6 +33,21 @@ export function ssdSizes({ x, B }: { readonly x: Spec; readonly B: Spec }): SsdS
   return { batch, length, heads, p, groups: B.shape[2], n: B.shape[3] };
 }
 
+/** Where an operand's values lie: elements between tokens, where they begin, and how many heads share what they read. */
+export interface Layout {
+  readonly row: number;
+  readonly from: number;
+  readonly share: number;
+}
+
+export type Layouts = { readonly [K in 'x' | 'dt' | 'B' | 'C']: Layout };
+
+/** Of operands that hold nothing else. */
+export function layoutsOf({ heads, p, groups, n }: SsdSizes): Layouts {
+  const shared = { row: groups * n, from: 0, share: heads / groups };
+  return { x: { row: heads * p, from: 0, share: 1 }, dt: { row: heads, from: 0, share: 1 }, B: shared, C: shared };
+}
+
 const MAX_STATE = 256;
 
 /** @throws ShapeError, DTypeError or ArgumentError naming the argument */

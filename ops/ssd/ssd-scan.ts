@@ -5,17 +5,18 @@ import { scanReference, scanBackwardReference } from './reference.ts';
 import { checkSsd, INPUTS, type SsdAttrs, ssdSizes } from './shape.ts';
 import { scanBackwardLaunches, scanLaunches } from './variants.ts';
 
-export interface SsdInputTensors {
+/** What a scan reads; `T` is how values that each token has its own are given. */
+export interface SsdInputTensors<T = Tensor> {
   /** (B, L, H, P) */
-  readonly x: Tensor;
+  readonly x: T;
   /** (B, L, H), before bias and softplus */
-  readonly dt: Tensor;
+  readonly dt: T;
   /** (H) */
   readonly A_log: Tensor;
   /** (B, L, G, N), G a divisor of H: head h reads group ⌊h / (H/G)⌋ */
-  readonly B: Tensor;
+  readonly B: T;
   /** (B, L, G, N) */
-  readonly C: Tensor;
+  readonly C: T;
   /** (H) */
   readonly D: Tensor;
   /** (H) */

@@ -10,34 +10,20 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { type Channels, expectOneToken, type Range, rangeOf, rowSize } from '../common/channels.ts';
 import { expectFloats, expectRank, expectShape, show } from '../common/shapes.ts';
 import { discretise, recurrence } from './kernels.ts';
-import { softplus } from './reference.ts';
-
-/** What `ssdStep_` reads of a token: each a tensor, or some channels of one. */
-export interface SsdToken {
-  /** (B, 1, Hx, P): Hx divides H, and head h reads head ⌊h / (H/Hx)⌋ */
-  readonly x: Tensor | Channels;
-  /** (B, 1, H), before bias and softplus */
-  readonly dt: Tensor | Channels;
-  /** (B, 1, G, N), G any divisor of H */
-  readonly B: Tensor | Channels;
-  /** (B, 1, G, N), G any divisor of H, not necessarily that of B */
-  readonly C: Tensor | Channels;
-  /** (H) */
-  readonly A_log: Tensor;
-  /** (H) */
-  readonly D: Tensor;
-  /** (H) */
-  readonly dt_bias: Tensor;
-}
+import { scanReference } from './reference.ts';
+import type { Layouts, SsdSizes } from './shape.ts';
+import type { SsdInputTensors } from './ssd-scan.ts';
 
 const TOKEN = ['x', 'dt', 'B', 'C'] as const;
 const HEADS = ['A_log', 'D', 'dt_bias'] as const;
-const INPUTS = [...TOKEN, ...HEADS, 'state'] as const;
-type Input = (typeof INPUTS)[number];
+type Input = (typeof TOKEN)[number] | (typeof HEADS)[number] | 'state';
 type Ranges = { readonly [K in (typeof TOKEN)[number]]: Range };
 
-/** For each of x, dt, B and C: elements between sequences, where they begin, and how many heads share what they read. */
-function layouts(inputs: Named<Input, Spec>, ranges: Ranges) {
+function sizesOf({ shape: [batch, heads, p, n] }: Spec): SsdSizes {
+  return { batch, length: 1, heads, p, groups: heads, n };
+}
+
+function layouts(inputs: Named<Input, Spec>, ranges: Ranges): Layouts {
   const [, heads, p, n] = inputs.state.shape;
   const per = { x: p, dt: 1, B: n, C: n };
   const of = (name: keyof Ranges) => {
@@ -49,7 +35,7 @@ function layouts(inputs: Named<Input, Spec>, ranges: Ranges) {
 
 const step = defineOp({
   name: 'ssd_step',
-  inputs: INPUTS,
+  inputs: [...TOKEN, ...HEADS, 'state'],
   outputs: ['y'],
   shape(inputs, ranges: Ranges) {
     const { state, x } = inputs;
@@ -72,27 +58,9 @@ const step = defineOp({
     for (const name of HEADS) expectShape('ssd_step', name, inputs[name], [heads]);
     return { y: spec([batch, 1, heads, p], x.dtype) };
   },
-  reference({ x, dt, B, C, A_log, D, dt_bias, state }, { y }, ranges) {
-    const [batch, heads, P, N] = state.shape;
-    const own = layouts({ x, dt, B, C, A_log, D, dt_bias, state }, ranges);
-    for (let b = 0; b < batch; b++) {
-      for (let h = 0; h < heads; h++) {
-        const begin = ({ row, from, share }: (typeof own)['x'], size: number) => b * row + from + Math.floor(h / share) * size;
-        const [xAt, bAt, cAt] = [begin(own.x, P), begin(own.B, N), begin(own.C, N)];
-        const size = softplus(dt.data[begin(own.dt, 1)] + dt_bias.data[h]);
-        const decay = Math.exp(-size * Math.exp(A_log.data[h]));
-        for (let p = 0; p < P; p++) {
-          const from = ((b * heads + h) * P + p) * N;
-          let sum = D.data[h] * x.data[xAt + p];
-          for (let n = 0; n < N; n++) {
-            const next = decay * state.data[from + n] + size * x.data[xAt + p] * B.data[bAt + n];
-            state.data[from + n] = next;
-            sum += next * C.data[cAt + n];
-          }
-          y.data[(b * heads + h) * P + p] = sum;
-        }
-      }
-    }
+  reference({ state, ...inputs }, { y }, ranges) {
+    const own = layouts({ ...inputs, state }, ranges);
+    scanReference({ ...inputs, initialState: state }, y, state, sizesOf(state), own);
   },
   webgpu: (inputs, { y }, ranges, device) => launches(inputs, y, ranges, device),
   wasm({ x, dt, B, C, A_log, D, dt_bias, state }, { y }, ranges, { k }) {
@@ -110,27 +78,26 @@ const step = defineOp({
 
 function launches(inputs: Named<Input, Slot>, y: Slot, ranges: Ranges, device: GpuPlanner): Launch[] {
   const { x, dt, B, C, A_log, D, dt_bias, state } = inputs;
-  const [batch, heads, p, n] = state.shape;
   const own = layouts(inputs, ranges);
+  const s = sizesOf(state);
   const lanes = device.caps.software ? 1 : 8;
-  const sizes = { batch, length: 1, heads, p, n };
-  const step = { dt, A_log, D, dt_bias };
   const token = { x, b: B, c: C, start: state, end: state, y };
+  const step = { dt, A_log, D, dt_bias };
   if (Object.keys(inputs).length + 1 <= device.caps.maxStorageBuffers) {
-    return [recurrence({ ...token, ...step }, sizes, own, lanes, device)];
+    return [recurrence({ ...token, ...step }, s, own, lanes, device)];
   }
   // Where a kernel cannot bind as much, one before it makes the steps.
-  const steps = device.scratch([batch * heads, 4]);
-  return [discretise(step, own.dt, steps, device), recurrence({ ...token, steps }, sizes, own, lanes, device)];
+  const steps = device.scratch([s.batch * s.heads, 4]);
+  return [discretise(step, own.dt, steps, device), recurrence({ ...token, steps }, s, own, lanes, device)];
 }
 
 /**
  * One token of `ssdScan`, in place: `state` (B, H, P, N) f32 becomes the state after the token, and nothing but y is
- * allocated. Not recorded: it has no gradient. Besides whole tensors it takes channels of wider ones, and x, B and C
- * of fewer heads than H, which neighbouring heads share.
+ * allocated. Not recorded: it has no gradient. Besides whole tensors it takes channels of wider ones for x, dt, B and C,
+ * and x, B and C of any numbers of heads that divide H, which neighbouring heads share.
  * @returns y (B, 1, H, P), of x's dtype
  */
-export function ssdStep_(state: Tensor, token: SsdToken): Tensor {
+export function ssdStep_(state: Tensor, token: SsdInputTensors<Tensor | Channels>): Tensor {
   const ranged = TOKEN.map((name) => [name, rangeOf('ssd_step', name, token[name])] as const);
   const tensors = Object.fromEntries(ranged.map(([name, { tensor }]) => [name, tensor])) as Record<keyof Ranges, Tensor>;
   const ranges = Object.fromEntries(ranged.map(([name, { range }]) => [name, range])) as unknown as Ranges;

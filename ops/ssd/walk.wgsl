@@ -12,49 +12,25 @@ var<workgroup> cum: array<f32, STEPS>;
 /** What token j adds to the state: exp(cum_last − cum_j) dt_j. */
 var<workgroup> weight: array<f32, STEPS>;
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) {
-  let index = flat_group(group, groups);
+fn kernel(index: u32, t: u32) {
   if (index >= params.total) { return; }
   let at = place_of(index);
   let part = STEPS / EACH;
-  for (var e = t; e < P_BLOCK * NV; e += THREADS) {
-    let p = e / NV;
-    var value = vec4<f32>();
-    if (row_of(at, p) < params.p) { value = load_start(state_index(at) * params.p + row_of(at, p), e % NV); }
-    state[p * N_STRIDE + e % NV] = value;
-  }
+  for (var e = t; e < P_BLOCK * NV; e += WG) { state[cell_n(e)] = load_start(at, state_index(at), e); }
   var decay = 0.0;
   for (var k = 0u; k < params.tiles; k++) {
     let tile = select(k, params.tiles - 1u - k, BACKWARD_TIME == 1u);
     let l0 = at.first + tile * STEPS;
     if (l0 >= at.last) { continue; }
     workgroupBarrier();
-    for (var e = t; e < STEPS * NV; e += THREADS) {
-      let i = e / NV;
-      var b = vec4<f32>();
-      var c = vec4<f32>();
-      if (l0 + i < at.last) {
-        b = load_b(group_row(at, l0 + i), e % NV);
-        if (WANT_Y == 1u) { c = load_c(group_row(at, l0 + i), e % NV); }
-      }
-      b_tile[i * N_STRIDE + e % NV] = b;
-      if (WANT_Y == 1u) { c_tile[i * N_STRIDE + e % NV] = c; }
+    for (var e = t; e < STEPS * NV; e += WG) {
+      b_tile[cell_n(e)] = load_b(at, l0 + e / NV, e % NV);
+      if (WANT_Y == 1u) { c_tile[cell_n(e)] = load_c(at, l0 + e / NV, e % NV); }
     }
-    for (var e = t; e < STEPS * PV; e += THREADS) {
-      let i = e / PV;
-      var x = vec4<f32>();
-      if (l0 + i < at.last) { x = load_x(at, l0 + i, e % PV); }
-      x_tile[i * P_STRIDE + e % PV] = x;
-    }
+    for (var e = t; e < STEPS * PV; e += WG) { x_tile[cell_p(e)] = load_x(at, l0 + e / PV, e % PV); }
     if (WANT_TILES == 1u) {
-      for (var e = t; e < P_BLOCK * NV; e += THREADS) {
-        let p = e / NV;
-        if (row_of(at, p) < params.p) {
-          let row = (state_index(at) * params.tiles + tile) * params.p + row_of(at, p);
-          store_tile(row, e % NV, state[p * N_STRIDE + e % NV]);
-        }
+      for (var e = t; e < P_BLOCK * NV; e += WG) {
+        store_tile(at, state_index(at) * params.tiles + tile, e, state[cell_n(e)]);
       }
     }
     // A and D of the head are the same at every token; past the end dt is 0 and the state stands still.
@@ -71,11 +47,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
       weight[t] = select(exp(cum[STEPS - 1u] - cum[t]) * dt[t], exp(cum[t]), BACKWARD_TIME == 1u);
     }
     if (WANT_Y == 1u) {
-      for (var e = t; e < part * part; e += THREADS) {
+      for (var e = t; e < part * part; e += WG) {
         let i = e / part;
         let j = e % part;
-        var dots: array<f32, PAIRS>;
-        for (var r = 0u; r < PAIRS; r++) { dots[r] = 0.0; }
+        var dots = array<f32, PAIRS>();
         for (var n = 0u; n < upto(NV); n++) {
           for (var r = 0u; r < EACH; r++) {
             let c = c_tile[(i + r * part) * N_STRIDE + n];
@@ -87,11 +62,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
       }
       workgroupBarrier();
-      for (var e = t; e < part * PV; e += THREADS) {
+      for (var e = t; e < part * PV; e += WG) {
         let i = e / PV;
         let v = e % PV;
-        var y: array<vec4<f32>, EACH>;
-        for (var r = 0u; r < EACH; r++) { y[r] = vec4<f32>(); }
+        var y = array<vec4<f32>, EACH>();
         for (var n = 0u; n < upto(NV); n++) {
           var c: array<vec4<f32>, EACH>;
           for (var r = 0u; r < EACH; r++) { c[r] = c_tile[(i + r * part) * N_STRIDE + n]; }
@@ -106,15 +80,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
           for (var r = 0u; r < EACH; r++) { y[r] += mix[(i + r * part) * (STEPS + 1u) + j] * x; }
         }
         for (var r = 0u; r < EACH; r++) {
-          let l = l0 + i + r * part;
-          if (l < at.last) { store_y(at, l, v, y[r] + head.z * x_tile[(i + r * part) * P_STRIDE + v]); }
+          store_y(at, l0 + i + r * part, v, y[r] + head.z * x_tile[(i + r * part) * P_STRIDE + v]);
         }
       }
     }
     workgroupBarrier();
     let shrink = exp(cum[STEPS - 1u]);
     decay += cum[STEPS - 1u];
-    for (var e = t; e < PV * NV; e += THREADS) {
+    for (var e = t; e < PV * NV; e += WG) {
       let p = e / NV;
       let n = e % NV;
       var s: array<vec4<f32>, 4>;
@@ -129,12 +102,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   workgroupBarrier();
   if (WANT_END == 1u) {
-    for (var e = t; e < P_BLOCK * NV; e += THREADS) {
-      let p = e / NV;
-      if (row_of(at, p) < params.p) {
-        store_end(state_index(at) * params.p + row_of(at, p), e % NV, state[p * N_STRIDE + e % NV]);
-      }
-    }
+    for (var e = t; e < P_BLOCK * NV; e += WG) { store_end(at, state_index(at), e, state[cell_n(e)]); }
   }
   if (t == 0u && at.block == 0u) { store_decays(state_index(at), decay); }
 }
