@@ -124,23 +124,36 @@ function copyOnHost(copy: Copy<HostArg>): void {
   walk(0, from, to + (moved ? step * Math.min(Math.max(moved.start.data[0], 0), moved.most) : 0));
 }
 
-/** The copy by a C kernel; false for views that do not come down to four dimensions. */
+/** Calls of the C kernel that one copy may take. */
+const MOST_CALLS = 4096;
+
+/** The copy by a C kernel of four dimensions, called for each index of those before; false where these are too many. */
 function copyOnWasm(k: WasmPlanner['k'], copy: Copy<Slot>): boolean {
   const { source, target, moved } = copy;
   const { bytes, dims, from, to, step } = inLargestOf([4, 2], copy);
-  if (dims.length > 4) return false;
-  const [a, b, c, d] = [...new Array<(typeof dims)[number]>(4 - dims.length).fill({ size: 1, from: 0, to: 0 }), ...dims];
-  k.strided_copy(
-    at(source, from * bytes),
-    at(target, to * bytes),
-    bytes,
-    ...([a.size, b.size, c.size, d.size] as const),
-    ...([a.from, b.from, c.from, d.from] as const),
-    ...([a.to, b.to, c.to, d.to] as const),
-    moved?.start,
-    step,
-    moved?.most ?? 0,
-  );
+  const [a, b, c, d] = [...new Array<(typeof dims)[number]>(4).fill({ size: 1, from: 0, to: 0 }), ...dims].slice(-4);
+  const outer = dims.slice(0, -4).reverse();
+  const calls = outer.reduce((product, { size }) => product * size, 1);
+  if (calls > MOST_CALLS) return false;
+  for (let i = 0; i < calls; i++) {
+    let [begin, goal, rest] = [from, to, i];
+    for (const dim of outer) {
+      begin += (rest % dim.size) * dim.from;
+      goal += (rest % dim.size) * dim.to;
+      rest = Math.floor(rest / dim.size);
+    }
+    k.strided_copy(
+      at(source, begin * bytes),
+      at(target, goal * bytes),
+      bytes,
+      ...([a.size, b.size, c.size, d.size] as const),
+      ...([a.from, b.from, c.from, d.from] as const),
+      ...([a.to, b.to, c.to, d.to] as const),
+      moved?.start,
+      step,
+      moved?.most ?? 0,
+    );
+  }
   return true;
 }
 

@@ -6,10 +6,7 @@ import { type Room, ROOM, type Use, WORD, whole } from './case.ts';
 
 /** An op that no module exports, and what it is told. */
 const fold = () => definedOps().find(({ name }) => name === 'fold') as Op<object, 'y', 'x'>;
-const windows = {
-  ...{ kernel: [2, 2], stride: [2, 2], padding: [1, 1], dilation: [1, 1] },
-  ...{ image: [2, 3, 2, 3], outside: 0 },
-};
+const windows = { image: [2, 3, 4, 5], kernel: [2, 2], stride: [2, 2], dilation: [1, 1] };
 
 const conv2dWith = (options: (n: never) => object): Use => (t, n) => ops.conv2d(t(1, 1, 4, 4), t(1, 1, 2, 2), null, options(n));
 
