@@ -59,12 +59,6 @@ train('goes on after a kill to the same numbers, bit for bit, log and all, and n
   assert.match(config('killed'), `\nruns: ${realpathSync(path('runs'))}\n`);
 });
 
-train('goes on from an older checkpoint in a new folder', async () => {
-  await ok('train --resume runs/train/checkpoint-4');
-  assert.equal(log('train-2'), log('train'));
-  sameFile('train', 'train-2', 'checkpoint-7/model.safetensors');
-});
-
 train('falls back over a broken checkpoint with a warning, and refuses it where it is named', async () => {
   const broken: [file: string, content: string, says: RegExp][] = [
     ['model.safetensors', 'x', /checkpoint-7.*model.safetensors/],
@@ -128,9 +122,10 @@ train("what is edited in a run's config.yaml is compared as a flag is", async ()
   assert.equal(log('edited').find((line) => 'override' in line), { step: 6, override, tokens_per_second: 0 });
   assert.is(steps('edited').at(-1), 8, 'steps may change, in the file too');
   assert.match(config('edited'), /\nbatch: 2\n/);
-  // What was overridden stands in the folder's settings, and is no edit where an older checkpoint is resumed.
+  // An older checkpoint goes on in a new folder. What was overridden stands in the settings of the old one, and is no edit.
   await ok('train --resume runs/edited/checkpoint-6 --steps 7');
   assert.equal(log('edited-2'), log('train'));
+  sameFile('train', 'edited-2', 'checkpoint-7/model.safetensors');
 });
 
 /** Every file of a run by its path, with its bytes. */

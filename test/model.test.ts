@@ -24,7 +24,16 @@ import { Random } from '../models/nn/random.ts';
 import { rejects, throws } from './support/expect.ts';
 import { relativeError } from './support/golden-types.ts';
 import { lossAndGradients, sameGradients } from './support/losses.ts';
-import { batchesOf, drawings, encoder, smallConfig, smallPair, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
+import {
+  batchesOf,
+  drawings,
+  encoder,
+  smallConfig,
+  smallPair,
+  smallStudent,
+  smallTeacher,
+  tokenizer,
+} from './support/tiny-model.ts';
 
 const model = suite('model');
 const double = new ReferenceBackend({ double: true });
@@ -36,8 +45,9 @@ const questions = (counts: readonly number[]): Promise<VqaBatch> => batchesOf(dr
 
 /** The plain batch in which every question has a copy of its prefix and image. */
 function unshared(batch: VqaBatch): { tokens: TokenBatch; pixels: Tensor } {
+  const { length } = batch;
   const rows = (data: Int32Array) =>
-    Array.from({ length: batch.questions }, (_, i) => Array.from(data.subarray(i * batch.length, (i + 1) * batch.length)));
+    Array.from({ length: batch.questions }, (_, i) => Array.from(data.subarray(i * length, (i + 1) * length)));
   const prefix = Array.from(batch.prefixIds);
   const image = batch.pixels.length / batch.images;
   const pixels = Array.from(batch.owner, (o) => [...batch.pixels.subarray(o * image, (o + 1) * image)]);
@@ -103,25 +113,31 @@ async function bothWays(
   return [shared, plain] as const;
 }
 
-type Distillation = readonly [what: string, counts: readonly number[], layers: readonly number[], loss: Partial<LossOptions>];
+type Counts = readonly number[];
+type Distillation = readonly [what: string, counts: Counts, layers: readonly number[], loss: Partial<LossOptions>];
 
 const DISTILLATIONS = [
   ...([[[0, 2], 'l2'], [[1], 'l2'], [[0, 2], 'sl'], [[0, 2], 'kl']] as const).flatMap(([layers, layerKind]) =>
-    [[3, 3], [1, 5]].map((counts): Distillation => [`layers by ${layerKind}`, counts, layers, { layerKind, ceWeight: 0.5 }]),
+    [[3, 3], [1, 5]].map((counts): Distillation => {
+      return [`layers by ${layerKind}`, counts, layers, { layerKind, ceWeight: 0.5 }];
+    }),
   ),
   ...(['kl', 'reverse', 'jsd', 'ce', 'l2'] as const).flatMap((kind) =>
     ([['sum', [3, 3]], ['sum', [5, 1]], ['sum', [0, 2]], ['mean', [5, 1]]] as const).map(
-      ([reduction, counts]): Distillation => [`${kind}, ${reduction}`, counts, [0, 2], { kind, reduction, layerWeight: 0 }],
+      ([reduction, counts]): Distillation => {
+        return [`${kind}, ${reduction}`, counts, [0, 2], { kind, reduction, layerWeight: 0 }];
+      },
     ),
   ),
 ];
 for (const [what, counts, layers, loss] of DISTILLATIONS) {
-  model(`so does distillation: ${what}; layers ${layers}, ${counts} questions; frozen tensors get no gradient`, async () => {
+  model(`so does distillation: ${what}, layers ${layers}, ${counts} questions; frozen tensors are shared`, async () => {
     const { live } = double.memory;
     const pair = smallPair(double, layers);
     setTrainable(pair.teacher, () => false);
     const trained = setTrainable(pair.student, isTrainable);
-    const [shared, plain] = await bothWays(pair, await questions(counts), { ...publishedLosses, temperature: 2, ...loss });
+    const losses = { ...publishedLosses, temperature: 2, ...loss };
+    const [shared, plain] = await bothWays(pair, await questions(counts), losses);
     assert.ok(Math.abs(shared.value - plain.value) < 1e-9 * plain.value, `${shared.value} against ${plain.value}`);
     assert.equal([...plain.grads.keys()].sort(), [...trained.keys()].sort());
     sameGradients(shared.grads, plain.grads, 1e-9);
@@ -152,14 +168,15 @@ model('cached decoding gives the logits of the full pass, token by token', async
 for (const layerKind of ['none', 'l2', 'kl', 'sl'] as const) {
   model(`checkpointed layers give the same gradients, with dropout too: layer-wise loss ${layerKind}`, async () => {
     const pair = smallPair(double, [0, 2], smallConfig({ resid_pdrop: 0.2 }));
+    const { teacher } = pair;
     const batch = await questions([1, 3]);
     const run = async (checkpointing: boolean) => {
       const options = () => ({ checkpointing, dropout: new Dropout(scalar(double, 3, 'u32')) });
       if (layerKind !== 'none') return bothWays(pair, batch, { ...publishedLosses, layerKind }, options);
-      return [await lossAndGradients(pair.teacher, () => vqaLoss(pair.teacher, uploadVqa(pair.teacher, batch), options()))];
+      return [await lossAndGradients(teacher, () => vqaLoss(teacher, uploadVqa(teacher, batch), options()))];
     };
-    if (layerKind === 'none') setTrainable(pair.teacher, () => true);
-    else distillTask(pair.teacher, pair.student, publishedLosses);
+    if (layerKind === 'none') setTrainable(teacher, () => true);
+    else distillTask(teacher, pair.student, publishedLosses);
     const kept = await run(false);
     for (const [i, recomputed] of (await run(true)).entries()) {
       assert.is(recomputed.value, kept[i].value);

@@ -7,13 +7,12 @@ import { scope } from '../engine/scope.ts';
 import { SortOfClevr } from '../models/matvlm/data/sort-of-clevr.ts';
 import { publishedLosses } from '../models/matvlm/losses.ts';
 import { decodeStep, prefill } from '../models/matvlm/generate.ts';
-import { BatchLoader } from '../models/matvlm/train/loader.ts';
-import { distillTask, pretrainTask, Trainer, type TrainSettings } from '../models/matvlm/train/loop.ts';
+import { distillTask, pretrainTask, Trainer } from '../models/matvlm/train/loop.ts';
 import { makeProduct, productCases, WAYS } from './support/gemm-cases.ts';
 import { replayOp, readOpCases } from './support/golden-ops.ts';
 import { readTensors } from './support/golden-types.ts';
 import { runCases } from './support/support-table.ts';
-import { encoder, smallConfig, smallStudent, smallTeacher, tokenizer } from './support/tiny-model.ts';
+import { batchesOf, encoder, SETTINGS, smallConfig, smallPair } from './support/tiny-model.ts';
 
 /**
  * Dawn's null backend runs nothing, but it validates every shader and every dispatch: a kernel that does not compile,
@@ -31,15 +30,7 @@ GPUDevice.prototype.createShaderModule = function (descriptor) {
 };
 const backend = await WebGpuBackend.create(gpu);
 
-const SETTINGS: TrainSettings = {
-  optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
-  lr: 1e-3,
-  schedule: { warmup: 1, stable: 10, decay: 1 },
-  accumulate: 1,
-  checkpointing: true,
-  maxSkipped: 1000,
-  seed: 1,
-};
+const settings = { ...SETTINGS, checkpointing: true, maxSkipped: 1000 };
 
 shaders('ops of the golden cases, forward and backward', async () => {
   const tensors = await readTensors('test/golden/ops', 'tensors');
@@ -64,20 +55,13 @@ shaders('matrix products by every kernel, chosen or not', async () => {
 });
 
 shaders('a training and a distillation step, prefill and decoding', async () => {
-  const teacher = smallTeacher(backend, smallConfig({ resid_pdrop: 0.1 }));
-  const student = smallStudent(teacher, [0, 2]);
-  const loader = new BatchLoader([new SortOfClevr('train', { length: 8 })], encoder, {
-    imagesPerBatch: 2,
-    seed: 1,
-    imageSize: 16,
-    aspect: 'square',
-    padId: tokenizer.padId,
-  });
+  const { teacher, student } = smallPair(backend, [0, 2], smallConfig({ resid_pdrop: 0.1 }));
+  const loader = batchesOf(new SortOfClevr('train', { length: 8 }));
   for (const kind of ['kl', 'reverse', 'jsd', 'ce', 'l2'] as const) {
     const losses = { ...publishedLosses, kind, ceWeight: 0.5 };
-    await new Trainer(distillTask(teacher, student, losses), loader, SETTINGS).run({ until: 1 });
+    await new Trainer(distillTask(teacher, student, losses), loader, settings).run({ until: 1 });
   }
-  await new Trainer(pretrainTask(teacher), loader, SETTINGS).run({ until: 1 });
+  await new Trainer(pretrainTask(teacher), loader, settings).run({ until: 1 });
   scope(() => {
     const cache = student.decoder.cache();
     prefill(student, Array.from(encoder.questionIds('what shape is the red object?').ids), null, cache);
