@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 
 const DIR = 'dist/test';
 /** Files at a time: more than a few would wait for one another's GPU, browser and ports. */
@@ -12,8 +12,8 @@ const AT_ONCE = Math.min(4, availableParallelism());
 const LIMIT = 20 * 60_000;
 
 const wanted = process.argv.slice(2);
-const files = readdirSync(DIR)
-  .filter((f) => f.endsWith('.test.js') && (wanted.length === 0 || wanted.some((w) => f.includes(w))))
+const files = readdirSync(DIR, { recursive: true })
+  .filter((f) => f.endsWith('.test.js') && (wanted.length === 0 || wanted.some((w) => basename(f).includes(w))))
   .sort();
 
 function runFile(file) {

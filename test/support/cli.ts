@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import * as assert from 'uvu/assert';
 import { freshFolder } from './folders.ts';
 
@@ -24,8 +24,8 @@ export interface CliOptions {
   readonly watch?: (child: ChildProcess) => void;
 }
 
-/** The built command line, beside the built tests. */
-export const CLI = new URL('../cli.js', import.meta.url).pathname;
+/** The built command line; tests run in the repository's folder. */
+export const CLI = resolve('dist/cli.js');
 
 /** Runs the built command line as a user does; it is killed after 60 s. */
 export function cli(args: readonly string[], options: CliOptions): Promise<Ended> {
