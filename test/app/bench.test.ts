@@ -1,5 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -7,10 +6,11 @@ import { OP_CASES } from '../../bench/op-cases.ts';
 import { modelCases } from '../../bench/model-cases.ts';
 import { readReport, resultTable, writeReport } from '../../bench/results.ts';
 import { runBench } from '../../bench/run.ts';
+import { rejects } from '../support/expect.ts';
+import { freshFolder } from '../support/folders.ts';
 
 const bench = suite('bench');
-const folder = mkdtempSync(join(tmpdir(), 'matvlm-bench-'));
-const file = join(folder, 'out.json');
+const file = join(freshFolder(), 'out.json');
 
 bench('times a case and a step, writes JSON, and compares with it', async () => {
   const options = { backends: ['wasm'], quick: true } as const;
@@ -37,12 +37,7 @@ bench('times a case and a step, writes JSON, and compares with it', async () => 
 
 bench('a file that is no report is refused by name', async () => {
   writeFileSync(file, '{"format":"other"}');
-  try {
-    await readReport(file);
-    assert.unreachable('it was read');
-  } catch (error) {
-    assert.match((error as Error).message, /out\.json: its format is other, expected matvlm-bench-1/);
-  }
+  await rejects(readReport(file), Error, /out\.json: its format is other, expected matvlm-bench-1/);
 });
 
 bench('no two cases have one name', () => {
@@ -50,5 +45,4 @@ bench('no two cases have one name', () => {
   assert.is(new Set(names).size, names.length);
 });
 
-bench.after(() => rmSync(folder, { recursive: true }));
 bench.run();

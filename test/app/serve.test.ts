@@ -304,19 +304,19 @@ served('goes on serving a checkpoint that its run deletes, and tells of one that
   const folder = join(root, 'checkpoint-1');
   cpSync(modelDir, folder, { recursive: true });
   const models = [{ name: 'live', folder }];
-  const live = await start({ models });
-  const url = `${live.url}models/0`;
-  const range = async (first: number, last: number) => {
-    const answer = await fetch(`${url}/model.safetensors`, { headers: { Range: `bytes=${first}-${last}` } });
-    return new Uint8Array(await answer.arrayBuffer());
-  };
-  assert.equal(await range(0, 9), weights.slice(0, 10));
-  rmSync(folder, { recursive: true });
-  // More of them than an emitter takes listeners without a warning.
-  for (let i = 1; i < 20; i++) assert.equal(await range(i, i + 2 ** 17), weights.slice(i, i + 2 ** 17 + 1));
-  assert.is(await (await fetch(`${url}/config.json`)).text(), '{"a": 1}');
-  assert.is((await fetch(`${url}/optimizer.safetensors`)).status, 404);
-  await live.close();
+  await withOwn({ models }, async (live) => {
+    const url = `${live.url}models/0`;
+    const range = async (first: number, last: number) => {
+      const answer = await fetch(`${url}/model.safetensors`, { headers: { Range: `bytes=${first}-${last}` } });
+      return new Uint8Array(await answer.arrayBuffer());
+    };
+    assert.equal(await range(0, 9), weights.slice(0, 10));
+    rmSync(folder, { recursive: true });
+    // More of them than an emitter takes listeners without a warning.
+    for (let i = 1; i < 20; i++) assert.equal(await range(i, i + 2 ** 17), weights.slice(i, i + 2 ** 17 + 1));
+    assert.is(await (await fetch(`${url}/config.json`)).text(), '{"a": 1}');
+    assert.is((await fetch(`${url}/optimizer.safetensors`)).status, 404);
+  });
   await rejects(start({ models }), SystemError, /checkpoint-1: it was deleted meanwhile; serve/);
 });
 

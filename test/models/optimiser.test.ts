@@ -12,7 +12,7 @@ import { adamwStep, backward, gradNorm, l2Distance, mul, norm, sum, zeros } from
 import { random } from '../support/agree.ts';
 import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
 import { throws } from '../support/expect.ts';
-import { smallTeacher } from '../support/tiny-model.ts';
+import { SETTINGS, smallTeacher } from '../support/tiny-model.ts';
 
 const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
 const test = suite('optimiser');
@@ -272,11 +272,7 @@ test('a step clipped from huge gradients moves as far as one of gradients that n
 /** A trainer of seed 5 that is not run. */
 function idleTrainer(): { trainer: Trainer; end: () => void } {
   const teacher = smallTeacher(backends[0]);
-  const trainer = new Trainer(pretrainTask(teacher), { batch: () => Promise.reject(new Error('unused')) }, {
-    optimiser: { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.01, clip: 1 },
-    ...{ lr: 1e-3, schedule: { warmup: 0, stable: 5, decay: 0 }, accumulate: 1 },
-    ...{ checkpointing: false, maxSkipped: 3, seed: 5 },
-  });
+  const trainer = new Trainer(pretrainTask(teacher), { batch: () => Promise.reject(new Error('unused')) }, SETTINGS);
   return { trainer, end: () => (trainer.dispose(), disposeModel(teacher)) };
 }
 

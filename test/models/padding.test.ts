@@ -1,6 +1,7 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
+import type { HostArray } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
@@ -10,12 +11,13 @@ import type { PassOptions } from '../../models/matvlm/layers/decoder.ts';
 import { type DecoderState, disposeState, mapState } from '../../models/matvlm/layers/state.ts';
 import type { MaTVLM } from '../../models/matvlm/model.ts';
 import { branch } from '../../models/matvlm/shared-prefix.ts';
-import { disposeModel } from '../../models/matvlm/weights.ts';
 import { add, backward, rope, square, sum } from '../../ops/index.ts';
 import { random } from '../support/agree.ts';
 import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
+import { throws } from '../support/expect.ts';
 import { relativeError } from '../support/golden-types.ts';
-import { encoder, smallStudent, smallTeacher } from '../support/tiny-model.ts';
+import { takeGradients } from '../support/losses.ts';
+import { encoder, smallPair, smallTeacher } from '../support/tiny-model.ts';
 
 const double = new ReferenceBackend({ double: true });
 const backends = [double, await openBackend('wasm'), await openGpu()];
@@ -89,8 +91,7 @@ async function together(model: MaTVLM): Promise<ArrayLike<number>[][]> {
 
 for (const backend of backends) {
   test(`a padded batch goes on as each of its rows alone, on ${backend.kind}`, async () => {
-    const teacher = smallTeacher(backend);
-    const student = smallStudent(teacher, [0, 2]);
+    const { teacher, student, dispose } = smallPair(backend, [0, 2]);
     const most = backend === double ? 1e-12 : 2e-5;
     for (const [name, model] of [['teacher', teacher], ['student', student]] as const) {
       const got = await noGrad(() => together(model));
@@ -102,8 +103,7 @@ for (const backend of backends) {
         });
       }
     }
-    disposeModel(student, teacher);
-    disposeModel(teacher);
+    dispose();
   });
 }
 
@@ -121,10 +121,9 @@ function twoPasses(model: MaTVLM, options: PassOptions): { hidden: Tensor; state
 }
 
 test('branches of padded rows, and checkpointed layers, are the same', async () => {
-  const teacher = smallTeacher(double);
-  const student = smallStudent(teacher, [1]);
+  const { student } = smallPair(double, [1]);
   setTrainable(student, () => true);
-  const results: Float64Array[][] = [];
+  const results: (readonly HostArray[])[] = [];
   for (const checkpointing of [false, true]) {
     const { hidden, state } = twoPasses(student, { checkpointing });
     if (!checkpointing) {
@@ -134,12 +133,10 @@ test('branches of padded rows, and checkpointed layers, are the same', async () 
       assert.equal(await other.at(-1)!.data(), await hidden.data());
     }
     backward(sum(square(hidden)));
-    const grads = [...student.parameters.values()].flatMap((p) => (p.grad ? [p.grad] : []));
-    results.push((await Promise.all(grads.map((g) => g.data()))) as Float64Array[]);
-    for (const p of student.parameters.values()) p.grad = null;
+    results.push([...(await takeGradients(student.parameters)).values()]);
   }
   assert.ok(results[0].length > 20);
-  results[0].forEach((g, i) => assert.ok(relativeError(results[1][i], g) < 1e-12 || g.every((v) => v === 0)));
+  results[0].forEach((g, i) => assert.ok(relativeError(results[1][i], g) < 1e-12 || g.every((v: number) => v === 0)));
 });
 
 test('a state of padded rows is freed whole, and a mask of another shape is refused', async () => {
@@ -147,10 +144,8 @@ test('a state of padded rows is freed whole, and a mask of another shape is refu
   noGrad(() => {
     const ids = (data: number[], shape: number[]) => fromData(double, data, shape, 'i32');
     const embeds = model.decoder.embed(ids([2, 3, 4, 1], [2, 2]));
-    assert.throws(
-      () => model.decoder.forward(embeds, { keyMask: ids([1, 1, 1], [3, 1]) }),
-      (e: Error) => e instanceof ShapeError && /key mask has shape \[3, 1\], expected \[2, 2\]/.test(e.message),
-    );
+    const masked = () => model.decoder.forward(embeds, { keyMask: ids([1, 1, 1], [3, 1]) });
+    throws(masked, ShapeError, /key mask has shape \[3, 1\], expected \[2, 2\]/);
     const made = model.decoder.forward(embeds, { keyMask: ids([1, 1, 1, 0], [2, 2]) });
     const kept: Tensor[] = [];
     mapState(made.state, (t) => (kept.push(t), t));
@@ -179,7 +174,7 @@ test('rope from a position for each row', async () => {
         assert.equal(grad.slice(b * 72, (b + 1) * 72), await row.grad!.data(), backend.kind);
       }
       const three = fromData(backend, [1, 2, 3], [3], 'i32');
-      assert.throws(() => rope(x, { layout, start: three }), (e: Error) => e instanceof ShapeError && /start/.test(e.message));
+      throws(() => rope(x, { layout, start: three }), ShapeError, /start/);
     }
   }
 });
