@@ -15,7 +15,7 @@ export function linked(code: string): string {
   const visit = (text: string) => {
     for (const [name] of text.matchAll(/\b[A-Za-z]\w*/g)) {
       const found = LIBRARY.get(name);
-      if (found === undefined || needed.has(name) || new RegExp(`^(fn|const|struct) ${name}\\b`, 'm').test(code)) continue;
+      if (!found || needed.has(name) || new RegExp(`^fn ${name}\\b`, 'm').test(code)) continue;
       needed.set(name, found);
       visit(found);
     }

@@ -28,8 +28,8 @@ type CUnaryBackward = (x: Address, y: Address, dy: Address, dx: Address, n: numb
 const kernel = <T>(k: WasmPlanner['k'], name: string) => (k as unknown as Readonly<Record<string, T | undefined>>)[name];
 
 /**
- * An elementwise function, of x and of the numbers it depends on where there are any. Other ops can apply it to what they
- * compute: by its name, in their own kernels.
+ * An elementwise function, of x and of the numbers it depends on where there are any. Other ops can apply it to what
+ * they compute: by its name, in their own kernels.
  */
 export interface Activation<P extends string = never> {
   (x: Tensor, ...params: [P] extends [never] ? [] : [Readonly<Record<P, number>>]): Tensor;
@@ -59,8 +59,8 @@ export function activationOnWasm(k: WasmPlanner['k'], name: string, y: Slot): bo
 }
 
 /**
- * The elementwise function of torch's name: floats of any shape → the same shape and dtype. Where wasm/src/unary.c has a
- * function of the same name, it computes it and its gradient.
+ * The elementwise function of torch's name: floats of any shape → the same shape and dtype. Where wasm/src/unary.c has
+ * a function of the same name, it computes it and its gradient.
  * @param value of x
  * @param slope its derivative in terms of x and y, what the function gives; the number where it is constant
  */

@@ -14,8 +14,8 @@ import { binaryOnWasm, hasBinaryKernel } from './wasm.ts';
 type Formula = readonly [f: Value, wgsl: string];
 
 /**
- * The elementwise function of torch's name, of two tensors that broadcast as torch has it: floats → their dtype, f32 where
- * they differ. All but pow take whole numbers of one dtype too, which wrap around.
+ * The elementwise function of torch's name, of two tensors that broadcast as torch has it: floats → their dtype, f32
+ * where they differ. All but pow take whole numbers of one dtype too, which wrap around.
  * @param da dy·∂f/∂a, or ∂f/∂a alone where it is constant; `db` of b
  * @param integers what it is of whole numbers, where it takes them and it is not the same
  */
@@ -27,7 +27,7 @@ function binary(
   integers?: { readonly f?: Value; readonly wgsl?: Expression },
   helpers?: string,
 ): (a: Tensor, b: Tensor) => Tensor {
-  const partial = (slope: Formula | number) => (typeof slope === 'number' ? slope : { f: () => slope[0], wgsl: slope[1] });
+  const partial = (d: Formula | number) => (typeof d === 'number' ? d : { f: () => d[0], wgsl: d[1] });
   const onIntegers = integers?.f;
   const op = defineDifferentiable<object, 'a' | 'b'>({
     name,

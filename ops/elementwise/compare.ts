@@ -59,7 +59,11 @@ export const logicalAnd = /* @__PURE__ */ logical('logical_and', '&&', (a, b) =>
 /** Whether a or b is not 0: any dtypes, broadcasting → bool. */
 export const logicalOr = /* @__PURE__ */ logical('logical_or', '||', (a, b) => a !== 0 || b !== 0);
 /** Whether x is 0: any dtype → bool. */
-export const logicalNot = /* @__PURE__ */ predicate<OfOne>('logical_not', (x) => x === 0, ({ x }) => `!${holds('x', x)}`);
+export const logicalNot = /* @__PURE__ */ predicate<OfOne>(
+  'logical_not',
+  (x) => x === 0,
+  ({ x }) => `!${holds('x', x)}`,
+);
 /** Whether x is NaN: floats → bool. */
 export const isnan = /* @__PURE__ */ predicate<OfOne>('isnan', (x) => Number.isNaN(x), 'is_nan(x)', { takes: FLOATS });
 /** Whether x is ∞ or −∞: floats → bool. */

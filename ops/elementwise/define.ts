@@ -52,7 +52,7 @@ export function defineElementwise<A, const I extends string>(
     inputs,
     outputs: ['y'],
     shape(given, attrs) {
-      const dtype = own.result ? own.result(given, attrs) : promote(name, given, ...FLOATS, ...(integers ? INTEGERS : []));
+      const dtype = own.result?.(given, attrs) ?? promote(name, given, ...FLOATS, ...(integers ? INTEGERS : []));
       const shapes = inputs.map((input) => given[input].shape);
       return { y: spec(own.shape?.(attrs) ?? shapes.reduce((a, b) => broadcastShapes(name, a, b)), dtype) };
     },
@@ -77,10 +77,10 @@ export function defineElementwise<A, const I extends string>(
 }
 
 /** What WGSL sees of a function's attributes, those that are no words as that type. */
-export function paramsOf<A>({ params = [], words = [] }: Elementwise<A>, attrs: A, type: Scalar): ElementwiseKernel['params'] {
-  const typed = (names: readonly (keyof A & string)[], type: Scalar) =>
-    names.map((name) => [name, [type, attrs[name] as number] as const] as const);
-  return Object.fromEntries([...typed(params, type), ...typed(words, 'u32')]);
+export function paramsOf<A>(own: Elementwise<A>, attrs: A, type: Scalar): ElementwiseKernel['params'] {
+  const { params = [], words = [] } = own;
+  const typed = params.map((name) => [name, [type, attrs[name] as number] as const] as const);
+  return Object.fromEntries([...typed, ...words.map((name) => [name, attrs[name] as number] as const)]);
 }
 
 /** y[i] = f of the i-th elements of the operands, which broadcast; absent ones are not looked at. */

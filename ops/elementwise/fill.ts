@@ -21,7 +21,7 @@ function wordOf(value: number, dtype: DType): number {
 
 /** Writes the value everywhere in y, of any dtype but block formats. */
 export function launchFill(y: Slot, value: number): Launch {
-  const params = { word: ['u32', wordOf(value, y.dtype)] } as const;
+  const params = { word: wordOf(value, y.dtype) };
   return onWords({ name: 'fill', reads: {}, writes: { y }, values: { y: 'params.word' }, params });
 }
 

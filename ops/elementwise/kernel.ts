@@ -59,9 +59,11 @@ export function elementwise(kernel: ElementwiseKernel, device: { readonly caps: 
     return { name, type: typeOf(slot), walk, fourAtOnce: wide && (fours || typeof walk === 'string') };
   });
   const walks = reads.map(({ walk, fourAtOnce }) => {
-    return (typeof walk === 'string' ? walk : walk.map((stride) => Math.min(stride, 1)).join('')) + (fourAtOnce ? 'v' : '');
+    const steps = typeof walk === 'string' ? walk : walk.map((stride) => Math.min(stride, 1)).join('');
+    return `${steps}${fourAtOnce ? 'v' : ''}`;
   });
-  const types: Types = Object.fromEntries(Object.entries({ ...slots, ...writes }).map(([name, slot]) => [name, typeOf(slot)]));
+  const operands = Object.entries({ ...slots, ...writes });
+  const types: Types = Object.fromEntries(operands.map(([name, slot]) => [name, typeOf(slot)]));
   const names = [...reads.map(({ name }) => name), ...(update ? outputs : [])];
   const call = (name: string, index: string, part: string) =>
     `value_of_${name}(${[index, ...names.map((arg) => arg + part)].join(', ')})`;
@@ -114,7 +116,7 @@ function inOnePiece({ walk, fourAtOnce }: Read): boolean {
 
 /** Sizes of the dims that operands are not simply read through, and their strides: in elements, or in fours. */
 function walkParams(reads: readonly Read[], sizes: readonly number[], fours: boolean) {
-  const params: Record<string, readonly ['u32', number]> = {};
+  const params: Record<string, number> = {};
   const unit = fours ? 4 : 1;
   const last = sizes.length - 1;
   let below = 1;
@@ -123,10 +125,10 @@ function walkParams(reads: readonly Read[], sizes: readonly number[], fours: boo
     for (const read of reads) {
       const stride = typeof read.walk === 'string' ? 0 : read.walk[d];
       if (stride === 0) continue;
-      params[`size${d}`] = ['u32', size];
+      params[`size${d}`] = size;
       if (d === last) continue;
-      params[`below${d}`] = ['u32', below];
-      params[`${read.name}_stride${d}`] = ['u32', inOnePiece(read) ? stride / unit : stride];
+      params[`below${d}`] = below;
+      params[`${read.name}_stride${d}`] = inOnePiece(read) ? stride / unit : stride;
     }
     below *= size;
   }

@@ -31,7 +31,11 @@ export const sin = unary('sin', [Math.sin, 'sin_(x)'], [Math.cos, 'cos_(x)']);
 export const cos = unary('cos', [Math.cos, 'cos_(x)'], [(x) => -Math.sin(x), '-sin_(x)']);
 export const log = unary('log', [Math.log, 'log_(x)'], [(x) => 1 / x, '1.0 / x']);
 export const sqrt = unary('sqrt', [Math.sqrt, 'sqrt(x)'], [(_, y) => 0.5 / y, '0.5 / y']);
-export const rsqrt = unary('rsqrt', [(x) => 1 / Math.sqrt(x), '1.0 / sqrt(x)'], [(x, y) => (-0.5 * y) / x, '-0.5 * y / x']);
+export const rsqrt = unary(
+  'rsqrt',
+  [(x) => 1 / Math.sqrt(x), '1.0 / sqrt(x)'],
+  [(x, y) => (-0.5 * y) / x, '-0.5 * y / x'],
+);
 export const reciprocal = unary('reciprocal', [(x) => 1 / x, '1.0 / x'], [(_, y) => -y * y, '-y * y']);
 export const square = unary('square', [(x) => x * x, 'x * x'], [(x) => 2 * x, '2.0 * x'], {
   integers: { f: (x) => Math.imul(x, x) },

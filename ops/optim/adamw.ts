@@ -59,7 +59,9 @@ const adamwOp = /* @__PURE__ */ defineOp({
     expectWhole('adamw', 'index', index, 0, elements(before.shape) - 1);
     const { shape } = others.param;
     const shapes = { param: shape, grad: shape, m: shape, v: shape, step: [], stats: [3], lr: [] };
-    for (const [name, given] of Object.entries(others)) expectAlike('adamw', name, given, spec(shapes[name as keyof typeof shapes]));
+    for (const name of Object.keys(shapes) as (keyof typeof shapes)[]) {
+      expectAlike('adamw', name, others[name], spec(shapes[name]));
+    }
     return {};
   },
   reference({ param, grad, m, v, step, before, stats, lr }, _, { index, betas, eps, weightDecay }) {
@@ -86,7 +88,7 @@ const adamwOp = /* @__PURE__ */ defineOp({
       key: 'adamw',
       reads: { grad, before, stats, lr },
       writes: { param, ms: m, vs: v, step },
-      params: { n: ['u32', param.size], index: ['u32', index], ...Object.fromEntries(floats) },
+      params: { n: param.size, index, ...Object.fromEntries(floats) },
       constants: { EACH },
       workgroup: WG,
       code: () => UPDATE,

@@ -67,7 +67,7 @@ const gradNormOp = /* @__PURE__ */ defineOp({
       key: 'grad_norm.parts',
       reads: { x: tensors[i], count: before && tensors[gradients + i] },
       writes: { norms, before },
-      params: { n: ['u32', tensors[i].size], groups: ['u32', count], offset: ['u32', offsets[i]], index: ['u32', i] },
+      params: { n: tensors[i].size, groups: count, offset: offsets[i], index: i },
       constants: { LANES: WG },
       workgroup: WG,
       code: () => /* wgsl */ `${norm('load_x')}
@@ -83,7 +83,7 @@ fn kernel(group: u32, local: u32) {
       key: 'grad_norm.stats',
       reads: { norms, loss },
       writes: { stats },
-      params: { n: ['u32', norms.size], max_norm: ['f32', maxNorm] },
+      params: { n: norms.size, max_norm: ['f32', maxNorm] },
       constants: { LANES: WG },
       workgroup: WG,
       code: () => /* wgsl */ `${norm('load_norms')}
