@@ -93,6 +93,7 @@ export interface KernelCalls<P = Address> {
   /** table[k] = Σ x[r] over the r with indices[r] = k, in their order, in f32 rows of n. Only indices that come often have sums in f64. */
   scatter_rows(x: P, indices: P, table: P, rows: number, n: number, count: number, sums: P): void;
 
+  /** n elements stored in a format, to f32; in block formats a multiple of 64. */
   widen(stored: P, to: P, n: number, format: number): void;
 
   /** n f32 rounded to f16 or bf16. */
