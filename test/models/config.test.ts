@@ -73,8 +73,6 @@ rotary('other conflicts name both, scaled positions are refused by name', () => 
   refused({ ...base, rope_theta: 5 }, /rope_theta is 5/);
 });
 
-rotary.run();
-
 const keys = suite('keys of public configurations');
 
 keys('those that change the computation are refused by name, with what to do', () => {
@@ -186,8 +184,6 @@ keys('60,000 of them, or a very long one, are told in a line', () => {
   refused(withText({ ['y'.repeat(1e7)]: 1 }), /unknown key "text_config.yyy/);
 });
 
-keys.run();
-
 const beside = suite('files beside config.json');
 
 type Files = Readonly<Record<string, unknown>>;
@@ -242,8 +238,6 @@ beside('a list where an object belongs', async () => {
   }
 });
 
-beside.run();
-
 const json = suite('untrusted JSON');
 
 const deep = (levels: number): unknown => {
@@ -282,4 +276,4 @@ json('nesting is bounded before anything walks it; brackets in texts do not coun
   throws(() => parseJson('{"a":', 'x', ConfigError), ConfigError, /x: no valid JSON/);
 });
 
-json.run();
+for (const tests of [rotary, keys, beside, json]) tests.run();

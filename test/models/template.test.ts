@@ -20,8 +20,7 @@ const test = suite('template');
 
 test('the phi template spells the published prompt', () => {
   const { system: line, user, assistant } = TEMPLATES.phi;
-  const prompt = `${line}${user}<image>\nIs it red?${assistant}`;
-  assert.is(prompt, `${system} USER: <image>\nIs it red? ASSISTANT:`);
+  assert.is(`${line}${user}<image>\nIs it red?${assistant}`, `${system} USER: <image>\nIs it red? ASSISTANT:`);
 });
 
 test('short: prefix, question, answer and labels', () => {
