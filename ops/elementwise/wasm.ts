@@ -3,14 +3,7 @@ import type { Slot } from '../../engine/plan.ts';
 import { broadcastStrides, mergeDims } from '../common/shapes.ts';
 
 /** The functions of two operands that have C kernels, by the kernel of the same with the operands exchanged. */
-const EXCHANGED = {
-  add: 'add',
-  sub: 'rsub',
-  mul: 'mul',
-  div: 'rdiv',
-  maximum: 'maximum',
-  minimum: 'minimum',
-} as const;
+const EXCHANGED = { add: 'add', sub: 'rsub', mul: 'mul', div: 'rdiv', maximum: 'maximum', minimum: 'minimum' } as const;
 
 export type BinaryKernel = keyof typeof EXCHANGED;
 
@@ -26,16 +19,14 @@ function second(k: Calls, name: BinaryKernel | 'rsub' | 'rdiv', a: Slot, b: Slot
   const step = sizes[sizes.length - 1];
   // Which dims b has, those merged that it has or has not together.
   switch (walk.map((stride) => Math.min(stride, 1)).join('')) {
+    case '':
     case '1':
       k[name](a, b, y, y.size);
-      return true;
-    case '':
-    case '0':
-      k[`${name}_cols`](a, b, y, 1, y.size);
       return true;
     case '01':
       k[`${name}_rows`](a, b, y, y.size / step, step);
       return true;
+    case '0':
     case '10':
     case '010':
       for (let i = 0; i < y.size; i += step * b.size) k[`${name}_cols`](at(a, 4 * i), b, at(y, 4 * i), b.size, step);
