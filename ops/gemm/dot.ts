@@ -17,7 +17,7 @@ export const FEW_ROWS = 8;
 export const DOT_THREADS = 256;
 
 /** Rows of A that the code handles: M rounded up, so that few kernels are compiled. */
-export const rowsOf = ({ M }: Product): number => 2 ** Math.ceil(Math.log2(M));
+export const codedRows = ({ M }: Product): number => 2 ** Math.ceil(Math.log2(M));
 
 const lanesOf = (products: readonly Product[]) => (products.every(({ K }) => K >= 256) ? 32 : 8);
 
@@ -36,7 +36,7 @@ export function launchDot(products: readonly GpuProduct[]): Launch {
 }
 
 function dot(products: readonly GpuProduct[]): TileKernel {
-  const rows = rowsOf(products[0]);
+  const rows = codedRows(products[0]);
   const lanes = lanesOf(products);
   const columns = dotColumns(products);
   const eight = products[0].b.form === 'eight';

@@ -2,7 +2,7 @@ import { convert } from '../../engine/backends/webgpu/convert.ts';
 import type { GpuCaps, GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { isPlain } from '../../engine/dtype.ts';
 import { four, type GpuProduct, gpuProduct, launchTiles, levelsFor, range, sumOverK, type TileKernel } from './kernel.ts';
-import { DOT_THREADS, FEW_ROWS, launchDot, rowsOf } from './dot.ts';
+import { codedRows, DOT_THREADS, FEW_ROWS, launchDot } from './dot.ts';
 import type { Product, ProductSlots } from './product.ts';
 import { cheapest, tiled } from './tiles.ts';
 
@@ -74,7 +74,7 @@ const withNarrowA = (g: GpuProduct): GpuProduct => ({ ...g, a: { ...g.a, form: '
  * otherwise) take every 32nd k; then a thread per row and four columns adds up the groups.
  */
 function axpy(g: GpuProduct): TileKernel {
-  const rows = rowsOf(g);
+  const rows = codedRows(g);
   const groups = rows > 4 ? 16 : 32;
   const threads = groups * 8;
   const a = (m: number) => `load_a(a_base + min(${m}u, params.M - 1u) * params.K + k)`;
