@@ -108,7 +108,7 @@ const shrinkShaders = {
   name: 'shrink-shaders',
   setup: ({ onLoad }) => {
     onLoad({ filter: /\.wgsl$/ }, ({ path }) => {
-      const code = readFileSync(path, 'utf8').replace(/\/\/.*|\/\*[^]*?\*\//g, '').replace(/^\s+|\s+$/gm, '');
+      const code = readFileSync(path, 'utf8').replace(/\/\/.*|\/\*[^]*?\*\//g, '').replace(/^\s+|[^\S\n]+$/gm, '');
       return { contents: code, loader: 'text' };
     });
   },
