@@ -116,3 +116,12 @@ export function expectFloats(op: string, operands: Readonly<Record<string, Spec 
     if (operand) expectDType(op, name, operand.dtype, ...FLOATS);
   }
 }
+
+/** Specs of the gradients that are wanted, of inputs that there are: each is named d and what it is of. */
+export function gradientSpecs(
+  inputs: Readonly<Record<string, Spec | undefined>>,
+  wants: Readonly<Record<string, boolean>>,
+): Readonly<Record<string, Spec>> {
+  const wanted = Object.entries(inputs).filter(([name, input]) => input && wants[name]);
+  return Object.fromEntries(wanted.map(([name, input]) => [`d${name}`, { shape: input!.shape, dtype: input!.dtype }]));
+}

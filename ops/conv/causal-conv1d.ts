@@ -1,13 +1,14 @@
 import { apply } from '../../engine/apply.ts';
 import { expectOneOf } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
+import type { WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { defineOp, type HostArg, hostSums, spec } from '../../engine/op.ts';
+import { defineOp, type HostArg, hostSums, type Named, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
-import { expectFloats, expectRank, expectShape, show } from '../common/shapes.ts';
+import { expectFloats, expectRank, expectShape, gradientSpecs, show } from '../common/shapes.ts';
 import { sumRows } from '../reduce/fold.ts';
 import backwardCode from './causal-conv1d-backward.wgsl';
 import sharedCode from './causal-conv1d.wgsl';
@@ -38,7 +39,7 @@ interface ConvBackwardAttrs extends ConvAttrs {
 const SEGMENT = 32;
 const MAX_PARTS = 256;
 /** Taps that kernels take at most. */
-export const MAX_WIDTH = 8;
+const MAX_WIDTH = 8;
 
 interface Sizes {
   readonly batch: number;
@@ -47,26 +48,42 @@ interface Sizes {
   readonly width: number;
 }
 
-function sizes(x: Spec, w: Spec, layout: ConvLayout): Sizes {
+function sizesOf({ x, w }: { readonly x: Spec; readonly w: Spec }, layout: ConvLayout): Sizes {
   const [batch, second, third] = x.shape;
   const [channels, length] = layout === 'bcl' ? [second, third] : [third, second];
   return { batch, channels, length, width: w.shape[1] };
 }
 
-interface HostOperands {
-  readonly x: HostArg;
-  readonly w: HostArg;
-  readonly bias?: HostArg;
-  readonly initial?: HostArg;
+/** @throws ShapeError, DTypeError unless all are floats, w (C, K) of at most 8 taps, and bias (C) */
+export function checkTaps(op: string, operands: Named<'x' | 'w' | 'bias?', Spec>, channels: number): void {
+  const { x, w, bias } = operands;
+  expectFloats(op, operands);
+  expectRank(op, 'w', w, 2);
+  if (w.shape[0] !== channels || w.shape[1] < 1 || w.shape[1] > MAX_WIDTH) {
+    const want = `[${channels}, 1…${MAX_WIDTH}] for the channels of x ${show(x.shape)}`;
+    throw new ShapeError(`${op}: w has shape ${show(w.shape)}, expected ${want}`);
+  }
+  if (bias) expectShape(op, 'bias', bias, [channels]);
 }
 
-/** Calls back for each output with its index, its sum, and where in x, or else in the initial columns, its taps lie. */
-function eachSum(
-  { x, w, bias, initial }: HostOperands,
+/** A tap of an output: what it sees, and where that lies in x, or else in the initial columns. */
+interface Tap {
+  readonly value: number;
+  readonly inX: boolean;
+  readonly place: number;
+}
+
+/**
+ * Calls back for each output with its channel, its index, its sum and its taps.
+ * @param row where the values of the only token of a sequence begin in x, which otherwise holds nothing else
+ */
+export function eachSum(
+  { x, w, bias, initial }: Named<'x' | 'w' | 'bias?' | 'initial?', HostArg>,
+  { batch, channels, length, width }: Sizes,
   layout: ConvLayout,
-  visit: (c: number, at: number, sum: number, tap: (k: number) => { value: number; inX: boolean; place: number }) => void,
+  visit: (c: number, at: number, sum: number, tap: (k: number) => Tap) => void,
+  row?: (b: number) => number,
 ): void {
-  const { batch, channels, length, width } = sizes(x, w, layout);
   const index = (b: number, c: number, l: number, positions: number) =>
     layout === 'bcl' ? (b * channels + c) * positions + l : (b * positions + l) * channels + c;
   for (let b = 0; b < batch; b++) {
@@ -75,7 +92,8 @@ function eachSum(
         const tap = (k: number) => {
           const from = l + k - width + 1;
           const inX = from >= 0;
-          const place = inX ? index(b, c, from, length) : index(b, c, from + width - 1, width - 1);
+          const inRow = row ? row(b) + c : index(b, c, from, length);
+          const place = inX ? inRow : index(b, c, from + width - 1, width - 1);
           return { value: inX ? x.data[place] : (initial?.data[place] ?? 0), inX, place };
         };
         let sum = bias ? bias.data[c] : 0;
@@ -86,56 +104,61 @@ function eachSum(
   }
 }
 
-/** What all kernels are told of a convolution. */
-function shared({ channels, length, width }: Sizes, { layout, silu }: ConvAttrs) {
+/** The activation, and its slope. */
+export const activated = (sum: number, silu: boolean) => (silu ? sum / (1 + Math.exp(-sum)) : sum);
+function slope(sum: number, silu: boolean): number {
+  const sigmoid = 1 / (1 + Math.exp(-sum));
+  return silu ? sigmoid * (1 + sum * (1 - sigmoid)) : 1;
+}
+
+/** What all kernels on WebGPU are told of a convolution. */
+export function shared({ channels, length, width }: Sizes, { layout, silu }: ConvAttrs) {
   return {
     constants: { K: width, CHANNELS_LAST: Number(layout === 'blc'), SILU: Number(silu) },
-    params: { channels: ['u32', channels], length: ['u32', length] },
-    key: `${layout} ${width} ${silu ? 'silu' : ''}`,
-  } as const;
+    params: { channels, length },
+    key: `causal_conv1d ${layout} ${width} ${silu ? 'silu' : ''}`,
+    declarations: () => sharedCode,
+  };
+}
+
+/** The last arguments of the C kernels. */
+function lastOf({ batch, channels, length, width }: Sizes, { layout, silu }: ConvAttrs, { sizes, scratch }: WasmPlanner) {
+  const last = Number(layout === 'blc');
+  const own = scratch(sizes.causal_conv1d_scratch(channels, length, width, last));
+  return [batch, channels, length, width, last, Number(silu), own] as const;
 }
 
 const conv = /* @__PURE__ */ defineOp({
   name: 'causal_conv1d',
   inputs: ['x', 'w', 'bias?', 'initial?'],
   outputs: ['y'],
-  shape({ x, w, bias, initial }, { layout }: ConvAttrs) {
-    expectFloats('causal_conv1d', { x, w, bias, initial });
+  shape({ initial, ...operands }, { layout }: ConvAttrs) {
+    const { x } = operands;
     expectRank('causal_conv1d', 'x', x, 3);
-    expectRank('causal_conv1d', 'w', w, 2);
-    const { batch, channels, width } = sizes(x, w, layout);
-    if (width < 1 || width > MAX_WIDTH || w.shape[0] !== channels) {
-      const want = `[${channels}, 1…${MAX_WIDTH}] for x ${show(x.shape)} in layout ${layout}`;
-      throw new ShapeError(`causal_conv1d: w has shape ${show(w.shape)}, expected ${want}`);
-    }
-    if (bias) expectShape('causal_conv1d', 'bias', bias, [channels]);
+    const { batch, channels, width } = sizesOf(operands, layout);
+    checkTaps('causal_conv1d', operands, channels);
+    expectFloats('causal_conv1d', { initial });
     const before = layout === 'bcl' ? [batch, channels, width - 1] : [batch, width - 1, channels];
     if (initial) expectShape('causal_conv1d', 'initial', initial, before);
     return { y: spec(x.shape, x.dtype) };
   },
   reference(operands, { y }, { layout, silu }) {
-    eachSum(operands, layout, (_, at, sum) => {
-      y.data[at] = silu ? sum / (1 + Math.exp(-sum)) : sum;
+    eachSum(operands, sizesOf(operands, layout), layout, (_, at, sum) => {
+      y.data[at] = activated(sum, silu);
     });
   },
   webgpu({ x, w, bias, initial }, { y }, attrs, device) {
-    const { key, ...rest } = shared(sizes(x, w, attrs.layout), attrs);
     const kernel = {
-      key: `causal_conv1d ${key}`,
+      ...shared(sizesOf({ x, w }, attrs.layout), attrs),
       reads: { x, w, bias, initial },
       writes: { y },
-      ...rest,
-      declarations: () => sharedCode,
       body: () => /* wgsl */ `let at = place(i, params.length);
   store_y(i, activated(sum_at(at.b, at.c, at.l)));`,
     };
     return [launchElements(y.size, kernel, device)];
   },
-  wasm({ x, w, bias, initial }, { y }, attrs, { k, sizes: room, scratch }) {
-    const { batch, channels, length, width } = sizes(x, w, attrs.layout);
-    const last = Number(attrs.layout === 'blc');
-    const own = scratch(room.causal_conv1d_scratch(channels, length, width, last));
-    k.causal_conv1d(x, w, bias, initial, y, batch, channels, length, width, last, Number(attrs.silu), own);
+  wasm({ x, w, bias, initial }, { y }, attrs, device) {
+    device.k.causal_conv1d(x, w, bias, initial, y, ...lastOf(sizesOf({ x, w }, attrs.layout), attrs, device));
     return true;
   },
   asStored: { webgpu: ['x', 'w', 'bias', 'initial'] },
@@ -150,16 +173,7 @@ const convBackward = /* @__PURE__ */ defineOp({
   name: 'causal_conv1d_backward',
   inputs: ['x', 'w', 'dy', 'bias?', 'initial?'],
   outputs: ['dx?', 'dw?', 'dbias?', 'dinitial?'],
-  shape({ x, w, bias, initial }, { wants }: ConvBackwardAttrs) {
-    const like = (wanted: boolean, operand: Spec | undefined) =>
-      wanted && operand ? spec(operand.shape, operand.dtype) : undefined;
-    return {
-      dx: like(wants.x, x),
-      dw: like(wants.w, w),
-      dbias: like(wants.bias, bias),
-      dinitial: like(wants.initial, initial),
-    };
-  },
+  shape: ({ dy: _, ...inputs }, { wants }: ConvBackwardAttrs) => gradientSpecs(inputs, wants),
   reference({ dy, ...operands }, outputs, { layout, silu }) {
     const { w } = operands;
     const width = w.shape[1];
@@ -168,9 +182,8 @@ const convBackward = /* @__PURE__ */ defineOp({
     const sumsOf = (output: HostArg | undefined) => output && sums[formed.indexOf(output)].data;
     const [dx, dw] = [sumsOf(outputs.dx), sumsOf(outputs.dw)];
     const [dbias, dinitial] = [sumsOf(outputs.dbias), sumsOf(outputs.dinitial)];
-    eachSum(operands, layout, (c, at, sum, tap) => {
-      const sigmoid = 1 / (1 + Math.exp(-sum));
-      const g = dy.data[at] * (silu ? sigmoid * (1 + sum * (1 - sigmoid)) : 1);
+    eachSum(operands, sizesOf(operands, layout), layout, (c, at, sum, tap) => {
+      const g = dy.data[at] * slope(sum, silu);
       if (dbias) dbias[c] += g;
       for (let k = 0; k < width; k++) {
         const { value, inX, place } = tap(k);
@@ -181,61 +194,51 @@ const convBackward = /* @__PURE__ */ defineOp({
     });
     formed.forEach((output, i) => output.data.set(sums[i].data));
   },
-  webgpu: ({ x, w, dy, bias, initial }, outputs, attrs, device) =>
-    backwardLaunches({ x, w, dy, bias, initial }, outputs, attrs, device),
-  wasm({ x, w, dy, bias, initial }, { dx, dw, dbias, dinitial }, attrs, { k, sizes: room, scratch }) {
-    const { batch, channels, length, width } = sizes(x, w, attrs.layout);
-    const last = Number(attrs.layout === 'blc');
-    const own = scratch(room.causal_conv1d_scratch(channels, length, width, last));
-    const all = [batch, channels, length, width, last, Number(attrs.silu), own] as const;
-    k.causal_conv1d_backward(x, w, bias, initial, dy, dx, dw, dbias, dinitial, ...all);
+  webgpu: backwardLaunches,
+  wasm({ x, w, dy, bias, initial }, { dx, dw, dbias, dinitial }, attrs, device) {
+    const last = lastOf(sizesOf({ x, w }, attrs.layout), attrs, device);
+    device.k.causal_conv1d_backward(x, w, bias, initial, dy, dx, dw, dbias, dinitial, ...last);
     return true;
   },
   asStored: { webgpu: ['x', 'w', 'dy', 'bias', 'initial'] },
 });
 
 function backwardLaunches(
-  reads: { readonly x: Slot; readonly w: Slot; readonly dy: Slot; readonly bias?: Slot; readonly initial?: Slot },
-  { dx, dw, dbias, dinitial }: { readonly dx?: Slot; readonly dw?: Slot; readonly dbias?: Slot; readonly dinitial?: Slot },
+  { x, w, dy, bias, initial }: Named<'x' | 'w' | 'dy' | 'bias?' | 'initial?', Slot>,
+  { dx, dw, dbias, dinitial }: Named<'dx?' | 'dw?' | 'dbias?' | 'dinitial?', Slot>,
   attrs: ConvAttrs,
   device: GpuPlanner,
 ): Launch[] {
-  const s = sizes(reads.x, reads.w, attrs.layout);
-  const { key, constants, params } = shared(s, attrs);
+  const s = sizesOf({ x, w }, attrs.layout);
+  const reads = { x, w, dy, bias, initial };
+  const { key, constants, params, declarations } = shared(s, attrs);
   const launches: Launch[] = [];
   if (dx || dw || dbias) {
     const segments = s.batch * Math.ceil(s.length / SEGMENT);
     const parts = Math.max(1, dw || dbias ? Math.min(segments, MAX_PARTS) : segments);
     const [dws, dbiases] = [dw, dbias].map((sum) => sum && device.scratch([parts, sum.size]));
     const walk = {
-      key: `causal_conv1d backward ${key}`,
+      key: `${key} backward`,
       reads,
       writes: { dx, dws, dbiases },
-      constants: { ...constants, WANT_X: Number(dx !== undefined) },
-      params: { ...params, batch: ['u32', s.batch], segment: ['u32', SEGMENT], parts: ['u32', parts] },
+      constants: { ...constants, WANT_X: dx ? 1 : 0 },
+      params: { ...params, batch: s.batch, segment: SEGMENT, parts },
       declarations: () => sharedCode + backwardCode,
       body: () => 'walk(i % params.channels, i / params.channels);',
-    } as const;
+    };
     launches.push(launchElements(parts * s.channels, walk, device));
     if (dw) launches.push(sumRows(dws!, dw, device));
     if (dbias) launches.push(sumRows(dbiases!, dbias, device));
   }
   if (dinitial && dinitial.size > 0) {
     // The K−1 columns before the sequence are few, so each thread works its sums out alone.
-    const kernel = {
-      key: `causal_conv1d initial ${key}`,
-      reads,
-      writes: { dinitial },
-      constants,
-      params,
-      declarations: () => sharedCode,
-      body: () => /* wgsl */ `let at = place(i, K - 1u);
+    const body = () => /* wgsl */ `let at = place(i, K - 1u);
   var sum = 0.0;
   for (var l = 0u; l < min(at.l + 1u, params.length); l++) {
     sum += load_w(at.c * K + at.l - l) * load_dy(index(at.b, at.c, l, params.length)) * slope(sum_at(at.b, at.c, l));
   }
-  store_dinitial(i, sum);`,
-    };
+  store_dinitial(i, sum);`;
+    const kernel = { key: `${key} initial`, reads, writes: { dinitial }, constants, params, declarations, body };
     launches.push(launchElements(dinitial.size, kernel, device));
   }
   return launches;

@@ -21,7 +21,6 @@ fn sum_at(b: u32, c: u32, l: u32) -> f32 {
   for (var k = 0u; k < K; k++) { sum += load_w(c * K + k) * input_at(b, c, i32(l + k) - i32(K - 1u)); }
   return sum;
 }
-fn sigmoid(x: f32) -> f32 { let e = exp(-abs(x)); return select(e, 1.0, x >= 0.0) / (1.0 + e); }
-fn activated(sum: f32) -> f32 { return select(sum, sum * sigmoid(sum), SILU == 1u); }
+fn activated(sum: f32) -> f32 { return select(sum, sum * sigmoid_(sum), SILU == 1u); }
 /** Slope of the activation. */
-fn slope(sum: f32) -> f32 { let s = sigmoid(sum); return select(1.0, s * (1.0 + sum * (1.0 - s)), SILU == 1u); }
+fn slope(sum: f32) -> f32 { let s = sigmoid_(sum); return select(1.0, s * (1.0 + sum * (1.0 - s)), SILU == 1u); }

@@ -4,7 +4,6 @@ import { launchElements, launchKernel } from '../common/launch-kernel.ts';
 import { launchFold } from '../reduce/fold.ts';
 import backwardCode from './backward.wgsl';
 import commonCode from './common.wgsl';
-import discretisedCode from './discretised.wgsl';
 import rowsBackwardCode from './rows-backward.wgsl';
 import rowsCode from './rows.wgsl';
 import { type Layout, type Layouts, layoutsOf, type SsdGrads, type SsdInputs, type SsdSizes } from './shape.ts';
@@ -39,6 +38,14 @@ const NO_LIMIT = 0xffffffff;
 
 /** Distance of rows in workgroup memory, in vec4: odd. */
 export const odd = (vectors: number) => vectors | 1;
+
+/** WGSL: (dt, A, D, slope of the softplus) of a token's head. */
+const discretisedCode = /* wgsl */ `
+fn discretised_at(token: u32, head: u32) -> vec4<f32> {
+  let raw = load_dt(token * params.dt_row + params.dt_from + head) + load_dt_bias(head);
+  return vec4<f32>(softplus_(raw), -exp(load_A_log(head)), load_D(head), sigmoid_(raw));
+}
+`;
 
 /** Launches that make (dt, A, D, slope) of every token and head. */
 export function discretise(

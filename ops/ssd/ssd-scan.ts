@@ -1,6 +1,7 @@
 import { apply } from '../../engine/apply.ts';
 import { type Bare, defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { gradientSpecs } from '../common/shapes.ts';
 import { scanReference, scanBackwardReference } from './reference.ts';
 import { checkSsd, INPUTS, type SsdAttrs, ssdSizes } from './shape.ts';
 import { scanBackwardLaunches, scanLaunches } from './variants.ts';
@@ -70,10 +71,7 @@ const scanBackward = /* @__PURE__ */ defineOp({
   // Spelt out: a bundler takes a spread for something that happens, and would keep the op.
   inputs: ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'initialState?', 'dy?', 'dfinal?'],
   outputs: ['dx?', 'ddt?', 'dA_log?', 'dB?', 'dC?', 'dD?', 'ddt_bias?', 'dinitialState?'],
-  shape({ dy: _dy, dfinal: _dfinal, ...inputs }, { wants }: BackwardAttrs) {
-    const wanted = Object.entries(inputs).filter(([name, input]) => input && wants[name as keyof typeof wants]);
-    return Object.fromEntries(wanted.map(([name, input]) => [`d${name}`, spec(input!.shape, input!.dtype)]));
-  },
+  shape: ({ dy: _dy, dfinal: _dfinal, ...inputs }, { wants }: BackwardAttrs) => gradientSpecs(inputs, wants),
   reference: ({ dy, dfinal, ...inputs }, grads) => scanBackwardReference(inputs, dy, dfinal, grads),
   webgpu: scanBackwardLaunches,
   wasm({ x, dt, A_log, B, C, D, dt_bias, initialState, dy, dfinal }, grads, _, { k, sizes, scratch }) {
