@@ -10,7 +10,7 @@ import { plainProduct, type Product } from '../ops/gemm/product.ts';
 import { cheapest, fits, type Tiling, tiled, TILES } from '../ops/gemm/tiles.ts';
 import { productOnGpu } from '../ops/gemm/variants.ts';
 import { productBy } from './gemm-by.ts';
-import { Inputs } from './op-cases.ts';
+import { Inputs } from '../test/support/inputs.ts';
 
 const TOKENS = 25_000;
 const WIDTHS = [128, 384, 512];
@@ -36,9 +36,11 @@ async function seconds(call: () => void): Promise<number> {
 
 /** Seconds of a product of noise by each of several ops. */
 async function compare(g: Product, a: DType, b: DType, ops: readonly ReturnType<typeof productBy>[]): Promise<number[]> {
-  const data = new Inputs(backend);
-  const x = data.floats(a, g.transA ? [g.K, g.M] : [g.M, g.K]);
-  const w = data.floats(b, g.transB ? [g.N, g.K] : [g.K, g.N]);
+  const data = new Inputs(backend, false);
+  const [x, w] = data.run((t) => [
+    t.stored(a, ...(g.transA ? [g.K, g.M] : [g.M, g.K])),
+    t.stored(b, ...(g.transB ? [g.N, g.K] : [g.K, g.N])),
+  ]);
   const times: number[] = [];
   for (const op of ops) times.push(await seconds(() => void apply(op, { a: x, b: w }, { ...g, dtype: a })));
   data.dispose();

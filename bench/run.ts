@@ -5,9 +5,10 @@ import { scope } from '../engine/scope.ts';
 import { closeBackend } from '../models/matvlm/app/node/backend.ts';
 import { type Device, openDevice } from './devices.ts';
 import { type Batch, measure } from './measure.ts';
+import { Inputs } from '../test/support/inputs.ts';
 import { type ModelCase, modelCases } from './model-cases.ts';
 import { readMachine } from './machine.ts';
-import { Inputs, OP_CASES, type OpCase } from './op-cases.ts';
+import { callOf, OP_CASES, type OpCase, type Work, workOf } from './op-cases.ts';
 import { profileSteps } from './profile.ts';
 import type { Report, Result, StepProfile } from './results.ts';
 
@@ -52,10 +53,11 @@ export async function runBench(options: BenchOptions): Promise<Report> {
 async function* runDevice(device: Device, filter: string | undefined, say: (l: string) => void): AsyncGenerator<Result> {
   const { most, images, questions, label } = device.class;
   const wanted = ({ name }: { name: string }) => filter === undefined || name.includes(filter);
-  const small = ({ work }: OpCase) => work.amount * (work.unit === 'byte' ? 10 : 1) <= most;
-  for (const one of OP_CASES.filter(wanted).filter(small)) {
+  for (const one of OP_CASES.filter(wanted)) {
+    const work = workOf(one);
+    if (work.amount * (work.unit === 'byte' ? 10 : 1) > most) continue;
     say(`${label}: ${one.name}`);
-    yield await runOp(device, one);
+    yield await runOp(device, one, work);
   }
   for (const one of modelCases(images, questions).filter(wanted)) {
     say(`${label}: ${one.name}`);
@@ -63,10 +65,11 @@ async function* runDevice(device: Device, filter: string | undefined, say: (l: s
   }
 }
 
-async function runOp(device: Device, { name, work, make }: OpCase): Promise<Result> {
+async function runOp(device: Device, one: OpCase, work: Work): Promise<Result> {
   const { backend, limits } = device;
-  const data = new Inputs(backend);
-  const call = make(data);
+  const { name } = one;
+  const data = new Inputs(backend, one.gradients);
+  const call = callOf(data, one);
   const batch = async (n: number) => {
     for (let i = 0; i < n; i++) scope(call);
     await backend.sync();

@@ -55,6 +55,8 @@ export interface OpDefinition<A, I extends string, O extends string, S extends s
   webgpu(inputs: Named<I, Slot>, outputs: Named<O, Slot>, attrs: A, device: GpuPlanner): readonly Launch[];
   /** Notes calls of C kernels and returns true, or returns false to fall back to the reference loops. */
   wasm?(inputs: Named<I, Slot>, outputs: Named<O, Slot>, attrs: A, device: WasmPlanner): boolean;
+  /** Floating-point operations of a call, for the bench; one an element of the outputs where it is left out. */
+  flops?(inputs: Named<I, Spec>, outputs: Named<O, Spec>, attrs: A): number;
   /** Names of the inputs and outputs that backward reads. */
   readonly saves?: readonly S[];
   /** Gradients of the inputs by name; those that are left out or null are not differentiable or were not needed. */
@@ -74,6 +76,7 @@ interface Implementation {
   reference(inputs: object, outputs: object, attrs: unknown): void;
   webgpu(inputs: object, outputs: object, attrs: unknown, device: GpuPlanner): readonly Launch[];
   wasm?(inputs: object, outputs: object, attrs: unknown, device: WasmPlanner): boolean;
+  flops?(inputs: object, outputs: object, attrs: unknown): number;
   backward?(context: object): object;
   readonly asStored?: { readonly [B in 'webgpu' | 'wasm']?: readonly string[] };
 }

@@ -10,7 +10,7 @@ const ALLOWED: Record<string, string[]> = {
   ops: ['ops', 'engine'],
   'models/nn': ['models/nn', 'ops', 'engine'],
   models: ['models', 'ops', 'engine'],
-  bench: ['bench', 'models', 'ops', 'engine', 'wasm', 'test/support'],
+  bench: ['bench', 'models', 'ops', 'engine', 'wasm', 'test/support', 'test/cases'],
 };
 
 interface Import {

@@ -5,7 +5,7 @@ import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import type { HeadLayout } from './rope.ts';
-import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionSizes } from './shape.ts';
+import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionFlops, attentionSizes } from './shape.ts';
 import { checkAttention, countStep, maskSteps } from './shape.ts';
 import { backwardLaunches, forwardLaunches } from './variants.ts';
 
@@ -87,6 +87,7 @@ export const attentionOp = defineOp({
     const s = checkAttention(inputs, attrs);
     return { o: spec(inputs.q.shape, inputs.q.dtype), stats: spec([s.batch, s.heads, s.length, 2]) };
   },
+  flops: (inputs, _, attrs) => attentionFlops(inputs, attrs, 2),
   reference(inputs, { o, stats }, attrs) {
     const s = attentionSizes(inputs, attrs.layout);
     const at = walker(s, attrs, inputs);
@@ -140,6 +141,7 @@ const attentionBackward = defineOp({
   shape({ q, k, v }, { wants }: BackwardAttrs) {
     return { ...(wants.q && { dq: q }), ...(wants.k && { dk: k }), ...(wants.v && { dv: v }) };
   },
+  flops: (inputs, _, attrs) => attentionFlops(inputs, attrs, 5),
   reference(inputs, { dq, dk, dv }, attrs) {
     const { q, k, v, o, stats, grad } = inputs;
     const s = attentionSizes(inputs, attrs.layout);

@@ -41,6 +41,17 @@ export interface AttentionSizes {
   readonly kToken: number;
 }
 
+/** Pairs of a query and a key that it may see, over all heads. */
+function pairsOf({ batch, heads, length, keys }: AttentionSizes, causal: boolean): number {
+  return batch * heads * (length * keys - (causal ? (length * (length - 1)) / 2 : 0));
+}
+
+/** Two products a pair forward; five backward, which forms the scores anew. */
+export function attentionFlops(operands: { readonly q: Spec; readonly k: Spec }, attrs: AttentionAttrs, products: 2 | 5): number {
+  const s = attentionSizes(operands, attrs.layout);
+  return 2 * products * s.dim * pairsOf(s, attrs.causal);
+}
+
 export function attentionSizes({ q, k }: { readonly q: Spec; readonly k: Spec }, layout: HeadLayout): AttentionSizes {
   const [batch, q1, q2, dim] = q.shape;
   const [, k1, k2] = k.shape;

@@ -15,7 +15,7 @@ import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { reshape } from '../movement/reshape.ts';
 import { sum } from '../reduce/sum.ts';
 import { matmul2d } from './matmul.ts';
-import { plainProduct, type Product, productOnHost, productOnWasm, type ProductSlots } from './product.ts';
+import { plainProduct, type Product, productFlops, productOnHost, productOnWasm, type ProductSlots } from './product.ts';
 import { productOnGpu } from './variants.ts';
 
 export const rowsOf = ({ shape }: Spec): number => elements(shape.slice(0, -1));
@@ -85,6 +85,7 @@ const linearOp = /* @__PURE__ */ defineOp({
   outputs: ['y'],
   asStored: { webgpu: ['x', 'weight', 'bias', 'addend', 'y'], wasm: ['x', 'weight', 'bias'] },
   shape: (operands, _: LinearAttrs) => ({ y: linearSpec('linear', operands) }),
+  flops: (operands) => productFlops(linearProduct(operands)),
   reference: (operands, { y }, { activation }) => linearOnHost(operands, y, activation),
   webgpu: (operands, { y }, { activation }, device) =>
     productOnGpu(linearProduct(operands, activation), linearSlots(operands, y), device),

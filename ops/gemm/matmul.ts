@@ -8,7 +8,7 @@ import { broadcastShapes, show } from '../common/shapes.ts';
 import { reshape } from '../movement/reshape.ts';
 import { expand } from '../movement/view.ts';
 import { sumTo } from '../reduce/sum.ts';
-import { type Product, productOnHost, productOnWasm } from './product.ts';
+import { type Product, productFlops, productOnHost, productOnWasm } from './product.ts';
 import { productOnGpu } from './variants.ts';
 
 interface MatmulAttrs {
@@ -46,6 +46,7 @@ const matmulOp: Op<MatmulAttrs, 'a' | 'b', 'c'> = /* @__PURE__ */ defineOp({
     const natural = a.dtype === b.dtype || isBlock(b.dtype) ? a.dtype : 'f32';
     return { c: spec([...batch, M, N], attrs.dtype ?? natural) };
   },
+  flops: ({ a, b }, _, attrs) => productFlops(productOf(a, b, attrs)),
   reference({ a, b }, { c }, attrs) {
     productOnHost(productOf(a, b, attrs), a, b, undefined, c);
   },

@@ -23,6 +23,11 @@ export function plainProduct(M: number, N: number, K: number, transA: boolean, t
   return { M, N, K, transA, transB, batch: [1, 1], strideA: [0, 0], strideB: [0, 0] };
 }
 
+/** A multiplication and an addition a term. */
+export function productFlops({ M, N, K, batch: [outer, inner] }: Product): number {
+  return 2 * outer * inner * M * N * K;
+}
+
 /** The product in loops; `addend` is laid out as c. */
 export function productOnHost(
   g: Product,

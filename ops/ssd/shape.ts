@@ -33,6 +33,12 @@ export function ssdSizes({ x, B }: { readonly x: Spec; readonly B: Spec }): SsdS
   return { batch, length, heads, p, groups: B.shape[2], n: B.shape[3] };
 }
 
+/** By the recurrence: five operations an element of the state and token forward, ten backward. */
+export function scanFlops(operands: { readonly x: Spec; readonly B: Spec }, each: 5 | 10): number {
+  const { batch, length, heads, p, n } = ssdSizes(operands);
+  return each * batch * length * heads * p * n;
+}
+
 /** Where an operand's values lie: elements between tokens, where they begin, and how many heads share what they read. */
 export interface Layout {
   readonly row: number;

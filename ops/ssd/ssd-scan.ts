@@ -3,7 +3,7 @@ import { type Bare, defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { gradientSpecs } from '../common/shapes.ts';
 import { scanReference, scanBackwardReference } from './reference.ts';
-import { checkSsd, INPUTS, type SsdAttrs, ssdSizes } from './shape.ts';
+import { checkSsd, INPUTS, scanFlops, type SsdAttrs, ssdSizes } from './shape.ts';
 import { scanBackwardLaunches, scanLaunches } from './variants.ts';
 
 /** What a scan reads; `T` is how values that each token has its own are given. */
@@ -47,6 +47,7 @@ const scan = /* @__PURE__ */ defineOp({
     const s = checkSsd(inputs, attrs);
     return { y: spec(inputs.x.shape, inputs.x.dtype), final: spec([s.batch, s.heads, s.p, s.n]) };
   },
+  flops: (inputs) => scanFlops(inputs, 5),
   reference: (inputs, { y, final }) => scanReference(inputs, y, final),
   webgpu: scanLaunches,
   wasm({ x, dt, A_log, B, C, D, dt_bias, initialState }, { y, final }, _, { k, sizes, scratch }) {
@@ -72,6 +73,7 @@ const scanBackward = /* @__PURE__ */ defineOp({
   inputs: ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'initialState?', 'dy?', 'dfinal?'],
   outputs: ['dx?', 'ddt?', 'dA_log?', 'dB?', 'dC?', 'dD?', 'ddt_bias?', 'dinitialState?'],
   shape: ({ dy: _dy, dfinal: _dfinal, ...inputs }, { wants }: BackwardAttrs) => gradientSpecs(inputs, wants),
+  flops: (inputs) => scanFlops(inputs, 10),
   reference: ({ dy, dfinal, ...inputs }, grads) => scanBackwardReference(inputs, dy, dfinal, grads),
   webgpu: scanBackwardLaunches,
   wasm({ x, dt, A_log, B, C, D, dt_bias, initialState, dy, dfinal }, grads, _, { k, sizes, scratch }) {

@@ -22,6 +22,7 @@ export class Inputs {
   readonly leaves: Tensor[] = [];
   private readonly made: Tensor[] = [];
   private readonly given: Tensor[] = [];
+  private readonly grads: Tensor[] = [];
   private next = 0;
   private readonly make: Make;
 
@@ -57,8 +58,8 @@ export class Inputs {
   }
 
   /** The gradient that the i-th output is given. */
-  gradientOf({ backend, size, shape }: Tensor, i: number): Tensor {
-    return fromData(backend, random(size, i + 101), shape);
+  gradientOf({ size, shape }: Tensor, i: number): Tensor {
+    return (this.grads[i] ??= this.own(random(size, i + 101), shape));
   }
 
   dispose(): void {
@@ -87,7 +88,7 @@ export class Inputs {
     return (this.given[this.next++] ??= make());
   }
 
-  private noise(shape: readonly number[]): Float32Array {
+  protected noise(shape: readonly number[]): Float32Array {
     const data = new Float32Array(elements(shape));
     const noise = random(Math.min(NOISE, data.length), this.made.length + 1);
     for (let at = 0; at < data.length; at += NOISE) data.set(noise.subarray(0, data.length - at), at);
