@@ -165,7 +165,7 @@ function cut(source: ByteSource, length: number): ByteSource {
   return { ...source, read };
 }
 
-memory('what only the weights tell frees all that was loaded, and the backend', async () => {
+memory('what only the weights tell frees all that was loaded, and closes the backend, as disposing does', async () => {
   const whole = filesFolder('folder', filesOf());
   const { length } = filesOf().get('model.safetensors')!;
   const open = async (file: string) => {
@@ -186,6 +186,11 @@ memory('what only the weights tell frees all that was loaded, and the backend', 
     await rejects(loadVlm(folder, own), CheckpointError, says);
     assert.is(own.closed, 1);
   }
+  const own = counted(new ReferenceBackend());
+  const vlm = await loadVlm(whole, own);
+  assert.is(own.closed, 0);
+  vlm.dispose();
+  assert.is(own.closed, 1, 'with a model that loaded, the backend is closed when that is disposed of');
 });
 
 memory('an abort at any tensor frees all that was loaded', async () => {
@@ -238,14 +243,6 @@ for (const kind of KINDS) {
   });
 }
 
-memory('a backend that loading opened is closed with the model', async () => {
-  const backend = new ReferenceBackend();
-  const own = counted(backend);
-  const vlm = await loadVlm(filesFolder('folder', filesOf()), own);
-  assert.is(own.closed, 0);
-  vlm.dispose();
-  assert.equal([own.closed, backend.memory.live], [1, 0]);
-});
 memory.run();
 
 /** Serves the shipped student and counts. With `ranges` false it sends files whole. */

@@ -23,16 +23,6 @@ test('the phi template spells the published prompt', () => {
   assert.is(`${line}${user}<image>\nIs it red?${assistant}`, `${system} USER: <image>\nIs it red? ASSISTANT:`);
 });
 
-test('short: prefix, question, answer and labels', () => {
-  assert.equal([...encoder.prefixIds()], [...ids('user :'), IMAGE_ID]);
-  const asked = encoder.questionIds('is the red object on the left?');
-  assert.equal([...asked.ids], ids('is the red object on the left ? assistant :'));
-  assert.ok(asked.labels.every((l) => l === -100));
-  const full = encoder.questionIds('is the red object on the left?', 'yes');
-  assert.equal([...full.ids], [...asked.ids, ...ids('yes <|endoftext|>')]);
-  assert.equal([...full.labels], [...asked.labels, ...ids('yes <|endoftext|>')]);
-});
-
 test('prefix and question joined are the plain encoding, in both templates', () => {
   const turn = { question: 'what shape is the red object?', answer: 'circle' };
   for (const name of ['phi', 'short']) {
@@ -44,6 +34,9 @@ test('prefix and question joined are the plain encoding, in both templates', () 
     const plain = [...tiny.encode(line + user), IMAGE_ID, ...tiny.encode(rest)];
     assert.equal([...whole.ids], plain);
     assert.equal([...whole.labels], plain.map((id, i) => (i < plain.length - 2 ? -100 : id)));
+    const asked = encoder.questionIds(turn.question);
+    assert.equal([...asked.ids], plain.slice(encoder.prefixIds().length, -2));
+    assert.ok(asked.labels.every((label) => label === -100));
   }
 });
 
