@@ -23,6 +23,16 @@ test('the phi template spells the published prompt', () => {
   assert.is(`${line}${user}<image>\nIs it red?${assistant}`, `${system} USER: <image>\nIs it red? ASSISTANT:`);
 });
 
+test('short: prefix, question, answer and labels', () => {
+  assert.equal([...encoder.prefixIds()], [...ids('user :'), IMAGE_ID]);
+  const asked = encoder.questionIds('is the red object on the left?');
+  assert.equal([...asked.ids], ids('is the red object on the left ? assistant :'));
+  assert.ok(asked.labels.every((l) => l === -100));
+  const full = encoder.questionIds('is the red object on the left?', 'yes');
+  assert.equal([...full.ids], [...asked.ids, ...ids('yes <|endoftext|>')]);
+  assert.equal([...full.labels], [...asked.labels, ...ids('yes <|endoftext|>')]);
+});
+
 test('prefix and question joined are the plain encoding, in both templates', () => {
   const turn = { question: 'what shape is the red object?', answer: 'circle' };
   for (const name of ['phi', 'short']) {
