@@ -25,27 +25,35 @@ export class Inputs {
   private readonly grads: Tensor[] = [];
   private next = 0;
   private readonly make: Make;
+  /** Gives what was made, in order: a call that is timed pays for no more. */
+  private readonly again: Make;
 
   /** @param gradients whether any are wanted */
   constructor(readonly backend: Backend, private readonly gradients = true) {
-    const make = (...shape: number[]) => this.again(() => this.leaf(this.noise(shape), shape));
-    this.make = Object.assign(make, {
-      backend,
-      leaf: (data: HostArray, shape: readonly number[]) => this.again(() => this.leaf(data, shape)),
-      of: (f: (v: number) => number, ...shape: number[]) => this.again(() => this.leaf(this.noise(shape).map(f), shape)),
-      stored: (format: DType, ...shape: number[]) => this.again(() => this.own(this.noise(shape), shape, format)),
-      fixed: (...shape: number[]) => this.again(() => this.own(this.noise(shape), shape)),
+    const kinds = {
+      leaf: (data: HostArray, shape: readonly number[]) => this.leaf(data, shape),
+      of: (f: (v: number) => number, ...shape: number[]) => this.leaf(this.noise(shape).map(f), shape),
+      stored: (format: DType, ...shape: number[]) => this.own(this.noise(shape), shape, format),
+      fixed: (...shape: number[]) => this.own(this.noise(shape), shape),
       ids: (most: number, ...shape: number[]) =>
-        this.again(() => this.own(Int32Array.from(this.noise(shape), (v) => Math.floor(((v + 1) / 2) * most)), shape, 'i32')),
+        this.own(Int32Array.from(this.noise(shape), (v) => Math.floor(((v + 1) / 2) * most)), shape, 'i32'),
       values: (data: ArrayLike<number>, shape: readonly number[] = [data.length], dtype: DType = 'f32') =>
-        this.again(() => this.own(data as number[], shape, dtype)),
-    });
+        this.own(data as number[], shape, dtype),
+    };
+    const makeBy = (wrap: (make: (...given: never[]) => Tensor) => () => Tensor) => {
+      const made = Object.entries(kinds).map(([kind, make]) => [kind, wrap(make)]);
+      const leaf = wrap((...shape: number[]) => this.leaf(this.noise(shape), shape));
+      return Object.assign(leaf, { backend }, Object.fromEntries(made)) as Make;
+    };
+    this.make = makeBy((make) => (...given) => (this.given[this.given.length] = make(...given)));
+    this.again = makeBy(() => () => this.given[this.next++]);
   }
 
   /** What a call gives for these inputs. */
   run(run: Run, sizes: Sizes = {}): Tensor[] {
     this.next = 0;
-    return [run(this.make, sizes)].flat() as Tensor[];
+    const outputs = run(this.given.length === 0 ? this.make : this.again, sizes);
+    return Array.isArray(outputs) ? outputs : [outputs as Tensor];
   }
 
   /** What a function of new inputs gives; frees those. */
@@ -82,10 +90,6 @@ export class Inputs {
     const tensor = keep(fromData(this.backend, data, shape, dtype));
     this.made.push(tensor);
     return tensor;
-  }
-
-  private again(make: () => Tensor): Tensor {
-    return (this.given[this.next++] ??= make());
   }
 
   protected noise(shape: readonly number[]): Float32Array {
