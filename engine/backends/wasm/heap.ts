@@ -20,13 +20,16 @@ export class FreeBlocks {
   readonly #size = new Map<number, number>();
   readonly #start = new Map<number, number>();
   readonly #bins: Set<number>[] = Array.from({ length: BINS }, () => new Set<number>());
+  /** A bit for each bin: whether it holds a block. */
+  readonly #filled = new Int32Array(Math.ceil(BINS / 32));
 
   /** Where a block of at least `size` bytes, a multiple of 64, begins; −1 where there is none. */
   find(size: number): number {
     if (size > 65536 * PAGE) return -1;
-    const first = binOf(size);
-    for (const start of this.#bins[first]) if (this.#size.get(start)! >= size) return start;
-    for (let bin = first + 1; bin < BINS; bin++) for (const start of this.#bins[bin]) return start;
+    const own = binOf(size);
+    for (let bin = this.#filledFrom(own); bin < BINS; bin = this.#filledFrom(bin + 1)) {
+      for (const start of this.#bins[bin]) if (bin > own || this.#size.get(start)! >= size) return start;
+    }
     return -1;
   }
 
@@ -42,7 +45,9 @@ export class FreeBlocks {
     if (this.#size.has(start + size)) size += this.remove(start + size);
     this.#size.set(start, size);
     this.#start.set(start + size, start);
-    this.#bins[binOf(size)].add(start);
+    const bin = binOf(size);
+    this.#bins[bin].add(start);
+    this.#filled[bin >> 5] |= 1 << bin;
   }
 
   /** Takes the block that begins there out. @returns its size */
@@ -50,7 +55,9 @@ export class FreeBlocks {
     const size = this.#size.get(start)!;
     this.#size.delete(start);
     this.#start.delete(start + size);
-    this.#bins[binOf(size)].delete(start);
+    const bin = binOf(size);
+    this.#bins[bin].delete(start);
+    if (this.#bins[bin].size === 0) this.#filled[bin >> 5] &= ~(1 << bin);
     return size;
   }
 
@@ -63,6 +70,15 @@ export class FreeBlocks {
   /** Start and size of all of them. */
   [Symbol.iterator](): Iterator<[start: number, size: number]> {
     return this.#size.entries();
+  }
+
+  /** The first bin from `bin` on that holds a block; BINS where none does. */
+  #filledFrom(bin: number): number {
+    for (let word = bin >> 5; word < this.#filled.length; word++) {
+      const filled = this.#filled[word] & (word === bin >> 5 ? -1 << bin : -1);
+      if (filled !== 0) return 32 * word + 31 - Math.clz32(filled & -filled);
+    }
+    return BINS;
   }
 }
 
