@@ -55,13 +55,6 @@ export const POISON_HALF = 0x7fff;
 /** What buffers are filled with that should show reading what nobody wrote: NaN in every dtype of floats. */
 export const POISON = 0x7fff7fff;
 
-/** What ran, to run again; name and bytes are for the profiler. */
-interface Ran {
-  readonly name: string;
-  readonly bytes: number;
-  readonly run: () => void;
-}
-
 /** A backend whose ops have run when `dispatch` returns, on memory that JavaScript sees. */
 export abstract class HostBackend<B extends Extent, P extends Call> implements Backend<B, P> {
   abstract readonly kind: BackendKind;
@@ -69,15 +62,14 @@ export abstract class HostBackend<B extends Extent, P extends Call> implements B
   readonly memory = new MemoryCounter();
   profiler: Profiler | null = null;
   /** What ran since the recording that is being made began. */
-  protected recorded: Ran[] | null = null;
+  private recorded: [plan: P, buffers: readonly (B | undefined)[]][] | null = null;
 
   abstract alloc(size: number, dtype: DType): B;
   abstract free(buffer: B): void;
   abstract plan(call: Call): P;
   /** The array that stores a buffer; valid until the next `alloc`. */
   protected abstract view(buffer: B): HostArray;
-  /** Runs a plan. @returns what runs it again, while that is recorded */
-  protected abstract run(plan: P, buffers: readonly (B | undefined)[]): (() => void) | null;
+  protected abstract run(plan: P, buffers: readonly (B | undefined)[]): void;
 
   allocTogether(parts: readonly Extent[]): B[] {
     return allocEach(this, parts);
@@ -99,19 +91,18 @@ export abstract class HostBackend<B extends Extent, P extends Call> implements B
   }
 
   dispatch(plan: P, buffers: readonly (B | undefined)[]): void {
-    const start = this.profiler ? performance.now() : 0;
-    const run = this.run(plan, buffers);
-    if (!this.profiler && !this.recorded) return;
-    const [name, bytes] = [this.nameOf(plan), bytesMoved([...plan.inputs, ...plan.outputs])];
-    this.profiler?.add(name, performance.now() - start, bytes);
-    this.recorded?.push({ name, bytes, run: run! });
+    this.profiled(plan, buffers);
+    this.recorded?.push([plan, buffers]);
   }
 
   record(): () => Recording {
-    const recorded: Ran[] = (this.recorded = []);
+    const recorded: typeof this.recorded = (this.recorded = []);
+    const replay = () => {
+      for (const [plan, buffers] of recorded) this.profiled(plan, buffers);
+    };
     return () => {
       this.recorded = null;
-      return { replay: () => this.replay(recorded), dispose: () => {} };
+      return { replay, dispose: () => {} };
     };
   }
 
@@ -140,11 +131,10 @@ export abstract class HostBackend<B extends Extent, P extends Call> implements B
     }
   }
 
-  private replay(recorded: readonly Ran[]): void {
-    for (const { name, bytes, run } of recorded) {
-      const start = this.profiler ? performance.now() : 0;
-      run();
-      this.profiler?.add(name, performance.now() - start, bytes);
-    }
+  private profiled(plan: P, buffers: readonly (B | undefined)[]): void {
+    if (!this.profiler) return this.run(plan, buffers);
+    const start = performance.now();
+    this.run(plan, buffers);
+    this.profiler.add(this.nameOf(plan), performance.now() - start, bytesMoved([...plan.inputs, ...plan.outputs]));
   }
 }

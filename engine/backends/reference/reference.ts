@@ -50,10 +50,8 @@ export class ReferenceBackend extends HostBackend<HostBuffer, Call> {
     return data;
   }
 
-  protected run(call: Call, buffers: readonly (HostBuffer | undefined)[]): () => void {
-    const run = () => this.loop(call, buffers);
-    run();
-    return run;
+  protected run(call: Call, buffers: readonly (HostBuffer | undefined)[]): void {
+    this.loop(call, buffers);
   }
 
   private array(size: number, dtype: DType): HostArray {

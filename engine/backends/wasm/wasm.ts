@@ -87,11 +87,20 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
     };
   }
 
-  protected run(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): (() => void) | null {
-    if (plan.calls) return this.call(plan.calls, plan, buffers);
-    const run = () => this.loop(plan, buffers);
-    run();
-    return run;
+  protected run(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): void {
+    const { op, calls, scratch } = plan;
+    if (!calls) return this.loop(plan, buffers);
+    const places: (Block | undefined)[] = scratch.length > 0 ? [...buffers] : (buffers as []);
+    try {
+      for (const bytes of scratch) places.push(this.take(bytes));
+      for (const { kernel, args, slots, given } of calls) {
+        for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : places[slots[i]]!.ptr + args[i];
+        kernel.apply(undefined, given);
+      }
+      if (this.poison) this.checkGuards(op.name, places);
+    } finally {
+      for (let i = buffers.length; i < places.length; i++) this.give(places[i]!);
+    }
   }
 
   protected override nameOf({ op, calls }: WasmPlan): string {
@@ -100,27 +109,6 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
 
   protected view({ ptr, size, dtype }: WasmBuffer): HostArray {
     return new (hostArrayType(dtype))(this.heap.memory.buffer as ArrayBuffer, ptr, hostItems(dtype, size));
-  }
-
-  private call(
-    calls: readonly WasmCall[],
-    { op, scratch }: WasmPlan,
-    buffers: readonly (WasmBuffer | undefined)[],
-  ): (() => void) | null {
-    const again: (() => void)[] | null = this.recorded && [];
-    const places: (Block | undefined)[] = scratch.length > 0 ? [...buffers] : (buffers as []);
-    try {
-      for (const bytes of scratch) places.push(this.take(bytes));
-      for (const { kernel, args, slots, given } of calls) {
-        for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : places[slots[i]]!.ptr + args[i];
-        kernel.apply(undefined, given);
-        again?.push(kernel.bind(undefined, ...given));
-      }
-      if (this.poison) this.checkGuards(op.name, places);
-    } finally {
-      for (let i = buffers.length; i < places.length; i++) this.give(places[i]!);
-    }
-    return again && (again.length === 1 ? again[0] : () => again.forEach((run) => run()));
   }
 
   private take(bytes: number): Block {
