@@ -56,8 +56,6 @@ export interface Backend<B = unknown, P = unknown> {
   plan(call: Call): P;
   /** Runs a plan on the buffers of its inputs, then its outputs. */
   dispatch(plan: P, buffers: readonly (B | undefined)[]): void;
-  /** Called when a plan will not be used again. */
-  forget?(plan: P): void;
   /**
    * From now on notes what is dispatched, until the function that it returns is called. Buffers that are allocated
    * meanwhile are the recording's. `write` and `read` throw ArgumentError meanwhile.

@@ -26,7 +26,7 @@ export interface Prepared extends Call {
   readonly plan: unknown;
 }
 
-/** Plans kept at most; past it the oldest half goes. */
+/** Plans kept at most; past it all go. */
 const MOST = 8192;
 
 /**
@@ -41,6 +41,10 @@ class PlanCache {
 
   /** @throws what the op's shape rule throws, or the backend of what it cannot run */
   prepare(op: AnyOp, inputs: Specs, attrs: unknown): Prepared {
+    if (this.count >= MOST) {
+      this.plans.clear();
+      this.count = 0;
+    }
     let own = this.plans.get(op);
     if (!own) this.plans.set(op, (own = { latest: null, all: new Map() }));
     // Layers repeat: mostly it is the same as the time before.
@@ -51,7 +55,6 @@ class PlanCache {
     let found = alike.find((prepared) => fits(prepared, inputs, attrs));
     if (!found) {
       found = this.plan(op, inputs, attrs);
-      if (this.count >= MOST) this.dropOldest();
       alike.push(found);
       this.count++;
     }
@@ -69,19 +72,6 @@ class PlanCache {
     const empty = outputs.some((slot) => slot) && outputs.every((slot) => !slot || slot.size === 0);
     const call = { op, attrs, inputs, outputs };
     return { ...call, plan: empty ? null : this.backend.plan(call) };
-  }
-
-  private dropOldest(): void {
-    for (const own of this.plans.values()) {
-      own.latest = null;
-      let drop = Math.ceil(own.all.size / 2);
-      for (const [key, alike] of own.all) {
-        if (drop-- <= 0) break;
-        own.all.delete(key);
-        this.count -= alike.length;
-        for (const { plan } of alike) if (plan !== null) this.backend.forget?.(plan);
-      }
-    }
   }
 }
 

@@ -16,11 +16,11 @@ export interface ParamsPlace {
 
 /**
  * Params of planned launches. They follow from specs and attributes alone, so that they are uploaded once, when the
- * launch is planned, and lie there until the plan is forgotten. (Immediates would travel in each command anew, hold 64
- * bytes and are not in all browsers.)
+ * launch is planned, and stay as they are: a buffer goes when no plan and no bind group has it any more. (Immediates would
+ * travel in each command anew, hold 64 bytes and are not in all browsers.)
  */
 export class ParamsArena {
-  private readonly free: ParamsPlace[] = [];
+  private buffer: GPUBuffer | null = null;
   private made = 0;
   private readonly staging = new ArrayBuffer(SLOT);
   private readonly words = {
@@ -32,21 +32,12 @@ export class ParamsArena {
   constructor(private readonly device: GPUDevice) {}
 
   put(types: readonly Scalar[], values: readonly number[]): ParamsPlace {
-    const place = this.free.pop() ?? this.grow();
-    types.forEach((type, i) => (this.words[type][i] = values[i]));
-    this.device.queue.writeBuffer(place.buffer, place.offset, this.staging, 0, 4 * types.length);
-    return place;
-  }
-
-  /** Only right after a submit: no command that is still to be sent may read them. */
-  drop(place: ParamsPlace): void {
-    this.free.push(place);
-  }
-
-  private grow(): ParamsPlace {
+    const id = this.made++;
+    const offset = SLOT * (id % SLOTS);
     const usage = GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST;
-    const buffer = this.device.createBuffer({ label: 'params', size: SLOT * SLOTS, usage });
-    for (let i = SLOTS - 1; i >= 0; i--) this.free.push({ id: this.made++, buffer, offset: SLOT * i });
-    return this.free.pop()!;
+    if (offset === 0) this.buffer = this.device.createBuffer({ label: 'params', size: SLOT * SLOTS, usage });
+    types.forEach((type, i) => (this.words[type][i] = values[i]));
+    this.device.queue.writeBuffer(this.buffer!, offset, this.staging, 0, 4 * types.length);
+    return { id, buffer: this.buffer!, offset };
   }
 }

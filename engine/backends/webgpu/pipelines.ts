@@ -13,7 +13,7 @@ export interface Compiled {
 const COMPUTE = 0x4;
 /** By the letters of `Shader.bindings`, and p for params. */
 const BINDINGS: Readonly<Record<string, GPUBufferBindingType>> = { r: 'read-only-storage', w: 'storage', p: 'uniform' };
-/** Bind groups kept at most; past it the oldest half goes. */
+/** Bind groups kept at most; past it all go. */
 const MAX_GROUPS = 16384;
 
 interface CachedGroup {
@@ -52,7 +52,7 @@ export class Pipelines {
     for (let i = 0; i < slots.length; i++) key += `,${buffers[slots[i]]!.key}`;
     const found = this.groups.get(key);
     if (found) return found.group;
-    if (this.groups.size >= MAX_GROUPS) this.dropOldest();
+    if (this.groups.size >= MAX_GROUPS) this.groups.clear();
     const ranges = slots.map((slot) => {
       const { gpu, offset, capacity } = buffers[slot]!;
       return { buffer: gpu, offset, size: capacity };
@@ -89,14 +89,6 @@ export class Pipelines {
       this.layouts.set(bindings, found);
     }
     return found;
-  }
-
-  private dropOldest(): void {
-    let count = this.groups.size / 2;
-    for (const key of this.groups.keys()) {
-      if (count-- <= 0) break;
-      this.groups.delete(key);
-    }
   }
 }
 

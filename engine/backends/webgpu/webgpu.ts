@@ -8,7 +8,7 @@ import { allocEach, expectFits, expectReplayable, type Extent, hostArrayFor, POI
 import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
 import { type OpenDevice, openDevice } from './device.ts';
 import type { GpuCaps, Launch, PlannedLaunch, Shader } from './launch.ts';
-import { ParamsArena, type ParamsPlace } from './params.ts';
+import { ParamsArena } from './params.ts';
 import { explain, names, Pipelines } from './pipelines.ts';
 import { expectApart, planLaunches } from './planner.ts';
 import { Staging } from './staging.ts';
@@ -61,10 +61,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private readonly poison: boolean;
   /** The recording that is being made. */
   private recording: { readonly own: OwnBuffers; readonly commands: Command[] } | null = null;
-  /** How many recordings there are. */
-  private recordings = 0;
-  /** Params of plans that are gone, which a recording may still read. */
-  private readonly forgotten: ParamsPlace[] = [];
 
   private constructor(opened: OpenDevice, options: WebGpuOptions) {
     const { device, description, caps } = opened;
@@ -238,29 +234,11 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     };
   }
 
-  forget(plan: GpuPlan): void {
-    for (const { params } of plan.launches) if (params) this.forgotten.push(params);
-    this.dropForgotten();
-  }
-
-  private dropForgotten(): void {
-    if (this.recordings > 0 || this.forgotten.length === 0) return;
-    this.flush();
-    for (const params of this.forgotten.splice(0)) this.params.drop(params);
-  }
-
   record(): () => Recording {
     const { own, commands } = (this.recording = { own: new OwnBuffers(), commands: [] as Command[] });
-    this.recordings++;
     return () => {
       this.recording = null;
-      const dispose = () => {
-        if (own.ended) return;
-        this.recordings--;
-        this.pool.release(own);
-        this.dropForgotten();
-      };
-      return { replay: () => this.replay(commands), dispose };
+      return { replay: () => this.replay(commands), dispose: () => this.pool.release(own) };
     };
   }
 
