@@ -7,7 +7,7 @@ var<workgroup> scores: array<f32, CHUNK>;
 var<workgroup> outs: array<vec4<f32>, THREADS>;
 var<workgroup> sums: array<f32, THREADS>;
 
-fn run(share: u32, t: u32) {
+fn kernel(share: u32, t: u32) {
   let index = share / PARTS;
   let rows = rows_of_problem();
   if (index >= rows * params.problems) { return; }

@@ -1,7 +1,7 @@
 // Per query row its statistics and Σ do ∘ o: what the backward kernels need of the forward. Eight threads a row.
 var<workgroup> partial: array<f32, THREADS>;
 
-fn run(group: u32, t: u32) {
+fn kernel(group: u32, t: u32) {
   let stat = group * (THREADS / 8u) + t / 8u;
   let rows = rows_of_problem();
   let valid = stat < rows * params.problems;

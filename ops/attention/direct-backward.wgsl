@@ -13,7 +13,7 @@ fn load_y(of_key: bool, at: u32, d: u32) -> vec4<f32> {
   return load_do(at, d);
 }
 
-fn run(group: u32, t: u32) {
+fn kernel(group: u32, t: u32) {
   let index = group * THREADS + t;
   let items = select(rows_of_problem(), params.keys, OF_KEYS);
   if (index >= items * params.problems) { return; }

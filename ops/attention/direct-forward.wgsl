@@ -1,5 +1,5 @@
 // Attention, forward, without tiles or barriers: a thread takes one query row.
-fn run(group: u32, t: u32) {
+fn kernel(group: u32, t: u32) {
   let index = group * THREADS + t;
   let rows = rows_of_problem();
   if (index >= rows * params.problems) { return; }

@@ -1,5 +1,5 @@
 import { accessor } from '../../engine/access.ts';
-import { type Binding, FLAT_INDEX, type GpuPlanner, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
+import { type Binding, type GpuPlanner, type Launch, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, isFloat } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { linked } from '../common/library.ts';
@@ -46,7 +46,7 @@ export interface Kernel {
   /** Bindings in order: what `PLAIN` knows, the mask, and tensors of heads. Those without an operand are left out. */
   readonly reads: readonly string[];
   readonly writes: readonly string[];
-  /** WGSL with a `run`. It may name the stores of all gradients: those that are not written do nothing. */
+  /** WGSL with a `kernel`, as in `ShaderSpec`. It may name the stores of all gradients: those that are not written do nothing. */
   readonly code: readonly string[];
 }
 
@@ -207,12 +207,6 @@ const PARAMS: Readonly<Record<string, Scalar>> = {
   scale: 'f32',
 };
 
-/** The entry point: `run` with the number of the workgroup and of the thread in it. */
-const ENTRY = /* wgsl */ `${FLAT_INDEX}
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) { run(flat_group(group, groups), t); }`;
-
 export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'], tiles = 1): Launch {
   const { s, attrs, device, slots } = task;
   const reads = kernel.reads.filter((name) => slots[name]);
@@ -241,8 +235,8 @@ export function launch(kernel: Kernel, cut: Cut, task: Task, grid: Launch['grid'
     writes: bind(kernel.writes),
     params: PARAMS,
     constants: cut.constants,
+    workgroup: cut.constants.THREADS,
     code: linked([
-      ENTRY,
       commonCode,
       seen(mask, reads, perQuery),
       ...heads([...reads, ...kernel.writes]).map(load),

@@ -1,5 +1,5 @@
 // One row of o from the PARTS that decode.wgsl made of its keys, a thread for each vec4.
-fn run(group: u32, t: u32) {
+fn kernel(group: u32, t: u32) {
   let i = group * THREADS + t;
   let index = i / DV;
   let d = i % DV;

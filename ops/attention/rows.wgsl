@@ -1,5 +1,5 @@
 // Flash attention, backward over query rows: dq, and with FUSED, when one tile holds all rows, dk and dv as well.
-fn run(index: u32, t: u32) {
+fn kernel(index: u32, t: u32) {
   if (index >= params.tiles * params.problems) { return; }
   let first = (index % params.tiles) * ROWS;
   let p = problem_of(index / params.tiles);

@@ -1,7 +1,7 @@
 import { accessor } from '../../access.ts';
 import { accessOf } from '../../dtype.ts';
 import type { Slot } from '../../plan.ts';
-import { FLAT_INDEX, type GpuCaps, grid1d, type Launch, shader } from './launch.ts';
+import { type GpuCaps, grid1d, type Launch, shader } from './launch.ts';
 
 /**
  * Converts between f32 and a format of floats in 16 bits, or from a block format to f32, four elements a thread; copies
@@ -13,11 +13,10 @@ export function convert(from: Slot, to: Slot, caps: GpuCaps): Launch {
     reads: { x },
     writes: { y },
     params: { fours: 'u32' },
-    code: /* wgsl */ `${FLAT_INDEX}
-@compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) local: u32) {
-  let i = flat_index(group, groups, local, 256u);
+    workgroup: 256,
+    code: /* wgsl */ `
+fn kernel(group: u32, local: u32) {
+  let i = group * WG + local;
   if (i < params.fours) { store_y(i, load_x(i)); }
 }`,
   }));

@@ -147,11 +147,3 @@ export function grid1d(items: number, workgroup: number, layers = 1): [number, n
   const y = Math.ceil(groups / MAX_GRID);
   return [Math.ceil(groups / y), y, layers];
 }
-
-/** WGSL for kernels launched by `grid1d`: the invocation's index over the whole grid. */
-export const FLAT_INDEX = /* wgsl */ `
-fn flat_group(group: vec3<u32>, groups: vec3<u32>) -> u32 { return group.y * groups.x + group.x; }
-fn flat_index(group: vec3<u32>, groups: vec3<u32>, local: u32, workgroup: u32) -> u32 {
-  return flat_group(group, groups) * workgroup + local;
-}
-`;
