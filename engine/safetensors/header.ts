@@ -1,7 +1,6 @@
 import { CheckpointError } from '../errors.ts';
-import { isSafeDType, RANK_LIMIT, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
-import type { SafeDType, SafeEntry } from './format.ts';
 import { quote } from '../excerpt.ts';
+import { isSafeDType, RANK_LIMIT, SAFE_BITS, type SafeDType, type SafeEntry, spanOf, TENSOR_LIMIT } from './format.ts';
 import { JsonScanner } from './json.ts';
 
 /** Bytes before the header: its length as a little-endian u64. */
@@ -30,41 +29,33 @@ export function parseHeader(file: string, bytes: Uint8Array, dataSize: number): 
   });
   if (bytes[0] !== 0x7b) scan.fail(0, "the header does not start with '{'; this is not a safetensors file");
   const entries = new Map<string, SafeEntry>();
-  let metadata: Map<string, string> | undefined;
-  const onKey = (key: string, at: number) => {
+  const metadata = new Map<string, string>();
+  scan.object('header', (key, at) => {
     if (key === '__metadata__') {
-      metadata = scan.takeWord(/^null$/) ? new Map() : parseMetadata(scan);
-      return;
+      if (scan.takeWord(/^null$/)) return;
+      return scan.object(key, (name) => metadata.set(name, scan.string('a value of __metadata__')));
     }
     if (entries.size === TENSOR_LIMIT) scan.fail(at, `more than ${TENSOR_LIMIT} tensors`);
     tensor = key;
     entries.set(key, parseEntry(scan, at));
     tensor = undefined;
-  };
-  scan.object('header', onKey, (key) => (key === '__metadata__' ? metadata !== undefined : entries.has(key)));
+  });
   for (let i = scan.position; i < bytes.length; i++) {
     if (bytes[i] !== 0x20) scan.fail(i, 'the header is followed by something else than spaces');
   }
-  const ordered = inDataOrder(entries);
+  const ordered = new Map([...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end));
   checkLayout(file, ordered, dataSize);
-  return { entries: ordered, metadata: metadata ?? new Map() };
-}
-
-function parseMetadata(scan: JsonScanner): Map<string, string> {
-  const metadata = new Map<string, string>();
-  scan.object('__metadata__', (key) => metadata.set(key, scan.string('a value of __metadata__')), (key) => metadata.has(key));
-  return metadata;
+  return { entries: ordered, metadata };
 }
 
 function parseEntry(scan: JsonScanner, at: number): SafeEntry {
   const fields: { dtype?: SafeDType; shape?: number[]; data_offsets?: number[] } = {};
-  const onField = (field: string, at: number) => {
+  scan.object('fields', (field, at) => {
     if (field === 'dtype') fields.dtype = parseDType(scan, at);
     else if (field === 'shape') fields.shape = integers(scan, field, RANK_LIMIT);
     else if (field === 'data_offsets') fields.data_offsets = integers(scan, field, 2);
     else scan.fail(at, `unknown field ${quote(field)}, expected dtype, shape and data_offsets`);
-  };
-  scan.object('fields', onField, (field) => Object.hasOwn(fields, field));
+  });
   const { dtype, shape, data_offsets: offsets } = fields;
   if (!dtype || !shape || !offsets) {
     const missing = !dtype ? 'dtype' : !shape ? 'shape' : 'data_offsets';
@@ -114,14 +105,4 @@ function checkLayout(file: string, entries: Map<string, SafeEntry>, dataSize: nu
   if (end === dataSize) return;
   const fault = end > dataSize ? 'the file is cut off: fetch it again' : 'there are bytes that belong to no tensor';
   throw new CheckpointError(`${file}: ${dataSize} bytes of data, expected ${end} as the header says; ${fault}`);
-}
-
-/** Entries by their place in the data. Writers list them so: the sorted copy is made only when it is needed. */
-function inDataOrder(entries: Map<string, SafeEntry>): Map<string, SafeEntry> {
-  let end = 0;
-  for (const entry of entries.values()) {
-    if (entry.begin < end) return new Map([...entries].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end));
-    end = entry.end;
-  }
-  return entries;
 }

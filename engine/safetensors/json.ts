@@ -6,20 +6,16 @@ const TEXT_LIMIT = 16 * 2 ** 20;
 /** Keys of one object: the format's tensors and `__metadata__`. */
 const KEY_LIMIT = TENSOR_LIMIT + 1;
 const DEPTH_LIMIT = 64;
-const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+const lenient = new TextDecoder();
 
 const code = (char: string) => char.charCodeAt(0);
-const [QUOTE, BACKSLASH, ZERO, NINE] = [...'"\\09'].map(code);
+const codes = (chars: string): ReadonlySet<number> => new Set([...chars].map(code));
+const [QUOTE, BACKSLASH] = codes('"\\');
+const SPACES = codes(' \n\r\t');
 /** What ends a number or a word. */
-const ENDS: ReadonlySet<number> = new Set([...',:]} \n\r\t'].map(code));
+const ENDS = codes(',:]} \n\r\t');
 const WORD = /^(-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|true|false|null)$/;
-const isSpace = (byte: number) => byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09;
-
-/** Tells of each key whether it came before. */
-function seen(): (key: string) => boolean {
-  const keys = new Set<string>();
-  return (key) => keys.size === keys.add(key).size;
-}
 
 /**
  * Walks a JSON document byte by byte and hands out what the caller asks for, so that nothing is built that the format
@@ -38,52 +34,32 @@ export class JsonScanner {
 
   /** Skips white space; the next byte, or −1 at the end. */
   peek(): number {
-    while (isSpace(this.bytes[this.position])) this.position++;
+    while (SPACES.has(this.bytes[this.position])) this.position++;
     return this.bytes[this.position] ?? -1;
   }
 
-  /** Passes `char` if it comes next. */
-  take(char: string): boolean {
-    if (this.peek() !== code(char)) return false;
-    this.position++;
-    return true;
-  }
-
-  expect(char: string, what: string): void {
-    if (!this.take(char)) this.refuse(this.position, what, JSON.stringify(char));
-  }
-
-  /**
-   * Walks an object; `onKey` must pass the value. Throws on a duplicate key and on `__proto__`.
-   * @param isKnown tells which keys came before; a caller that keeps them anyway saves a second set of them
-   */
-  object(what: string, onKey: (key: string, at: number) => void, isKnown = seen()): void {
-    this.expect('{', what);
-    if (this.take('}')) return;
-    let count = 0;
-    do {
+  /** Walks an object; `onKey` must pass the value. Throws on a duplicate key and on `__proto__`. */
+  object(what: string, onKey: (key: string, at: number) => void): void {
+    const keys = new Set<string>();
+    this.list(what, '{}', () => {
       this.peek();
       const at = this.position;
       const key = this.string(what);
       if (key === '__proto__') this.fail(at, `${what}: key "__proto__" is refused`);
-      if (isKnown(key)) this.fail(at, `${what}: duplicate key ${quote(key)}, expected each key once`);
-      if (++count > KEY_LIMIT) this.fail(at, `${what}: more than ${KEY_LIMIT} keys`);
+      if (keys.has(key)) this.fail(at, `${what}: duplicate key ${quote(key)}, expected each key once`);
+      if (keys.add(key).size > KEY_LIMIT) this.fail(at, `${what}: more than ${KEY_LIMIT} keys`);
       this.expect(':', what);
       onKey(key, at);
-    } while (this.take(','));
-    this.expect('}', what);
+    });
   }
 
   /** Walks an array of at most `limit` items; `onItem` must pass the item. */
   array(what: string, limit: number, onItem: () => void): void {
-    this.expect('[', what);
-    if (this.take(']')) return;
     let count = 0;
-    do {
+    this.list(what, '[]', () => {
       if (count++ === limit) this.fail(this.position, `${what}: more than ${limit} items`);
       onItem();
-    } while (this.take(','));
-    this.expect(']', what);
+    });
   }
 
   string(what: string): string {
@@ -97,15 +73,12 @@ export class JsonScanner {
       escaped = true;
       this.position++;
     }
-    this.text += this.position - begin;
+    const bytes = this.bytes.subarray(begin, this.position++);
+    this.text += bytes.length;
     if (this.text > TEXT_LIMIT) this.fail(begin, `${what}: more than ${TEXT_LIMIT} bytes of text in one header`);
-    return this.decode(begin, this.position++, escaped, what);
-  }
-
-  private decode(begin: number, end: number, escaped: boolean, what: string): string {
     let value: string;
     try {
-      value = utf8.decode(this.bytes.subarray(begin, end));
+      value = strict.decode(bytes);
       if (escaped) value = JSON.parse(`"${value}"`) as string;
     } catch {
       return this.fail(begin, `${what}: bad UTF-8 or a bad escape in a string`);
@@ -116,18 +89,9 @@ export class JsonScanner {
 
   /** A plain integer in 0 … 2^53−1: no sign, fraction, exponent or leading zero. */
   integer(what: string): number {
-    this.peek();
-    const { bytes, position: begin } = this;
-    let value = 0;
-    for (let digit; (digit = bytes[this.position]) >= ZERO && digit <= NINE; this.position++) {
-      value = value * 10 + (digit - ZERO);
-    }
-    const digits = this.position - begin;
-    const ends = this.position === bytes.length || ENDS.has(bytes[this.position]);
-    if (digits === 0 || (digits > 1 && bytes[begin] === ZERO) || !ends) {
-      this.refuse(begin, what, 'a plain integer ≥ 0');
-    }
-    if (!Number.isSafeInteger(value)) this.fail(begin, `${what}: integer of 2^53 or more`);
+    const digits = this.takeWord(/^(0|[1-9]\d*)$/) ?? this.refuse(what, 'a plain integer ≥ 0');
+    const value = Number(digits);
+    if (!Number.isSafeInteger(value)) this.fail(this.position - digits.length, `${what}: integer of 2^53 or more`);
     return value;
   }
 
@@ -138,23 +102,44 @@ export class JsonScanner {
     if (next === QUOTE) this.string(what);
     else if (next === code('{')) this.object(what, () => this.skip(what, depth + 1));
     else if (next === code('[')) this.array(what, Infinity, () => this.skip(what, depth + 1));
-    else if (!this.takeWord(WORD)) this.refuse(this.position, what, 'a JSON value');
+    else if (this.takeWord(WORD) === undefined) this.refuse(what, 'a JSON value');
   }
 
-  /** Passes a number, true, false or null that is as `pattern` says. */
-  takeWord(pattern: RegExp): boolean {
+  /** Passes a number, true, false or null and returns it, where it is as `pattern` says. */
+  takeWord(pattern: RegExp): string | undefined {
     this.peek();
     let end = this.position;
     while (end < this.bytes.length && !ENDS.has(this.bytes[end])) end++;
-    const is = pattern.test(new TextDecoder().decode(this.bytes.subarray(this.position, end)));
-    if (is) this.position = end;
-    return is;
+    const word = lenient.decode(this.bytes.subarray(this.position, end));
+    if (!pattern.test(word)) return undefined;
+    this.position = end;
+    return word;
   }
 
-  /** Throws for what comes at a byte. */
-  private refuse(at: number, what: string, expected: string): never {
-    const byte = this.bytes[at];
+  /** Walks what two brackets hold, with a comma between one item and the next. */
+  private list(what: string, [open, close]: string, onItem: () => void): void {
+    this.expect(open, what);
+    if (this.take(close)) return;
+    do onItem();
+    while (this.take(','));
+    this.expect(close, what);
+  }
+
+  /** Passes `char` if it comes next. */
+  private take(char: string): boolean {
+    if (this.peek() !== code(char)) return false;
+    this.position++;
+    return true;
+  }
+
+  private expect(char: string, what: string): void {
+    if (!this.take(char)) this.refuse(what, JSON.stringify(char));
+  }
+
+  /** Throws for what comes next. */
+  private refuse(what: string, expected: string): never {
+    const byte = this.bytes[this.position];
     const shown = byte > 0x20 && byte < 0x7f ? `'${String.fromCharCode(byte)}'` : `byte 0x${byte?.toString(16).padStart(2, '0')}`;
-    this.fail(at, `${what}: found ${byte === undefined ? 'the end' : shown}, expected ${expected}`);
+    this.fail(this.position, `${what}: found ${byte === undefined ? 'the end' : shown}, expected ${expected}`);
   }
 }
