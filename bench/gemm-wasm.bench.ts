@@ -60,8 +60,8 @@ async function ours(variant: KernelVariant, shape: number[], A: Float32Array, B:
   const half = heap.alloc(B.length * 2);
   const c = heap.alloc(M * N * 4);
   const scratch = heap.alloc(exports.gemm_scratch(M, N, K, 0));
-  heap.f32(a, A.length).set(A);
-  heap.f32(b, B.length).set(B);
+  new Float32Array(heap.memory.buffer, a, A.length).set(A);
+  new Float32Array(heap.memory.buffer, b, B.length).set(B);
   exports.narrow(b, half, B.length, formatNumber('f16'));
   return ([['f32', b], ['f16', half]] as const).flatMap(([format, stored]) =>
     [0, 1].map((transB) => ({

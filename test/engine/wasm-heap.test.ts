@@ -6,6 +6,7 @@ import { throws } from '../support/expect.ts';
 
 const MIB = 2 ** 20;
 const fresh = (limit = 64 * MIB): Heap => new Heap(new WebAssembly.Memory({ initial: 1, maximum: 1024 }), 1000, limit);
+const bytesAt = ({ memory }: Heap, pointer: number, length: number) => new Uint8Array(memory.buffer, pointer, length);
 
 test('what is freed is used again, and neighbours merge', () => {
   const heap = fresh();
@@ -24,14 +25,14 @@ test('random traffic: blocks are aligned, apart and counted, and everything come
   for (let step = 0; step < 4000; step++) {
     if (live.length > 0 && next(100) < 48) {
       const [[pointer, length]] = live.splice(next(live.length), 1);
-      const view = heap.u8(pointer, length);
+      const view = bytesAt(heap, pointer, length);
       assert.ok(view.every((v) => v === view[0]), 'a block was written by another');
       heap.free(pointer);
     } else {
       const length = 1 + next(next(10) === 0 ? 200000 : 3000);
       const pointer = heap.alloc(length);
       assert.ok(pointer % 64 === 0 && pointer >= 1000, `a block at ${pointer}`);
-      heap.u8(pointer, length).fill(step & 255);
+      bytesAt(heap, pointer, length).fill(step & 255);
       live.push([pointer, length]);
     }
     assert.is(heap.liveBytes, live.reduce((sum, [, length]) => sum + Math.ceil(length / 64) * 64, 0));

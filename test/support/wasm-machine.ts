@@ -25,17 +25,17 @@ export class Machine {
   /** Copies numbers in; typed integers stay integers. */
   put(values: ArrayLike<number>): number {
     const pointer = this.#block(values.length * 4 + 4);
-    if (values instanceof Int32Array) this.heap.i32(pointer, values.length).set(values);
-    else this.heap.f32(pointer, values.length).set(values);
+    const type = values instanceof Int32Array ? Int32Array : Float32Array;
+    new type(this.heap.memory.buffer, pointer, values.length).set(values);
     return pointer;
   }
 
   /** Room for an output of `length` floats with a guard band on either side; holds NaN until written. */
   out(length: number): number {
     const start = this.#block((length + 2 * GUARD) * 4);
-    this.heap.f32(start, length + 2 * GUARD).fill(GUARD_VALUE);
+    this.#floats(start, length + 2 * GUARD).fill(GUARD_VALUE);
     const pointer = start + GUARD * 4;
-    this.heap.f32(pointer, length).fill(NaN);
+    this.#floats(pointer, length).fill(NaN);
     this.#guards.push([pointer, length]);
     return pointer;
   }
@@ -43,7 +43,7 @@ export class Machine {
   /** An output that starts as `values`, for kernels that add. */
   inout(values: ArrayLike<number>): number {
     const pointer = this.out(values.length);
-    this.heap.f32(pointer, values.length).set(values);
+    this.#floats(pointer, values.length).set(values);
     return pointer;
   }
 
@@ -53,13 +53,13 @@ export class Machine {
   }
 
   read(pointer: number, length: number): Float32Array {
-    return this.heap.f32(pointer, length).slice();
+    return this.#floats(pointer, length).slice();
   }
 
   /** Checks every guard band and frees everything. */
   finish(label: string): void {
     for (const [pointer, length] of this.#guards) {
-      const all = this.heap.f32(pointer - GUARD * 4, length + 2 * GUARD);
+      const all = this.#floats(pointer - GUARD * 4, length + 2 * GUARD);
       for (let i = 0; i < GUARD; i++) {
         const intact = all[i] === Math.fround(GUARD_VALUE) && all[GUARD + length + i] === Math.fround(GUARD_VALUE);
         assert.ok(intact, `${label}: wrote outside of an operand of ${length} floats`);
@@ -68,6 +68,10 @@ export class Machine {
     for (const b of this.#blocks) this.heap.free(b);
     this.#guards.length = 0;
     this.#blocks.length = 0;
+  }
+
+  #floats(pointer: number, length: number): Float32Array {
+    return new Float32Array(this.heap.memory.buffer, pointer, length);
   }
 
   #block(bytes: number): number {

@@ -2,6 +2,8 @@ import { ArgumentError, OutOfMemoryError } from '../../errors.ts';
 
 const PAGE = 65536;
 const ALIGN = 64;
+/** All that a memory can hold, in bytes. */
+const MOST = 65536 * PAGE;
 /** Bins: one per 64 bytes up to 1 KiB, above it eight per power of two up to 4 GiB, and that. */
 const BINS = 16 + 22 * 8 + 1;
 
@@ -25,7 +27,7 @@ export class FreeBlocks {
 
   /** Where a block of at least `size` bytes, a multiple of 64, begins; −1 where there is none. */
   find(size: number): number {
-    if (size > 65536 * PAGE) return -1;
+    if (size > MOST) return -1;
     const own = binOf(size);
     for (let bin = this.#filledFrom(own); bin < BINS; bin = this.#filledFrom(bin + 1)) {
       for (const start of this.#bins[bin]) if (bin > own || this.#size.get(start)! >= size) return start;
@@ -84,30 +86,26 @@ export class FreeBlocks {
 
 /**
  * Allocator over a WebAssembly memory: blocks aligned to 64 bytes, freed ones merged, so that changing shapes do not wear
- * the memory out. Bookkeeping is in JavaScript: a kernel that writes past its tensor cannot break it. Views are made per
- * call, because growing detaches older ones.
+ * the memory out. Bookkeeping is in JavaScript: a kernel that writes past its tensor cannot break it. Growing
+ * detaches views of the memory.
  */
 export class Heap {
   readonly memory: WebAssembly.Memory;
   /** The memory is grown up to here, in bytes. */
   readonly limit: number;
-  #live = 0;
+  /** Bytes in use now, as rounded up to 64. */
+  liveBytes = 0;
   #end: number;
   readonly #used = new Map<number, number>();
   readonly #free = new FreeBlocks();
 
   /** `base`: first byte to hand out (the library's `heapBase`). `limit`: default 4 GiB. */
-  constructor(memory: WebAssembly.Memory, base: number, limit = 65536 * PAGE) {
+  constructor(memory: WebAssembly.Memory, base: number, limit = MOST) {
     this.memory = memory;
-    this.limit = Math.min(limit, 65536 * PAGE);
+    this.limit = Math.min(limit, MOST);
     this.#end = Math.ceil(base / ALIGN) * ALIGN;
     this.#free.add(this.#end, Math.min(memory.buffer.byteLength, this.limit) - this.#end);
     this.#end = Math.max(this.#end, memory.buffer.byteLength);
-  }
-
-  /** Bytes in use now, as rounded up to 64. */
-  get liveBytes(): number {
-    return this.#live;
   }
 
   /**
@@ -127,7 +125,7 @@ export class Heap {
     const whole = from.remove(start);
     from.add(start + size, whole - size);
     this.#used.set(start, size);
-    this.#live += size;
+    this.liveBytes += size;
     return start;
   }
 
@@ -142,7 +140,7 @@ export class Heap {
       throw new ArgumentError(`free: ${pointer} is not a block in use; it was freed before or never allocated`);
     }
     this.#used.delete(pointer);
-    this.#live -= size;
+    this.liveBytes -= size;
     (own.released ? this.#free : own).add(pointer, size);
   }
 
@@ -150,21 +148,6 @@ export class Heap {
   release(own: FreeBlocks): void {
     if (!own.released) for (const [start, size] of own) this.#free.add(start, size);
     own.released = true;
-  }
-
-  /** A view of `length` floats at `pointer`; valid until the next `alloc`. */
-  f32(pointer: number, length: number): Float32Array<ArrayBuffer> {
-    return new Float32Array(this.memory.buffer as ArrayBuffer, pointer, length);
-  }
-
-  /** A view of `length` integers at `pointer`; valid until the next `alloc`. */
-  i32(pointer: number, length: number): Int32Array<ArrayBuffer> {
-    return new Int32Array(this.memory.buffer as ArrayBuffer, pointer, length);
-  }
-
-  /** A view of `length` bytes at `pointer`; valid until the next `alloc`. */
-  u8(pointer: number, length: number): Uint8Array<ArrayBuffer> {
-    return new Uint8Array(this.memory.buffer as ArrayBuffer, pointer, length);
   }
 
   /** Grows so that a block of `size` fits at the end; an eighth more than needed where there is room. */
@@ -181,7 +164,7 @@ export class Heap {
     }
     const mib = (n: number): string => `${(n / 2 ** 20).toFixed(1)} MiB`;
     throw new OutOfMemoryError(
-      `wasm memory: ${mib(size)} needed with ${mib(this.#live)} in use, limit ${mib(this.limit)}; ` +
+      `wasm memory: ${mib(size)} needed with ${mib(this.liveBytes)} in use, limit ${mib(this.limit)}; ` +
         'use a smaller batch or sequence, checkpoint layers, or another backend',
     );
   }
