@@ -15,7 +15,7 @@ export async function openDevice(gpu: GPU | undefined): Promise<OpenDevice> {
     throw new DeviceError('no WebGPU adapter was found; install a Vulkan driver or use --backend wasm');
   }
   const { features, limits, info } = adapter;
-  const wanted = ['shader-f16', 'subgroups', 'timestamp-query'] as GPUFeatureName[];
+  const wanted = ['shader-f16', 'timestamp-query'] as GPUFeatureName[];
   const device = await adapter.requestDevice({
     requiredFeatures: wanted.filter((feature) => features.has(feature)),
     requiredLimits: {

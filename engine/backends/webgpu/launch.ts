@@ -40,7 +40,6 @@ export interface ShaderSpec {
   readonly params?: Readonly<Record<string, Scalar>>;
   /** `const NAME: u32 = value;` lines (numbers with a fraction become f32). */
   readonly constants?: Readonly<Record<string, number>>;
-  readonly features?: readonly ('f16' | 'subgroups')[];
   /** Invocations in a workgroup, which code knows as WG. Without it, code writes its entry point `main` itself. */
   readonly workgroup?: number;
   /**
@@ -88,12 +87,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 `;
 
 function withPrelude(shader: ShaderSpec): string {
-  const { reads = {}, writes, params = {}, features = [], workgroup, code } = shader;
+  const { reads = {}, writes, params = {}, workgroup, code } = shader;
   const constants = { ...(workgroup !== undefined && { WG: workgroup }), ...shader.constants };
   const bound = [...Object.values(reads), ...Object.values(writes)];
   const accessors = bound.filter((binding) => typeof binding !== 'string');
-  const enabled = new Set([...features, ...accessors.flatMap(({ feature }) => (feature ? [feature] : []))]);
-  const lines: string[] = [...enabled].map((f) => `enable ${f};`);
+  const enabled = new Set(accessors.flatMap(({ feature }) => feature ?? []));
+  const lines = [...enabled].map((feature) => `enable ${feature};`);
   for (const [name, value] of Object.entries(constants)) {
     lines.push(Number.isInteger(value) ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${value};`);
   }
