@@ -59,19 +59,14 @@ class IdleBuffers extends Map<number, GpuBuffer[]> {
   add(buffer: GpuBuffer): void {
     let same = this.get(buffer.capacity);
     if (!same) this.set(buffer.capacity, (same = []));
-    let [from, to] = [0, same.length];
-    while (from < to) {
-      const middle = (from + to) >> 1;
-      if (same[middle].id > buffer.id) from = middle + 1;
-      else to = middle;
-    }
-    same.splice(from, 0, buffer);
+    let at = same.length;
+    while (at > 0 && same[at - 1].id < buffer.id) at--;
+    same.splice(at, 0, buffer);
   }
 }
 
 /** Buffers that a recording keeps to itself until it is disposed of, so that a replay finds each where it was. */
-export class OwnBuffers {
-  readonly idle = new IdleBuffers();
+export class OwnBuffers extends IdleBuffers {
   ended = false;
 }
 
@@ -103,8 +98,7 @@ export function sizeClass(bytes: number): number {
  * Hands out buffers and takes them back for reuse. Reuse is safe at once: everything runs in the order of one queue.
  * Of the idle buffers the oldest goes first, so that a step that repeats gets the very same buffers in the same
  * places, and with them the same cached bind groups. What lies idle beyond twice the most that was live lately
- * is destroyed, the longest idle first.
- * With `poison`, what is handed out is filled with NaN, slack included, so that reading what nobody wrote shows.
+ * is destroyed, the longest idle first; bind groups that name it are no longer asked for, as ids are not used again.
  */
 export class BufferPool {
   readonly memory = new MemoryCounter();
@@ -119,14 +113,13 @@ export class BufferPool {
   private refused = false;
 
   /**
-   * `limit`: bytes of the largest buffer that can be bound. `submit` sends off what is enqueued and calls `trim`.
-   * `relieve`: called when the system gives no more memory; destroys all idle buffers after a submit.
+   * @param limit bytes of the largest buffer that can be bound
+   * @param submit sends off what is enqueued and calls `trim`
    */
   constructor(
     private readonly device: { createBuffer(descriptor: { size: number; usage: number }): GPUBuffer },
     readonly limit: number,
     private readonly submit: () => void,
-    private readonly relieve: () => void,
   ) {}
 
   /**
@@ -141,7 +134,7 @@ export class BufferPool {
       );
     }
     const capacity = Math.min(sizeClass(bytes), this.limit);
-    const buffer = own?.idle.get(capacity)?.pop() ?? this.takeForAll(capacity, own ? capacity : bytes);
+    const buffer = own?.get(capacity)?.pop() ?? this.takeForAll(capacity, own ? capacity : bytes);
     buffer.own = own;
     buffer.holders = 1;
     buffer.takes++;
@@ -176,7 +169,7 @@ export class BufferPool {
 
   give({ whole: buffer }: GpuBuffer): void {
     if (--buffer.holders > 0) return;
-    if (buffer.own && !buffer.own.ended) return buffer.own.idle.add(buffer);
+    if (buffer.own && !buffer.own.ended) return buffer.own.add(buffer);
     this.memory.freed(buffer.bytes);
     this.idleBytes += buffer.capacity;
     buffer.idleSince = this.clock++;
@@ -186,17 +179,16 @@ export class BufferPool {
   /** Ends a recording: what it kept is for all, now or when it is given back. */
   release(own: OwnBuffers): void {
     own.ended = true;
-    for (const same of own.idle.values()) for (const buffer of same.splice(0)) this.give(buffer);
+    for (const same of own.values()) for (const buffer of same.splice(0)) this.give(buffer);
   }
 
   /**
    * Destroys what lies idle beyond the bound, and a quarter more, so that the next time is not soon. Only right after a
    * submit: no command that is still to be sent may name an idle buffer.
-   * @returns ids of what was destroyed, whose bind groups are to be dropped; null when nothing was
    */
-  trim(): ReadonlySet<number> | null {
+  trim(): void {
     this.recentPeak = Math.max(this.memory.live, this.recentPeak * (1 - FORGET));
-    return this.idleBytes > this.bound ? this.shrink(0.75 * this.bound) : null;
+    if (this.idleBytes > this.bound) this.shrink(0.75 * this.bound);
   }
 
   /** Idle bytes that are held at most from one submit to the next. */
@@ -205,18 +197,16 @@ export class BufferPool {
   }
 
   /** Destroys the longest idle buffers until at most `most` bytes are idle. As `trim`, only right after a submit. */
-  shrink(most: number): ReadonlySet<number> {
-    const destroyed = new Set<number>();
+  private shrink(most: number): void {
     const oldest = [...this.idle.values()].flat().sort((a, b) => a.idleSince - b.idleSince);
     for (const buffer of oldest) {
       if (this.idleBytes <= most) break;
+      const same = this.idle.get(buffer.capacity)!;
+      same.splice(same.indexOf(buffer), 1);
       buffer.gpu.destroy();
-      destroyed.add(buffer.id);
       this.idleBytes -= buffer.capacity;
       this.memory.reserved -= buffer.capacity;
     }
-    for (const [capacity, same] of this.idle) this.idle.set(capacity, same.filter(({ id }) => !destroyed.has(id)));
-    return destroyed;
   }
 
   /**
@@ -233,7 +223,8 @@ export class BufferPool {
     if (this.idleBytes > this.bound) this.submit();
     let gpu = this.tryCreate(capacity);
     if (!gpu) {
-      this.relieve();
+      this.submit();
+      this.shrink(0);
       gpu = this.tryCreate(capacity);
     }
     if (!gpu) {

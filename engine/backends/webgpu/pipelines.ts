@@ -16,16 +16,11 @@ const BINDINGS: Readonly<Record<string, GPUBufferBindingType>> = { r: 'read-only
 /** Bind groups kept at most; past it all go. */
 const MAX_GROUPS = 16384;
 
-interface CachedGroup {
-  readonly group: GPUBindGroup;
-  readonly buffers: readonly number[];
-}
-
-/** Compiles each shader once, and makes each bind group once, until a buffer of it is destroyed. */
+/** Compiles each shader once, and makes each bind group once. */
 export class Pipelines {
   private readonly compiledShaders = new Map<Shader, Compiled>();
   private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout }>();
-  private readonly groups = new Map<string, CachedGroup>();
+  private readonly groups = new Map<string, GPUBindGroup>();
 
   constructor(private readonly device: GPUDevice) {}
 
@@ -51,7 +46,7 @@ export class Pipelines {
     let key = `${compiled.layoutId},${params?.id}`;
     for (let i = 0; i < slots.length; i++) key += `,${buffers[slots[i]]!.key}`;
     const found = this.groups.get(key);
-    if (found) return found.group;
+    if (found) return found;
     if (this.groups.size >= MAX_GROUPS) this.groups.clear();
     const ranges = slots.map((slot) => {
       const { gpu, offset, capacity } = buffers[slot]!;
@@ -60,13 +55,8 @@ export class Pipelines {
     if (params) ranges.push({ buffer: params.buffer, offset: params.offset, size: SLOT });
     const entries = ranges.map((resource, binding) => ({ binding, resource }));
     const group = this.device.createBindGroup({ layout: compiled.layout, entries });
-    this.groups.set(key, { group, buffers: slots.map((slot) => buffers[slot]!.id) });
+    this.groups.set(key, group);
     return group;
-  }
-
-  /** Drops the bind groups that name one of these buffers. */
-  forget(destroyed: ReadonlySet<number>): void {
-    for (const [key, { buffers }] of this.groups) if (buffers.some((id) => destroyed.has(id))) this.groups.delete(key);
   }
 
   private compile(shader: Shader): Compiled {

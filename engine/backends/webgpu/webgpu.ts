@@ -70,17 +70,10 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.poison = options.poison ?? false;
     this.pipelines = new Pipelines(device);
     const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
-    const relieve = () => {
-      this.flush();
-      this.pipelines.forget(this.pool.shrink(0));
-    };
-    this.pool = new BufferPool(device, limit, () => this.flush(), relieve);
+    this.pool = new BufferPool(device, limit, () => this.flush());
     this.params = new ParamsArena(device);
     this.staging = new Staging(device);
-    this.stream = new CommandStream(opened, this.staging, () => {
-      const destroyed = this.pool.trim();
-      if (destroyed) this.pipelines.forget(destroyed);
-    });
+    this.stream = new CommandStream(opened, this.staging, () => this.pool.trim());
     device.addEventListener?.('uncapturederror', (event) => {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
@@ -288,16 +281,16 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   private launchAll(plan: GpuPlan, buffers: readonly (GpuBuffer | undefined)[]): void {
-    for (let i = 0; i < plan.launches.length; i++) this.launch(plan.launches[i], buffers, i === 0 ? plan : null);
-  }
-
-  private launch(launch: PlannedLaunch, buffers: readonly (GpuBuffer | undefined)[], op: Span | null): void {
-    const compiled = this.pipelines.compiled(launch.shader);
-    const group = this.pipelines.bindGroup(compiled, launch, buffers);
-    const command = { pipeline: compiled.pipeline, group, grid: launch.grid, op };
-    this.stream.dispatch(command);
-    for (const slot of launch.slots) buffers[slot]!.whole.submit = this.stream.submits;
-    this.recording?.commands.push(command);
+    let op: Span | null = plan;
+    for (const launch of plan.launches) {
+      const compiled = this.pipelines.compiled(launch.shader);
+      const group = this.pipelines.bindGroup(compiled, launch, buffers);
+      const command = { pipeline: compiled.pipeline, group, grid: launch.grid, op };
+      this.stream.dispatch(command);
+      for (const slot of launch.slots) buffers[slot]!.whole.submit = this.stream.submits;
+      this.recording?.commands.push(command);
+      op = null;
+    }
   }
 
   /**
