@@ -9,12 +9,23 @@ export interface Spec {
 }
 
 /** Bytes that tensors occupy on a backend; `live` returns to where it was when all that was made is freed. */
-export interface MemoryStats {
-  live: number;
-  peak: number;
-  buffers: number;
+export class MemoryStats {
+  live = 0;
+  peak = 0;
+  buffers = 0;
   /** Bytes held from the system, live or waiting for reuse. */
-  reserved: number;
+  reserved = 0;
+
+  allocated(bytes: number): void {
+    this.live += bytes;
+    this.buffers++;
+    if (this.live > this.peak) this.peak = this.live;
+  }
+
+  freed(bytes: number): void {
+    this.live -= bytes;
+    this.buffers--;
+  }
 }
 
 /** What was dispatched between two moments. */

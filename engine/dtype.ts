@@ -1,4 +1,5 @@
 import { type Access, BFLOAT, BLOCK4, BLOCK8, HALF, HALF_IN_WORDS, plain } from './access.ts';
+import { shown } from './arguments.ts';
 import { BLOCK, INT4, INT8 } from './blocks.ts';
 import { ArgumentError, DTypeError, ShapeError } from './errors.ts';
 import { fromBfloat, fromBfloats, fromHalf, fromHalves, toBfloat, toHalf } from './half.ts';
@@ -74,8 +75,7 @@ const FORMATS: Readonly<Record<DType, Format>> = {
 
 /** Bytes of so many elements. */
 export function byteLength(dtype: DType, elements: number): number {
-  const { array, items } = FORMATS[dtype];
-  return (items ? items(elements) : elements) * array.BYTES_PER_ELEMENT;
+  return hostItems(dtype, elements) * FORMATS[dtype].array.BYTES_PER_ELEMENT;
 }
 
 /** Items of the host's array that hold so many elements: as many, but of block formats. */
@@ -168,9 +168,7 @@ export function encoder(dtype: DType): (value: number) => number {
  * @throws ArgumentError for anything else, numbers in strings included
  */
 export function expectStorable(op: string, value: unknown, dtype: DType): void {
-  if (typeof value !== 'number') {
-    throw new ArgumentError(`${op}: ${typeof value === 'string' ? JSON.stringify(value) : value} is no number`);
-  }
+  if (typeof value !== 'number') throw new ArgumentError(`${op}: ${shown(value)} is no number`);
   const range = FORMATS[dtype]?.range;
   if (!range || (Number.isInteger(value) && value >= range[0] && value <= range[1])) return;
   throw new ArgumentError(

@@ -22,12 +22,15 @@ export class Operands {
   readonly names: readonly string[];
   /** Whether the last is a list. */
   readonly listed: boolean;
+  /** How many names stand for one operand each. */
+  private readonly single: number;
   /** Those that may be absent; a list may be empty. */
   private readonly optional: ReadonlySet<string>;
 
   constructor(declared: readonly string[]) {
     this.names = declared.map((name) => name.replace(/[?*]$/, ''));
     this.listed = declared.at(-1)?.endsWith('*') ?? false;
+    this.single = this.names.length - (this.listed ? 1 : 0);
     this.optional = new Set(this.names.filter((name, i) => name !== declared[i]));
   }
 
@@ -35,21 +38,19 @@ export class Operands {
   flat<T>(named: object): (T | undefined)[] {
     const values = named as Readonly<Record<string, T | undefined>>;
     const flat: (T | undefined)[] = [];
-    const single = this.listed ? this.names.length - 1 : this.names.length;
-    for (let i = 0; i < single; i++) flat.push(values[this.names[i]]);
-    if (this.listed) flat.push(...((values[this.names[single]] ?? []) as readonly T[]));
+    for (let i = 0; i < this.single; i++) flat.push(values[this.names[i]]);
+    if (this.listed) flat.push(...((values[this.names[this.single]] ?? []) as readonly T[]));
     return flat;
   }
 
   /** The reverse of `flat`; what is absent has no property. */
   named<T>(flat: readonly (T | undefined)[]): Record<string, T | T[]> {
     const named: Record<string, T | T[]> = {};
-    const single = this.listed ? this.names.length - 1 : this.names.length;
-    for (let i = 0; i < single; i++) {
+    for (let i = 0; i < this.single; i++) {
       const value = flat[i];
       if (value !== undefined) named[this.names[i]] = value;
     }
-    if (this.listed) named[this.names[single]] = flat.slice(single) as T[];
+    if (this.listed) named[this.names[this.single]] = flat.slice(this.single) as T[];
     return named;
   }
 
@@ -65,7 +66,6 @@ export class Operands {
 
   /** The same for messages, where it tells the items of a list apart. */
   label(i: number): string {
-    const last = this.names.length - 1;
-    return this.listed && i >= last ? `${this.names[last]}[${i - last}]` : this.names[i];
+    return i < this.single ? this.names[i] : `${this.names[this.single]}[${i - this.single}]`;
   }
 }

@@ -1,10 +1,9 @@
-import type { Backend, BackendKind, Recording } from '../backend.ts';
+import { type Backend, type BackendKind, MemoryStats, type Recording } from '../backend.ts';
 import { decode, type DType, encode, type HostArray, hostArrayType, hostItems, isPlain } from '../dtype.ts';
 import { ArgumentError } from '../errors.ts';
 import type { HostArg } from '../op.ts';
 import { type Call, writtenBy } from '../plan.ts';
 import { bytesMoved, type Profiler } from '../profiler.ts';
-import { MemoryCounter } from './memory.ts';
 
 /** A new array for so many elements. */
 export function hostArrayFor(dtype: DType, size: number, double = false): HostArray {
@@ -59,7 +58,7 @@ export const POISON = 0x7fff7fff;
 export abstract class HostBackend<B extends Extent, P extends Call> implements Backend<B, P> {
   abstract readonly kind: BackendKind;
   abstract readonly description: string;
-  readonly memory = new MemoryCounter();
+  readonly memory = new MemoryStats();
   profiler: Profiler | null = null;
   /** What ran since the recording that is being made began. */
   private recorded: [plan: P, buffers: readonly (B | undefined)[]][] | null = null;

@@ -1,4 +1,4 @@
-import type { Backend } from '../../engine/backend.ts';
+import { type Backend, MemoryStats } from '../../engine/backend.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 
 const refuse = (): never => {
@@ -9,7 +9,7 @@ const refuse = (): never => {
 export class ShapesBackend implements Backend<null, never> {
   readonly kind = 'shapes';
   readonly description = 'shapes without data';
-  readonly memory = { live: 0, peak: 0, buffers: 0, reserved: 0 };
+  readonly memory = new MemoryStats();
   readonly profiler = null;
   readonly write = refuse;
   readonly writeAll = refuse;

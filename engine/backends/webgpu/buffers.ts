@@ -1,7 +1,7 @@
+import { MemoryStats } from '../../backend.ts';
 import type { DType } from '../../dtype.ts';
 import { OutOfMemoryError } from '../../errors.ts';
 import type { Extent } from '../host.ts';
-import { MemoryCounter } from '../memory.ts';
 
 /* The package's declarations name these; where a project's libraries do not have WebGPU yet, they are empty there. */
 declare global {
@@ -101,7 +101,7 @@ export function sizeClass(bytes: number): number {
  * is destroyed, the longest idle first; bind groups that name it are no longer asked for, as ids are not used again.
  */
 export class BufferPool {
-  readonly memory = new MemoryCounter();
+  readonly memory = new MemoryStats();
   private readonly idle = new IdleBuffers();
   private nextId = 1;
   private idleBytes = 0;
