@@ -8,14 +8,12 @@ import { type Extent, HostBackend, POISON_HALF } from '../host.ts';
 import { type WasmCall, WasmRecorder } from './planner.ts';
 
 /** Bytes of the WASM memory. */
-interface Block {
+export interface WasmBuffer extends Extent {
   readonly ptr: number;
   readonly bytes: number;
   /** The blocks of the recording that it was taken for: what is freed goes back there. */
   readonly own: FreeBlocks | undefined;
 }
-
-export interface WasmBuffer extends Extent, Block {}
 
 /** The calls of C kernels that an op comes to for operands of certain specs; null where its reference loops run. */
 interface WasmPlan extends Call {
@@ -63,10 +61,10 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
   }
 
   alloc(size: number, dtype: DType): WasmBuffer {
-    const { ptr, bytes, own } = this.take(byteLength(dtype, size));
-    this.memory.allocated(bytes);
+    const buffer = this.take(size, dtype);
+    this.memory.allocated(buffer.bytes);
     this.memory.reserved = this.heap.memory.buffer.byteLength;
-    return { ptr, bytes, own, size, dtype };
+    return buffer;
   }
 
   free(buffer: WasmBuffer): void {
@@ -87,20 +85,24 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
     };
   }
 
-  protected run(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): void {
-    const { op, calls, scratch } = plan;
-    if (!calls) return this.loop(plan, buffers);
-    const places: (Block | undefined)[] = scratch.length > 0 ? [...buffers] : (buffers as []);
+  override dispatch(plan: WasmPlan, operands: readonly (WasmBuffer | undefined)[]): void {
+    if (plan.scratch.length === 0) return super.dispatch(plan, operands);
+    const buffers = [...operands];
     try {
-      for (const bytes of scratch) places.push(this.take(bytes));
-      for (const { kernel, args, slots, given } of calls) {
-        for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : places[slots[i]]!.ptr + args[i];
-        kernel.apply(undefined, given);
-      }
-      if (this.poison) this.checkGuards(op.name, places);
+      for (const bytes of plan.scratch) buffers.push(this.take(Math.ceil(bytes / 4), 'u32'));
+      super.dispatch(plan, buffers);
     } finally {
-      for (let i = buffers.length; i < places.length; i++) this.give(places[i]!);
+      for (let i = operands.length; i < buffers.length; i++) this.give(buffers[i]!);
     }
+  }
+
+  protected run(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): void {
+    if (!plan.calls) return this.loop(plan, buffers);
+    for (const { kernel, args, slots, given } of plan.calls) {
+      for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : buffers[slots[i]]!.ptr + args[i];
+      kernel(...given);
+    }
+    if (this.poison) this.checkGuards(plan.op.name, buffers);
   }
 
   protected override nameOf({ op, calls }: WasmPlan): string {
@@ -111,25 +113,25 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
     return new (hostArrayType(dtype))(this.heap.memory.buffer as ArrayBuffer, ptr, hostItems(dtype, size));
   }
 
-  private take(bytes: number): Block {
-    const { own } = this;
-    const words = Math.ceil(bytes / 2) + (this.poison ? 2 * GUARD : 0);
+  private take(size: number, dtype: DType): WasmBuffer {
+    const { own, poison } = this;
+    const bytes = byteLength(dtype, size);
+    const words = Math.ceil(bytes / 2) + (poison ? 2 * GUARD : 0);
     const start = this.heap.alloc(2 * words, own);
-    if (!this.poison) return { ptr: start, bytes, own };
-    this.words(start, words).fill(POISON_HALF);
-    return { ptr: start + 2 * GUARD, bytes, own };
+    if (poison) this.words(start, words).fill(POISON_HALF);
+    return { ptr: poison ? start + 2 * GUARD : start, bytes, own, size, dtype };
   }
 
-  private give({ ptr, own }: Block): void {
+  private give({ ptr, own }: WasmBuffer): void {
     this.heap.free(this.poison ? ptr - 2 * GUARD : ptr, own);
   }
 
   /** @throws KernelError when an op wrote beside one of its buffers */
-  private checkGuards(op: string, places: readonly (Block | undefined)[]): void {
+  private checkGuards(op: string, buffers: readonly (WasmBuffer | undefined)[]): void {
     const words = this.words(0, this.heap.memory.buffer.byteLength / 2);
-    for (const place of places) {
-      if (!place) continue;
-      const { ptr, bytes } = place;
+    for (const buffer of buffers) {
+      if (!buffer) continue;
+      const { ptr, bytes } = buffer;
       for (const start of [ptr - 2 * GUARD, ptr + 2 * Math.ceil(bytes / 2)]) {
         const end = start / 2 + GUARD;
         let at = start / 2;
