@@ -1,4 +1,5 @@
 import { createRequire } from 'node:module';
+import { codeOf } from './system.ts';
 
 /** Dawn's instance, held for the life of the process: when it is collected, its event loop runs on freed memory. */
 const held = globalThis as { matvlmDawn?: unknown };
@@ -7,6 +8,9 @@ export interface DawnOptions {
   /** `null` validates every shader and runs nothing; `vulkan` and others as Dawn names them. */
   readonly backend?: string;
 }
+
+/** Codes of errors that say that a module is not there, or not for this platform. */
+const MISSING: ReadonlySet<unknown> = new Set(['ERR_MODULE_NOT_FOUND', 'MODULE_NOT_FOUND', 'ERR_DLOPEN_FAILED']);
 
 const TOGGLES = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia', 'use_vulkan_memory_model'];
 /** What Dawn is created with: toggles that give NVIDIA cards f16, and timestamps that are not rounded to 65 µs. */
@@ -27,7 +31,7 @@ export async function dawnGpu(options: DawnOptions = {}): Promise<GPU | undefine
     held.matvlmDawn = gpu;
     return gpu;
   } catch (error) {
-    if (isMissingModule(error)) return undefined;
+    if (MISSING.has(codeOf(error))) return undefined;
     throw error;
   }
 }
@@ -40,9 +44,4 @@ export function releaseDawn(): void {
 /** Version of the Dawn binding. */
 export function dawnVersion(): string {
   return (createRequire(import.meta.url)('webgpu/package.json') as { version: string }).version;
-}
-
-function isMissingModule(error: unknown): boolean {
-  const code = (error as { code?: string }).code;
-  return code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND' || code === 'ERR_DLOPEN_FAILED';
 }

@@ -1,8 +1,8 @@
 import { CheckpointError, OutOfMemoryError } from '../errors.ts';
 import { listNames, quote } from '../excerpt.ts';
 import { type ArrayOf, convert, type ReadKind } from './convert.ts';
-import { type OpenFile, openFile } from './file.ts';
 import { SAFE_BITS, type SafeEntry } from './format.ts';
+import { type OpenFile, openFile } from './header.ts';
 import { parseIndex } from './shards.ts';
 import { type ByteSource, type FolderSource, readWhole } from './source.ts';
 

@@ -1,15 +1,70 @@
 import { CheckpointError } from '../errors.ts';
 import { quote } from '../excerpt.ts';
-import { isSafeDType, RANK_LIMIT, SAFE_BITS, type SafeDType, type SafeEntry, spanOf, TENSOR_LIMIT } from './format.ts';
+import { HEADER_LIMIT, isSafeDType, RANK_LIMIT, SAFE_BITS, spanOf, TENSOR_LIMIT } from './format.ts';
+import type { SafeDType, SafeEntry } from './format.ts';
 import { JsonScanner } from './json.ts';
+import type { ByteSource } from './source.ts';
 
 /** Bytes before the header: its length as a little-endian u64. */
-export const PREFIX = 8;
+const PREFIX = 8;
 
-export interface Header {
+/** A safetensors file whose header was read and checked. */
+export interface OpenFile {
+  readonly source: ByteSource;
+  /** Where the data begins, in bytes of the file. */
+  readonly dataBegin: number;
   /** In the order of their data. */
   readonly entries: Map<string, SafeEntry>;
   readonly metadata: Map<string, string>;
+}
+
+/**
+ * Reads and checks a file's header. The file owns `source` from here on, which is closed when the header is refused.
+ * @throws CheckpointError that names the file and the byte or tensor
+ */
+export async function openFile(source: ByteSource): Promise<OpenFile> {
+  try {
+    const size = await source.size();
+    const length = await headerLength(source, size);
+    const bytes = await source.read(PREFIX, length);
+    const dataBegin = PREFIX + length;
+    return { source, dataBegin, ...parseHeader(source.name, bytes, size - dataBegin) };
+  } catch (error) {
+    await source.close().catch(() => {});
+    throw error;
+  }
+}
+
+async function headerLength(source: ByteSource, size: number): Promise<number> {
+  if (size < PREFIX + 2) {
+    throw new CheckpointError(`${source.name}: ${size} bytes, expected at least ${PREFIX + 2}; it is empty or cut off`);
+  }
+  const prefix = await source.read(0, PREFIX);
+  const length = Number(new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true));
+  if (length > HEADER_LIMIT) {
+    const hint = whatItIs(prefix) ?? 'this is not a safetensors file, or it is damaged';
+    throw new CheckpointError(
+      `${source.name}: byte 0: header of ${length} bytes, expected at most ${HEADER_LIMIT}; ${hint}`,
+    );
+  }
+  if (length < 2) throw new CheckpointError(`${source.name}: byte 0: header of ${length} bytes, expected at least 2`);
+  if (length > size - PREFIX) {
+    throw new CheckpointError(
+      `${source.name}: byte 0: header of ${length} bytes, expected at most the ${size - PREFIX} that follow; ` +
+        'the file is cut off: fetch it again',
+    );
+  }
+  return length;
+}
+
+/** The usual mistakes, known by their first bytes. */
+function whatItIs(prefix: Uint8Array): string | undefined {
+  const text = String.fromCharCode(...prefix).toLowerCase();
+  if (text.startsWith('version ')) return 'this is a Git LFS pointer: fetch the file itself (git lfs pull)';
+  if (text.startsWith('<')) return 'this is a web page: the address is wrong or needs a login';
+  if (text.startsWith('pk')) return 'this is a PyTorch or zip archive: convert it to safetensors first';
+  if (text.startsWith('gguf')) return 'this is a GGUF file: expected safetensors';
+  return undefined;
 }
 
 /**
@@ -21,7 +76,7 @@ export interface Header {
  * without bound: a key given twice, `__proto__`, a field of a tensor that is unknown, white space before `{`, padding by
  * anything but spaces, numbers of 2^53 and more, more than 100,000 tensors or 32 dimensions.
  */
-export function parseHeader(file: string, bytes: Uint8Array, dataSize: number): Header {
+function parseHeader(file: string, bytes: Uint8Array, dataSize: number): Pick<OpenFile, 'entries' | 'metadata'> {
   let tensor: string | undefined;
   const scan = new JsonScanner(bytes, (byte, message) => {
     const where = tensor === undefined ? '' : `tensor ${quote(tensor)}: `;

@@ -1,6 +1,4 @@
-import { DeviceError } from '../../errors.ts';
 import type { Profiler } from '../../profiler.ts';
-import type { OpenDevice } from './device.ts';
 import type { Staging } from './staging.ts';
 import { type Span, Timestamps } from './timestamps.ts';
 
@@ -27,41 +25,27 @@ export class CommandStream {
   /** Dispatches in the encoder. */
   private used = 0;
   private timestamps: Timestamps | null = null;
-  private profiling: Profiler | null = null;
-
-  private readonly device: GPUDevice;
+  profiler: Profiler | null = null;
 
   /** @param submitted called after each submit, when no command that is still to be sent names any buffer */
   constructor(
-    private readonly opened: OpenDevice,
+    private readonly device: GPUDevice,
     private readonly staging: Staging,
     private readonly submitted: () => void,
-  ) {
-    this.device = opened.device;
-  }
+  ) {}
 
-  get profiler(): Profiler | null {
-    return this.profiling;
-  }
-
-  /** While there is one, each op is a pass with a timestamp at either end. @throws DeviceError without timestamp-query */
-  set profiler(profiler: Profiler | null) {
-    if (profiler && !this.device.features.has('timestamp-query')) {
-      throw new DeviceError(
-        `profiling needs the WebGPU feature timestamp-query, which ${this.opened.description} does not have; ` +
-          'time whole steps, or profile on the wasm backend',
-      );
-    }
+  /** While there is a profiler, each op is a pass with a timestamp at either end. */
+  profile(profiler: Profiler | null): void {
     this.endPass();
     if (profiler) this.timestamps ??= new Timestamps(this.device, this.staging, MOST_DISPATCHES);
-    this.profiling = profiler;
+    this.profiler = profiler;
   }
 
   /** No more than the calls that WebGPU asks for: a replay is a loop of it. */
   dispatch({ pipeline, group, grid, op }: Command): void {
     if (op) {
       if (this.used >= MOST_DISPATCHES) this.flush();
-      if (this.profiling) this.beginPass({ timestampWrites: this.timestamps!.next(op) });
+      if (this.profiler) this.beginPass({ timestampWrites: this.timestamps!.next(op) });
     }
     const pass = this.pass ?? this.beginPass();
     if (pipeline !== this.pipeline) pass.setPipeline((this.pipeline = pipeline));
@@ -93,7 +77,7 @@ export class CommandStream {
 
   /** Gives the profiler the times of what was sent, once the GPU has done it. */
   async collectTimes(): Promise<void> {
-    if (this.profiling) await this.timestamps?.collect(this.profiling);
+    if (this.profiler) await this.timestamps?.collect(this.profiler);
   }
 
   private beginPass(descriptor?: GPUComputePassDescriptor): GPUComputePassEncoder {

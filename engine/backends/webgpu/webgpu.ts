@@ -1,13 +1,13 @@
 import type { Backend, Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray } from '../../dtype.ts';
-import { DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
+import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
 import { type Call, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { allocEach, expectFits, expectReplayable, type Extent, hostArrayFor, POISON } from '../host.ts';
 import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
 import { type OpenDevice, openDevice } from './device.ts';
-import type { GpuCaps, Launch, PlannedLaunch, Shader } from './launch.ts';
+import type { GpuCaps, PlannedLaunch, Shader } from './launch.ts';
 import { ParamsArena } from './params.ts';
 import { explain, names, Pipelines } from './pipelines.ts';
 import { expectApart, planLaunches } from './planner.ts';
@@ -73,7 +73,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.pool = new BufferPool(device, limit, () => this.flush());
     this.params = new ParamsArena(device);
     this.staging = new Staging(device);
-    this.stream = new CommandStream(opened, this.staging, () => this.pool.trim());
+    this.stream = new CommandStream(device, this.staging, () => this.pool.trim());
     device.addEventListener?.('uncapturederror', (event) => {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
@@ -104,7 +104,13 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   set profiler(profiler: Profiler | null) {
-    this.stream.profiler = profiler;
+    if (profiler && !this.device.features.has('timestamp-query')) {
+      throw new DeviceError(
+        `profiling needs the WebGPU feature timestamp-query, which ${this.description} does not have; ` +
+          'time whole steps, or profile on the wasm backend',
+      );
+    }
+    this.stream.profile(profiler);
   }
 
   get memory() {
@@ -145,12 +151,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     if (buffer.whole.submit === this.stream.submits || this.replayed === this.stream.submits) this.flush();
     const { gpu, offset } = buffer;
     this.device.queue.writeBuffer(gpu, offset + start, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
-  }
-
-  /** Puts a launch's params in place. */
-  private planned({ shader, args, params, grid }: Launch): PlannedLaunch {
-    const place = shader.paramTypes.length > 0 ? this.params.put(shader.paramTypes, params!) : null;
-    return { shader, slots: args.map(({ slot }) => slot), params: place, grid };
   }
 
   write(buffer: GpuBuffer, data: HostArray, start?: number): void {
@@ -219,7 +219,12 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       op: call.op,
       name: call.op.name,
       bytes: bytesMoved([...call.inputs, ...call.outputs]),
-      launches: launches.map((launch) => this.planned(launch)),
+      launches: launches.map(({ shader, args, params, grid }) => ({
+        shader,
+        slots: args.map(({ slot }) => slot),
+        params: params?.length ? this.params.put(shader.paramTypes, params) : null,
+        grid,
+      })),
       shaders: new Set(launches.map(({ shader }) => shader)),
       scratch,
       reads: call.inputs.flatMap((slot) => (slot ? [slot.slot] : [])),
