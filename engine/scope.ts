@@ -27,25 +27,17 @@ export function track(tensor: Tensor): void {
 export function scope<T>(body: () => T): T {
   const own = new Scope(current);
   current = own;
-  let result: T;
   try {
-    result = body();
-  } catch (error) {
-    current = own.parent;
-    close(own);
-    throw error;
-  }
-  current = own.parent;
-  if (result instanceof Promise) {
-    close(own);
-    throw new ArgumentError('scope: its function returned a promise; await outside and keep the scope synchronous');
-  }
-  try {
+    const result = body();
+    if (result instanceof Promise) {
+      throw new ArgumentError('scope: its function returned a promise; await outside and keep the scope synchronous');
+    }
     release(result, own);
+    return result;
   } finally {
-    close(own);
+    current = own.parent;
+    for (const tensor of own.tensors) if (tensor.scope === own) tensor.dispose();
   }
-  return result;
 }
 
 /** Takes a tensor out of every scope: from now on only `dispose` frees it. */
@@ -56,21 +48,20 @@ export function keep<T extends Tensor>(tensor: T): T {
 
 function release(value: unknown, own: Scope): void {
   if (value === null || typeof value !== 'object') return;
+  const held = items(value);
   if (isTensor(value)) {
     if (value.scope !== own) return;
     value.scope = own.parent;
     own.parent?.tensors.push(value);
-    return;
-  }
-  const held = items(value);
-  if (held) for (const item of held) release(item, own);
+  } else if (held) for (const item of held) release(item, own);
   else refuseHidden(value, own);
 }
 
-/** What a container that is looked into holds; null for objects of a class. */
-function items(value: object): Iterable<unknown> | null {
+/** What a container that is looked into holds; null for objects of a class, and for what is no object. */
+function items(value: unknown): readonly unknown[] | null {
   if (Array.isArray(value)) return value;
-  if (value instanceof Map || value instanceof Set) return value.values();
+  if (value === null || typeof value !== 'object') return null;
+  if (value instanceof Map || value instanceof Set) return [...value.values()];
   const prototype: unknown = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null ? Object.values(value) : null;
 }
@@ -79,23 +70,15 @@ function items(value: object): Iterable<unknown> | null {
 function refuseHidden(value: object, own: Scope): void {
   if (ArrayBuffer.isView(value)) return;
   for (const [field, held] of Object.entries(value)) {
-    if (held === null || typeof held !== 'object') continue;
-    const candidates = isTensor(held) ? [held] : (items(held) ?? []);
-    for (const item of candidates) {
-      if (item === null || typeof item !== 'object' || !isTensor(item) || item.scope !== own) continue;
-      const { name } = value.constructor;
-      throw new ArgumentError(
-        `scope: its function returned a ${name} whose ${field} holds ${item}, which the scope frees; ` +
-          'keep() that tensor, or return it in an array or a plain object',
-      );
-    }
+    const freed = (items(held) ?? [held]).find((item) => isTensor(item) && item.scope === own);
+    if (!freed) continue;
+    throw new ArgumentError(
+      `scope: its function returned a ${value.constructor.name} whose ${field} holds ${freed}, which the scope frees; ` +
+        'keep() that tensor, or return it in an array or a plain object',
+    );
   }
 }
 
-function isTensor(value: object): value is Tensor {
-  return 'storage' in value && 'scope' in value;
-}
-
-function close(own: Scope): void {
-  for (const tensor of own.tensors) if (tensor.scope === own) tensor.dispose();
+function isTensor(value: unknown): value is Tensor {
+  return typeof value === 'object' && value !== null && 'storage' in value && 'scope' in value;
 }

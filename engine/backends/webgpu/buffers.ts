@@ -20,8 +20,6 @@ export class GpuBuffer implements Extent {
   readonly key: string;
   /** Of a part, the whole GPUBuffer; itself otherwise. */
   readonly whole: GpuBuffer;
-  /** What it is divided into. */
-  parts: readonly GpuBuffer[] = [];
   /** How many hold it: its parts that are in use, or one. */
   holders = 0;
   /** Those that a recording keeps to itself, this one among them. */
@@ -162,9 +160,8 @@ export class BufferPool {
     if (sum > this.limit) return null;
     const whole = this.take(sum);
     let end = 0;
-    whole.parts = sizes.map((size) => new GpuBuffer(whole.id, whole.gpu, size, whole, (end += size) - size));
     whole.holders = sizes.length;
-    return whole.parts;
+    return sizes.map((size) => new GpuBuffer(whole.id, whole.gpu, size, whole, (end += size) - size));
   }
 
   give({ whole: buffer }: GpuBuffer): void {

@@ -5,7 +5,6 @@ import { SLOT } from './params.ts';
 export interface Compiled {
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
-  readonly layoutId: number;
   /** What the device said of the shader: null until it did. */
   verdict: 'good' | Error | null;
 }
@@ -19,7 +18,7 @@ const MAX_GROUPS = 16384;
 /** Compiles each shader once, and makes each bind group once. */
 export class Pipelines {
   private readonly compiledShaders = new Map<Shader, Compiled>();
-  private readonly layouts = new Map<string, { id: number; layout: GPUBindGroupLayout }>();
+  private readonly layouts = new Map<string, GPUBindGroupLayout>();
   private readonly groups = new Map<string, GPUBindGroup>();
 
   constructor(private readonly device: GPUDevice) {}
@@ -39,11 +38,12 @@ export class Pipelines {
 
   /** The bind group of a launch's params and of the buffers that its `slots` name among a call's. */
   bindGroup(
-    compiled: Compiled,
-    { slots, params }: Pick<PlannedLaunch, 'slots' | 'params'>,
+    { layout }: Compiled,
+    { shader, slots, params }: PlannedLaunch,
     buffers: readonly (GpuBuffer | undefined)[],
   ): GPUBindGroup {
-    let key = `${compiled.layoutId},${params?.id}`;
+    // Params are of one launch alone.
+    let key = params ? `${params.id}` : shader.bindings;
     for (let i = 0; i < slots.length; i++) key += `,${buffers[slots[i]]!.key}`;
     const found = this.groups.get(key);
     if (found) return found;
@@ -54,29 +54,28 @@ export class Pipelines {
     });
     if (params) ranges.push({ buffer: params.buffer, offset: params.offset, size: SLOT });
     const entries = ranges.map((resource, binding) => ({ binding, resource }));
-    const group = this.device.createBindGroup({ layout: compiled.layout, entries });
+    const group = this.device.createBindGroup({ layout, entries });
     this.groups.set(key, group);
     return group;
   }
 
   private compile(shader: Shader): Compiled {
-    const { id, layout } = this.layout(shader.bindings + (shader.paramTypes.length > 0 ? 'p' : ''));
+    const layout = this.layout(shader.bindings + (shader.paramTypes.length > 0 ? 'p' : ''));
     const label = shader.key;
     const pipeline = this.device.createComputePipeline({
       label,
       layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }),
       compute: { module: this.device.createShaderModule({ label, code: shader.source() }), entryPoint: 'main' },
     });
-    return { pipeline, layout, layoutId: id, verdict: null };
+    return { pipeline, layout, verdict: null };
   }
 
-  private layout(bindings: string): { id: number; layout: GPUBindGroupLayout } {
+  private layout(bindings: string): GPUBindGroupLayout {
     let found = this.layouts.get(bindings);
     if (!found) {
       const buffers = [...bindings].map((access) => ({ type: BINDINGS[access] }));
       const entries = buffers.map((buffer, binding) => ({ binding, visibility: COMPUTE, buffer }));
-      found = { id: this.layouts.size, layout: this.device.createBindGroupLayout({ entries }) };
-      this.layouts.set(bindings, found);
+      this.layouts.set(bindings, (found = this.device.createBindGroupLayout({ entries })));
     }
     return found;
   }

@@ -124,7 +124,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
 
   allocTogether(parts: readonly Extent[]): GpuBuffer[] {
     this.check();
-    if (parts.length === 1 || this.recording) return allocEach(this, parts);
+    if (parts.length < 2 || this.recording) return allocEach(this, parts);
     const buffers = this.pool.takeTogether(parts.map(({ size, dtype }) => byteLength(dtype, size)));
     return buffers?.map((buffer, i) => this.claim(buffer, parts[i])) ?? allocEach(this, parts);
   }
@@ -162,21 +162,21 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   writeAll(buffers: readonly GpuBuffer[], data: readonly HostArray[]): void {
-    const parts = buffers[0]?.whole.parts;
-    if (parts?.length !== buffers.length || parts.some((part, i) => part !== buffers[i])) {
-      return buffers.forEach((buffer, i) => this.write(buffer, data[i]));
-    }
+    const ends = buffers.map(({ offset, capacity }) => offset + capacity);
+    const follows = ({ whole, offset }: GpuBuffer, i: number) => whole === buffers[0].whole && offset === ends[i];
+    const together = buffers.length > 1 && buffers.slice(1).every(follows);
+    if (!together) return buffers.forEach((buffer, i) => this.write(buffer, data[i]));
     this.check();
     expectReplayable('a tensor is uploaded', this.recording !== null);
-    const last = parts.at(-1)!;
-    const bytes = new Uint8Array(last.offset + last.capacity);
+    const begin = buffers[0].offset;
+    const bytes = new Uint8Array(ends.at(-1)! - begin);
     if (this.poison) new Uint32Array(bytes.buffer).fill(POISON);
-    parts.forEach((part, i) => {
-      expectFits(part, data[i]);
+    buffers.forEach((buffer, i) => {
+      expectFits(buffer, data[i]);
       const own = sendable(data[i]);
-      bytes.set(new Uint8Array(own.buffer, own.byteOffset, own.byteLength), part.offset);
+      bytes.set(new Uint8Array(own.buffer, own.byteOffset, own.byteLength), buffer.offset - begin);
     });
-    this.send(last.whole, 0, bytes);
+    this.send(buffers[0], 0, bytes);
   }
 
   async read(buffer: GpuBuffer): Promise<HostArray> {
