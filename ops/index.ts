@@ -3,7 +3,6 @@ export * from './optim/adamw.ts';
 export { attention, type AttentionOptions } from './attention/attention.ts';
 export * from './elementwise/backward.ts';
 export * from './elementwise/binary.ts';
-export * from './elementwise/by-name.ts';
 export * from './elementwise/cast.ts';
 export { causalConv1d, type CausalConv1dOptions, type ConvLayout } from './conv/causal-conv1d.ts';
 export * from './conv/causal-conv1d-step.ts';

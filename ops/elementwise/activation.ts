@@ -80,16 +80,10 @@ export function unary<P extends string = never>(
     f: (numbers) => (x) => f(x, x, numbers),
     wgsl,
     integers: integers && { ...integers, f: onIntegers && (() => onIntegers) },
-    partials: { x: typeof slope === 'number' ? slope : chained(slope, masks) },
+    partials: { x: typeof slope === 'number' ? slope : chained(name, slope, masks) },
     wasm({ x }, y, _, { k }) {
       const call = kernel<CUnary>(k, name);
       call?.(x, y, y.size);
-      return call !== undefined;
-    },
-    wasmBackward({ x, y, dy }, { dx }, _, { k }) {
-      const call = kernel<CUnaryBackward>(k, `${name}_backward`);
-      // dy stands in for what the derivative does not look at.
-      call?.(x ?? dy, y ?? dy, dy, dx, dx.size);
       return call !== undefined;
     },
   });
@@ -98,12 +92,22 @@ export function unary<P extends string = never>(
 }
 
 /** dy·f′. */
-function chained<P extends string>([df, wgsl]: Formula<P>, masks = false): Partial<Readonly<Record<P, number>>> {
+function chained<P extends string>(
+  name: string,
+  [df, wgsl]: Formula<P>,
+  masks = false,
+): Partial<Readonly<Record<P, number>>> {
   return {
     f: (numbers) => (x, y, dy) => {
       const d = df(x, y, numbers);
       return masks && d === 0 ? 0 : dy * d;
     },
     wgsl: masks ? `select(0.0, dy * (${wgsl}), (${wgsl}) != 0.0)` : `dy * (${wgsl})`,
+    wasm({ x, y, dy }, dx, _, { k }) {
+      const call = kernel<CUnaryBackward>(k, `${name}_backward`);
+      // dy stands in for what the derivative does not look at.
+      call?.(x ?? dy, y ?? dy, dy, dx, dx.size);
+      return call !== undefined;
+    },
   };
 }

@@ -1,17 +1,16 @@
 import { apply } from '../../engine/apply.ts';
-import type { WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { FLOATS, isFloat } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { type Each, INTEGERS, promote, type Value } from './define.ts';
+import { type Elementwise, INTEGERS, promote, type Value } from './define.ts';
 import { defineDifferentiable } from './gradient.ts';
 import type { Expression } from './kernel.ts';
 import powWgsl from './pow.wgsl';
 import remainderWgsl from './remainder.wgsl';
 import { binaryOnWasm, hasBinaryKernel } from './wasm.ts';
 
-/** In JavaScript and in WGSL: a function of a and b, or dy·∂f of (a, b, y, dy). */
-type Formula = readonly [f: Value, wgsl: string];
+/** In JavaScript, in WGSL and perhaps by C kernels: a function of a and b, or dy·∂f of (a, b, y, dy). */
+type Formula = readonly [f: Value, wgsl: string, wasm?: Elementwise<object>['wasm']];
 
 /**
  * The elementwise function of torch's name, of two tensors that broadcast as torch has it: floats → their dtype, f32
@@ -27,7 +26,7 @@ function binary(
   integers?: { readonly f?: Value; readonly wgsl?: Expression },
   helpers?: string,
 ): (a: Tensor, b: Tensor) => Tensor {
-  const partial = (d: Formula | number) => (typeof d === 'number' ? d : { f: () => d[0], wgsl: d[1] });
+  const partial = (d: Formula | number) => (typeof d === 'number' ? d : { f: () => d[0], wgsl: d[1], wasm: d[2] });
   const onIntegers = integers?.f;
   const op = defineDifferentiable<object, 'a' | 'b'>({
     name,
@@ -42,21 +41,8 @@ function binary(
     helpers,
     partials: { a: partial(da), b: partial(db) },
     wasm: ({ a, b }, y, _, { k }) => hasBinaryKernel(name) && binaryOnWasm(k, name, a, b, y),
-    wasmBackward: (read, made, _, { k }) => partialsOnWasm(name, read, made, k),
   });
   return (a, b) => apply(op, { a, b }, {}).y;
-}
-
-/** The partials of mul and div by C kernels. */
-function partialsOnWasm(name: string, { a, b, dy }: Each<Slot>, { da, db }: Each<Slot>, k: WasmPlanner['k']): boolean {
-  const mul = (x: Slot, by: Slot, y: Slot) => binaryOnWasm(k, 'mul', x, by, y);
-  const byB = (x: Slot, y: Slot) => binaryOnWasm(k, 'div', x, b, y);
-  if (name === 'mul') return (!da || mul(dy, b, da)) && (!db || mul(dy, a, db));
-  if (name !== 'div' || (da && !byB(dy, da))) return false;
-  if (!db) return true;
-  const done = byB(a, db) && byB(db, db) && mul(dy, db, db);
-  if (done) k.neg(db, db, db.size);
-  return done;
 }
 
 export const add = binary('add', [(a, b) => a + b, 'a + b'], 1, 1, {});
@@ -65,8 +51,8 @@ export const sub = binary('sub', [(a, b) => a - b, 'a - b'], 1, -1, {});
 export const mul = binary(
   'mul',
   [(a, b) => a * b, 'a * b'],
-  [(_a, b, _y, dy) => dy * b, 'dy * b'],
-  [(a, _b, _y, dy) => dy * a, 'dy * a'],
+  [(_a, b, _y, dy) => dy * b, 'dy * b', ({ b, dy }, da, _, { k }) => binaryOnWasm(k, 'mul', dy, b, da)],
+  [(a, _b, _y, dy) => dy * a, 'dy * a', ({ a, dy }, db, _, { k }) => binaryOnWasm(k, 'mul', dy, a, db)],
   { f: Math.imul },
 );
 
@@ -74,8 +60,17 @@ export const mul = binary(
 export const div = binary(
   'div',
   [(a, b) => a / b, 'a / b'],
-  [(_a, b, _y, dy) => dy / b, 'dy / b'],
-  [(a, b, _, dy) => -dy * (a / b / b), '-dy * (a / b / b)'],
+  [(_a, b, _y, dy) => dy / b, 'dy / b', ({ b, dy }, da, _, { k }) => binaryOnWasm(k, 'div', dy, b, da)],
+  [
+    (a, b, _, dy) => -dy * (a / b / b),
+    '-dy * (a / b / b)',
+    ({ a, b, dy }, db, _, { k }) => {
+      const overB = (x: Slot) => binaryOnWasm(k, 'div', x, b, db);
+      const done = overB(a) && overB(db) && binaryOnWasm(k, 'mul', dy, db, db);
+      if (done) k.neg(db, db, db.size);
+      return done;
+    },
+  ],
   { f: (a, b) => Math.fround(a) / Math.fround(b), wgsl: 'f32(a) / f32(b)' },
 );
 

@@ -24,10 +24,10 @@ const castOp = /* @__PURE__ */ defineOp({
     for (let i = 0; i < y.size; i++) y.data[i] = to(x.data[i]);
   },
   webgpu({ x }, { y }, _, device) {
-    const convert: Expression = ({ x, y: to }) =>
-      y.dtype === 'bool' ? `select(0u, 1u, ${holds('x', x)})` : (CONVERSIONS[`${x} ${to}`] ?? `${to}(x)`);
+    const value: Expression = ({ x, result }) =>
+      y.dtype === 'bool' ? `select(0u, 1u, ${holds('x', x)})` : (CONVERSIONS[`${x} ${result}`] ?? `${result}(x)`);
     const name = y.dtype === 'bool' ? 'cast.bool' : 'cast';
-    return [elementwise({ name, reads: { x }, writes: { y }, values: { y: convert } }, device)];
+    return [elementwise({ name, reads: { x }, result: y, value }, device)];
   },
   wasm({ x }, { y }, _, { k }) {
     if (y.dtype === 'f32' && isFloat(x.dtype)) k.widen(x, y, y.size, formatNumber(x.dtype));

@@ -1,16 +1,16 @@
 import { apply } from '../../engine/apply.ts';
-import { expectNumber } from '../../engine/arguments.ts';
 import type { Launch } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { noGrad } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { launchElements } from '../common/launch-kernel.ts';
 import { expectAlike } from '../common/shapes.ts';
-import { elementwise, onWords } from './kernel.ts';
+import { onWords } from './kernel.ts';
 
 function launchCopy(x: Slot, y: Slot): Launch {
-  return onWords({ name: 'copy', reads: { x }, writes: { y }, values: { y: 'x' } });
+  return onWords({ name: 'copy', reads: { x }, result: y, value: 'x' });
 }
 
 const cloneOp = /* @__PURE__ */ defineOp({
@@ -52,39 +52,6 @@ export function copy_(dst: Tensor, src: Tensor): void {
   if (dst.storage !== src.storage) apply(copyOp, { dst, src }, {});
 }
 
-const addIntoOp = /* @__PURE__ */ defineOp({
-  name: 'add_into',
-  inputs: ['dst', 'src'],
-  outputs: [],
-  mutates: ['dst'],
-  shape({ dst, src }, { scale }: { scale: number }) {
-    expectNumber('add_into', 'scale', scale);
-    expectDType('add_into', 'dst', dst.dtype, 'f32');
-    expectAlike('add_into', 'src', src, dst);
-    return {};
-  },
-  reference({ dst, src }, _, { scale }) {
-    for (let i = 0; i < dst.size; i++) dst.data[i] += scale * src.data[i];
-  },
-  webgpu({ dst, src }, _, { scale }, device) {
-    const values = { dst: 'dst + params.scale * src' };
-    const params = { scale: ['f32', scale] } as const;
-    return [elementwise({ name: 'add_into', reads: { src }, writes: { dst }, values, params, update: true }, device)];
-  },
-  wasm({ dst, src }, _, { scale }, { k }) {
-    k.scale_add(src, dst, dst.size, scale, 1);
-    return true;
-  },
-});
-
-/**
- * dst ← dst + scale·src in place, both f32 of one shape. Not recorded.
- * @throws ArgumentError when both are the same storage
- */
-export function addInto(dst: Tensor, src: Tensor, scale = 1): void {
-  apply(addIntoOp, { dst, src }, { scale });
-}
-
 const incrementOp = /* @__PURE__ */ defineOp({
   name: 'increment',
   inputs: ['x', 'before?'],
@@ -100,9 +67,14 @@ const incrementOp = /* @__PURE__ */ defineOp({
     for (let i = 0; i < x.size; i++) x.data[i] += by;
   },
   webgpu({ x, before }, _, { by }, device) {
-    const [name, writes] = before ? ['increment.before', { before, x }] : ['increment', { x }];
-    const values = { before: 'x', x: 'x + params.by' };
-    return [elementwise({ name, reads: {}, writes, values, params: { by: ['i32', by] }, update: true }, device)];
+    const kernel = {
+      key: 'increment',
+      reads: {},
+      writes: { x, before },
+      params: { by: ['i32', by] },
+      body: () => `let old = load_x(i); ${before ? 'store_before(i, old); ' : ''}store_x(i, old + params.by);`,
+    } as const;
+    return [launchElements(x.size, kernel, device)];
   },
 });
 

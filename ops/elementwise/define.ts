@@ -18,6 +18,7 @@ export type Each<T> = Readonly<Record<string, T>>;
 export interface Elementwise<A, I extends string = string> {
   /** torch's. */
   readonly name: string;
+  /** Those that may be absent are marked by `?`. */
   readonly inputs: readonly I[];
   /** Attributes that WGSL sees under `params`, as numbers of the result's type, and `words` as u32. */
   readonly params?: readonly (keyof A & string)[];
@@ -47,44 +48,43 @@ export function defineElementwise<A, const I extends string>(
   gradient?: Pick<OpDefinition<A, string, 'y', string>, 'saves' | 'backward'>,
 ): Op<A, I, 'y'> {
   const { name, inputs, integers, helpers, wasm } = own;
+  const names = inputs.map((input) => input.replace('?', ''));
   const definition: OpDefinition<A, string, 'y', string> = {
     name,
     inputs,
     outputs: ['y'],
     shape(given, attrs) {
       const dtype = own.result?.(given, attrs) ?? promote(name, given, ...FLOATS, ...(integers ? INTEGERS : []));
-      const shapes = inputs.map((input) => given[input].shape);
+      const shapes = Object.values(given).map(({ shape }) => shape);
       return { y: spec(own.shape?.(attrs) ?? shapes.reduce((a, b) => broadcastShapes(name, a, b)), dtype) };
     },
     reference(given, { y }, attrs) {
-      const operands = inputs.map((input) => given[input]);
-      const whole = !isFloat((operands[0] ?? y).dtype);
-      fillWith(y, ((whole && integers?.f) || own.f)(attrs), operands);
+      const whole = !isFloat((given[names[0]] ?? y).dtype);
+      fillWith(y, ((whole && integers?.f) || own.f)(attrs), names.map((operand) => given[operand]));
     },
     webgpu(reads, { y }, attrs, { caps }) {
-      const whole = !isFloat((reads[inputs[0]] ?? y).dtype);
-      // One of the operands may be called y.
-      const values = { result: (whole && integers?.wgsl) || own.wgsl };
+      const whole = !isFloat((reads[names[0]] ?? y).dtype);
+      const value = (whole && integers?.wgsl) || own.wgsl;
       const params = paramsOf(own, attrs, accessOf(y.dtype, caps).type);
-      return [elementwise({ name, reads, writes: { result: y }, values, params, helpers }, { caps })];
+      return [elementwise({ name, reads, result: y, value, params, helpers }, { caps })];
     },
     wasm: wasm && ((given, { y }, attrs, device) =>
       [y, ...Object.values(given)].every(({ dtype }) => dtype === 'f32') && wasm(given, y, attrs, device)),
-    asStored: { webgpu: [...inputs, 'y'] },
+    asStored: { webgpu: [...names, 'y'] },
     ...gradient,
   };
   return defineOp(definition) as unknown as Op<A, I, 'y'>;
 }
 
 /** What WGSL sees of a function's attributes, those that are no words as that type. */
-export function paramsOf<A>(own: Elementwise<A>, attrs: A, type: Scalar): ElementwiseKernel['params'] {
+function paramsOf<A>(own: Elementwise<A>, attrs: A, type: Scalar): ElementwiseKernel['params'] {
   const { params = [], words = [] } = own;
   const typed = params.map((name) => [name, [type, attrs[name] as number] as const] as const);
   return Object.fromEntries([...typed, ...words.map((name) => [name, attrs[name] as number] as const)]);
 }
 
 /** y[i] = f of the i-th elements of the operands, which broadcast; absent ones are not looked at. */
-export function fillWith(y: HostArg, f: Value, operands: readonly (HostArg | undefined)[]): void {
+function fillWith(y: HostArg, f: Value, operands: readonly (HostArg | undefined)[]): void {
   const unused = y.data;
   const [a = unused, b = unused, c = unused, d = unused, e = unused] = operands.map((x) => x && stretched(x, y));
   if (operands.length === 0) for (let i = 0; i < y.size; i++) y.data[i] = f(i);

@@ -21,8 +21,7 @@ function wordOf(value: number, dtype: DType): number {
 
 /** Writes the value everywhere in y, of any dtype but block formats. */
 export function launchFill(y: Slot, value: number): Launch {
-  const params = { word: wordOf(value, y.dtype) };
-  return onWords({ name: 'fill', reads: {}, writes: { y }, values: { y: 'params.word' }, params });
+  return onWords({ name: 'fill', reads: {}, result: y, value: 'params.word', params: { word: wordOf(value, y.dtype) } });
 }
 
 const fillOp = /* @__PURE__ */ defineOp({

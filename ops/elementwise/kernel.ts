@@ -14,45 +14,40 @@ export type Types = Readonly<Record<string, Access['type']>>;
 export type Expression = string | ((types: Types) => string);
 
 export interface ElementwiseKernel extends Pick<KernelBody, 'params'> {
-  /** Part of the shader's key; unique for expressions. */
+  /** Part of the shader's key; unique for the expression. */
   readonly name: string;
-  /** What broadcasts to the shape of what is written. Expressions see the values under these names. */
+  /** What broadcasts to the shape of the result. The expression sees the values under these names. */
   readonly reads: Readonly<Record<string, Slot>>;
-  /** Tensors of one shape. */
-  readonly writes: Readonly<Record<string, Slot>>;
-  /** The value of each output. */
-  readonly values: Readonly<Record<string, Expression>>;
-  /** WGSL functions that only these expressions call. */
+  readonly result: Slot;
+  readonly value: Expression;
+  /** WGSL functions that only this expression calls. */
   readonly helpers?: string;
-  /** The outputs are read first: expressions see their old values under the outputs' names. */
-  readonly update?: boolean;
 }
 
 /** An operand that is read. */
 interface Read {
   readonly name: string;
   readonly type: Access['type'];
-  /** Along the outputs' merged dims, 0 where it is stretched; 'same' where it lies as they do, 'one' for one element. */
+  /** Along the result's merged dims, 0 where it is stretched; 'same' where it lies as that does, 'one' for one element. */
   readonly walk: 'same' | 'one' | readonly number[];
   /** Whether an access serves four neighbouring elements. */
   readonly fourAtOnce: boolean;
 }
 
 /**
- * The launch of an elementwise kernel over operands of any plain or 16-bit format that broadcast to the outputs' shape.
- * An invocation computes four elements where the shapes let it, or the outputs are of 16 bits, which share words.
+ * The launch of an elementwise kernel over operands of any plain or 16-bit format that broadcast to the result's shape.
+ * An invocation computes four elements where the shapes let it, or the result is of 16 bits, which share words.
  */
 export function elementwise(kernel: ElementwiseKernel, device: { readonly caps: Pick<GpuCaps, 'f16'> }): Launch {
-  const { name, params, reads: slots, writes, values, helpers = '', update } = kernel;
-  const outputs = Object.keys(writes);
-  const { shape, size } = writes[outputs[0]];
+  const { name, params, reads: slots, result, value, helpers = '' } = kernel;
+  const { shape, size } = result;
   const { sizes, strides } = mergeDims(shape, Object.values(slots).map((slot) => broadcastStrides(slot.shape, shape)));
   if (sizes.length > MAX_RANK) {
     throw new ShapeError(`${show(shape)} broadcasts along more dimensions than ${MAX_RANK}; reshape or expand first`);
   }
   // Nothing that is stretched or repeated begins or ends within four elements that lie together.
   const fours = sizes.length <= 1 || sizes[sizes.length - 1] % 4 === 0;
-  const wide = fours || Object.values(writes).some(({ dtype }) => !isPlain(dtype));
+  const wide = fours || !isPlain(result.dtype);
   const typeOf = ({ dtype }: Slot) => accessOf(dtype, device.caps).type;
   const reads = Object.entries(slots).map(([name, slot], k): Read => {
     const walk = slot.size === size ? 'same' : slot.size === 1 ? 'one' : strides[k];
@@ -62,35 +57,26 @@ export function elementwise(kernel: ElementwiseKernel, device: { readonly caps: 
     const steps = typeof walk === 'string' ? walk : walk.map((stride) => Math.min(stride, 1)).join('');
     return `${steps}${fourAtOnce ? 'v' : ''}`;
   });
-  const operands = Object.entries({ ...slots, ...writes });
-  const types: Types = Object.fromEntries(operands.map(([name, slot]) => [name, typeOf(slot)]));
-  const names = [...reads.map(({ name }) => name), ...(update ? outputs : [])];
-  const call = (name: string, index: string, part: string) =>
-    `value_of_${name}(${[index, ...names.map((arg) => arg + part)].join(', ')})`;
-  const four = (name: string) => ['x', 'y', 'z', 'w'].map((part, k) => call(name, `4u * i + ${k}u`, `.${part}`));
+  const types = Object.fromEntries(Object.entries({ ...slots, result }).map(([name, slot]) => [name, typeOf(slot)]));
+  const call = (index: string, part: string) => `value_of(${[index, ...reads.map(({ name }) => name + part)].join(', ')})`;
+  const four = ['x', 'y', 'z', 'w'].map((part, k) => call(`4u * i + ${k}u`, `.${part}`));
   return launchElements(
     wide ? Math.ceil(size / 4) : size,
     {
       key: [name, ...walks].join('.'),
       reads: slots,
-      writes,
-      wide: [...reads.filter(inOnePiece).map(({ name }) => name), ...(wide ? outputs : [])],
+      writes: { result },
+      wide: [...reads.filter(inOnePiece).map(({ name }) => name), ...(wide ? ['result'] : [])],
       params: { ...params, ...walkParams(reads, sizes, fours) },
-      // One function an output: its value for one element.
-      declarations: () =>
-        outputs.reduce((code, name) => {
-          const value = values[name];
-          const args = ['i: u32', ...names.map((arg) => `${arg}: ${types[arg]}`)];
-          const expression = typeof value === 'string' ? value : value(types);
-          return `${code}\nfn value_of_${name}(${args.join(', ')}) -> ${types[name]} { return ${expression}; }`;
-        }, helpers),
+      declarations() {
+        const args = ['i: u32', ...reads.map(({ name, type }) => `${name}: ${type}`)];
+        const expression = typeof value === 'string' ? value : value(types);
+        return `${helpers}\nfn value_of(${args.join(', ')}) -> ${types.result} { return ${expression}; }`;
+      },
       body: () =>
         [
           ...reads.map((read) => `let ${read.name} = ${load(read, wide)};`),
-          ...(update ? outputs : []).map((name) => `let ${name} = load_${name}(i);`),
-          ...outputs.map((name) => {
-            return `store_${name}(i, ${wide ? `vec4<${types[name]}>(${four(name)})` : call(name, 'i', '')});`;
-          }),
+          `store_result(i, ${wide ? `vec4<${types.result}>(${four.join(', ')})` : call('i', '')});`,
         ].join('\n  '),
     },
     device,
@@ -98,15 +84,13 @@ export function elementwise(kernel: ElementwiseKernel, device: { readonly caps: 
 }
 
 /** The launch of a kernel over the 32-bit words of buffers, whatever the dtypes. */
-export function onWords({ reads, writes, ...kernel }: ElementwiseKernel): Launch {
-  const words = (slots: Readonly<Record<string, Slot>>) =>
-    Object.fromEntries(
-      Object.entries(slots).map(([name, { slot, dtype, size }]): [string, Slot] => {
-        const count = Math.ceil(byteLength(dtype, size) / 4);
-        return [name, { slot, dtype: 'u32', size: count, shape: [count] }];
-      }),
-    );
-  return elementwise({ ...kernel, reads: words(reads), writes: words(writes) }, { caps: { f16: false } });
+export function onWords({ reads, result, ...kernel }: ElementwiseKernel): Launch {
+  const words = ({ slot, dtype, size }: Slot): Slot => {
+    const count = Math.ceil(byteLength(dtype, size) / 4);
+    return { slot, dtype: 'u32', size: count, shape: [count] };
+  };
+  const read = Object.fromEntries(Object.entries(reads).map(([name, slot]) => [name, words(slot)]));
+  return elementwise({ ...kernel, reads: read, result: words(result) }, { caps: { f16: false } });
 }
 
 /** Whether the four elements that an invocation needs of the operand lie together. */

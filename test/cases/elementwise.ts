@@ -3,7 +3,8 @@ import { ArgumentError, DTypeError, ShapeError } from '../../engine/errors.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { scalar, type Tensor } from '../../engine/tensor.ts';
 import * as ops from '../../ops/index.ts';
-import { finite, NUMBER, type Room, ROOM, type Row, type Run, WORD, whole } from './case.ts';
+import { binary, unary, unaryNames, type UnaryName } from '../support/elementwise.ts';
+import { finite, NUMBER, type Room, ROOM, type Row, type Run, whole } from './case.ts';
 
 const pair = { M: 3, N: 7 };
 /** To eighths, so that some are equal, and all formats hold them. */
@@ -12,23 +13,23 @@ const wide = (v: number) => 4 * v;
 const away = (v: number) => v + Math.sign(v);
 const positive = (v: number) => Math.abs(v) + 0.1;
 
-const POSITIVE: readonly ops.UnaryName[] = ['log', 'sqrt', 'rsqrt', 'reciprocal'];
+const POSITIVE: readonly UnaryName[] = ['log', 'sqrt', 'rsqrt', 'reciprocal'];
 
 const unaries = Object.fromEntries(
-  ops.unaryNames.map((name): [string, Row] => {
+  unaryNames.map((name): [string, Row] => {
     const of = POSITIVE.includes(name) ? positive : wide;
     const rounds = name === 'sigmoid' || name === 'tanh' ? 8 : 1;
-    const run: Run = (t, { M, N }) => ops.unary(name, t.of(of, M, N));
-    return [name, { golden: ([x]) => ops.unary(name, x), cases: [[pair, run, { rounds }]] }];
+    const run: Run = (t, { M, N }) => unary[name](t.of(of, M, N));
+    return [name, { golden: ([x]) => unary[name](x), cases: [[pair, run, { rounds }]] }];
   }),
 );
 
 const binaries = Object.fromEntries(
-  ops.binaryNames.map((name): [string, Row] => {
-    const run: Run = (t, { M, N }) => ops.binary(name, t.of(name === 'pow' ? positive : (v) => v, M, N), t.of(away, 1, N));
-    const column: Run = (t, { M, N }) => ops.binary(name, t.of(positive, M, 1), t.of(away, M, N));
-    const outer: Run = (t, { M, N }) => ops.binary(name, t.of(positive, M, 1), t.of(away, 1, N));
-    return [name, { golden: ([a, b]) => ops.binary(name, a, b), cases: [[pair, run], [pair, column], [pair, outer]] }];
+  Object.entries(binary).map(([name, f]): [string, Row] => {
+    const run: Run = (t, { M, N }) => f(t.of(name === 'pow' ? positive : (v) => v, M, N), t.of(away, 1, N));
+    const column: Run = (t, { M, N }) => f(t.of(positive, M, 1), t.of(away, M, N));
+    const outer: Run = (t, { M, N }) => f(t.of(positive, M, 1), t.of(away, 1, N));
+    return [name, { golden: ([a, b]) => f(a, b), cases: [[pair, run], [pair, column], [pair, outer]] }];
   }),
 );
 
@@ -53,10 +54,6 @@ export const elementwise: Room = {
   ...unaries,
   ...binaries,
   ...ofTwo,
-  silu: {
-    ...unaries.silu,
-    takes: { name: [WORD, (t, name) => ops.unary(name, t(3))] },
-  },
   gelu_tanh: {
     ...unaries.gelu_tanh,
     timed: [['gelu_tanh {M}×{N}', (t, { M, N }) => ops.geluTanh(t(M, N)), [1536, 512]]],
@@ -67,7 +64,6 @@ export const elementwise: Room = {
       ...binaries.add.cases!,
       [{ A: 3, B: 2 }, (t, { A, B }) => ops.mul(t(B, 1, B, 1, B, 1, B), t(1, A, 1, A, 1, A, 1))],
     ],
-    takes: { name: [WORD, (t, name) => ops.binary(name, t(3), t(3))] },
     refuses: [
       ['a number for a tensor', (t) => ops.add(t(3), 2 as never), ArgumentError, /add: 2 was given, expected a tensor/],
     ],
@@ -178,7 +174,6 @@ export const elementwise: Room = {
   },
   clone: { cases: [[pair, (t, { M, N }) => ops.clone(t(M, N))]] },
   copy_: { cases: [[pair, (t, { M, N }) => written(t.fixed(M, N), (x) => ops.copy_(x, t.fixed(M, N)))]] },
-  add_into: { cases: [[pair, (t, { M, N }) => written(t.fixed(M, N), (x) => ops.addInto(x, t.fixed(M, N), 0.5))]] },
   increment: {
     cases: [
       [

@@ -3,8 +3,9 @@ import * as assert from 'uvu/assert';
 import { capture } from '../../engine/capture.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
+import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import { add, addInto, backward, clone, linear, mul, mulScalar, sliceScatter_, square, sum } from '../../ops/index.ts';
+import { add, backward, clone, copy_, linear, mul, mulScalar, sliceScatter_, square, sum } from '../../ops/index.ts';
 import { closeBackend, openAll } from '../support/backends.ts';
 import { throws } from '../support/expect.ts';
 import { freeOwned, own } from '../support/owned.ts';
@@ -51,7 +52,7 @@ for (const backend of backends) {
     const step = (w: Tensor) => {
       w.requiresGrad = true;
       backward(sum(square(w)));
-      addInto(w, w.grad!, -0.1);
+      copy_(w, noGrad(() => add(w, mulScalar(w.grad!, -0.1))));
       w.grad!.dispose();
       w.grad = null;
     };
