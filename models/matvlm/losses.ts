@@ -77,9 +77,8 @@ export function layerLoss(
     const finish = (t: Tensor) => (i === layers.length - 1 ? finalNorm.forward(t) : t);
     const parts = run(i).map(([output, target, weights]) => {
       const goal = noGrad(() => finish(target));
-      if (kind !== 'kl' && !weights) return l2Distance(finish(output), goal);
-      const options = { kind: kind === 'kl' ? kind : 'l2', temperature: 1, reduction: 'batchmean' } as const;
-      return distillLoss(finish(output), goal, options, weights ?? undefined);
+      if (kind !== 'kl') return l2Distance(finish(output), goal, weights ?? undefined);
+      return distillLoss(finish(output), goal, { kind, temperature: 1, reduction: 'batchmean' }, weights ?? undefined);
     });
     return join(parts);
   });

@@ -1,6 +1,7 @@
 // WGSL leaves open what min, max, clamp, sign and comparisons make of NaN, and drivers do drop it; these look at the
 // bits and keep it, as JavaScript and torch do.
 fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
+fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }
 fn max_(a: f32, b: f32) -> f32 { return select(select(max(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn min_(a: f32, b: f32) -> f32 { return select(select(min(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn sign_(x: f32) -> f32 { return select(sign(x), 0.0, is_nan(x)); }
@@ -63,6 +64,8 @@ fn tanh_(x: f32) -> f32 {
   return select(select(tanh(clamp(x, -15.0, 15.0)), near, abs(x) < 0.2), x, is_nan(x));
 }
 fn sigmoid_(x: f32) -> f32 { let e = exp(-abs(x)); return select(e, 1.0, x >= 0.0) / (1.0 + e); }
+fn silu(x: f32) -> f32 { return x * sigmoid_(x); }
+fn dsilu(x: f32) -> f32 { let s = sigmoid_(x); return s * (1.0 + x * (1.0 - s)); }
 fn softplus_(x: f32) -> f32 { return max(x, 0.0) + log_of_one_plus(exp(-abs(x))); }
 fn tanh_softplus(x: f32) -> f32 {
   let e = exp(-abs(x));

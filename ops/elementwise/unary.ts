@@ -52,8 +52,8 @@ export const relu = unary(
 /** x·sigmoid(x). */
 export const silu = unary(
   'silu',
-  [(x) => x * sigmoidOf(x), 'x * sigmoid_(x)'],
-  [(x) => sigmoidOf(x) * (1 + x * (1 - sigmoidOf(x))), 'sigmoid_(x) * (1.0 + x * (1.0 - sigmoid_(x)))'],
+  [(x) => x * sigmoidOf(x), 'silu(x)'],
+  [(x) => sigmoidOf(x) * (1 + x * (1 - sigmoidOf(x))), 'dsilu(x)'],
 );
 
 /** log(1 + eˣ), exact for large |x|. */

@@ -15,11 +15,7 @@ interface CrossEntropyAttrs {
   readonly reduction: 'mean' | 'sum' | 'none';
 }
 
-const reductionOf = ({ reduction }: CrossEntropyAttrs): Reduction => ({
-  factor: 1,
-  byWeight: reduction === 'mean',
-  sum: 'plain',
-});
+const reductionOf = ({ reduction }: CrossEntropyAttrs): Reduction => ({ factor: 1, byWeight: reduction === 'mean' });
 
 /** What a class is worth as a target of a row: all is the label's, but for the share of label smoothing. */
 function targetOnHost({ labelSmoothing }: CrossEntropyAttrs, label: number, classes: number, weight?: HostArg) {
@@ -55,7 +51,7 @@ const paramsOf = ({ ignoreIndex, labelSmoothing }: CrossEntropyAttrs) =>
  * Also gives each row's maximum and log Σ exp(x − maximum); 1 / Σ weights of labels that count, unless losses stay
  * apart; and Σ of each row's targets where that is not 1.
  */
-export const crossEntropyOp = /* @__PURE__ */ defineOp({
+const crossEntropyOp = /* @__PURE__ */ defineOp({
   name: 'cross_entropy',
   inputs: ['logits', 'labels', 'weight?'],
   outputs: ['loss', 'stats', 'factor?', 'mass?'],

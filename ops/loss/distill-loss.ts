@@ -1,17 +1,26 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectOneOf } from '../../engine/arguments.ts';
+import type { Spec } from '../../engine/backend.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
+import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
-import { launchRows, rowFold } from '../common/rows.ts';
+import { launchRows } from '../common/rows.ts';
 import { expectFloats, expectShape } from '../common/shapes.ts';
-import squaresWgsl from '../common/squares.wgsl';
-import { ORDER } from '../reduce/order.ts';
-import { type DistillKind, DIVERGENCES, type HostRow, MATH, STATS } from './divergences.ts';
+import { div, mul } from '../elementwise/binary.ts';
+import { cast } from '../elementwise/cast.ts';
+import { logicalNot } from '../elementwise/compare.ts';
+import { ones, zerosLike } from '../elementwise/fill.ts';
+import { sqrt } from '../elementwise/unary.ts';
+import { maskedFill, where } from '../elementwise/where.ts';
+import { l2Distance } from '../reduce/l2.ts';
+import { argmax, sum } from '../reduce/reduce.ts';
+import { crossEntropy } from './cross-entropy.ts';
+import { type DivergenceKind, DIVERGENCES, type HostRow, MATH, STATS } from './divergences.ts';
 import { expectClasses, logSums, maxAndLogSum } from './log-sum.ts';
 import { launchReduction, reduceOnHost, type Reduction } from './reduction.ts';
 
-export type { DistillKind } from './divergences.ts';
+export type DistillKind = DivergenceKind | 'ce' | 'l2';
 
 export interface DistillOptions {
   /**
@@ -32,46 +41,34 @@ export interface DistillOptions {
   readonly reduction: 'batchmean' | 'mean' | 'sum';
 }
 
-/** How rows of (B, …, V) become one loss. */
-function reductionOf({ kind, temperature, reduction }: DistillOptions, shape: readonly number[]): Reduction {
-  const { softened } = DIVERGENCES[kind];
-  const batch = reduction === 'batchmean' && softened && shape.length > 1 ? shape[0] : 1;
-  return {
-    factor: softened ? temperature ** 2 / batch : 1,
-    byWeight: reduction === 'mean' || (reduction === 'batchmean' && kind === 'ce'),
-    sum: kind === 'l2' ? 'root' : 'weighted',
-  };
+interface DivergenceAttrs extends DistillOptions {
+  readonly kind: DivergenceKind;
 }
 
-/** 1/T, or 1 where the temperature is left out. */
-const inverse = ({ kind, temperature }: DistillOptions) => (DIVERGENCES[kind].softened ? 1 / temperature : 1);
+/** How rows of (B, …, V) become one loss. */
+function reductionOf({ temperature, reduction }: DivergenceAttrs, { shape }: Spec): Reduction {
+  const batch = reduction === 'batchmean' && shape.length > 1 ? shape[0] : 1;
+  return { factor: temperature ** 2 / batch, byWeight: reduction === 'mean' };
+}
 
 /** Row r of the logits, by its statistics. */
 function hostRow(student: HostArg, teacher: HostArg, r: number, k: number, stats: ArrayLike<number>): HostRow {
   const n = student.shape.at(-1)!;
   const [s, t] = [student, teacher].map(({ data }) => data.subarray(r * n, r * n + n));
-  return { s, t, a: (c) => (s[c] - stats[0]) * k - stats[1], b: (c) => (t[c] - stats[2]) * k - stats[3] };
+  return { classes: n, a: (c) => (s[c] - stats[0]) * k - stats[1], b: (c) => (t[c] - stats[2]) * k - stats[3] };
 }
 
-/** The op behind `distillLoss`: also gives d loss/d (weighted row loss), and the statistics of each row. */
-export const distillLossOp = /* @__PURE__ */ defineOp({
+/** The op of the divergences: also gives d loss/d (weighted row loss), and the statistics of each row. */
+const distillLossOp = /* @__PURE__ */ defineOp({
   name: 'distill_loss',
   inputs: ['student', 'teacher', 'weights?'],
   outputs: ['loss', 'factor', 'stats'],
-  shape({ student, teacher, weights }, { kind, temperature, reduction }: DistillOptions) {
-    expectOneOf('distill_loss', 'kind', kind, ...Object.keys(DIVERGENCES));
-    expectOneOf('distill_loss', 'reduction', reduction, 'batchmean', 'mean', 'sum');
-    expectFinite('distill_loss', 'temperature', temperature, Number.MIN_VALUE);
-    expectFloats('distill_loss', { student, teacher, weights });
-    expectShape('distill_loss', 'teacher', teacher, student.shape);
-    expectClasses('distill_loss', 'student', student);
-    const rows = student.shape.slice(0, -1);
-    if (weights) expectShape('distill_loss', 'weights', weights, rows);
-    return { loss: spec([]), factor: spec([]), stats: spec([...rows, STATS]) };
+  shape({ student }, _: DivergenceAttrs) {
+    return { loss: spec([]), factor: spec([]), stats: spec([...student.shape.slice(0, -1), STATS]) };
   },
   reference({ student, teacher, weights }, { loss, factor, stats }, attrs) {
     const n = student.shape.at(-1)!;
-    const k = inverse(attrs);
+    const k = 1 / attrs.temperature;
     let total = 0;
     let weight = 0;
     for (let r = 0; r * n < student.size; r++) {
@@ -83,26 +80,27 @@ export const distillLossOp = /* @__PURE__ */ defineOp({
       weight += w;
       stats.data.set([...logs, aux], r * STATS);
     }
-    [loss.data[0], factor.data[0]] = reduceOnHost(total, weight, reductionOf(attrs, student.shape));
+    [loss.data[0], factor.data[0]] = reduceOnHost(total, weight, reductionOf(attrs, student));
   },
   webgpu({ student, teacher, weights }, { loss, factor, stats }, attrs, device) {
     const n = student.shape.at(-1)!;
     const losses = device.scratch([student.size / n]);
     const kernel = {
       key: `distill_loss.${attrs.kind}`,
-      reads: { student, teacher },
+      reads: { student, teacher, weights },
       writes: { losses, stats },
-      params: { k: ['f32', inverse(attrs)] } as const,
+      params: { k: ['f32', 1 / attrs.temperature] } as const,
       constants: { STATS },
-      declarations: () => `${logSums('params.k')}${ORDER}${MATH}${squaresWgsl}${rowFold('first_in_row', 'vec2<u32>', 'first_of(a, b)')}`,
+      declarations: () => logSums('params.k') + MATH,
       body: () => /* wgsl */ `
   ${DIVERGENCES[attrs.kind].loss}
   if (row >= params.rows || lane > 0u) { return; }
-  store_losses(row, row_loss.x);
+  let w = ${weights ? 'load_weights(row)' : '1.0'};
+  store_losses(row, select(w * row_loss.x, 0.0, w == 0.0));
   for (var j = 0u; j < 4u; j++) { store_stats(row * STATS + j, logs[j]); }
   store_stats(row * STATS + 4u, row_loss.y);`,
     };
-    const end = reductionOf(attrs, student.shape);
+    const end = reductionOf(attrs, student);
     return [
       launchRows(losses.size, n, kernel, device),
       launchReduction(end, { losses, weights }, { loss, factor }, device),
@@ -111,8 +109,8 @@ export const distillLossOp = /* @__PURE__ */ defineOp({
   wasm({ student, teacher, weights }, { loss, factor, stats }, attrs, { k }) {
     if (attrs.kind !== 'kl') return false;
     const n = student.shape.at(-1)!;
-    const end = reductionOf(attrs, student.shape);
-    const sizes = [student.size / n, n, inverse(attrs), end.factor, Number(end.byWeight)] as const;
+    const end = reductionOf(attrs, student);
+    const sizes = [student.size / n, n, 1 / attrs.temperature, end.factor, Number(end.byWeight)] as const;
     k.kl_div(student, teacher, weights, loss, factor, stats, ...sizes);
     return true;
   },
@@ -127,10 +125,10 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
   name: 'distill_loss_backward',
   inputs: ['student', 'teacher', 'weights?', 'factor', 'stats', 'dy'],
   outputs: ['dstudent'],
-  shape: ({ student }, _: DistillOptions) => ({ dstudent: spec(student.shape, student.dtype) }),
+  shape: ({ student }, _: DivergenceAttrs) => ({ dstudent: spec(student.shape, student.dtype) }),
   reference({ student, teacher, weights, factor, stats, dy }, { dstudent }, attrs) {
     const n = student.shape.at(-1)!;
-    const k = inverse(attrs);
+    const k = 1 / attrs.temperature;
     for (let r = 0; r * n < student.size; r++) {
       const own = stats.data.subarray(r * STATS, (r + 1) * STATS);
       const row = hostRow(student, teacher, r, k, own);
@@ -144,7 +142,7 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
       key: `distill_loss.backward.${attrs.kind}`,
       reads: { student, teacher, weights, factor, stats, dy },
       writes: { dstudent },
-      params: { columns: student.shape.at(-1)!, k: ['f32', inverse(attrs)] } as const,
+      params: { columns: student.shape.at(-1)!, k: ['f32', 1 / attrs.temperature] } as const,
       constants: { STATS },
       declarations: () => MATH,
       body: () => /* wgsl */ `
@@ -164,11 +162,37 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
   wasm({ student, teacher, weights, factor, stats, dy }, { dstudent }, attrs, { k }) {
     if (attrs.kind !== 'kl') return false;
     const n = student.shape.at(-1)!;
-    k.kl_div_backward(student, teacher, stats, factor, dy, weights, dstudent, student.size / n, n, inverse(attrs));
+    k.kl_div_backward(student, teacher, stats, factor, dy, weights, dstudent, student.size / n, n, 1 / attrs.temperature);
     return true;
   },
   asStored: { webgpu: ['student', 'teacher', 'weights'] },
 });
+
+/** The losses of kinds that other ops compute. @param weights f32 */
+function plainLoss(student: Tensor, teacher: Tensor, { kind, reduction }: DistillOptions, weights: Tensor): Tensor {
+  const all = sum(weights);
+  const over = (total: Tensor, by: Tensor) => where(all, div(total, by), zerosLike(all));
+  if (kind === 'l2') {
+    const root = l2Distance(student, teacher.detach(), weights);
+    return reduction === 'mean' ? over(root, sqrt(all)) : root;
+  }
+  // Rows without weight may hold anything.
+  const labels = maskedFill(argmax(teacher, -1), logicalNot(weights), -100);
+  const total = sum(mul(crossEntropy(student, labels, { reduction: 'none' }), weights));
+  return reduction === 'sum' ? total : over(total, all);
+}
+
+/** @throws what `distillLoss` says */
+function expectLogits(student: Tensor, teacher: Tensor, options: DistillOptions, weights?: Tensor): void {
+  const { kind, temperature, reduction } = options;
+  expectOneOf('distill_loss', 'kind', kind, ...Object.keys(DIVERGENCES), 'ce', 'l2');
+  expectOneOf('distill_loss', 'reduction', reduction, 'batchmean', 'mean', 'sum');
+  expectFinite('distill_loss', 'temperature', temperature, Number.MIN_VALUE);
+  expectFloats('distill_loss', { student, teacher, weights });
+  expectShape('distill_loss', 'teacher', teacher, student.shape);
+  expectClasses('distill_loss', 'student', student);
+  if (weights) expectShape('distill_loss', 'weights', weights, student.shape.slice(0, -1));
+}
 
 /**
  * The loss between a student's and a teacher's logits (Hinton et al. 2015; MaTVLM §3.3): see `DistillOptions`. No
@@ -180,8 +204,11 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
  * @throws ArgumentError for a kind or reduction that is none of these, and a temperature that is not above 0
  */
 export function distillLoss(student: Tensor, teacher: Tensor, options: DistillOptions, weights?: Tensor): Tensor {
-  const { loss, factor, stats } = apply(distillLossOp, { student, teacher, weights }, options);
-  factor.dispose();
-  stats.dispose();
-  return loss;
+  expectLogits(student, teacher, options, weights);
+  const { kind } = options;
+  return scope(() => {
+    if (kind !== 'ce' && kind !== 'l2') return apply(distillLossOp, { student, teacher, weights }, { ...options, kind }).loss;
+    const rows = weights ? cast(weights.detach(), 'f32') : ones(student.backend, student.shape.slice(0, -1));
+    return plainLoss(student, teacher, options, rows);
+  });
 }

@@ -1,29 +1,22 @@
-import type { HostArray } from '../../engine/dtype.ts';
-import { comesBefore } from '../reduce/order.ts';
-
 /**
  * Statistics of a row: the student's maximum and log Σ exp((x − maximum)/T), the teacher's, and what else the gradient
- * needs, `aux`: the loss for `reverse`, half the student's share of it for `jsd`, the teacher's argmax for `ce`.
+ * needs, `aux`: the loss for `reverse`, half the student's share of it for `jsd`.
  */
 export const STATS = 5;
 
-/** On the host: a row of logits of student and teacher, and the logarithms of their probabilities at the temperature. */
+/** On the host: the logarithms of the probabilities of a row's classes, of student and teacher, at the temperature. */
 export interface HostRow {
-  readonly s: HostArray;
-  readonly t: HostArray;
+  readonly classes: number;
   readonly a: (c: number) => number;
   readonly b: (c: number) => number;
 }
 
 /**
- * A loss between two rows of logits s and t, with a = log p_s, b = log p_t, p = e^a, q = e^b. The code of
- * the loss, of a row kernel, gives `logs`, the first four of its STATS, and `row_loss`; that of the slope sees the
- * class c at i.
+ * A loss between two rows of logits s and t over the temperature, with a = log p_s, b = log p_t, p = e^a, q = e^b. The
+ * code of the loss, of a row kernel, gives `logs`, the first four of its STATS, and `row_loss`.
  */
 interface Divergence {
-  /** Whether it is of logits over the temperature. */
-  readonly softened: boolean;
-  /** WGSL: a row's loss (for `l2` its root) and aux. */
+  /** WGSL: a row's loss and aux. */
   readonly loss: string;
   /** WGSL: the derivative of a row's loss by s[c], without 1/T. */
   readonly slope: string;
@@ -76,32 +69,11 @@ const summed = (terms: string) => /* wgsl */ `
 
 type Term = (a: number, b: number) => readonly [loss: number, aux: number];
 
-const summedOnHost = (term: Term) => ({ s, a, b }: HostRow): [number, number] => {
+const summedOnHost = (term: Term) => ({ classes, a, b }: HostRow): [number, number] => {
   const sums: [number, number] = [0, 0];
-  for (let c = 0; c < s.length; c++) term(a(c), b(c)).forEach((v, i) => (sums[i] += v));
+  for (let c = 0; c < classes; c++) term(a(c), b(c)).forEach((v, i) => (sums[i] += v));
   return sums;
 };
-
-/** The teacher's argmax: the first of several, NaN the largest. */
-const ARGMAX = /* wgsl */ `
-  var sum = no_exp();
-  var best = vec2<u32>(0u, 0xffffffffu);
-  for (var c = lane; c < params.columns; c += LANES) {
-    sum = with_exp(sum, load_student(base + c));
-    best = first_of(best, vec2<u32>(order_key(load_teacher(base + c)), c));
-  }
-  let logs = max_and_log_sum(sum, no_exp(), local);
-  let place = first_in_row(best, local).y;
-  let row_loss = vec2<f32>(logs.y - (load_student(base + place) - logs.x), f32(place));`;
-
-/** The norm, not its square: that is beyond f32 for differences that are not. */
-const NORM = /* wgsl */ `
-  let logs = vec4<f32>();
-  var sums = vec3<f32>();
-  for (var c = lane; c < params.columns; c += LANES) {
-    sums += squares(load_student(base + c) - load_teacher(base + c));
-  }
-  let row_loss = vec2<f32>(norm_of(vec3<f32>(row_sum2(sums.xy, local), row_sum(sums.z, local))), 0.0);`;
 
 /**
  * Adding p_s − p_t, which sums to zero, makes every term of the KLs non-negative and cancels what rounding did to the
@@ -109,7 +81,6 @@ const NORM = /* wgsl */ `
  */
 export const DIVERGENCES = {
   kl: {
-    softened: true,
     loss: summed('vec2<f32>(scaled(q, b - a) + (p - q), 0.0)'),
     slope: 'p - q',
     host: {
@@ -118,7 +89,6 @@ export const DIVERGENCES = {
     },
   },
   reverse: {
-    softened: true,
     loss: summed('vec2<f32>(scaled(p, a - b) + (q - p))'),
     slope: 'scaled(p, a - b - aux)',
     host: {
@@ -127,7 +97,6 @@ export const DIVERGENCES = {
     },
   },
   jsd: {
-    softened: true,
     loss: summed('vec2<f32>(scaled(0.5 * (p + q), log_cosh(0.5 * (a - b))), scaled(0.5 * p, log_cosh(0.5 * (a - b))))'),
     slope: 'scaled(p, 0.5 * log_cosh(0.5 * (a - b)) - aux) + 0.25 * (p - q)',
     host: {
@@ -140,28 +109,6 @@ export const DIVERGENCES = {
       },
     },
   },
-  ce: {
-    softened: false,
-    loss: ARGMAX,
-    slope: 'p - select(0.0, 1.0, u32(aux) == c)',
-    host: {
-      loss({ t, a }) {
-        let best = 0;
-        for (let c = 1; c < t.length; c++) if (comesBefore(t[c], c, t[best], best)) best = c;
-        return [-a(best), best];
-      },
-      slope: ({ a }, c, aux) => Math.exp(a(c)) - (c === aux ? 1 : 0),
-    },
-  },
-  l2: {
-    softened: false,
-    loss: NORM,
-    slope: '2.0 * (load_student(i) - load_teacher(i))',
-    host: {
-      loss: ({ s, t }) => [Array.from(s, (v, c) => (v - t[c]) ** 2).reduce((sum, v) => sum + v), 0],
-      slope: ({ s, t }, c) => 2 * (s[c] - t[c]),
-    },
-  },
 } as const satisfies Record<string, Divergence>;
 
-export type DistillKind = keyof typeof DIVERGENCES;
+export type DivergenceKind = keyof typeof DIVERGENCES;

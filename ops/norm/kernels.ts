@@ -1,8 +1,7 @@
-import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { launchKernel } from '../common/launch-kernel.ts';
 import { launchRows } from '../common/rows.ts';
-import { sumRows } from '../reduce/fold.ts';
+import { foldLaunches } from '../reduce/fold.ts';
 
 export interface NormAttrs {
   /** Whether the mean is taken off. */
@@ -14,16 +13,12 @@ export interface NormAttrs {
   readonly eps: number;
 }
 
-const SILU = /* wgsl */ `
-fn sigmoid_(v: f32) -> f32 { let e = exp(-abs(v)); return select(e, 1.0, v >= 0.0) / (1.0 + e); }
-fn silu(v: f32) -> f32 { return v * sigmoid_(v); }
-fn dsilu(v: f32) -> f32 { let s = sigmoid_(v); return s * (1.0 + v * (1.0 - s)); }
-`;
-
-/** WGSL: `value`, which is normalised, and `after`, which the result is multiplied by. */
-const gated = (gate: NormAttrs['gate']) => /* wgsl */ `${gate === 'none' ? '' : SILU}
-fn value(i: u32) -> f32 { return load_x(i)${gate === 'first' ? ' * silu(load_z(i))' : ''}; }
-fn after(i: u32) -> f32 { return ${gate === 'last' ? 'silu(load_z(i))' : '1.0'}; }`;
+/** WGSL of what is normalised, at place i, and of what the result is multiplied by. */
+const sourceAt = (gate: NormAttrs['gate']) => (gate === 'first' ? 'load_x(i) * silu(load_z(i))' : 'load_x(i)');
+const afterAt = (gate: NormAttrs['gate']) => (gate === 'last' ? 'silu(load_z(i))' : '1.0');
+const gated = (gate: NormAttrs['gate']) => /* wgsl */ `
+fn source(i: u32) -> f32 { return ${sourceAt(gate)}; }
+fn after(i: u32) -> f32 { return ${afterAt(gate)}; }`;
 
 /**
  * WGSL: what rows of any f32 are multiplied by before they are summed, what before they are squared, and their
@@ -66,7 +61,7 @@ export function launchForward(
   let share = share_of(params.columns);
   var sums = vec2<f32>();
   for (var c = lane; c < params.columns; c += LANES) {
-    let v = value(base + c) * share;
+    let v = source(base + c) * share;
     sums += vec2<f32>(v, abs(v));
   }
   let averages = row_sum2(sums, local) / (f32(params.columns) * share);
@@ -74,13 +69,13 @@ export function launchForward(
   let scale = scale_for(averages.y);
   var squares = 0.0;
   for (var c = lane; c < params.columns; c += LANES) {
-    let d = value(base + c) * scale - mean * scale;
+    let d = source(base + c) * scale - mean * scale;
     squares += d * d;
   }
   let rstd = rstd_of(row_sum(squares, local) / f32(params.columns), scale, params.eps);
   if (row >= params.rows) { return; }
   for (var c = lane; c < params.columns; c += LANES) {
-    let hat = (value(base + c) * scale - mean * scale) * (rstd / scale);
+    let hat = (source(base + c) * scale - mean * scale) * (rstd / scale);
     store_y(base + c, (hat * load_weight(w + c)${reads.bias ? ' + load_bias(w + c)' : ''}) * after(base + c));
   }
   if (lane > 0u) { return; }
@@ -117,13 +112,13 @@ fn slope(i: u32, w: u32) -> f32 { return load_dy(i) * load_weight(w) * after(i);
   var sums = vec2<f32>();
   for (var c = lane; c < params.columns; c += LANES) {
     let g = slope(base + c, w + c);
-    sums += vec2<f32>(g, g * (value(base + c) - mean) * rstd);
+    sums += vec2<f32>(g, g * (source(base + c) - mean) * rstd);
   }
   let means_of = row_sum2(sums, local) / f32(params.columns);
   if (row >= params.rows) { return; }
   for (var c = lane; c < params.columns; c += LANES) {
     let i = base + c;
-    let hat = (value(i) - mean) * rstd;
+    let hat = (source(i) - mean) * rstd;
     let du = rstd * (slope(i, w + c)${center ? ' - means_of.x' : ''} - hat * means_of.y);
     ${store[gate]}
   }`,
@@ -131,58 +126,19 @@ fn slope(i: u32, w: u32) -> f32 { return load_dy(i) * load_weight(w) * after(i);
   return launchRows(reads.x.size / group, group, kernel, device);
 }
 
-/** Slices of rows that the first stage of the weights' gradient sums apart. */
-const SLICES = 256;
-const MIN_SLICE = 32;
-
-/** dweight and dbias: first of tiles of 64 channels over slices of the rows, four rows at a time; then of all. */
+/** dweight and dbias: sums over the rows. */
 export function launchWeightsBackward(
   reads: Slots<'z' | 'dy' | 'mean' | 'rstd'> & { readonly x: Slot },
-  { dweight, dbias }: { readonly dweight: Slot; readonly dbias?: Slot },
+  writes: { readonly dweight: Slot; readonly dbias?: Slot },
   { center, gate, group }: NormAttrs,
   device: GpuPlanner,
 ): Launch[] {
-  const channels = dweight.size;
-  const rows = reads.x.size / channels;
-  const perSlice = Math.max(MIN_SLICE, Math.ceil(rows / SLICES));
-  const slices = Math.max(1, Math.ceil(rows / perSlice));
-  const outputs = dbias ? [dweight, dbias] : [dweight];
-  const sums = outputs.map(() => device.scratch([slices, channels]));
-  const first = launchKernel(
-    {
-      key: `norm.weights.${gate}.${outputs.length}`,
-      reads,
-      writes: { dweights: sums[0], dbiases: sums[1] },
-      workgroup: 256,
-      params: { rows, channels, columns: group, slice: perSlice },
-      code: () => /* wgsl */ `${gated(gate)}
-var<workgroup> tree: array<vec2<f32>, WG>;
-fn kernel(group: u32, local: u32) {
-  let tiles = (params.channels + 63u) / 64u;
-  let c = group % tiles * 64u + local % 64u;
-  let slice = group / tiles;
-  let end = min(params.rows, (slice + 1u) * params.slice);
-  var sums = vec2<f32>();
-  if (c < params.channels) {
-    let groups = params.channels / params.columns;
-    let first = c / params.columns;
-    for (var r = slice * params.slice + local / 64u; r < end; r += 4u) {
-      let i = r * params.channels + c;
-      let s = r * groups + first;
-      let g = load_dy(i) * after(i);
-      sums += vec2<f32>(g * (value(i)${center ? ' - load_mean(s)' : ''}) * load_rstd(s), g);
-    }
-  }
-  tree[local] = sums;
-  workgroupBarrier();
-  if (local >= 64u || c >= params.channels) { return; }
-  let total = (tree[local] + tree[local + 64u]) + (tree[local + 128u] + tree[local + 192u]);
-  store_dweights(slice * params.channels + c, total.x);
-  ${dbias ? 'store_dbiases(slice * params.channels + c, total.y);' : ''}
-}`,
-      grid: grid1d(Math.ceil(channels / 64) * slices, 1),
-    },
-    device,
-  );
-  return [first, ...outputs.map((out, i) => sumRows(sums[i], out, device))];
+  const stat = 'i / params.columns';
+  const hat = `(${sourceAt(gate)}${center ? ` - load_mean(${stat})` : ''}) * load_rstd(${stat})`;
+  const [acc, terms, store] = writes.dbias
+    ? ['vec2<f32>', `vec2(${hat}, 1.0)`, 'store_dweight(o, a.x); store_dbias(o, a.y);']
+    : ['f32', hat, 'store_dweight(o, a);'];
+  const fold = { type: acc, load: `${terms} * (load_dy(i) * ${afterAt(gate)})`, acc, lift: 'v', join: 'a + b' };
+  const kernel = { name: `norm.weights.${gate}.${acc}`, reads, writes, params: { columns: group }, fold, store };
+  return foldLaunches(kernel, reads.x.shape.slice(0, -1).map((_, d) => d), device);
 }

@@ -5,12 +5,9 @@ import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
 import { expectAlike } from '../common/shapes.ts';
-import { rowFold } from '../common/rows.ts';
-import squaresWgsl from '../common/squares.wgsl';
+import { launchFold, SQUARES } from '../reduce/fold.ts';
 
-const WG = 256;
 /** Elements one workgroup sums at the least, and workgroups for one gradient at most. */
 const PER_GROUP = 4096;
 const MAX_GROUPS = 512;
@@ -19,15 +16,6 @@ const MAX_GROUPS = 512;
 function groupsOf(size: number): number {
   return Math.min(MAX_GROUPS, Math.max(1, Math.ceil(size / PER_GROUP)));
 }
-
-/** WGSL: the norm of the numbers `load(i)` from `first` on, `step` apart. */
-const norm = (load: string) => /* wgsl */ `${squaresWgsl}${rowFold('sum', 'vec3<f32>')}
-fn norm(first: u32, step: u32, local: u32) -> f32 {
-  var mine = vec3<f32>();
-  for (var i = first; i < params.n; i += step) { mine += squares(${load}(i)); }
-  return norm_of(sum(mine, local));
-}
-`;
 
 interface GradNormAttrs {
   readonly maxNorm: number;
@@ -63,41 +51,35 @@ const gradNormOp = /* @__PURE__ */ defineOp({
     const groups = tensors.slice(0, gradients).map(({ size }) => groupsOf(size));
     const norms = device.scratch([groups.reduce((a, b) => a + b)]);
     const offsets = groups.map((_, i) => groups.slice(0, i).reduce((a, b) => a + b, 0));
-    const parts = groups.map((count, i): Kernel => ({
-      key: 'grad_norm.parts',
-      reads: { x: tensors[i], count: before && tensors[gradients + i] },
-      writes: { norms, before },
-      params: { n: tensors[i].size, groups: count, offset: offsets[i], index: i },
-      constants: { LANES: WG },
-      workgroup: WG,
-      code: () => /* wgsl */ `${norm('load_x')}
-fn kernel(group: u32, local: u32) {
-  let all = norm(group * WG + local, params.groups * WG, local);
+    const fold = { type: 'f32', load: 'load_x(i)', ...SQUARES };
+    const parts = groups.map((splits, i) => {
+      const kernel = {
+        key: 'grad_norm.parts',
+        reads: { x: tensors[i], count: before && tensors[gradients + i] },
+        writes: { norms, before },
+        params: { offset: offsets[i], index: i },
+        fold,
+        body: /* wgsl */ `
   if (local > 0u) { return; }
-  store_norms(params.offset + group, all);
-  if (group == 0u) { store_before(params.index, load_count(0u)); }
-}`,
-      grid: [count, 1, 1],
-    }));
-    const whole: Kernel = {
+  store_norms(params.offset + at.part, norm_of(total));
+  if (at.part == 0u) { store_before(params.index, load_count(0u)); }`,
+      };
+      return launchFold(kernel, { outer: 1, len: tensors[i].size, inner: 1, splits }, device);
+    });
+    const whole = {
       key: 'grad_norm.stats',
-      reads: { norms, loss },
+      reads: { x: norms, loss },
       writes: { stats },
-      params: { n: norms.size, max_norm: ['f32', maxNorm] },
-      constants: { LANES: WG },
-      workgroup: WG,
-      code: () => /* wgsl */ `${norm('load_norms')}
-fn kernel(group: u32, local: u32) {
-  let all = norm(local, WG, local);
+      params: { max_norm: ['f32', maxNorm] } as const,
+      fold,
+      body: /* wgsl */ `
   if (local > 0u) { return; }
-  store_stats(0u, all);
-  store_stats(1u, select(1.0, min(1.0, params.max_norm / (all + 1e-6)), params.max_norm > 0.0));
-  store_stats(2u, select(0.0, 1.0, is_finite(all)${loss ? ' && is_finite(load_loss(0u))' : ''}));
-}
-fn is_finite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u; }`,
-      grid: [1, 1, 1],
+  let norm = norm_of(total);
+  store_stats(0u, norm);
+  store_stats(1u, select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0));
+  store_stats(2u, select(0.0, 1.0, is_finite(norm) && is_finite(load_loss(0u))));`,
     };
-    return [...parts, whole].map((kernel) => launchKernel(kernel, device));
+    return [...parts, launchFold(whole, { outer: 1, len: norms.size, inner: 1 }, device)];
   },
   wasm({ loss, tensors }, { stats, before }, { maxNorm, gradients }, { k, scratch }) {
     const norms = scratch(4 * gradients);

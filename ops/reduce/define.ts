@@ -123,7 +123,9 @@ export function defineReduction(name: string, row: Reduction): (x: Tensor, optio
     webgpu({ x }, { y }, attrs, device) {
       const { type } = accessOf(x.dtype, device.caps);
       const value = { type, load: 'load_x(i)', ...fold(type, accessOf(y.dtype, device.caps).type) };
-      return foldLaunches({ name, result, empty, reads: { x }, fold: value, count: countOf(x, attrs) }, y, attrs.dims, device);
+      const params = { count: ['f32', countOf(x, attrs)] } as const;
+      const kernel = { name, reads: { x }, writes: { y }, params, fold: value, store: `store_y(o, ${result});`, empty };
+      return foldLaunches(kernel, attrs.dims, device);
     },
     wasm({ x }, { y }, { dims }, device) {
       const sizes = asMiddle(x.shape, dims);

@@ -5,6 +5,7 @@ import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
 import { around } from '../common/shapes.ts';
 import { launchFill } from '../elementwise/fill.ts';
 import foldCode from './fold.wgsl';
+import squares from './squares.wgsl';
 
 /** How many values become one, in WGSL: by an associative `join` of what each of them is alone. */
 export interface Fold {
@@ -19,6 +20,9 @@ export interface Fold {
   /** Functions that these call. */
   readonly helpers?: string;
 }
+
+/** Σ x² of any f32, neither overflowing nor vanishing; `norm_of` gives its root. */
+export const SQUARES: Fold = { acc: 'vec3<f32>', lift: 'squares(v)', join: 'a + b', helpers: squares };
 
 /** With the type of the values, and how one is loaded from place `i` of what is read. */
 interface FoldOf extends Fold {
@@ -131,28 +135,24 @@ function passesOver(shape: readonly number[], dims: readonly number[]): Pass[] {
 }
 
 /** What is folded: where from, and what becomes of it. */
-interface Folded {
+interface Folded extends Pick<Kernel, 'reads' | 'writes' | 'params'> {
   /** Unique: part of the shaders' keys. */
   readonly name: string;
   readonly fold: FoldOf;
-  /** WGSL: the result for `a`; `params.count` is how many values each result is of, or what the caller says. */
-  readonly result: string;
-  /** Inputs of one shape by name, accessed by `load_NAME(i)`. */
-  readonly reads: Readonly<Record<string, Slot>>;
-  readonly count?: number;
+  /** WGSL that stores the result for `a` at place `o` of what is written. */
+  readonly store: string;
   /** What nothing folds to. */
   readonly empty?: number;
 }
 
 /**
- * Launches that fold the inputs over `dims` into y, deterministically: a fixed tree in each workgroup, and further
- * launches, through scratch, where there are few outputs or the dims are not neighbours.
+ * Launches that fold the first of what is read over `dims`, deterministically: a fixed tree in each workgroup, and
+ * further launches, through scratch, where there are few outputs or the dims are not neighbours.
  */
-export function foldLaunches(folded: Folded, y: Slot, dims: readonly number[], device: GpuPlanner): Launch[] {
-  const { name, result, reads, fold, empty = 0 } = folded;
-  const [{ shape, size }] = Object.values(reads);
-  if (size === 0) return [launchFill(y, empty)];
-  const count = ['f32', folded.count ?? size / y.size] as const;
+export function foldLaunches(folded: Folded, dims: readonly number[], device: GpuPlanner): Launch[] {
+  const { name, store, reads, writes, params, fold, empty = 0 } = folded;
+  const [{ shape, size }] = Object.values(reads) as [Slot];
+  if (size === 0) return Object.values(writes).flatMap((y) => (y ? [launchFill(y, empty)] : []));
   const [, width = '1', type] = /^(?:vec(\d)<)?(\w+)/.exec(fold.acc)!;
   const words = Array.from({ length: Number(width) }, (_, w) => w);
   const whole = `${fold.acc}(${words.map((w) => `load_x(${width}u * i + ${w}u)`)})`;
@@ -161,11 +161,10 @@ export function foldLaunches(folded: Folded, y: Slot, dims: readonly number[], d
   let from: Pick<FoldKernel, 'reads' | 'fold'> = { reads, fold };
   return passes.map((pass, i) => {
     const last = i === passes.length - 1;
-    const to = last ? y : device.scratch([pass.outer, pass.splits!, pass.inner, words.length], type as DType);
-    const store = last ? `let a = total; store_y(o, ${result});` : part;
-    const kernel = { key: `${name}.${i === 0 ? 'first' : ''}.${last ? 'last' : ''}`, ...from, writes: { y: to }, params: { count } };
-    from = { reads: { x: to }, fold: { ...fold, lift: 'v', four: undefined, type: fold.acc, load: whole } };
-    return launchFold({ ...kernel, body: storing(store) }, pass, device);
+    const to = last ? writes : { y: device.scratch([pass.outer, pass.splits!, pass.inner, words.length], type as DType) };
+    const kernel = { key: `${name}.${i === 0 ? 'first' : ''}.${last ? 'last' : ''}`, ...from, writes: to, params };
+    from = { reads: { x: Object.values(to)[0] }, fold: { ...fold, lift: 'v', four: undefined, type: fold.acc, load: whole } };
+    return launchFold({ ...kernel, body: storing(last ? `let a = total; ${store}` : part) }, pass, device);
   });
 }
 

@@ -26,5 +26,3 @@ fn first_of(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
   return select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y));
 }
 `;
-
-export const ORDER = /* @__PURE__ */ orderWgsl('f32');
