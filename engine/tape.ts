@@ -2,7 +2,6 @@ import type { Spec } from './backend.ts';
 import { isFloat } from './dtype.ts';
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from './errors.ts';
 import type { AnyOp } from './op.ts';
-import type { Operands } from './operands.ts';
 import { type Call, slotsOf } from './plan.ts';
 import { keep, scope } from './scope.ts';
 import { type Storage, Tensor } from './tensor.ts';
@@ -61,11 +60,11 @@ export class Node {
   constructor(
     readonly name: string,
     readonly edges: readonly (Edge | null)[],
-    readonly specs: Pick<Call, 'inputs' | 'outputs'>,
+    /** Specs of its operands, and the op where it is one. */
+    readonly call: Pick<Call, 'inputs' | 'outputs'> & Partial<Call>,
     /** What backward reads, by its name. */
     readonly saved: ReadonlyMap<string, Saved>,
     readonly pullback: Pullback,
-    private readonly takes?: Operands,
   ) {
     for (const edge of edges) edge?.node?.retain();
   }
@@ -89,11 +88,6 @@ export class Node {
     if (this.consumed) return;
     this.consumed = true;
     for (const saved of this.saved.values()) saved.storage.release();
-  }
-
-  /** The i-th input's name, for messages. */
-  label(i: number): string {
-    return this.takes?.label(i) ?? `input ${i}`;
   }
 
   /** A tensor of what was saved under that name. */
@@ -146,9 +140,9 @@ function attach(
   outputs: Tensors,
   saved: ReadonlyMap<string, Saved>,
   pullback: Pullback,
-  call?: Call,
+  call: Node['call'] = slotsOf(inputs, outputs),
 ): void {
-  const node = new Node(name, inputs.map(edgeOf), call ?? slotsOf(inputs, outputs), saved, pullback, call?.op.takes);
+  const node = new Node(name, inputs.map(edgeOf), call, saved, pullback);
   outputs.forEach((output, i) => {
     if (!output || !isFloat(output.dtype)) return;
     output.node = node;
@@ -171,16 +165,16 @@ function views(node: Node): object {
 export function record(call: Call, inputs: Tensors, outputs: Tensors): void {
   const { op, attrs } = call;
   const { takes, gives } = op;
-  const pullback: Pullback = (node, grads) => {
-    const context = {
-      attrs,
-      saved: views(node),
-      specs: { ...takes.named(call.inputs), ...gives.named(call.outputs) },
-      needs: takes.named(node.edges.map((edge) => edge !== null)),
-      grads: gives.named(grads),
-    };
-    return takes.flat<Tensor | null>(op.backward!(context));
-  };
+  const pullback: Pullback = (node, grads) =>
+    takes.flat<Tensor | null>(
+      op.backward!({
+        attrs,
+        saved: views(node),
+        specs: { ...takes.named(call.inputs), ...gives.named(call.outputs) },
+        needs: takes.named(node.edges.map((edge) => edge !== null)),
+        grads: gives.named(grads),
+      }),
+    );
   attach(op.name, inputs, outputs, savedOf(op, inputs, outputs), pullback, call);
 }
 
@@ -220,7 +214,7 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], arithmetic
     }
   };
   const nodes = reachable(roots);
-  for (const node of nodes) pending.set(node, new Array(node.specs.outputs.length).fill(null));
+  for (const node of nodes) pending.set(node, new Array(node.call.outputs.length).fill(null));
   roots.forEach((root, i) => {
     if (!root.requiresGrad) {
       throw new ArgumentError(`backward: ${root} does not depend on a tensor that requires a gradient`);
@@ -242,7 +236,8 @@ function walk(roots: readonly Tensor[], rootGrads: readonly Tensor[], arithmetic
     node.edges.forEach((edge, i) => {
       const grad = results[i];
       if (!grad) return;
-      expectAlike(() => `${node.name}: backward gave ${node.label(i)}`, grad, node.specs.inputs[i]!);
+      const what = () => `${node.name}: backward gave ${node.call.op?.takes.label(i) ?? `input ${i}`}`;
+      expectAlike(what, grad, node.call.inputs[i]!);
       if (edge) deliver(edge, grad);
       else grad.dispose();
     });
@@ -283,11 +278,9 @@ function reachable(roots: readonly Tensor[]): Node[] {
 
 /**
  * Gradient checkpointing: runs `body` without recording, keeps only `inputs`, and runs it again when backward comes
- * by (Chen et al. 2016). Leaves (parameters) that `body` closes over get their gradients too. Every other tensor it
- * needs must be among `inputs`: only those live on until backward, and a computed tensor that is closed over would have
- * its own graph walked from within, which ends in DisposedError ("backward ran through this graph before").
- * @returns what `body` returns, as tensors of their own: where it gives back an input, a leaf, or one tensor twice,
- * they share its elements
+ * by (Chen et al. 2016). Leaves (parameters) that `body` closes over get their gradients too; every other tensor that
+ * it needs must be among `inputs`, or backward ends in a DisposedError.
+ * @returns what `body` returns, as tensors of their own that share its elements
  * @param replay wraps the second run, for what must be as it was in the first (random state)
  */
 export function checkpoint(
@@ -299,11 +292,7 @@ export function checkpoint(
   if (GRADIENTS && gradEnabled()) {
     const outputs = scope(() => noGrad(() => body([...inputs])).map((output) => output.detach()));
     const pullback: Pullback = (node, grads) => {
-      const leaves = inputs.map((_, i) => {
-        const leaf = node.view(String(i));
-        leaf.requiresGrad = node.edges[i] !== null;
-        return leaf;
-      });
+      const leaves = node.edges.map((edge, i) => Object.assign(node.view(String(i)), { requiresGrad: edge !== null }));
       const again = replay(() => withPaused(0, () => body(leaves)));
       const used = again.flatMap((output, i) => (grads[i] && output.requiresGrad ? [i] : []));
       backwardFrom(used.map((i) => again[i]), used.map((i) => grads[i]!), arithmetic);
