@@ -31,10 +31,7 @@ export function plain(type: Access['type']): Access {
   return { key: type, type, one: form(type), four: form(`vec4<${type}>`) };
 }
 
-/**
- * Conversions by the bits: WGSL's own leave rounding and overflow to the driver. `halves` takes two 16-bit floats out
- * of a word and `to_halves` puts two into one.
- */
+/** Conversions by the bits, of one number or two in a word: WGSL's own leave rounding and overflow to the driver. */
 const HALVES = /* wgsl */ `
 fn half_bits(value: f32) -> u32 {
   let bits = bitcast<u32>(value);

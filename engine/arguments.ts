@@ -13,10 +13,7 @@ function range(least: number, most: number): string {
   return most === MOST || most === Infinity ? ` of at least ${least}` : ` from ${least} to ${most}`;
 }
 
-/**
- * The one check of whole numbers among an op's arguments.
- * @throws ArgumentError unless `value` is a whole number from `least` to `most`; a string is none
- */
+/** @throws ArgumentError unless `value` is a whole number from `least` to `most`; a string is none */
 export function expectWhole(op: string, name: string, value: unknown, least = 0, most = MOST): void {
   if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return;
   throw new ArgumentError(`${op}: ${name} is ${shown(value)}, expected a whole number${range(least, most)}`);

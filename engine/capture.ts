@@ -38,10 +38,7 @@ export class Capture<T> {
     }
   }
 
-  /**
-   * Keeps a buffer that was there before from being freed, as long as replays may use it. Those that are made meanwhile
-   * are the recording's anyway, which hands them out again when they are freed.
-   */
+  /** Keeps what was there before from being freed; the recording keeps the buffers that are made meanwhile. */
   use(storage: Storage): void {
     if (storage.serial < this.begin && !this.held.has(storage)) this.held.add(storage.retain());
   }

@@ -154,19 +154,12 @@ export function decoder(dtype: DType): (stored: number) => number {
   return FORMATS[dtype].decode ?? Number;
 }
 
-/**
- * How the dtype stores a number: floats round to nearest even, integers truncate toward zero and stop at their bounds,
- * bool is "not 0".
- */
+/** How the dtype stores a number: floats round to even, integers truncate and stop at their bounds, bool is "not 0". */
 export function encoder(dtype: DType): (value: number) => number {
   return FORMATS[dtype].encode ?? Number;
 }
 
-/**
- * Whether a number from the host may become an element of the dtype: floats round every number, bool is "not 0",
- * integers hold whole numbers within their bounds.
- * @throws ArgumentError for anything else, numbers in strings included
- */
+/** @throws ArgumentError unless `value` is a number that the dtype can hold: integers hold whole ones in bounds */
 export function expectStorable(op: string, value: unknown, dtype: DType): void {
   if (typeof value !== 'number') throw new ArgumentError(`${op}: ${shown(value)} is no number`);
   const range = FORMATS[dtype]?.range;

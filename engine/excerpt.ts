@@ -14,10 +14,7 @@ export function listNames(names: readonly string[], most = 8): string {
   return names.length > most ? `${shown.join(', ')} and ${names.length - most} more` : shown.join(', ');
 }
 
-/**
- * Any value of a JSON file as error messages show it, in at most some 120 characters, however large it is and however
- * deep it nests.
- */
+/** Any value of a JSON file as error messages show it, in some 120 characters, however large or deep it is. */
 export function excerpt(value: unknown, depth = 0): string {
   if (typeof value === 'string') return quote(value);
   if (typeof value !== 'object' || value === null) return String(value);

@@ -69,10 +69,7 @@ export async function leakReport(body: () => void | Promise<void>): Promise<stri
     .map(([place, { count, bytes, example }]) => `${count} live, ${bytes} bytes, such as ${example}, made ${place}`);
 }
 
-/**
- * What makes every tensor, by the names that frames give them: `new Tensor`, `Tensor.alias`. A bundler may have put a
- * `_` before a class and a number after a function.
- */
+/** What makes every tensor, by the names in frames: a bundler may put a `_` before a class and a number after. */
 const OWN = /^(?:at )?(?:new )?(?:_?Tensor\d*\.)?(?:_?Tensor|noteMade|empty|fromData(?:Together)?|apply|detach|alias)\d*(?: \(|@)/;
 
 /** The innermost frames outside the engine's own constructors. */

@@ -37,10 +37,7 @@ export interface BackwardContext<A, I extends string, O extends string, S extend
   readonly grads: Each<O, Tensor | null>;
 }
 
-/**
- * One op: its operands by name, its shape rule, its kernels for every backend and its derivative. Operands see one
- * another by these names everywhere.
- */
+/** One op: its operands by name, its shape rule, its kernels for every backend and its derivative. */
 export interface OpDefinition<A, I extends string, O extends string, S extends string> {
   readonly name: string;
   /** 'x', 'mask?' for one that may be absent, 'xs*' for a list, which comes last. */

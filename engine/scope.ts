@@ -16,13 +16,10 @@ export function track(tensor: Tensor): void {
 }
 
 /**
- * Runs `body` and frees every tensor made in it, except those in its return value, which go to the enclosing scope,
- * and those given to `keep`. Also frees when `body` throws. In the return value are found: a tensor, and what arrays,
- * plain objects (also those without a prototype), and the values of Maps and Sets hold, however deep. Not looked into
- * are objects of a class, keys of a Map, and what a function closes over.
- * @throws ArgumentError when `body` returns a promise: a scope is lexical and cannot span an await. And when an object
- * of a class that it returns has in a field, or in an array, Map, Set or plain object in a field, a tensor made in
- * this scope and not kept, which would be freed unseen.
+ * Runs `body` and frees every tensor made in it, also when it throws, except those given to `keep` and those in its
+ * return value, which go to the enclosing scope: they are found in arrays, plain objects, Maps and Sets, however deep.
+ * @throws ArgumentError when `body` returns a promise: a scope is lexical and cannot span an await. And when it returns
+ * an object of a class that holds in a field a tensor of this scope, which would be freed unseen.
  */
 export function scope<T>(body: () => T): T {
   const own = new Scope(current);
@@ -73,8 +70,8 @@ function refuseHidden(value: object, own: Scope): void {
     const freed = (items(held) ?? [held]).find((item) => isTensor(item) && item.scope === own);
     if (!freed) continue;
     throw new ArgumentError(
-      `scope: its function returned a ${value.constructor.name} whose ${field} holds ${freed}, which the scope frees; ` +
-        'keep() that tensor, or return it in an array or a plain object',
+      `scope: its function returned a ${value.constructor.name} whose ${field} holds ${freed}, ` +
+        'which the scope frees; keep() that tensor, or return it in an array or a plain object',
     );
   }
 }

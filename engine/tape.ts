@@ -48,10 +48,7 @@ export function noGrad<T>(body: () => T): T {
   return withPaused(paused + 1, body);
 }
 
-/**
- * One recorded op. Counted by the tensors and nodes that refer to it; with the last of them, what it saved for
- * backward is freed, so that an abandoned graph leaks nothing.
- */
+/** One recorded op, counted by the tensors and nodes that refer to it: with the last of them goes what it saved. */
 export class Node {
   readonly order = sequence++;
   private refs = 0;

@@ -68,13 +68,11 @@ function whatItIs(prefix: Uint8Array): string | undefined {
 }
 
 /**
- * Reads the JSON header of a safetensors file and checks it against the format's rules and against the `dataSize`
- * bytes that follow it. Throws a CheckpointError that names the file, the byte (of the file) or tensor, and what was
- * expected. Format: https://huggingface.co/docs/safetensors
- *
- * Takes what the format's own reader takes, a `__metadata__` of null too, but for what could be read in two ways or
- * without bound: a key given twice, `__proto__`, a field of a tensor that is unknown, white space before `{`, padding by
- * anything but spaces, numbers of 2^53 and more, more than 100,000 tensors or 32 dimensions.
+ * Reads a JSON header and checks it against the rules of https://huggingface.co/docs/safetensors and against the
+ * `dataSize` bytes that follow it. Takes what the format's own reader takes, a `__metadata__` of null too, but for
+ * what could be read in two ways or without bound: a key given twice, `__proto__`, a field of a tensor that is unknown,
+ * white space before `{`, padding by anything but spaces, numbers of 2^53 and more, more than 100,000 tensors or 32
+ * dimensions.
  */
 function parseHeader(file: string, bytes: Uint8Array, dataSize: number): Pick<OpenFile, 'entries' | 'metadata'> {
   let tensor: string | undefined;

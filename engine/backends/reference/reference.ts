@@ -14,9 +14,8 @@ export interface ReferenceOptions {
 }
 
 /**
- * The readable backend: every op's `reference` loops on typed arrays. The meaning of each op, and what the other
- * backends are compared with. New buffers of floats are filled with NaN, so that an op that leaves an output element
- * unwritten shows. What a recording runs on lives as long as the recording does.
+ * The readable backend: every op's `reference` loops, which are what it means, on typed arrays. New buffers of floats are
+ * filled with NaN, so that an op that leaves an output element unwritten shows.
  */
 export class ReferenceBackend extends HostBackend<HostBuffer, Call> {
   readonly kind = 'reference';

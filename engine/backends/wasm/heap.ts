@@ -86,8 +86,7 @@ export class FreeBlocks {
 
 /**
  * Allocator over a WebAssembly memory: blocks aligned to 64 bytes, freed ones merged, so that changing shapes do not wear
- * the memory out. Bookkeeping is in JavaScript: a kernel that writes past its tensor cannot break it. Growing
- * detaches views of the memory.
+ * the memory out. Its books are in JavaScript, where no kernel can break them. Growing detaches views of the memory.
  */
 export class Heap {
   readonly memory: WebAssembly.Memory;

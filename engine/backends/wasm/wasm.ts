@@ -35,10 +35,7 @@ export interface WasmOptions extends LoadOptions {
   readonly poison?: boolean;
 }
 
-/**
- * C kernels with SIMD on a memory of their own; ops without one run the reference loops on views of that memory.
- * Runs in Node and browsers alike, on the calling thread.
- */
+/** C kernels with SIMD on a memory of their own, in one thread; ops without one run the reference loops on it. */
 export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
   readonly kind = 'wasm';
   readonly description: string;

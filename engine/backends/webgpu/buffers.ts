@@ -73,18 +73,12 @@ const MIB = 2 ** 20;
 const PART_ALIGNMENT = 256;
 /** Idle bytes that are always worth holding. */
 const MIN_IDLE = 32 * MIB;
-/**
- * Idle bytes for each byte that was live at the recent peak: a training step leaves about 1.3 idle at its end, and
- * those are the ones that the next step takes.
- */
+/** Idle bytes for each byte live at the recent peak: a training step leaves about 1.3, which the next one takes. */
 const IDLE_PER_PEAK = 2;
 /** By how much the peak that allows idle bytes is forgotten from one submit to the next: half of it after 700. */
 const FORGET = 1 / 1024;
 
-/**
- * Rounds up to a few sizes, so that buffers meet again: four a power of two, from 1 MiB on, where the rest weighs,
- * eight; at least 256 bytes.
- */
+/** Rounds up to few sizes, so that buffers meet again: four a power of two, eight from 1 MiB on; at least 256 bytes. */
 export function sizeClass(bytes: number): number {
   if (bytes <= 256) return 256;
   const power = 2 ** Math.floor(Math.log2(bytes));
@@ -150,10 +144,7 @@ export class BufferPool {
     return buffer;
   }
 
-  /**
-   * Buffers of so many bytes side by side in one GPUBuffer, which goes back when the last of them does; null where one
-   * cannot be as large.
-   */
+  /** Parts of one GPUBuffer, which goes back when the last of them does; null where one cannot be as large. */
   takeTogether(bytes: readonly number[]): readonly GpuBuffer[] | null {
     const sizes = bytes.map((size) => Math.ceil(Math.max(4, size) / PART_ALIGNMENT) * PART_ALIGNMENT);
     const sum = sizes.reduce((total, size) => total + size, 0);

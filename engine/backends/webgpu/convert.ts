@@ -3,10 +3,7 @@ import { accessOf } from '../../dtype.ts';
 import type { Slot } from '../../plan.ts';
 import { type GpuCaps, grid1d, type Launch, shader } from './launch.ts';
 
-/**
- * Converts between f32 and a format of floats in 16 bits, or from a block format to f32, four elements a thread; copies
- * where both are stored alike.
- */
+/** Converts between f32 and 16-bit floats, or from a block format to f32; copies where both are stored alike. */
 export function convert(from: Slot, to: Slot, caps: GpuCaps): Launch {
   const [x, y] = [from, to].map(({ dtype }) => accessor(accessOf(dtype, caps), 'four'));
   const kernel = shader(`convert.${x.key}.${y.key}`, () => ({

@@ -28,8 +28,6 @@ export type Binding = string | Accessor;
 
 /** What a shader is made of. The prelude (enables, constants, bindings, params) is generated from it. */
 export interface ShaderSpec {
-  /** Unique; the pipeline cache key. Everything that changes the source must be in it. */
-  readonly key: string;
   /**
    * Each storage binding in order, read-only ones first: what accesses it by `load_NAME(i)` and `store_NAME(i, v)`, or
    * the WGSL type of its elements, for code that goes to the array itself.
@@ -61,11 +59,11 @@ export interface Shader {
 
 const shaders = new Map<string, Shader>();
 
-/** The shader of that key, built on first use; its prelude is generated. */
-export function shader(key: string, make: () => Omit<ShaderSpec, 'key'>): Shader {
+/** The shader of that key, built on first use. Everything that changes the source must be in the key. */
+export function shader(key: string, make: () => ShaderSpec): Shader {
   let found = shaders.get(key);
   if (!found) {
-    const spec = { key, ...make() };
+    const spec = make();
     const bindings = 'r'.repeat(Object.keys(spec.reads ?? {}).length) + 'w'.repeat(Object.keys(spec.writes).length);
     found = { key, bindings, paramTypes: Object.values(spec.params ?? {}), source: () => withPrelude(spec) };
     shaders.set(key, found);
@@ -137,10 +135,7 @@ export interface PlannedLaunch {
 /** Workgroups in one dimension at most: what every device takes. */
 export const MAX_GRID = 65535;
 
-/**
- * Workgroups for `items` invocations in one dimension; spills into y past the limit of 65,535. `layers`, at most that
- * many, repeats them along z.
- */
+/** Workgroups for `items` invocations along x, which spill into y past 65,535; `layers` repeats them along z. */
 export function grid1d(items: number, workgroup: number, layers = 1): [number, number, number] {
   const groups = Math.max(1, Math.ceil(items / workgroup));
   const y = Math.ceil(groups / MAX_GRID);
