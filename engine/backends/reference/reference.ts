@@ -14,8 +14,8 @@ export interface ReferenceOptions {
 }
 
 /**
- * The readable backend: every op's `reference` loops, which are what it means, on typed arrays. New buffers of floats are
- * filled with NaN, so that an op that leaves an output element unwritten shows.
+ * The readable backend: every op's `reference` loops, which are what it means, on typed arrays. New buffers of floats
+ * are filled with NaN, so that an op that leaves an output element unwritten shows.
  */
 export class ReferenceBackend extends HostBackend<HostBuffer, Call> {
   readonly kind = 'reference';

@@ -15,9 +15,9 @@ export interface ParamsPlace {
 }
 
 /**
- * Params of planned launches. They follow from specs and attributes alone, so that they are uploaded once, when the
- * launch is planned, and stay as they are: a buffer goes with the last plan and bind group that have it. (Immediates would travel
- * in each command anew, hold 64 bytes and are not in all browsers.)
+ * Params of planned launches. They follow from specs and attributes alone: they are uploaded once, when the launch is
+ * planned, to a buffer that goes with the last plan and bind group that have it. (Immediates would travel in each
+ * command anew, hold 64 bytes and are not in all browsers.)
  */
 export class ParamsArena {
   private buffer: GPUBuffer | null = null;
