@@ -54,8 +54,13 @@ export const POISON_HALF = 0x7fff;
 /** What buffers are filled with that should show reading what nobody wrote: NaN in every dtype of floats. */
 export const POISON = 0x7fff7fff;
 
+/** A call, with what the profiler calls it. */
+export interface HostPlan extends Call {
+  readonly name: string;
+}
+
 /** A backend whose ops have run when `dispatch` returns, on memory that JavaScript sees. */
-export abstract class HostBackend<B extends Extent, P extends Call> implements Backend<B, P> {
+export abstract class HostBackend<B extends Extent, P extends HostPlan> implements Backend<B, P> {
   abstract readonly kind: BackendKind;
   abstract readonly description: string;
   readonly memory = new MemoryStats();
@@ -109,11 +114,6 @@ export abstract class HostBackend<B extends Extent, P extends Call> implements B
 
   dispose(): void {}
 
-  /** What the profiler calls a plan. */
-  protected nameOf({ op }: P): string {
-    return op.name;
-  }
-
   /** Runs an op's reference loops. Whatever the format, they see numbers; what they write is rounded. */
   protected loop(call: Call, buffers: readonly (B | undefined)[]): void {
     const { op, inputs, outputs, attrs } = call;
@@ -134,6 +134,6 @@ export abstract class HostBackend<B extends Extent, P extends Call> implements B
     if (!this.profiler) return this.run(plan, buffers);
     const start = performance.now();
     this.run(plan, buffers);
-    this.profiler.add(this.nameOf(plan), performance.now() - start, bytesMoved([...plan.inputs, ...plan.outputs]));
+    this.profiler.add(plan.name, performance.now() - start, bytesMoved([...plan.inputs, ...plan.outputs]));
   }
 }

@@ -1,7 +1,7 @@
 import { type DType, type HostArray, isFloat } from '../../dtype.ts';
 import { OutOfMemoryError } from '../../errors.ts';
 import type { Call } from '../../plan.ts';
-import { type Extent, hostArrayFor, HostBackend, POISON_HALF } from '../host.ts';
+import { type Extent, hostArrayFor, HostBackend, type HostPlan, POISON_HALF } from '../host.ts';
 
 /** The elements of a tensor in an array of their own. */
 export interface HostBuffer extends Extent {
@@ -17,7 +17,7 @@ export interface ReferenceOptions {
  * The readable backend: every op's `reference` loops, which are what it means, on typed arrays. New buffers of floats
  * are filled with NaN, so that an op that leaves an output element unwritten shows.
  */
-export class ReferenceBackend extends HostBackend<HostBuffer, Call> {
+export class ReferenceBackend extends HostBackend<HostBuffer, HostPlan> {
   readonly kind = 'reference';
   readonly description: string;
   private readonly double: boolean;
@@ -41,8 +41,8 @@ export class ReferenceBackend extends HostBackend<HostBuffer, Call> {
     this.memory.reserved = this.memory.live;
   }
 
-  plan(call: Call): Call {
-    return call;
+  plan(call: Call): HostPlan {
+    return { ...call, name: call.op.name };
   }
 
   protected view({ data }: HostBuffer): HostArray {

@@ -86,7 +86,7 @@ export class FreeBlocks {
 
 /**
  * Allocator over a WebAssembly memory: blocks aligned to 64 bytes, freed ones merged, so that changing shapes do not
- * wear the memory out. Its books are in JavaScript, where no kernel can break them. Growing detaches views of the memory.
+ * wear the memory out. Its books are in JavaScript: no kernel can break them. Growing detaches views of the memory.
  */
 export class Heap {
   readonly memory: WebAssembly.Memory;

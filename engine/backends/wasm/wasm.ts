@@ -4,7 +4,7 @@ import type { Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray, hostArrayType, hostItems } from '../../dtype.ts';
 import { KernelError } from '../../errors.ts';
 import type { Call } from '../../plan.ts';
-import { type Extent, HostBackend, POISON_HALF } from '../host.ts';
+import { type Extent, HostBackend, type HostPlan, POISON_HALF } from '../host.ts';
 import { type WasmCall, WasmRecorder } from './planner.ts';
 
 /** Bytes of the WASM memory. */
@@ -16,7 +16,7 @@ export interface WasmBuffer extends Extent {
 }
 
 /** The calls of C kernels that an op comes to for operands of certain specs; null where its reference loops run. */
-interface WasmPlan extends Call {
+interface WasmPlan extends HostPlan {
   readonly calls: readonly WasmCall[] | null;
   /** Bytes of each piece of scratch. */
   readonly scratch: readonly number[];
@@ -70,7 +70,8 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
   }
 
   plan(call: Call): WasmPlan {
-    return { ...call, ...this.recorder.record(call) };
+    const { calls, scratch } = this.recorder.record(call);
+    return { ...call, calls, scratch, name: calls ? call.op.name : `${call.op.name} (fallback)` };
   }
 
   override record(): () => Recording {
@@ -100,10 +101,6 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
       for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : buffers[slots[i]]!.ptr + args[i];
       kernel(...given);
     }
-  }
-
-  protected override nameOf({ op, calls }: WasmPlan): string {
-    return calls ? op.name : `${op.name} (fallback)`;
   }
 
   protected view({ ptr, size, dtype }: WasmBuffer): HostArray {

@@ -126,21 +126,19 @@ export class BufferPool {
       );
     }
     const capacity = Math.min(sizeClass(bytes), this.limit);
-    const buffer = own?.get(capacity)?.pop() ?? this.takeForAll(capacity, own ? capacity : bytes);
+    let buffer = own?.get(capacity)?.pop();
+    if (!buffer) {
+      buffer = this.idle.get(capacity)?.pop();
+      if (buffer) this.idleBytes -= capacity;
+      else buffer = this.create(capacity);
+      buffer.bytes = own ? capacity : bytes;
+      this.memory.allocated(buffer.bytes);
+      this.recentPeak = Math.max(this.recentPeak, this.memory.live);
+    }
     buffer.own = own;
     buffer.holders = 1;
     buffer.takes++;
     buffer.failure = null;
-    return buffer;
-  }
-
-  private takeForAll(capacity: number, bytes: number): GpuBuffer {
-    let buffer = this.idle.get(capacity)?.pop();
-    if (buffer) this.idleBytes -= capacity;
-    else buffer = this.create(capacity);
-    buffer.bytes = bytes;
-    this.memory.allocated(bytes);
-    if (this.memory.live > this.recentPeak) this.recentPeak = this.memory.live;
     return buffer;
   }
 

@@ -22,8 +22,7 @@ interface GpuPlan extends Span {
   readonly shaders: ReadonlySet<Shader>;
   /** Bytes of each scratch buffer. */
   readonly scratch: readonly number[];
-  /** The inputs that there are, and what is written. */
-  readonly reads: readonly number[];
+  /** What it writes to, among the call's buffers. */
   readonly writes: readonly number[];
 }
 
@@ -158,7 +157,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     expectReplayable('a tensor is uploaded', this.recording !== null);
     expectFits(buffer, data, start);
     const bytes = sendable(data);
-    this.send(buffer, (start ?? 0) * (data instanceof Float64Array ? 4 : data.BYTES_PER_ELEMENT), bytes);
+    this.send(buffer, (start ?? 0) * bytes.BYTES_PER_ELEMENT, bytes);
   }
 
   writeAll(buffers: readonly GpuBuffer[], data: readonly HostArray[]): void {
@@ -227,7 +226,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       })),
       shaders: new Set(launches.map(({ shader }) => shader)),
       scratch,
-      reads: call.inputs.flatMap((slot) => (slot ? [slot.slot] : [])),
       writes: writtenBy(call),
     };
   }
@@ -249,7 +247,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     const buffers = [...operands];
     try {
       for (const bytes of plan.scratch) buffers.push(this.take(bytes));
-      for (const i of plan.reads) if (buffers[i]!.failure) throw buffers[i]!.failure!;
+      for (const operand of operands) if (operand?.failure) throw operand.failure;
       if (plan.op.mutates.length > 0) {
         for (const { shader, slots } of plan.launches) expectApart(plan.name, shader, slots.map((i) => buffers[i]!.whole));
       }
