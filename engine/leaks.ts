@@ -17,12 +17,7 @@ let tracked: Map<number, Origin> | null = null;
 
 /** Called by every new tensor. */
 export function noteMade(tensor: Tensor): void {
-  if (!tracked) return;
-  const limits = Error as { stackTraceLimit?: number };
-  const before = limits.stackTraceLimit;
-  limits.stackTraceLimit = DEPTH;
-  tracked.set(tensor.id, { tensor, stack: new Error().stack ?? '', op: null });
-  limits.stackTraceLimit = before;
+  tracked?.set(tensor.id, { tensor, stack: new Error().stack ?? '', op: null });
 }
 
 /** Called by `apply` for what an op put out. */
@@ -46,13 +41,15 @@ export function noteFreed(tensor: Tensor): void {
  * and tests.
  */
 export async function leakReport(body: () => void | Promise<void>): Promise<string[]> {
-  const before = tracked;
-  const own = new Map<number, Origin>();
-  tracked = own;
+  const limits = Error as { stackTraceLimit?: number };
+  const before = { tracked, limit: limits.stackTraceLimit };
+  const own = (tracked = new Map<number, Origin>());
+  limits.stackTraceLimit = DEPTH;
   try {
     await body();
   } finally {
-    tracked = before;
+    tracked = before.tracked;
+    limits.stackTraceLimit = before.limit;
   }
   const places = new Map<string, { count: number; bytes: number; example: Tensor }>();
   const counted = new Set<Storage>();

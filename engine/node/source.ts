@@ -47,13 +47,20 @@ const PIECE = 2 ** 28;
 
 /** Opens a file for reading by range. It stays open until `close`. Throws a SystemError that names the path. */
 export async function fileSource(path: string, files = disk): Promise<ByteSource> {
+  const source = await openSource(path, files);
+  if (source) return source;
+  throw new SystemError(`cannot read ${path}: there is no such file: check the path`);
+}
+
+/** The same; null where there is no such file. */
+async function openSource(path: string, files: ReadableFiles): Promise<ByteSource | null> {
   const attempt = <T>(work: Promise<T>) =>
     work.catch((error: unknown) => {
       throw systemError('read', path, error);
     });
   // Opening a pipe would wait for a writer, so the kind is looked at first.
   const found = await attempt(files.stat(path));
-  if (!found) throw new SystemError(`cannot read ${path}: there is no such file: check the path`);
+  if (!found) return null;
   if (found.kind !== 'file') {
     const kind = found.kind === 'folder' ? 'folder' : 'device or pipe';
     throw new SystemError(`cannot read ${path}: it is a ${kind}, expected a file`);
@@ -91,14 +98,5 @@ export async function readFileWithin(path: string, limit: number): Promise<Uint8
 
 /** A folder on disk; `open` gives null for a missing file, and a SystemError for one that cannot be read. */
 export function diskFolder(path: string, files = disk): FolderSource {
-  return {
-    name: path,
-    open: async (file) => {
-      const full = join(path, basename(file));
-      const found = await files.stat(full).catch((error: unknown) => {
-        throw systemError('read', full, error);
-      });
-      return found && fileSource(full, files);
-    },
-  };
+  return { name: path, open: (file) => openSource(join(path, basename(file)), files) };
 }

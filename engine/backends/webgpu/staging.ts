@@ -18,9 +18,8 @@ export class Staging {
     return this.device.createBuffer({ label: 'staging', size: Math.max(bytes, SMALL), usage });
   }
 
-  /** @param mapped whether it was mapped without an error */
-  give(buffer: GPUBuffer, mapped: boolean): void {
-    if (!mapped || buffer.size > SMALL || this.idle.length >= KEPT) return buffer.destroy();
+  give(buffer: GPUBuffer): void {
+    if (buffer.mapState !== 'mapped' || buffer.size > SMALL || this.idle.length >= KEPT) return buffer.destroy();
     buffer.unmap();
     this.idle.push(buffer);
   }

@@ -50,7 +50,7 @@ export class Timestamps {
       await buffer.mapAsync(0x1);
       const times = new BigUint64Array(buffer.getMappedRange());
       spans.forEach(({ name, bytes }, i) => profiler.add(name, Number(times[2 * i + 1] - times[2 * i]) / 1e6, bytes));
-      this.staging.give(buffer, true);
+      this.staging.give(buffer);
     }
   }
 }

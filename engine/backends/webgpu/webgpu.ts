@@ -181,29 +181,27 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   async read(buffer: GpuBuffer): Promise<HostArray> {
     this.check();
     expectReplayable('a tensor is read back', this.recording !== null);
-    const { size, dtype } = buffer;
+    const { size, dtype, guarded } = buffer;
     if (buffer.failure) throw buffer.failure;
-    const bytes = buffer.guarded ? buffer.capacity : Math.ceil(byteLength(dtype, size) / 4) * 4;
     const result = hostArrayFor(dtype, size);
-    let overrun = false;
     if (size === 0) return result;
+    const bytes = guarded ? buffer.capacity : Math.ceil(result.byteLength / 4) * 4;
     const copy = this.staging.take(bytes);
-    let mapped = false;
+    let overrun = false;
     this.stream.copy(buffer.gpu, buffer.offset, copy, bytes);
     this.flush();
     try {
       await copy.mapAsync(0x1, 0, bytes);
-      mapped = true;
       const view = new Uint8Array(copy.getMappedRange(0, bytes));
       new Uint8Array(result.buffer).set(view.subarray(0, result.byteLength));
       // Kernels may write four words where fewer are left.
-      const end = Math.ceil(byteLength(dtype, size) / 16) * 16;
-      overrun = buffer.guarded && new Uint32Array(view.slice(end).buffer).some((word) => word !== POISON);
+      const behind = new Uint32Array(view.slice(Math.ceil(result.byteLength / 16) * 16).buffer);
+      overrun = guarded && behind.some((word) => word !== POISON);
     } catch (error) {
       await this.hear();
       throw new KernelError(`reading from the GPU failed: ${(error as Error).message}`);
     } finally {
-      this.staging.give(copy, mapped);
+      this.staging.give(copy);
     }
     await this.stream.collectTimes();
     await this.hear();
