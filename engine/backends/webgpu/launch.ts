@@ -135,9 +135,9 @@ export interface PlannedLaunch {
 /** Workgroups in one dimension at most: what every device takes. */
 export const MAX_GRID = 65535;
 
-/** Workgroups for `items` invocations along x, which spill into y past 65,535; `layers` repeats them along z. */
-export function grid1d(items: number, workgroup: number, layers = 1): [number, number, number] {
+/** Workgroups for `items` invocations along x, which spill into y past 65,535. */
+export function grid1d(items: number, workgroup: number): [number, number, number] {
   const groups = Math.max(1, Math.ceil(items / workgroup));
   const y = Math.ceil(groups / MAX_GRID);
-  return [Math.ceil(groups / y), y, layers];
+  return [Math.ceil(groups / y), y, 1];
 }

@@ -55,8 +55,8 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private failure: Error | null = null;
   /** What else the device told of and no caller has heard. */
   private unheard: Error | null = null;
-  /** Ops whose shaders the device has still to judge. */
-  private readonly trials = new Set<Promise<void>>();
+  /** Resolves when the device has judged all shaders so far. */
+  private trials: Promise<unknown> = Promise.resolve();
   private readonly poison: boolean;
   /** The recording that is being made. */
   private recording: { readonly own: OwnBuffers; readonly commands: Command[] } | null = null;
@@ -77,8 +77,13 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
       if (isOutOfMemory(event.error) && this.pool.outOfMemory()) return;
-      if (isOutOfMemory(event.error)) this.failure ??= this.outOfMemory();
-      else this.unheard ??= new KernelError(`the GPU refused what it was sent: ${event.error.message}`);
+      const { live, reserved } = this.memory;
+      if (isOutOfMemory(event.error)) {
+        this.failure ??= new OutOfMemoryError(
+          `the GPU ran out of memory with ${live} bytes in use and ${reserved} held; lower the batch or the context, ` +
+            'checkpoint layers, or use the wasm backend',
+        );
+      } else this.unheard ??= new KernelError(`the GPU refused what it was sent: ${event.error.message}`);
     });
     void device.lost.then((lost) => {
       if (lost.reason === 'destroyed' && this.failure) return;
@@ -318,26 +323,18 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       this.flush();
     } finally {
       // It rejects where the device is lost, which is told elsewhere.
-      const trial = this.device.popErrorScope().then(judge, () => {}).finally(() => this.trials.delete(trial));
-      this.trials.add(trial);
+      const trial = this.device.popErrorScope().then(judge, () => {});
+      this.trials = this.trials.then(() => trial);
     }
   }
 
   /** Waits for what the device has still to say, and throws what it said, once. */
   private async hear(): Promise<void> {
-    await Promise.all(this.trials);
+    await this.trials;
     this.check();
     const error = this.unheard;
     this.unheard = null;
     if (error) throw error;
-  }
-
-  private outOfMemory(): Error {
-    const { live, reserved } = this.memory;
-    return new OutOfMemoryError(
-      `the GPU ran out of memory with ${live} bytes in use and ${reserved} held; lower the batch or the context, ` +
-        'checkpoint layers, or use the wasm backend',
-    );
   }
 
   private check(): void {
