@@ -17,12 +17,7 @@ export type ElementDType = 'f32' | 'f16' | 'bf16' | 'i32' | 'u32' | 'bool';
 /** What a tensor's elements look like on the host: f16 and bf16 are raw 16-bit patterns, int8 and int4 raw words. */
 export type HostArray = Float32Array | Float64Array | Uint16Array | Int32Array | Uint32Array;
 
-type HostArrayType =
-  | Float32ArrayConstructor
-  | Float64ArrayConstructor
-  | Uint16ArrayConstructor
-  | Int32ArrayConstructor
-  | Uint32ArrayConstructor;
+type HostArrayType = Float32ArrayConstructor | Uint16ArrayConstructor | Int32ArrayConstructor | Uint32ArrayConstructor;
 
 /** A storage format: everything the engine and its backends know of one. Adding a format is adding a row. */
 interface Format {

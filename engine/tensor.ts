@@ -1,22 +1,11 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import type { Backend, Spec } from './backend.ts';
-import { elements } from './backend.ts';
+import { type Backend, elements, type Spec } from './backend.ts';
 import { hostArrayFor } from './backends/host.ts';
-import {
-  decoder,
-  type DType,
-  encode,
-  expectSpec,
-  expectStorable,
-  hostArrayType,
-  hostItems,
-  type HostArray,
-  isFloat,
-} from './dtype.ts';
+import type { DType, HostArray } from './dtype.ts';
+import { decoder, encode, expectSpec, expectStorable, hostArrayType, hostItems, isFloat } from './dtype.ts';
 import { DisposedError, DTypeError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
-import type { Scope } from './scope.ts';
-import { track } from './scope.ts';
+import { type Scope, track } from './scope.ts';
 import type { Node } from './tape.ts';
 
 (Symbol as { dispose?: symbol }).dispose ??= Symbol.for('Symbol.dispose');
