@@ -57,9 +57,13 @@ class IdleBuffers extends Map<number, GpuBuffer[]> {
   add(buffer: GpuBuffer): void {
     let same = this.get(buffer.capacity);
     if (!same) this.set(buffer.capacity, (same = []));
-    let at = same.length;
-    while (at > 0 && same[at - 1].id < buffer.id) at--;
-    same.splice(at, 0, buffer);
+    let [from, to] = [0, same.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (same[middle].id > buffer.id) from = middle + 1;
+      else to = middle;
+    }
+    same.splice(from, 0, buffer);
   }
 }
 
