@@ -109,3 +109,13 @@ fn join_exp(a: vec2<f32>, b: vec2<f32>, k: f32) -> vec2<f32> {
   let m = max(a.x, b.x);
   return vec2<f32>(m, a.y * exp_above(a.x, m, k) + b.y * exp_above(b.x, m, k));
 }
+
+// p·x, where 0·x = 0 for infinite x too; and log cosh, by its series near zero, where the logarithm would lose every
+// digit: a student that has learned its teacher lives there.
+fn scaled(p: f32, x: f32) -> f32 { return select(p * x, 0.0, p == 0.0); }
+fn log_cosh(x: f32) -> f32 {
+  let a = abs(x);
+  let s = x * x;
+  let near = s * (0.5 - s * (0.083333333 - s * (0.022222222 - s * 0.0067460317)));
+  return select(a + log(1.0 + exp(-2.0 * a)) - 0.69314718, near, a < 0.25);
+}

@@ -16,7 +16,7 @@ import { maskedFill, where } from '../elementwise/where.ts';
 import { l2Distance } from '../reduce/l2.ts';
 import { argmax, sum } from '../reduce/reduce.ts';
 import { crossEntropy } from './cross-entropy.ts';
-import { type DivergenceKind, DIVERGENCES, type HostRow, MATH, STATS } from './divergences.ts';
+import { type DivergenceKind, DIVERGENCES } from './divergences.ts';
 import { expectClasses, logSums, maxAndLogSum } from './log-sum.ts';
 import { launchReduction, reduceOnHost, type Reduction } from './reduction.ts';
 
@@ -51,11 +51,19 @@ function reductionOf({ temperature, reduction }: DivergenceAttrs, { shape }: Spe
   return { factor: temperature ** 2 / batch, byWeight: reduction === 'mean' };
 }
 
-/** Row r of the logits, by its statistics. */
-function hostRow(student: HostArg, teacher: HostArg, r: number, k: number, stats: ArrayLike<number>): HostRow {
-  const n = student.shape.at(-1)!;
-  const [s, t] = [student, teacher].map(({ data }) => data.subarray(r * n, r * n + n));
-  return { classes: n, a: (c) => (s[c] - stats[0]) * k - stats[1], b: (c) => (t[c] - stats[2]) * k - stats[3] };
+/**
+ * Numbers that a row leaves for its gradient: the student's maximum and log Σ exp((x − maximum)/T), the teacher's, and
+ * the divergence's aux.
+ */
+const STATS = 5;
+
+/** Logarithms of the probabilities of class c of row r, the student's and the teacher's, by the row's statistics. */
+function logsOf(student: HostArg, teacher: HostArg, r: number, k: number, stats: ArrayLike<number>) {
+  const at = r * student.shape.at(-1)!;
+  return (c: number): [a: number, b: number] => [
+    (student.data[at + c] - stats[0]) * k - stats[1],
+    (teacher.data[at + c] - stats[2]) * k - stats[3],
+  ];
 }
 
 /** The op of the divergences: also gives d loss/d (weighted row loss), and the statistics of each row. */
@@ -74,7 +82,13 @@ const distillLossOp = /* @__PURE__ */ defineOp({
     for (let r = 0; r * n < student.size; r++) {
       const of = ({ data }: HostArg) => maxAndLogSum(data.subarray(r * n, r * n + n), k);
       const logs = [...of(student), ...of(teacher)];
-      const [own, aux] = DIVERGENCES[attrs.kind].host.loss(hostRow(student, teacher, r, k, logs));
+      const logsAt = logsOf(student, teacher, r, k, logs);
+      let [own, aux] = [0, 0];
+      for (let c = 0; c < n; c++) {
+        const [term, other] = DIVERGENCES[attrs.kind].termsOf(...logsAt(c));
+        own += term;
+        aux += other;
+      }
       const w = weights ? weights.data[r] : 1;
       if (w !== 0) total += w * own;
       weight += w;
@@ -91,9 +105,24 @@ const distillLossOp = /* @__PURE__ */ defineOp({
       writes: { losses, stats },
       params: { k: ['f32', 1 / attrs.temperature] } as const,
       constants: { STATS },
-      declarations: () => logSums('params.k') + MATH,
+      declarations: () => logSums('params.k'),
       body: () => /* wgsl */ `
-  ${DIVERGENCES[attrs.kind].loss}
+  var sum_s = no_exp();
+  var sum_t = no_exp();
+  for (var c = lane; c < params.columns; c += LANES) {
+    sum_s = with_exp(sum_s, load_student(base + c));
+    sum_t = with_exp(sum_t, load_teacher(base + c));
+  }
+  let logs = max_and_log_sum(sum_s, sum_t, local);
+  var sums = vec2<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    let a = (load_student(base + c) - logs.x) * params.k - logs.y;
+    let b = (load_teacher(base + c) - logs.z) * params.k - logs.w;
+    let p = exp(a);
+    let q = exp(b);
+    sums += ${DIVERGENCES[attrs.kind].terms};
+  }
+  let row_loss = row_sum2(sums, local);
   if (row >= params.rows || lane > 0u) { return; }
   let w = ${weights ? 'load_weights(row)' : '1.0'};
   store_losses(row, select(w * row_loss.x, 0.0, w == 0.0));
@@ -131,9 +160,9 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
     const k = 1 / attrs.temperature;
     for (let r = 0; r * n < student.size; r++) {
       const own = stats.data.subarray(r * STATS, (r + 1) * STATS);
-      const row = hostRow(student, teacher, r, k, own);
+      const logsAt = logsOf(student, teacher, r, k, own);
       const w = factor.data[0] * dy.data[0] * (weights ? weights.data[r] : 1);
-      const slope = (c: number) => w * k * DIVERGENCES[attrs.kind].host.slope(row, c, own[4]);
+      const slope = (c: number) => w * k * DIVERGENCES[attrs.kind].slopeOf(...logsAt(c), own[4]);
       for (let c = 0; c < n; c++) dstudent.data[r * n + c] = w === 0 ? 0 : slope(c);
     }
   },
@@ -144,10 +173,8 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
       writes: { dstudent },
       params: { columns: student.shape.at(-1)!, k: ['f32', 1 / attrs.temperature] } as const,
       constants: { STATS },
-      declarations: () => MATH,
       body: () => /* wgsl */ `
   let row = i / params.columns;
-  let c = i - row * params.columns;
   let at = row * STATS;
   let a = (load_student(i) - load_stats(at)) * params.k - load_stats(at + 1u);
   let b = (load_teacher(i) - load_stats(at + 2u)) * params.k - load_stats(at + 3u);

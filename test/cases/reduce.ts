@@ -103,6 +103,7 @@ export const reduce: Room = {
     cases: [
       [pair, (t, { M, N }) => ops.l2Distance(t(M, N), t(M, N)), { at: sized('M N', [7, 1], [15, 7], [130, 500]), most: 2e-5 }],
       [pair, (t, { M, N }) => ops.l2Distance(t.fixed(M, N), t(M, N))],
+      [pair, (t, { M, N }) => ops.l2Distance(t(M, N), t.fixed(M, N), ops.abs(t.fixed(M)))],
       [{}, (t) => ops.l2Distance(t(), t())],
     ],
     refuses: [['another shape', (t) => ops.l2Distance(t(2, 3), t(3, 2)), ShapeError, /l2_distance: b has shape/]],
