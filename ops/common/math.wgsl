@@ -119,3 +119,21 @@ fn log_cosh(x: f32) -> f32 {
   let near = s * (0.5 - s * (0.083333333 - s * (0.022222222 - s * 0.0067460317)));
   return select(a + log(1.0 + exp(-2.0 * a)) - 0.69314718, near, a < 0.25);
 }
+
+// For rows of any f32: what they are multiplied by before they are summed, what before they are squared, and their
+// 1/√(variance + eps) from that.
+// A power of two that n numbers can be multiplied by and then not overflow in their sum.
+fn share_of(n: u32) -> f32 { return bitcast<f32>((127u - firstLeadingBit(2u * n - 1u)) << 23u); }
+// A power of two near 1/size; 1 where squares neither vanish nor overflow without.
+fn scale_for(size: f32) -> f32 {
+  let exponent = clamp((bitcast<u32>(size) >> 23u) & 0xffu, 1u, 253u);
+  return select(bitcast<f32>((254u - exponent) << 23u), 1.0, exponent > 90u && exponent < 164u);
+}
+fn rstd_of(squares: f32, scale: f32, eps: f32) -> f32 {
+  if (scale == 1.0) { return 1.0 / sqrt(squares + eps); }
+  let a = sqrt(squares) / scale;
+  let b = sqrt(eps);
+  let large = max(a, b);
+  let ratio = select(min(a, b) / large, 0.0, large == 0.0);
+  return 1.0 / (large * sqrt(1.0 + ratio * ratio));
+}

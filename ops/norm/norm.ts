@@ -4,8 +4,26 @@ import type { DType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, hostSums, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { launchRows } from '../common/rows.ts';
 import { expectFloats, expectShape, show } from '../common/shapes.ts';
-import { launchForward, launchInputsBackward, launchWeightsBackward, type NormAttrs } from './kernels.ts';
+import { foldLaunches } from '../reduce/fold.ts';
+
+interface NormAttrs {
+  /** Whether the mean is taken off. */
+  readonly center: boolean;
+  /** Where silu(z) is multiplied by: not at all, before or after the norm. */
+  readonly gate: 'none' | 'first' | 'last';
+  /** Consecutive channels that are normalised together. */
+  readonly group: number;
+  readonly eps: number;
+}
+
+/** WGSL of what is normalised, at place i, and of what the result is multiplied by. */
+const sourceAt = (gate: NormAttrs['gate']) => (gate === 'first' ? 'load_x(i) * silu(load_z(i))' : 'load_x(i)');
+const afterAt = (gate: NormAttrs['gate']) => (gate === 'last' ? 'silu(load_z(i))' : '1.0');
+const gated = (gate: NormAttrs['gate']) => /* wgsl */ `
+fn source(i: u32) -> f32 { return ${sourceAt(gate)}; }
+fn after(i: u32) -> f32 { return ${afterAt(gate)}; }`;
 
 /** The C kernel's word for where the gate comes. */
 const WASM_GATE = { none: 0, first: 1, last: 2 } as const;
@@ -35,9 +53,9 @@ interface WeightAttrs extends NormAttrs {
   readonly bias?: DType;
 }
 
-/** A norm of that name with its gradients. */
-function normOp(name: string) {
-  const inputsBackward = defineOp({
+/** The gradients of a norm's inputs. */
+function defineInputsBackward(name: string) {
+  return defineOp({
     name: `${name}_backward`,
     inputs: ['x', 'z?', 'weight', 'mean?', 'rstd', 'dy'],
     outputs: ['dx', 'dz?'],
@@ -58,15 +76,51 @@ function normOp(name: string) {
         });
       }
     },
-    webgpu: (reads, writes, attrs, device) => [launchInputsBackward(reads, writes, attrs, device)],
+    webgpu({ x, z, weight, mean, rstd, dy }, { dx, dz }, { center, gate, group }, device) {
+      const store = {
+        none: 'store_dx(i, du);',
+        first: 'store_dx(i, du * silu(load_z(i))); store_dz(i, du * load_x(i) * dsilu(load_z(i)));',
+        last: 'store_dx(i, du); store_dz(i, load_dy(i) * load_weight(w + c) * hat * dsilu(load_z(i)));',
+      };
+      const kernel = {
+        key: `norm.backward.${gate}`,
+        reads: { x, z, weight, mean, rstd, dy },
+        writes: { dx, dz },
+        params: { groups: weight.size / group },
+        declarations: () => /* wgsl */ `${gated(gate)}
+fn slope(i: u32, w: u32) -> f32 { return load_dy(i) * load_weight(w) * after(i); }`,
+        body: () => /* wgsl */ `
+  let safe = min(row, params.rows - 1u);
+  let w = (row % params.groups) * params.columns;
+  let mean = load_mean(safe);
+  let rstd = load_rstd(safe);
+  var sums = vec2<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    let g = slope(base + c, w + c);
+    sums += vec2<f32>(g, g * (source(base + c) - mean) * rstd);
+  }
+  let means_of = row_sum2(sums, local) / f32(params.columns);
+  if (row >= params.rows) { return; }
+  for (var c = lane; c < params.columns; c += LANES) {
+    let i = base + c;
+    let hat = (source(i) - mean) * rstd;
+    let du = rstd * (slope(i, w + c)${center ? ' - means_of.x' : ''} - hat * means_of.y);
+    ${store[gate]}
+  }`,
+      };
+      return [launchRows(x.size / group, group, kernel, device)];
+    },
     wasm({ x, z, weight, mean, rstd, dy }, { dx, dz }, { group, gate }, { k }) {
       k.norm_backward(x, z, weight, mean, rstd, dy, dx, dz, x.size / group, group, weight.size, WASM_GATE[gate]);
       return true;
     },
     asStored: { webgpu: ['x', 'z', 'weight', 'dy'] },
   });
+}
 
-  const weightsBackward = defineOp({
+/** Those of its weight and its bias. */
+function defineWeightsBackward(name: string) {
+  return defineOp({
     name: `${name}_weight_backward`,
     inputs: ['x', 'z?', 'mean?', 'rstd', 'dy'],
     outputs: ['dweight', 'dbias?'],
@@ -86,7 +140,17 @@ function normOp(name: string) {
       }
       outputs.forEach((d, i) => d.data.set(sums[i].data));
     },
-    webgpu: launchWeightsBackward,
+    webgpu({ x, z, mean, rstd, dy }, writes, { gate, group }, device) {
+      const reads = { x, z, mean, rstd, dy };
+      const stat = 'i / params.columns';
+      const hat = `(${sourceAt(gate)} - load_mean(${stat})) * load_rstd(${stat})`;
+      const [acc, terms, store] = writes.dbias
+        ? ['vec2<f32>', `vec2(${hat}, 1.0)`, 'store_dweight(o, a.x); store_dbias(o, a.y);']
+        : ['f32', hat, 'store_dweight(o, a);'];
+      const fold = { type: acc, load: `${terms} * (load_dy(i) * ${afterAt(gate)})`, acc, lift: 'v', join: 'a + b' };
+      const kernel = { name: `norm.weights.${gate}.${acc}`, reads, writes, params: { columns: group }, fold, store };
+      return foldLaunches(kernel, x.shape.slice(0, -1).map((_, d) => d), device);
+    },
     wasm({ x, z, mean, rstd, dy }, { dweight, dbias }, { group, gate }, { k, sizes, scratch }) {
       const room = scratch(sizes.norm_weights_scratch(dweight.size));
       const counts = [x.size / group, group, dweight.size, WASM_GATE[gate]] as const;
@@ -95,7 +159,12 @@ function normOp(name: string) {
     },
     asStored: { webgpu: ['x', 'z', 'dy'] },
   });
+}
 
+/** A norm of that name with its gradients. */
+function normOp(name: string) {
+  const inputsBackward = defineInputsBackward(name);
+  const weightsBackward = defineWeightsBackward(name);
   return defineOp({
     name,
     inputs: ['x', 'z?', 'weight', 'bias?'],
@@ -125,7 +194,41 @@ function normOp(name: string) {
         });
       }
     },
-    webgpu: (reads, writes, attrs, device) => [launchForward(reads, writes, attrs, device)],
+    webgpu({ x, z, weight, bias }, { y, mean, rstd }, { center, gate, group, eps }, device) {
+      const kernel = {
+        key: `norm.${gate}`,
+        reads: { x, z, weight, bias },
+        writes: { y, mean, rstd },
+        params: { groups: weight.size / group, eps: ['f32', eps] } as const,
+        declarations: () => gated(gate),
+        body: () => /* wgsl */ `
+  let w = (row % params.groups) * params.columns;
+  let share = share_of(params.columns);
+  var sums = vec2<f32>();
+  for (var c = lane; c < params.columns; c += LANES) {
+    let v = source(base + c) * share;
+    sums += vec2<f32>(v, abs(v));
+  }
+  let averages = row_sum2(sums, local) / (f32(params.columns) * share);
+  let mean = ${center ? 'averages.x' : '0.0'};
+  let scale = scale_for(averages.y);
+  var squares = 0.0;
+  for (var c = lane; c < params.columns; c += LANES) {
+    let d = source(base + c) * scale - mean * scale;
+    squares += d * d;
+  }
+  let rstd = rstd_of(row_sum(squares, local) / f32(params.columns), scale, params.eps);
+  if (row >= params.rows) { return; }
+  for (var c = lane; c < params.columns; c += LANES) {
+    let hat = (source(base + c) * scale - mean * scale) * (rstd / scale);
+    store_y(base + c, (hat * load_weight(w + c)${bias ? ' + load_bias(w + c)' : ''}) * after(base + c));
+  }
+  if (lane > 0u) { return; }
+  store_mean(row, mean);
+  store_rstd(row, rstd);`,
+      };
+      return [launchRows(x.size / group, group, kernel, device)];
+    },
     wasm({ x, z, weight, bias }, { y, mean, rstd }, { group, eps, gate }, { k }) {
       k.norm(x, z, weight, bias, y, mean, rstd, x.size / group, group, weight.size, eps, WASM_GATE[gate]);
       return true;
