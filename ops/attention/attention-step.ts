@@ -8,7 +8,7 @@ import { noGrad } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectRank, expectShape } from '../common/shapes.ts';
 import { attentionOp } from './attention.ts';
-import { ropeOnHost, ropeOnWasm } from './rope.ts';
+import { ropeOp } from './rope.ts';
 import type { StepAttrs } from './shape.ts';
 import { stepLaunches } from './variants.ts';
 
@@ -49,7 +49,7 @@ const attentionStepOp = /* @__PURE__ */ defineOp({
   reference({ q, k, v, keys, values, first, end }, { o }, attrs) {
     const turned = (x: HostArg): HostArg => {
       const y = { ...x, data: x.data.slice() };
-      ropeOnHost(x, first, y, turning(attrs));
+      ropeOp.reference({ x, start: first }, { y }, turning(attrs));
       return y;
     };
     const [b, , kv, d] = k.shape;
@@ -67,7 +67,7 @@ const attentionStepOp = /* @__PURE__ */ defineOp({
   wasm({ q, k, v, keys, values, first, end }, { o }, attrs, device) {
     const turned = (x: Slot): Slot => {
       const y = { ...x, slot: device.scratch(4 * x.size).slot };
-      ropeOnWasm(device, x, first, y, x, turning(attrs));
+      ropeOp.wasm!({ x, start: first }, { y }, turning(attrs), device);
       return y;
     };
     const [b, , kv, d] = k.shape;

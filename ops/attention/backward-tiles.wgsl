@@ -14,7 +14,7 @@ fn load_rows(p: Problem, first: u32, t: u32) {
   for (var r = t; r < ROWS; r += THREADS) {
     row_keys[r] = row_seen(p, first + r);
     stat_tile[r] = vec4<f32>();
-    if (first + r < rows_of_problem()) { stat_tile[r] = row_stats[row_stat(p, first + r)]; }
+    if (first + r < rows_of_problem()) { stat_tile[r] = load_row_stats(row_stat(p, first + r)); }
   }
   for (var e = t; e < ROWS * DV; e += THREADS) {
     let r = first + e / DV;

@@ -15,17 +15,6 @@ fn problem_of(index: u32) -> Problem { return Problem(index / params.kv_heads, i
 /** What scores are to be multiplied with: |scale|; above 0, so that −∞ stays what it is. */
 fn steepness() -> f32 { return select(max(abs(params.scale), 1.17549435e-38), 1.0, ADDITIVE); }
 
-/** e^(|scale| · (x − top)), 0 for a key that is not seen. */
-fn weight(x: f32, top: f32) -> f32 { return select(exp((x - top) * steepness()), 0.0, is_nothing(x)); }
-
-/** 1 / sum; 0 where no key was seen. A NaN is a sum: it is told by its bits. */
-fn inverse(sum: f32) -> f32 { return select(1.0 / sum, 0.0, bitcast<u32>(sum) == 0u); }
-
-/** A row's largest score and the logarithm of its sum of weights: apart, or a large score would round the sum away. */
-fn stats_of(top: f32, sum: f32) -> vec2<f32> {
-  return select(vec2<f32>(top, log(sum)), vec2<f32>(), bitcast<u32>(sum) == 0u);
-}
-
 /** The score of a key from its dot product; −∞ for one that the row does not see or the mask hides. */
 fn score(product: f32, p: Problem, r: u32, key: u32, seen: bool) -> f32 {
   let open = seen && key_open(p, r, key);
@@ -43,6 +32,9 @@ fn weight_and_slope(products: vec2<f32>, stat: vec4<f32>, p: Problem, r: u32, ke
   let open = seen && key_open(p, r, key);
   return vec2<f32>(weight, select(0.0, weight * (products.y - stat.z) * params.scale, open));
 }
+
+/** vec4 of a head, in loops that compilers shall not unroll. */
+fn vectors() -> u32 { return (params.dim + 3u) / 4u; }
 
 fn rows_of_problem() -> u32 { return params.group * params.length; }
 

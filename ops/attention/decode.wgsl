@@ -2,6 +2,7 @@
 // time. LANES threads multiply a key; then each thread adds up one vec4 column of the values of every STRIPES-th key.
 const STRIPES = THREADS / DV;
 
+var<workgroup> query: array<vec4<f32>, DV>;
 var<workgroup> products: array<f32, CHUNK * LANES>;
 var<workgroup> scores: array<f32, CHUNK>;
 var<workgroup> outs: array<vec4<f32>, THREADS>;
@@ -66,6 +67,13 @@ fn kernel(share: u32, t: u32) {
     value += outs[j * DV + t];
     total += sums[j * DV + t];
   }
-  leave(share, at, t, value, total);
-  if (t == 0u) { leave_stats(share, row_stat(p, r), top, total); }
+  if (PARTS > 1u) {
+    store_parts(share * DV + t, value);
+    if (t > 0u) { return; }
+    store_part_stats(2u * share, top);
+    store_part_stats(2u * share + 1u, total);
+  } else {
+    store_o(at, t, value * inverse(total));
+    if (t == 0u) { put_stats(row_stat(p, r), top, total); }
+  }
 }

@@ -15,6 +15,6 @@ fn kernel(group: u32, t: u32) {
   if (valid && t % 8u == 0u) {
     var total = 0.0;
     for (var j = 0u; j < 8u; j++) { total += partial[t + j]; }
-    row_stats[stat] = vec4<f32>(stats[stat], total, 0.0);
+    store_row_stats(stat, vec4<f32>(load_stats(2u * stat), load_stats(2u * stat + 1u), total, 0.0));
   }
 }

@@ -8,7 +8,7 @@ fn kernel(group: u32, t: u32) {
   let at = row_offset(p, r);
   var q: array<vec4<f32>, DV>;
   var o: array<vec4<f32>, DV>;
-  for (var d = 0u; d < DV; d++) {
+  for (var d = 0u; d < vectors(); d++) {
     q[d] = load_q(at, d);
     o[d] = vec4<f32>();
   }
@@ -18,15 +18,15 @@ fn kernel(group: u32, t: u32) {
   for (var key = 0u; key < seen; key++) {
     let from_key = key_offset(p, key);
     var product = 0.0;
-    for (var d = 0u; d < DV; d++) { product += dot(q[d], load_k(from_key, d)); }
+    for (var d = 0u; d < vectors(); d++) { product += dot(q[d], load_k(from_key, d)); }
     let s = score(product, p, r, key, true);
     let before = top;
     top = max(top, s);
     let shrink = weight(before, top);
     let w = weight(s, top);
     sum = sum * shrink + w;
-    for (var d = 0u; d < DV; d++) { o[d] = o[d] * shrink + w * load_v(from_key, d); }
+    for (var d = 0u; d < vectors(); d++) { o[d] = o[d] * shrink + w * load_v(from_key, d); }
   }
-  for (var d = 0u; d < DV; d++) { store_o(at, d, o[d] * inverse(sum)); }
-  stats[row_stat(p, r)] = stats_of(top, sum);
+  for (var d = 0u; d < vectors(); d++) { store_o(at, d, o[d] * inverse(sum)); }
+  put_stats(row_stat(p, r), top, sum);
 }

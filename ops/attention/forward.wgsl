@@ -110,7 +110,7 @@ fn kernel(index: u32, t: u32) {
     // A row that sees no key is 0, and so are its gradients.
     row_scale[soft_row] = inverse(total);
     if (first + soft_row < rows_of_problem()) {
-      stats[row_stat(p, first + soft_row)] = stats_of(top, total);
+      put_stats(row_stat(p, first + soft_row), top, total);
     }
   }
   workgroupBarrier();

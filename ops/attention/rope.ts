@@ -1,11 +1,12 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.ts';
-import { type Address, at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import type { Spec } from '../../engine/backend.ts';
+import { at } from '../../engine/backends/wasm/planner.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
-import { defineOp, type HostArg, type Op, spec } from '../../engine/op.ts';
+import { defineOp, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { type KernelBody, launchElements } from '../common/launch-kernel.ts';
+import { launchElements } from '../common/launch-kernel.ts';
 import { show } from '../common/shapes.ts';
 
 /** Where the heads are: (…, H, L, Dh) or token-major (…, L, H, Dh). */
@@ -36,17 +37,10 @@ export interface RopeAttrs {
   readonly inverse: boolean;
 }
 
-/** Tokens, and rows of one token that lie next to each other. */
-function tokens(shape: readonly number[], layout: HeadLayout): { length: number; inner: number } {
-  const rank = shape.length;
-  return layout === 'bhld'
-    ? { length: shape[rank - 2], inner: 1 }
-    : { length: shape[rank - 3], inner: shape[rank - 2] };
-}
-
-/** The size of the first dimension before heads and tokens; 1 where there is none. */
-function batchOf(shape: readonly number[], layout: HeadLayout): number {
-  return shape.length > (layout === 'bhld' ? 2 : 3) ? shape[0] : 1;
+/** The size of a row, tokens, and rows of one token that lie next to each other. */
+function sizesOf({ shape }: Spec, layout: HeadLayout): { dim: number; length: number; inner: number } {
+  const [third, second, dim] = [shape.at(-3)!, shape.at(-2)!, shape.at(-1)!];
+  return layout === 'bhld' ? { dim, length: second, inner: 1 } : { dim, length: third, inner: second };
 }
 
 /**
@@ -92,7 +86,7 @@ const BODY = /* wgsl */ `
   store_y(at, pair.x);
   store_y(at + HALF, pair.y);`;
 
-/** theta^(−2i/n) radians as 48-bit fractions of a turn: 32 bits and 16 bits. */
+/** WGSL of HALF, the pairs that turn, and their theta^(−2i/n) radians as 48-bit fractions of a turn: 32 bits and 16 bits. */
 export function frequencyTable(rotaryDim: number, theta: number): string {
   const entries: string[] = [];
   for (let i = 0; i < rotaryDim / 2; i++) {
@@ -101,49 +95,11 @@ export function frequencyTable(rotaryDim: number, theta: number): string {
     const low = Math.floor((turns * 2 ** 32 - high) * 2 ** 16);
     entries.push(`vec2<u32>(${high}u, ${low}u)`);
   }
-  return `const FREQUENCIES = array<vec2<u32>, ${entries.length}>(${entries.join(', ')});\n`;
+  return `const HALF = ${rotaryDim / 2}u;
+const FREQUENCIES = array<vec2<u32>, HALF>(${entries.join(', ')});\n`;
 }
 
-/** Loops; see `rope`. */
-export function ropeOnHost(x: HostArg, start: HostArg | undefined, y: HostArg, attrs: RopeAttrs): void {
-  const { rotaryDim, theta, inverse } = attrs;
-  const { length, inner } = tokens(x.shape, attrs.layout);
-  const dim = x.shape[x.shape.length - 1];
-  const half = rotaryDim / 2;
-  const each = x.size / dim / (start?.size ?? 1);
-  for (let row = 0; row * dim < x.size; row++) {
-    const first = attrs.offset + (start ? start.data[Math.floor(row / each)] : 0);
-    const position = (Math.floor(row / inner) % length) + first;
-    for (let j = 0; j < half; j++) {
-      const angle = position * theta ** ((-2 * j) / rotaryDim);
-      const c = Math.cos(angle);
-      const s = inverse ? -Math.sin(angle) : Math.sin(angle);
-      const a = x.data[row * dim + j];
-      const b = x.data[row * dim + j + half];
-      y.data[row * dim + j] = a * c - b * s;
-      y.data[row * dim + j + half] = b * c + a * s;
-    }
-    for (let j = rotaryDim; j < dim; j++) y.data[row * dim + j] = x.data[row * dim + j];
-  }
-}
-
-/** Notes the call of the C kernel for sequences of one start. @param spec theirs */
-export function ropeOnWasm(
-  { k, sizes: { rope_scratch }, scratch }: WasmPlanner,
-  x: Address,
-  start: Address | undefined,
-  y: Address,
-  { shape, size }: { readonly shape: readonly number[]; readonly size: number },
-  { rotaryDim, theta, offset, layout, inverse }: RopeAttrs,
-): void {
-  const { length, inner } = tokens(shape, layout);
-  const dim = shape[shape.length - 1];
-  const table = scratch(rope_scratch(length, rotaryDim));
-  const how = [theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
-  k.rope(x, start, y, size / dim, dim, length, inner, rotaryDim, ...how);
-}
-
-const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
+export const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
   name: 'rope',
   inputs: ['x', 'start?'],
   outputs: ['y'],
@@ -153,9 +109,8 @@ const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
     if (x.shape.length < least) {
       throw new ShapeError(`rope: x has shape ${show(x.shape)}, expected at least ${least} dimensions for ${layout}`);
     }
-    const dim = x.shape[x.shape.length - 1];
     expectWhole('rope', 'rotaryDim', rotaryDim, 2);
-    if (rotaryDim % 2 !== 0 || rotaryDim > dim) {
+    if (rotaryDim % 2 !== 0 || rotaryDim > x.shape.at(-1)!) {
       throw new ShapeError(
         `rope: rotaryDim ${rotaryDim} must be even and at most the last dimension of x ${show(x.shape)}`,
       );
@@ -165,40 +120,55 @@ const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
     expectFinite('rope', 'theta', theta, Number.MIN_VALUE);
     if (start) {
       expectDType('rope', 'start', start.dtype, 'i32');
-      if (start.shape.length !== 1 || (start.shape[0] !== 1 && start.shape[0] !== batchOf(x.shape, layout))) {
+      const batch = x.shape.length > least ? x.shape[0] : 1;
+      if (start.shape.length !== 1 || (start.shape[0] !== 1 && start.shape[0] !== batch)) {
         const want = `[1], or one for each of the batch of x ${show(x.shape)}`;
         throw new ShapeError(`rope: start has shape ${show(start.shape)}, expected ${want}`);
       }
     }
     return { y: spec(x.shape, x.dtype) };
   },
-  reference: ({ x, start }, { y }, attrs) => ropeOnHost(x, start, y, attrs),
+  reference({ x, start }, { y }, { rotaryDim, theta, offset, layout, inverse }) {
+    const { dim, length, inner } = sizesOf(x, layout);
+    const half = rotaryDim / 2;
+    const each = x.size / dim / (start?.size ?? 1);
+    for (let row = 0; row * dim < x.size; row++) {
+      const first = offset + (start ? start.data[Math.floor(row / each)] : 0);
+      const position = (Math.floor(row / inner) % length) + first;
+      for (let j = 0; j < half; j++) {
+        const angle = position * theta ** ((-2 * j) / rotaryDim);
+        const c = Math.cos(angle);
+        const s = inverse ? -Math.sin(angle) : Math.sin(angle);
+        const a = x.data[row * dim + j];
+        const b = x.data[row * dim + j + half];
+        y.data[row * dim + j] = a * c - b * s;
+        y.data[row * dim + j + half] = b * c + a * s;
+      }
+      for (let j = rotaryDim; j < dim; j++) y.data[row * dim + j] = x.data[row * dim + j];
+    }
+  },
   asStored: { webgpu: ['x'] },
-  webgpu({ x, start }, { y }, attrs, device) {
-    const { rotaryDim, theta, offset, inverse } = attrs;
-    const { length, inner } = tokens(y.shape, attrs.layout);
-    const dim = y.shape[y.shape.length - 1];
+  webgpu({ x, start }, { y }, { rotaryDim, theta, offset, layout, inverse }, device) {
+    const { dim, length, inner } = sizesOf(y, layout);
     const rows = y.size / dim;
-    const kernel: KernelBody = {
+    const sign = ['f32', inverse ? -1 : 1] as const;
+    const kernel = {
       key: `rope.${rotaryDim}.${theta}`,
       reads: { x, start },
       writes: { y },
-      params: {
-        ...{ dim: ['u32', dim], length: ['u32', length], inner: ['u32', inner], offset: ['u32', offset] },
-        ...{ sign: ['f32', inverse ? -1 : 1], each: ['u32', rows / (start?.size ?? 1)] },
-      },
-      constants: { HALF: rotaryDim / 2 },
+      params: { dim, length, inner, offset, each: rows / (start?.size ?? 1), sign },
       declarations: () => frequencyTable(rotaryDim, theta) + COS_SIN,
       body: () => BODY,
     };
     return [launchElements(rows * (dim - rotaryDim / 2), kernel, device)];
   },
-  wasm({ x, start }, { y }, attrs, device) {
+  wasm({ x, start }, { y }, { rotaryDim, theta, offset, layout, inverse }, { k, sizes, scratch }) {
+    const { dim, length, inner } = sizesOf(y, layout);
     const starts = start?.size ?? 1;
     const size = y.size / starts;
-    for (let b = 0; b < starts; b++) {
-      ropeOnWasm(device, at(x, 4 * b * size), start && at(start, 4 * b), at(y, 4 * b * size), { ...y, size }, attrs);
-    }
+    const table = scratch(sizes.rope_scratch(length, rotaryDim));
+    const how = [size / dim, dim, length, inner, rotaryDim, theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
+    for (let b = 0; b < starts; b++) k.rope(at(x, 4 * b * size), start && at(start, 4 * b), at(y, 4 * b * size), ...how);
     return true;
   },
   saves: ['start'],

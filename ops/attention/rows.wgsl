@@ -1,4 +1,6 @@
 // Flash attention, backward over query rows: dq, and with FUSED, when one tile holds all rows, dk and dv as well.
+const FUSED = WANT_KEYS == 1u;
+
 fn kernel(index: u32, t: u32) {
   if (index >= params.tiles * params.problems) { return; }
   let first = (index % params.tiles) * ROWS;

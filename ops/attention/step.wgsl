@@ -14,7 +14,7 @@ fn turned_four(which: u32, d: u32) -> vec4<f32> {
     if (e < 2u * HALF) {
       let low = e < HALF;
       let partner = unturned[which][select(e - HALF, e + HALF, low)];
-      let r = cos_sin(u32(max(first[0], 0)), e % HALF);
+      let r = cos_sin(u32(max(load_first(0u), 0)), e % HALF);
       value[c] = value[c] * r.x + select(partner, -partner, low) * r.y;
     }
   }

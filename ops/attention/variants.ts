@@ -1,9 +1,8 @@
 import { type GpuCaps, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { DeviceError } from '../../engine/errors.ts';
 import type { Slot } from '../../engine/plan.ts';
-import { type Cut, DECODE, DELTA, DIRECT, DIRECT_KEYS, DIRECT_ROWS, FORWARD, FUSED } from './kernels.ts';
-import { type Kernel, KEYS, launch, MERGE, ROWS, STEP, type Task, taskOf } from './kernels.ts';
-import { frequencyTable } from './rope.ts';
+import { DECODE, DELTA, DIRECT, DIRECT_BACKWARD, FORWARD, type Kernel, KEYS, launch, MERGE, ROWS } from './kernels.ts';
+import { stepKernel, type Task, taskOf } from './kernels.ts';
 import type { AttentionAttrs, AttentionInputs, StepAttrs } from './shape.ts';
 
 /** Query rows and keys of a tile, and how the threads lie over it. */
@@ -43,23 +42,15 @@ function tileFor(kind: 'forward' | 'backward', dim: number, { maxWorkgroupMemory
   );
 }
 
-function tileCut({ rows, keys, rowGroups, columnGroups }: Tile, dim: number): Cut {
+/** The constants of a tiled kernel. */
+function tileCut({ rows, keys, rowGroups, columnGroups }: Tile, dim: number): Record<string, number> {
   const [threads, vectors] = [rowGroups * columnGroups, Math.ceil(dim / 4)];
   const outRows = Math.floor(threads / vectors);
   const [TR, TC] = [rows / rowGroups, keys / columnGroups];
   const sizes = { ROWS: rows, KEYS: keys, THREADS: threads, ROW_GROUPS: rowGroups, COLUMN_GROUPS: columnGroups };
   const shares = { TR, TC, SCORES: TR * TC, LANES: threads / rows, OUT_ROWS: outRows };
   const outs = { TO: Math.ceil(rows / outRows), TK: Math.ceil(keys / outRows) };
-  const constants = { ...sizes, ...shares, ...outs, DV: vectors, STRIDE: strideOf(dim), PITCH: keys + 4 };
-  return { key: `${rows}.${keys}`, constants };
-}
-
-/**
- * For the kernels without tiles, which are for drivers on the CPU: those compile tiles for minutes, and would unroll
- * loops over a head, too, if they knew its size.
- */
-function directCut(dim: number): Cut {
-  return { key: '', constants: { DV: Math.ceil(dim / 4), THREADS: 64 }, rolled: true };
+  return { ...sizes, ...shares, ...outs, DV: vectors, STRIDE: strideOf(dim), PITCH: keys + 4 };
 }
 
 /** Keys at a time, threads that share one, and threads of a workgroup. */
@@ -86,7 +77,7 @@ const FORWARD_VARIANTS: readonly Variant[] = [
   {
     name: 'decode: few rows, each by workgroups of its own',
     when: ({ s, rows, device }) => rows <= FEW_ROWS && (!device.caps.software || s.keys >= 2 * PART_KEYS),
-    launches: (task) => decode(task, DECODE),
+    launches: (task) => decode(DECODE, task),
   },
   {
     name: 'direct: for drivers on the CPU',
@@ -103,37 +94,38 @@ const FORWARD_VARIANTS: readonly Variant[] = [
   },
 ];
 
-function decode(task: Task, { whole, parts }: typeof DECODE, own?: Cut): Launch[] {
-  const { s, device } = task;
+/** Of a task with few rows, each a workgroup, or as many as keep a GPU busy. */
+function decode(kernel: Kernel, task: Task): Launch[] {
+  const { s, device, slots } = task;
   const rows = task.rows * task.problems;
   let PARTS = 1;
   while (rows * PARTS < ENOUGH_WORKGROUPS && s.keys > 2 * PARTS * PART_KEYS) PARTS *= 2;
   const DV = Math.ceil(s.dim / 4);
-  const cut = { ...own, key: `${PARTS}${own?.key ?? ''}`, constants: { ...DECODE_CUT, DV, PARTS, ...own?.constants } };
+  const cut = { ...DECODE_CUT, DV, PARTS };
   const grid = grid1d(rows * PARTS, 1);
-  if (PARTS === 1) return [launch(whole, cut, task, grid)];
+  if (PARTS === 1) return [launch(kernel, cut, task, grid)];
   const sums = { parts: device.scratch([rows * PARTS, DV * 4]), part_stats: device.scratch([rows * PARTS, 2]) };
-  const stats = task.slots.stats ?? device.scratch([rows, 2]);
-  const shared = { ...task, slots: { ...task.slots, ...sums, stats } };
-  return [launch(parts, cut, shared, grid), launch(MERGE, cut, shared, grid1d(rows * DV, DECODE_CUT.THREADS))];
+  const shared = { ...task, slots: { ...slots, ...sums } };
+  const partly = { ...task, slots: { ...slots, ...sums, o: undefined, stats: undefined } };
+  return [launch(kernel, cut, partly, grid), launch(MERGE, cut, shared, grid1d(rows * DV, DECODE_CUT.THREADS))];
 }
 
-/** `attentionStep_`: a decode whose workgroups make the token's key, which one of them writes to the cache. */
+/** `attentionStep_`. */
 export function stepLaunches(
   { q, k, v, keys, values, first }: Readonly<Record<'q' | 'k' | 'v' | 'keys' | 'values' | 'first', Slot>>,
   { o }: { readonly o: Slot },
-  { rotaryDim, theta, scale }: StepAttrs,
+  attrs: StepAttrs,
   device: GpuPlanner,
 ): Launch[] {
-  const task = taskOf({ q, k: keys, v: values }, { scale, causal: false, layout: 'blhd' }, device, { k, v, keys, values, first, o });
-  const code = frequencyTable(rotaryDim, theta);
-  return decode(task, STEP, { key: `.${rotaryDim}.${theta}`, constants: { HALF: rotaryDim / 2 }, code });
+  const attending = { scale: attrs.scale, causal: false, layout: 'blhd' } as const;
+  const task = taskOf({ q, k: keys, v: values }, attending, device, { k, v, keys, values, first, o });
+  return decode(stepKernel(attrs), task);
 }
 
-/** A thread for each of the `items` of a problem, rows or keys. */
+/** A thread for each of the `items` of a problem, rows or keys: drivers on the CPU compile tiles for minutes. */
 function direct(kernel: Kernel, task: Task, items: number): Launch {
-  const cut = directCut(task.s.dim);
-  return launch(kernel, cut, task, grid1d(items * task.problems, cut.constants.THREADS));
+  const cut = { DV: Math.ceil(task.s.dim / 4), THREADS: 64 };
+  return launch(kernel, cut, task, grid1d(items * task.problems, cut.THREADS));
 }
 
 function tiled(kernel: Kernel, tile: Tile, task: Task, tiles: number): Launch {
@@ -152,24 +144,28 @@ export function forwardLaunches(
   return first(FORWARD_VARIANTS, taskOf(inputs, attrs, device, { ...outputs }));
 }
 
+/** The task of the gradient of q alone, and of those of k and v alone. */
+const ofRows = (task: Task): Task => ({ ...task, slots: { ...task.slots, dk: undefined, dv: undefined } });
+const ofKeys = (task: Task): Task => ({ ...task, slots: { ...task.slots, dq: undefined } });
+
 const BACKWARD_VARIANTS: readonly Variant[] = [
   {
     name: 'direct: for drivers on the CPU',
     when: ({ device }) => device.caps.software,
     launches: (task) => [
-      direct(DIRECT_ROWS, task, task.rows),
-      ...(task.slots.dk ? [direct(DIRECT_KEYS, task, task.s.keys)] : []),
+      direct(DIRECT_BACKWARD, ofRows(task), task.rows),
+      ...(task.slots.dk ? [direct(DIRECT_BACKWARD, ofKeys(task), task.s.keys)] : []),
     ],
   },
   {
     name: 'fused: one tile holds all rows',
     when(task) {
       const { s, rows, device, slots } = task;
-      const bindings = [...FUSED.reads, ...FUSED.writes].filter((name) => slots[name]).length;
+      const bindings = [...ROWS.reads, ...ROWS.writes].filter((name) => slots[name]).length;
       if (!slots.dk || bindings > device.caps.maxStorageBuffers) return false;
       return rows <= tileFor('backward', s.dim, device.caps).rows;
     },
-    launches: (task) => [tiled(FUSED, tileFor('backward', task.s.dim, task.device.caps), task, 1)],
+    launches: (task) => [tiled(ROWS, tileFor('backward', task.s.dim, task.device.caps), task, 1)],
   },
   {
     name: 'tiled',
@@ -177,8 +173,8 @@ const BACKWARD_VARIANTS: readonly Variant[] = [
     launches(task) {
       const tile = tileFor('backward', task.s.dim, task.device.caps);
       return [
-        tiled(ROWS, tile, task, Math.ceil(task.rows / tile.rows)),
-        ...(task.slots.dk ? [tiled(KEYS, tile, task, Math.ceil(task.s.keys / tile.keys))] : []),
+        tiled(ROWS, tile, ofRows(task), Math.ceil(task.rows / tile.rows)),
+        ...(task.slots.dk ? [tiled(KEYS, tile, ofKeys(task), Math.ceil(task.s.keys / tile.keys))] : []),
       ];
     },
   },
@@ -200,7 +196,7 @@ export function backwardLaunches(
     // Room for the statistics and Σ do ∘ o of each row.
     row_stats: device.scratch([...stats.shape.slice(0, -1), 4]),
   });
-  const cut = { key: '', constants: { DV: Math.ceil(task.s.dim / 4), THREADS: 256 } };
-  const delta = launch(DELTA, cut, task, grid1d(task.problems * task.rows, cut.constants.THREADS / 8));
+  const cut = { DV: Math.ceil(task.s.dim / 4), THREADS: 256 };
+  const delta = launch(DELTA, cut, task, grid1d(task.problems * task.rows, cut.THREADS / 8));
   return [delta, ...first(BACKWARD_VARIANTS, task)];
 }
