@@ -16,8 +16,6 @@ var<workgroup> cb: array<f32, STEPS * (STEPS + 1u)>;
 var<workgroup> xy: array<f32, STEPS * (STEPS + 1u)>;
 /** Pairs cb ∘ xy without the second L, then running sums of them over the sources; the last row is the sink G. */
 var<workgroup> pairs: array<f32, (STEPS + 1u) * (STEPS + 1u)>;
-var<workgroup> dt: array<f32, STEPS>;
-var<workgroup> cum: array<f32, STEPS>;
 /** Per token: what reaches it from S, what it sends to G, its own ∂/∂dt. Sums of the parts in *_parts. */
 var<workgroup> direct: array<f32, STEPS>;
 var<workgroup> in_parts: array<f32, STEPS * (NV + 1u)>;
@@ -56,13 +54,13 @@ fn fill_pairs(t: u32) {
     let j = e % part;
     var c_b = array<f32, PAIRS>();
     var d_x = array<f32, PAIRS>();
-    for (var n = 0u; n < upto(NV); n++) {
+    for (var n = 0u; n < NV; n++) {
       for (var r = 0u; r < EACH; r++) {
         let c = c_tile[(i + r * part) * N_STRIDE + n];
         for (var q = 0u; q < EACH; q++) { c_b[r * EACH + q] += dot(c, b_tile[(j + q * part) * N_STRIDE + n]); }
       }
     }
-    for (var v = 0u; v < upto(PV); v++) {
+    for (var v = 0u; v < PV; v++) {
       for (var r = 0u; r < EACH; r++) {
         let d = dy_tile[(i + r * part) * P_STRIDE + v];
         for (var q = 0u; q < EACH; q++) { d_x[r * EACH + q] += dot(d, x_tile[(j + q * part) * P_STRIDE + v]); }
@@ -90,7 +88,7 @@ fn form_dx(at: Place, l0: u32, t: u32, skip: f32) {
     let v = e % PV;
     var dots = array<vec4<f32>, EACH>();
     var inner = array<vec4<f32>, EACH>();
-    for (var n = 0u; n < upto(NV); n++) {
+    for (var n = 0u; n < NV; n++) {
       var b: array<vec4<f32>, EACH>;
       for (var r = 0u; r < EACH; r++) { b[r] = b_tile[(j + r * part) * N_STRIDE + n]; }
       for (var q = 0u; q < 4u; q++) {
@@ -98,7 +96,7 @@ fn form_dx(at: Place, l0: u32, t: u32, skip: f32) {
         for (var r = 0u; r < EACH; r++) { dots[r][q] += dot(b[r], g); }
       }
     }
-    for (var i = 0u; i < upto(STEPS); i++) {
+    for (var i = 0u; i < STEPS; i++) {
       let dy = dy_tile[i * P_STRIDE + v];
       for (var r = 0u; r < EACH; r++) { inner[r] += cb[i * (STEPS + 1u) + j + r * part] * dy; }
     }
@@ -123,7 +121,7 @@ fn form_bc(at: Place, l0: u32, t: u32) {
     var sdy = array<vec4<f32>, EACH>();
     var db = array<vec4<f32>, EACH>();
     var dc = array<vec4<f32>, EACH>();
-    for (var v = 0u; v < upto(PV); v++) {
+    for (var v = 0u; v < PV; v++) {
       var x: array<vec4<f32>, EACH>;
       var dy: array<vec4<f32>, EACH>;
       for (var r = 0u; r < EACH; r++) {
@@ -139,7 +137,7 @@ fn form_bc(at: Place, l0: u32, t: u32) {
         }
       }
     }
-    for (var i = 0u; i < upto(STEPS); i++) {
+    for (var i = 0u; i < STEPS; i++) {
       let c = c_tile[i * N_STRIDE + n];
       let b = b_tile[i * N_STRIDE + n] * dt[i];
       for (var r = 0u; r < EACH; r++) {
@@ -155,7 +153,7 @@ fn form_bc(at: Place, l0: u32, t: u32) {
 fn sum_sources(t: u32) {
   if (t < STEPS) {
     var own = 0.0;
-    for (var v = 0u; v < upto(PV); v++) { own += out_parts[t * (PV + 1u) + v]; }
+    for (var v = 0u; v < PV; v++) { own += out_parts[t * (PV + 1u) + v]; }
     pairs[STEPS * (STEPS + 1u) + t] = own;
     for (var i = t; i < STEPS; i++) { own += pairs[i * (STEPS + 1u) + t]; }
     direct[t] = own;
@@ -164,12 +162,12 @@ fn sum_sources(t: u32) {
   if (t <= STEPS) {
     var run = 0.0;
     if (t < STEPS) {
-      for (var n = 0u; n < upto(NV); n++) { run += in_parts[t * (NV + 1u) + n]; }
+      for (var n = 0u; n < NV; n++) { run += in_parts[t * (NV + 1u) + n]; }
     } else {
-      for (var i = 0u; i < upto(WG); i++) { run += through_parts[i]; }
+      for (var i = 0u; i < WG; i++) { run += through_parts[i]; }
       run *= exp(cum[STEPS - 1u]);
     }
-    for (var j = 0u; j < upto(STEPS); j++) {
+    for (var j = 0u; j < STEPS; j++) {
       let pair = pairs[t * (STEPS + 1u) + j];
       pairs[t * (STEPS + 1u) + j] = run;
       run += pair * dt[j];
@@ -184,7 +182,7 @@ fn advance_grad(t: u32) {
     let n = e % NV;
     var g: array<vec4<f32>, 4>;
     for (var q = 0u; q < 4u; q++) { g[q] = grad[(p + q * PV) * N_STRIDE + n] * shrink; }
-    for (var i = 0u; i < upto(STEPS); i++) {
+    for (var i = 0u; i < STEPS; i++) {
       let dy = dy_tile[i * P_STRIDE + p] * exp(cum[i]);
       let c = c_tile[i * N_STRIDE + n];
       for (var q = 0u; q < 4u; q++) { g[q] += dy[q] * c; }
@@ -203,16 +201,8 @@ fn kernel(index: u32, t: u32) {
     let l0 = at.first + (k - 1u) * STEPS;
     if (l0 >= at.last) { continue; }
     load_tiles(at, l0, k - 1u, t);
-    let step = steps[step_index(at, min(l0 + t, at.last - 1u))];
+    let step = sum_steps(at, l0, t);
     let a = step.y;
-    if (t < STEPS) { dt[t] = select(0.0, step.x, l0 + t < at.last); }
-    workgroupBarrier();
-    if (t < STEPS) {
-      var sum = 0.0;
-      for (var j = 0u; j <= t; j++) { sum += dt[j]; }
-      cum[t] = sum * a;
-    }
-    workgroupBarrier();
     fill_pairs(t);
     workgroupBarrier();
     form_dx(at, l0, t, step.z);

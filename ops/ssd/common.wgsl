@@ -5,6 +5,11 @@
 // `load_x(at, i, e)` and its kin, made by `fours`, take vec4 number e of a token or state i; past its end they are 0.
 const EACH = 2u;
 const PAIRS = EACH * EACH;
+
+/** Of the tokens of a tile: dt, and the running sums of dt · A. */
+var<workgroup> dt: array<f32, STEPS>;
+var<workgroup> cum: array<f32, STEPS>;
+
 struct Place { block: u32, chunk: u32, head: u32, batch: u32, group: u32, first: u32, last: u32 }
 
 fn place_of(index: u32) -> Place {
@@ -28,3 +33,17 @@ fn row_of(at: Place, p: u32) -> u32 { return at.block * P_BLOCK + p; }
 /** Where vec4 e of rows along n lies in workgroup memory, and vec4 e of tokens along p. */
 fn cell_n(e: u32) -> u32 { return e / NV * N_STRIDE + e % NV; }
 fn cell_p(e: u32) -> u32 { return e / PV * P_STRIDE + e % PV; }
+
+/** Fills dt, which is 0 past the end, where the state stands still, and cum; gives what thread t's token has in steps. */
+fn sum_steps(at: Place, l0: u32, t: u32) -> vec4<f32> {
+  let step = load_steps(step_index(at, min(l0 + t, at.last - 1u)));
+  if (t < STEPS) { dt[t] = select(0.0, step.x, l0 + t < at.last); }
+  workgroupBarrier();
+  if (t < STEPS) {
+    var sum = 0.0;
+    for (var j = 0u; j <= t; j++) { sum += dt[j]; }
+    cum[t] = sum * step.y;
+  }
+  workgroupBarrier();
+  return step;
+}

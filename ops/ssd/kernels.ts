@@ -31,11 +31,6 @@ export interface Task {
   readonly device: GpuPlanner;
 }
 
-/** Loops that stop at `upto` stay rolled, for drivers on the CPU, whose compilers unroll what they can. */
-const upto = ({ caps }: GpuPlanner) =>
-  `fn upto(n: u32) -> u32 { return ${caps.software ? 'min(n, params.limit)' : 'n'}; }\n`;
-const NO_LIMIT = 0xffffffff;
-
 /** Distance of rows in workgroup memory, in vec4: odd. */
 export const odd = (vectors: number) => vectors | 1;
 
@@ -66,28 +61,14 @@ export function discretise(
   return launchElements(steps.size / 4, kernel, device);
 }
 
-/** What a walk over the chunks reads and writes. */
-export interface Walked {
-  readonly x: Slot;
-  readonly steps?: Slot;
-  readonly b: Slot;
-  /** With y: what y is read from. */
-  readonly c?: Slot;
-  readonly y?: Slot;
-  readonly start?: Slot;
-  readonly end?: Slot;
-  readonly tiles?: Slot;
-  readonly decay?: Slot;
-  /** Carries the gradient of the state backwards. */
-  readonly reverse?: boolean;
-}
+/** What a walk over the chunks reads and writes; `cs` with `ys`, which are read from it. */
+type Walked = { readonly [K in 'xs' | 'steps' | 'bs' | 'cs' | 'starts' | 'ys' | 'ends' | 'tiles' | 'decays']?: Slot };
+/** What the recurrence reads and writes: `steps`, or else what they are made of. */
+type Recurrence = Walked & { readonly [K in 'dt' | 'A_log' | 'D' | 'dt_bias']?: Slot };
 
-/** What the recurrence reads: `steps`, or else what they are made of. */
-interface Recurrence extends Walked, Partial<Pick<SsdInputs<Slot>, 'dt' | 'A_log' | 'D' | 'dt_bias'>> {}
-
-/** One token after the other, `lanes` threads for each row of a state. What starts may be where the ends go: `ends`. */
+/** One token after the other, `lanes` threads for each row of a state. `starts` may be `ends`. */
 export function recurrence(
-  { x, b, c, steps, dt, A_log, D, dt_bias, start, y, end, tiles }: Recurrence,
+  { xs, bs, cs, steps, dt, A_log, D, dt_bias, starts, ys, ends, tiles }: Recurrence,
   { batch, length, heads, p, n }: SsdSizes,
   layouts: Layouts,
   lanes: number,
@@ -97,18 +78,22 @@ export function recurrence(
   const placed = Object.entries(layouts).flatMap(([name, layout]) =>
     Object.entries(layout).map(([what, value]) => [`${name}_${what}`, value] as const),
   );
-  const inPlace = start !== undefined && start === end;
+  const inPlace = starts !== undefined && starts === ends;
+  const each = Math.ceil(n / lanes);
+  const { software } = device.caps;
   const step = steps ? 'load_steps(token * params.heads + head)' : 'discretised_at(token, head)';
   const kernel = {
-    key: `ssd recurrence ${n} ${lanes} ${device.caps.software} ${inPlace}`,
-    reads: { xs: x, bs: b, cs: c, ...(steps ? { steps } : { dt, A_log, D, dt_bias }), ...(!inPlace && { starts: start }) },
-    writes: { ys: y, ends: end, tiles },
+    key: `ssd recurrence ${n} ${lanes} ${software} ${inPlace}`,
+    reads: { xs, bs, cs, ...(steps ? { steps } : { dt, A_log, D, dt_bias }), ...(!inPlace && { starts }) },
+    writes: { ys, ends, tiles },
     wide: ['steps'],
-    params: { total, length, heads, p, n, limit: NO_LIMIT, ...Object.fromEntries(placed) },
-    constants: { LANES: lanes, EACH: Math.ceil(n / lanes), WANT_Y: y ? 1 : 0, WANT_TILES: tiles ? 1 : 0 },
+    params: { total, length, heads, p, n, each, ...Object.fromEntries(placed) },
+    constants: { LANES: lanes, EACH: each, WANT_Y: ys ? 1 : 0, WANT_TILES: tiles ? 1 : 0 },
     workgroup: 64,
+    // Drivers on the CPU would unroll the loops over a row.
     code: () =>
-      `${upto(device)}${steps ? '' : discretisedCode}
+      `fn each() -> u32 { return ${software ? 'params.each' : 'EACH'}; }
+${steps ? '' : discretisedCode}
 fn step_at(token: u32, head: u32) -> vec4<f32> { return ${step}; }
 ${inPlace ? 'fn load_starts(i: u32) -> f32 { return load_ends(i); }' : ''}
 ${rowsCode}`,
@@ -118,15 +103,15 @@ ${rowsCode}`,
 }
 
 /** What the kernels that take a cut are told of it: one workgroup a block and chunk, or a thread for each row. */
-function kernelOf({ s, cut, device }: Task) {
+function kernelOf({ s, cut }: Task) {
   const { steps, pBlock, blocks, threads, chunk, chunks, tiles, lanes } = cut;
   const total = s.batch * s.heads * chunks * blocks;
   const [NV, PV] = [Math.ceil(s.n / 4), pBlock / 4];
   const exact = s.p === pBlock * blocks;
   const { length, heads, groups, p, n } = s;
   return {
-    key: `${n} ${steps} ${pBlock} ${exact} ${threads} ${device.caps.software}`,
-    params: { total, length, heads, groups, p, n, chunk, chunks, tiles, blocks, limit: NO_LIMIT },
+    key: `${n} ${steps} ${pBlock} ${exact} ${threads}`,
+    params: { total, length, heads, groups, p, n, chunk, chunks, tiles, blocks },
     constants: { STEPS: steps, P_BLOCK: pBlock, NV, PV, N_STRIDE: odd(NV), P_STRIDE: odd(PV), EXACT: exact ? 1 : 0 },
     workgroup: threads,
     grid: grid1d(total, lanes > 0 ? threads : 1),
@@ -160,41 +145,36 @@ function fours(access: 'load' | 'store', names: Readonly<Record<string, keyof ty
         ? move('value', `(${span.row}) * NV + ${span.place}`)
         : `let v = 4u * (${span.place});
   for (var c = 0u; c < min(4u, params.n - v); c++) { ${move('value[c]', `(${span.row}) * params.n + v + c`)} }`;
+    const whole = `if (${span.inside}) { ${moves} }`;
     return access === 'load'
-      ? `fn load_${name}(at: Place, i: u32, e: u32) -> vec4<f32> {
-  var value = vec4<f32>();
-  if (${span.inside}) { ${moves} }
-  return value;
-}
-`
-      : `fn store_${name}(at: Place, i: u32, e: u32, value: vec4<f32>) {
-  if (${span.inside}) { ${moves} }
-}
-`;
+      ? `fn load_${name}(at: Place, i: u32, e: u32) -> vec4<f32> { var value = vec4<f32>(); ${whole} return value; }`
+      : `fn store_${name}(at: Place, i: u32, e: u32, value: vec4<f32>) { ${whole} }`;
   });
-  return functions.join('');
+  return functions.join('\n');
 }
 
 /** The bindings of rows along n that are accessed by fours. */
 const wideAlong = ({ n }: SsdSizes, ...names: string[]) => (n % 4 === 0 ? names : []);
 
-export function walk(task: Task, w: Walked): Launch {
+/** @param reverse carries the gradient of the state backwards */
+export function walk(task: Task, walked: Walked, reverse = false): Launch {
   const { s, cut, device } = task;
-  if (cut.lanes > 0) return recurrence(w, s, layoutsOf(s), cut.lanes, device);
+  if (cut.lanes > 0) return recurrence(walked, s, layoutsOf(s), cut.lanes, device);
+  const { xs, steps, bs, cs, starts, ys, ends, tiles, decays } = walked;
   const wide = wideAlong(s, 'bs', 'cs', 'starts', 'ends', 'tiles');
   const own = kernelOf(task);
-  const wants = { WANT_Y: w.y ? 1 : 0, WANT_END: w.end ? 1 : 0, WANT_TILES: w.tiles ? 1 : 0 };
+  const wants = { WANT_Y: ys ? 1 : 0, WANT_END: ends ? 1 : 0, WANT_TILES: tiles ? 1 : 0 };
   const kernel = {
     ...own,
-    key: `ssd walk ${own.key} ${w.reverse ?? false}`,
-    reads: { xs: w.x, steps: w.steps, bs: w.b, cs: w.c, starts: w.start },
-    writes: { ys: w.y, ends: w.end, tiles: w.tiles, decays: w.decay },
+    key: `ssd walk ${own.key} ${reverse}`,
+    reads: { xs, steps, bs, cs, starts },
+    writes: { ys, ends, tiles, decays },
     wide: ['steps', ...wide],
-    constants: { ...own.constants, ...wants, BACKWARD_TIME: w.reverse ? 1 : 0 },
+    constants: { ...own.constants, ...wants, BACKWARD_TIME: reverse ? 1 : 0 },
     code: () => {
       const loads = fours('load', { x: 'token', b: 'group', c: 'group', start: 'state' }, wide);
       const stores = fours('store', { y: 'token', end: 'state', tile: 'state' }, wide);
-      return [upto(device), commonCode, loads, stores, walkCode].join('');
+      return [commonCode, loads, stores, walkCode].join('\n');
     },
   };
   return launchKernel(kernel, device);
@@ -230,18 +210,13 @@ export function pass(
   return launchElements(s.batch * s.heads * plane, kernel, device);
 }
 
-interface GradArgs {
-  readonly steps: Slot;
-  readonly dy?: Slot;
-  /** States at the tiles' starts and gradients at the chunks' ends; absent: zeros. */
-  readonly start?: Slot;
-  readonly end?: Slot;
-  readonly dinitialState?: Slot;
-}
+/** Beside x, B and C: states at the tiles' starts, and gradients at the chunks' ends. */
+type Given = { readonly [K in 'steps' | 'dys' | 'states' | 'ends']: Slot | undefined };
 
 /** The backward kernel and the sums over heads of a group, blocks of a head, and tokens. */
-export function gradLaunches(task: Task, grads: SsdGrads<Slot>, a: GradArgs): Launch[] {
+export function gradLaunches(task: Task, grads: SsdGrads<Slot>, given: Given): Launch[] {
   const { s, cut, device, inputs: { x, dt, B, C } } = task;
+  const first = grads.dinitialState;
   const rows = s.batch * cut.chunks * cut.blocks;
   const shared = { inner: s.n, terms: (s.heads / s.groups) * cut.blocks };
   // What the kernel makes: `terms` neighbours, `inner` elements each, add up to the gradient.
@@ -251,9 +226,9 @@ export function gradLaunches(task: Task, grads: SsdGrads<Slot>, a: GradArgs): La
     dbs: { target: grads.dB, size: B.size * shared.terms, ...shared },
     dcs: { target: grads.dC, size: C.size * shared.terms, ...shared },
     ddts: { target: grads.ddt, size: dt.size * cut.blocks, inner: 1, terms: cut.blocks },
-    ...(a.dinitialState && { firsts: { target: a.dinitialState, size: a.dinitialState.size, inner: 1, terms: 1 } }),
+    ...(first && { firsts: { target: first, size: first.size, inner: 1, terms: 1 } }),
   };
-  const reads = { xs: x, steps: a.steps, bs: B, cs: C, dys: a.dy, states: a.start, ends: a.end };
+  const reads = { xs: x, bs: B, cs: C, ...given };
   const bindings = Object.values(reads).filter((slot) => slot).length + Object.keys(outputs).length;
   const all = Object.values(outputs).reduce((sum, { size }) => sum + size, 0);
   const packed = bindings > device.caps.maxStorageBuffers ? device.scratch([all]) : undefined;
@@ -304,7 +279,7 @@ function launchGrad(task: Task, reads: Record<string, Slot | undefined>, made: M
       const loads = { x: 'token', b: 'group', c: 'group', dy: 'token', state: 'state', end: 'state' } as const;
       const loading = fours('load', loads, wide);
       const storing = fours('store', { dx: 'token', db: 'part', dc: 'part', first: 'state' }, wide);
-      return [stores, putSums, upto(device), commonCode, loading, storing, backwardCode].join('');
+      return [stores, putSums, commonCode, loading, storing, backwardCode].join('\n');
     },
   };
   return launchKernel(kernel, device);

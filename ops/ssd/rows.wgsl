@@ -22,7 +22,7 @@ fn kernel(group: u32, local: u32) {
   let head = row / params.p % params.heads;
   let batch = row / params.p / params.heads;
   var s = array<f32, EACH>();
-  for (var k = 0u; k < upto(EACH); k++) {
+  for (var k = 0u; k < each(); k++) {
     let n = lane + k * LANES;
     if (n < params.n) { s[k] = load_starts(row * params.n + n); }
   }
@@ -32,7 +32,7 @@ fn kernel(group: u32, local: u32) {
     let x = x_at(token, head, p);
     let decay = exp(step.x * step.y);
     var sum = 0.0;
-    for (var k = 0u; k < upto(EACH); k++) {
+    for (var k = 0u; k < each(); k++) {
       let n = lane + k * LANES;
       if (n < params.n) {
         if (WANT_TILES == 1u && active_row) {
@@ -53,7 +53,7 @@ fn kernel(group: u32, local: u32) {
       if (lane == 0u && active_row) { store_ys((token * params.heads + head) * params.p + p, sum + step.z * x); }
     }
   }
-  for (var k = 0u; k < upto(EACH); k++) {
+  for (var k = 0u; k < each(); k++) {
     let n = lane + k * LANES;
     if (n < params.n && active_row) { store_ends(row * params.n + n, s[k]); }
   }

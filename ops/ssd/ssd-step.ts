@@ -81,7 +81,7 @@ function launches(inputs: Named<Input, Slot>, y: Slot, ranges: Ranges, device: G
   const own = layouts(inputs, ranges);
   const s = sizesOf(state);
   const lanes = device.caps.software ? 1 : 8;
-  const token = { x, b: B, c: C, start: state, end: state, y };
+  const token = { xs: x, bs: B, cs: C, starts: state, ends: state, ys: y };
   const step = { dt, A_log, D, dt_bias };
   if (Object.keys(inputs).length + 1 <= device.caps.maxStorageBuffers) {
     return [recurrence({ ...token, ...step }, s, own, lanes, device)];

@@ -87,10 +87,8 @@ function prepare(kind: Question['kind'], inputs: SsdInputs<Slot>, { chunkSize }:
 
 /** Room for one state a chunk, and for the chunks' decays. */
 function chunkScratch({ s, cut, device }: Task) {
-  return {
-    states: device.scratch([s.batch, s.heads, cut.chunks, s.p, s.n]),
-    decay: device.scratch([s.batch, s.heads, cut.chunks]),
-  };
+  const chunks = [s.batch, s.heads, cut.chunks];
+  return { states: device.scratch([...chunks, s.p, s.n]), decays: device.scratch(chunks) };
 }
 
 /** y and the final state. */
@@ -100,15 +98,15 @@ export function scanLaunches(
   attrs: SsdAttrs,
   device: GpuPlanner,
 ): Launch[] {
-  const { x, B: b, C: c, initialState } = inputs;
+  const { x: xs, B: bs, C: cs, initialState } = inputs;
   const { task, steps, first } = prepare('walk', inputs, attrs, device);
-  if (task.cut.chunks === 1) return [first, walk(task, { x, steps, b, c, y, start: initialState, end: final })];
-  const { states, decay } = chunkScratch(task);
+  if (task.cut.chunks === 1) return [first, walk(task, { xs, steps, bs, cs, ys: y, starts: initialState, ends: final })];
+  const { states, decays } = chunkScratch(task);
   return [
     first,
-    walk(task, { x, steps, b, end: states, decay }),
-    pass(task, states, decay, { first: initialState, last: final, reverse: false }),
-    walk(task, { x, steps, b, c, y, start: states }),
+    walk(task, { xs, steps, bs, ends: states, decays }),
+    pass(task, states, decays, { first: initialState, last: final, reverse: false }),
+    walk(task, { xs, steps, bs, cs, ys: y, starts: states }),
   ];
 }
 
@@ -119,27 +117,27 @@ export function scanBackwardLaunches(
   attrs: SsdAttrs,
   device: GpuPlanner,
 ): Launch[] {
-  const { x, B: b, C: c, initialState } = inputs;
+  const { x: xs, B: bs, C: cs, initialState } = inputs;
   const { task, steps, first } = prepare('backward', inputs, attrs, device);
   const { s, cut } = task;
   const launches = [first];
-  let [start, end, dinitialState] = [initialState, dfinal, grads.dinitialState];
+  let [states, ends, wanted] = [initialState, dfinal, grads];
   if (cut.chunks > 1) {
-    const { states, decay } = chunkScratch(task);
-    const ends = device.scratch(states.shape);
+    const { states: starts, decays } = chunkScratch(task);
+    const ended = device.scratch(starts.shape);
     launches.push(
-      walk(task, { x, steps, b, end: states, decay }),
-      pass(task, states, decay, { first: initialState, reverse: false }),
-      dy ? walk(task, { x: dy, steps, b: c, end: ends, reverse: true }) : launchFill(ends, 0),
-      pass(task, ends, decay, { first: dfinal, last: dinitialState, reverse: true }),
+      walk(task, { xs, steps, bs, ends: starts, decays }),
+      pass(task, starts, decays, { first: initialState, reverse: false }),
+      dy ? walk(task, { xs: dy, steps, bs: cs, ends: ended }, true) : launchFill(ended, 0),
+      pass(task, ended, decays, { first: dfinal, last: grads.dinitialState, reverse: true }),
     );
-    [start, end, dinitialState] = [states, ends, undefined];
+    [states, ends, wanted] = [starts, ended, { ...grads, dinitialState: undefined }];
   }
   if (cut.tiles > 1) {
     const tiles = device.scratch([s.batch, s.heads, cut.chunks, cut.tiles, s.p, s.n]);
-    launches.push(walk(task, { x, steps, b, start, tiles }));
-    start = tiles;
+    launches.push(walk(task, { xs, steps, bs, starts: states, tiles }));
+    states = tiles;
   }
-  launches.push(...gradLaunches(task, grads, { steps, dy, start, end, dinitialState }));
+  launches.push(...gradLaunches(task, wanted, { steps, dys: dy, states, ends }));
   return launches;
 }

@@ -7,8 +7,6 @@ var<workgroup> b_tile: array<vec4<f32>, STEPS * N_STRIDE>;
 var<workgroup> c_tile: array<vec4<f32>, WANT_Y * (STEPS * N_STRIDE - 1u) + 1u>;
 var<workgroup> x_tile: array<vec4<f32>, STEPS * P_STRIDE>;
 var<workgroup> mix: array<f32, STEPS * (STEPS + 1u)>;
-var<workgroup> dt: array<f32, STEPS>;
-var<workgroup> cum: array<f32, STEPS>;
 /** What token j adds to the state: exp(cum_last − cum_j) dt_j. */
 var<workgroup> weight: array<f32, STEPS>;
 
@@ -33,16 +31,7 @@ fn kernel(index: u32, t: u32) {
         store_tile(at, state_index(at) * params.tiles + tile, e, state[cell_n(e)]);
       }
     }
-    // A and D of the head are the same at every token; past the end dt is 0 and the state stands still.
-    let head = steps[step_index(at, l0)];
-    if (t < STEPS) { dt[t] = select(0.0, steps[step_index(at, min(l0 + t, at.last - 1u))].x, l0 + t < at.last); }
-    workgroupBarrier();
-    if (t < STEPS) {
-      var sum = 0.0;
-      for (var j = 0u; j <= t; j++) { sum += dt[j]; }
-      cum[t] = sum * head.y;
-    }
-    workgroupBarrier();
+    let skip = sum_steps(at, l0, t).z;
     if (t < STEPS) {
       weight[t] = select(exp(cum[STEPS - 1u] - cum[t]) * dt[t], exp(cum[t]), BACKWARD_TIME == 1u);
     }
@@ -51,7 +40,7 @@ fn kernel(index: u32, t: u32) {
         let i = e / part;
         let j = e % part;
         var dots = array<f32, PAIRS>();
-        for (var n = 0u; n < upto(NV); n++) {
+        for (var n = 0u; n < NV; n++) {
           for (var r = 0u; r < EACH; r++) {
             let c = c_tile[(i + r * part) * N_STRIDE + n];
             for (var q = 0u; q < EACH; q++) { dots[r * EACH + q] += dot(c, b_tile[(j + q * part) * N_STRIDE + n]); }
@@ -66,7 +55,7 @@ fn kernel(index: u32, t: u32) {
         let i = e / PV;
         let v = e % PV;
         var y = array<vec4<f32>, EACH>();
-        for (var n = 0u; n < upto(NV); n++) {
+        for (var n = 0u; n < NV; n++) {
           var c: array<vec4<f32>, EACH>;
           for (var r = 0u; r < EACH; r++) { c[r] = c_tile[(i + r * part) * N_STRIDE + n]; }
           for (var q = 0u; q < 4u; q++) {
@@ -75,12 +64,12 @@ fn kernel(index: u32, t: u32) {
           }
         }
         for (var r = 0u; r < EACH; r++) { y[r] *= exp(cum[i + r * part]); }
-        for (var j = 0u; j < upto(STEPS); j++) {
+        for (var j = 0u; j < STEPS; j++) {
           let x = x_tile[j * P_STRIDE + v];
           for (var r = 0u; r < EACH; r++) { y[r] += mix[(i + r * part) * (STEPS + 1u) + j] * x; }
         }
         for (var r = 0u; r < EACH; r++) {
-          store_y(at, l0 + i + r * part, v, y[r] + head.z * x_tile[(i + r * part) * P_STRIDE + v]);
+          store_y(at, l0 + i + r * part, v, y[r] + skip * x_tile[(i + r * part) * P_STRIDE + v]);
         }
       }
     }
@@ -92,7 +81,7 @@ fn kernel(index: u32, t: u32) {
       let n = e % NV;
       var s: array<vec4<f32>, 4>;
       for (var q = 0u; q < 4u; q++) { s[q] = state[(p + q * PV) * N_STRIDE + n] * shrink; }
-      for (var j = 0u; j < upto(STEPS); j++) {
+      for (var j = 0u; j < STEPS; j++) {
         let x = x_tile[j * P_STRIDE + p] * weight[j];
         let b = b_tile[j * N_STRIDE + n];
         for (var q = 0u; q < 4u; q++) { s[q] += x[q] * b; }
