@@ -7,7 +7,7 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { type Channels, expectOneToken, type Range, rangeOf, rowSize } from '../common/channels.ts';
 import { launchElements } from '../common/launch-kernel.ts';
 import { expectFloats, expectShape } from '../common/shapes.ts';
-import { activated, checkTaps, eachSum, shared } from './causal-conv1d.ts';
+import { checkTaps, conv, shared } from './causal-conv1d.ts';
 
 interface StepAttrs {
   /** The token's channels in a row of x. */
@@ -33,14 +33,18 @@ const step = /* @__PURE__ */ defineOp({
     expectShape('causal_conv1d_step', 'columns', columns, [batch, w.shape[1] - 1, range.size]);
     return { y: spec([batch, 1, range.size], x.dtype) };
   },
-  reference({ columns, ...operands }, { y }, { range, silu }) {
-    const s = sizesOf(operands);
-    const row = (b: number) => b * rowSize(operands.x) + range.from;
-    const visit: Parameters<typeof eachSum>[3] = (_, at, sum, tap) => {
-      y.data[at] = activated(sum, silu);
-      for (let k = 1; k < s.width; k++) columns.data[tap(k - 1).place] = tap(k).value;
-    };
-    eachSum({ ...operands, initial: columns }, s, 'blc', visit, row);
+  reference({ x, w, bias, columns }, { y }, { range: { from, size }, silu }) {
+    const token = { ...y, data: new Float64Array(y.size) };
+    const begins = Array.from({ length: x.shape[0] }, (_, b) => b * rowSize(x) + from);
+    const rows = begins.map((begin) => x.data.subarray(begin, begin + size));
+    rows.forEach((row, b) => token.data.set(row, b * size));
+    conv.reference({ x: token, w, bias, initial: columns }, { y }, { layout: 'blc', silu });
+    const kept = columns.size / rows.length;
+    if (kept === 0) return;
+    rows.forEach((row, b) => {
+      columns.data.copyWithin(b * kept, b * kept + size, (b + 1) * kept);
+      columns.data.set(row, (b + 1) * kept - size);
+    });
   },
   webgpu({ x, w, bias, columns }, { y }, { range, silu }, device) {
     const s = sizesOf({ x, w });

@@ -73,16 +73,12 @@ interface Tap {
   readonly place: number;
 }
 
-/**
- * Calls back for each output with its channel, its index, its sum and its taps.
- * @param row where the values of the only token of a sequence begin in x, which otherwise holds nothing else
- */
-export function eachSum(
+/** Calls back for each output with its channel, its index, its sum and its taps. */
+function eachSum(
   { x, w, bias, initial }: Named<'x' | 'w' | 'bias?' | 'initial?', HostArg>,
   { batch, channels, length, width }: Sizes,
   layout: ConvLayout,
   visit: (c: number, at: number, sum: number, tap: (k: number) => Tap) => void,
-  row?: (b: number) => number,
 ): void {
   const index = (b: number, c: number, l: number, positions: number) =>
     layout === 'bcl' ? (b * channels + c) * positions + l : (b * positions + l) * channels + c;
@@ -92,8 +88,7 @@ export function eachSum(
         const tap = (k: number) => {
           const from = l + k - width + 1;
           const inX = from >= 0;
-          const inRow = row ? row(b) + c : index(b, c, from, length);
-          const place = inX ? inRow : index(b, c, from + width - 1, width - 1);
+          const place = inX ? index(b, c, from, length) : index(b, c, from + width - 1, width - 1);
           return { value: inX ? x.data[place] : (initial?.data[place] ?? 0), inX, place };
         };
         let sum = bias ? bias.data[c] : 0;
@@ -105,7 +100,7 @@ export function eachSum(
 }
 
 /** The activation, and its slope. */
-export const activated = (sum: number, silu: boolean) => (silu ? sum / (1 + Math.exp(-sum)) : sum);
+const activated = (sum: number, silu: boolean) => (silu ? sum / (1 + Math.exp(-sum)) : sum);
 function slope(sum: number, silu: boolean): number {
   const sigmoid = 1 / (1 + Math.exp(-sum));
   return silu ? sigmoid * (1 + sum * (1 - sigmoid)) : 1;
@@ -128,7 +123,7 @@ function lastOf({ batch, channels, length, width }: Sizes, { layout, silu }: Con
   return [batch, channels, length, width, last, Number(silu), own] as const;
 }
 
-const conv = /* @__PURE__ */ defineOp({
+export const conv = /* @__PURE__ */ defineOp({
   name: 'causal_conv1d',
   inputs: ['x', 'w', 'bias?', 'initial?'],
   outputs: ['y'],
@@ -177,11 +172,9 @@ const convBackward = /* @__PURE__ */ defineOp({
   reference({ dy, ...operands }, outputs, { layout, silu }) {
     const { w } = operands;
     const width = w.shape[1];
-    const formed = Object.values(outputs);
-    const sums = hostSums(formed);
-    const sumsOf = (output: HostArg | undefined) => output && sums[formed.indexOf(output)].data;
-    const [dx, dw] = [sumsOf(outputs.dx), sumsOf(outputs.dw)];
-    const [dbias, dinitial] = [sumsOf(outputs.dbias), sumsOf(outputs.dinitial)];
+    const sums = hostSums(Object.values(outputs));
+    const named = Object.keys(outputs).map((name, i) => [name, sums[i].data]);
+    const { dx, dw, dbias, dinitial }: Partial<Record<keyof typeof outputs, Float64Array>> = Object.fromEntries(named);
     eachSum(operands, sizesOf(operands, layout), layout, (c, at, sum, tap) => {
       const g = dy.data[at] * slope(sum, silu);
       if (dbias) dbias[c] += g;
@@ -192,7 +185,7 @@ const convBackward = /* @__PURE__ */ defineOp({
         if (before) before[place] += g * w.data[c * width + k];
       }
     });
-    formed.forEach((output, i) => output.data.set(sums[i].data));
+    Object.values(outputs).forEach(({ data }, i) => data.set(sums[i].data));
   },
   webgpu: backwardLaunches,
   wasm({ x, w, dy, bias, initial }, { dx, dw, dbias, dinitial }, attrs, device) {
