@@ -9,15 +9,14 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { expectRank, expectShape } from '../common/shapes.ts';
 import { attentionOp } from './attention.ts';
 import { ropeOp } from './rope.ts';
-import type { StepAttrs } from './shape.ts';
+import { attending, type StepAttrs } from './shape.ts';
 import { stepLaunches } from './variants.ts';
 
 const OP = 'attention_step';
 
-/** The attributes of `rope` and of `attention` that it goes by. */
+/** The attributes of `rope` that it goes by. */
 const turning = ({ rotaryDim, theta }: StepAttrs) =>
   ({ rotaryDim, theta, offset: 0, layout: 'blhd', inverse: false }) as const;
-const attending = ({ scale }: StepAttrs) => ({ scale, causal: false, layout: 'blhd' }) as const;
 
 const attentionStepOp = /* @__PURE__ */ defineOp({
   name: OP,

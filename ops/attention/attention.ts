@@ -4,9 +4,10 @@ import { ArgumentError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { gradientSpecs } from '../common/shapes.ts';
 import type { HeadLayout } from './rope.ts';
 import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionFlops, attentionSizes } from './shape.ts';
-import { checkAttention, countStep, maskSteps } from './shape.ts';
+import { checkAttention, countStep, INPUTS, maskSteps } from './shape.ts';
 import { backwardLaunches, forwardLaunches } from './variants.ts';
 
 /** What attention may be given beside q, k and v. */
@@ -81,7 +82,7 @@ function wasmSizes(s: AttentionSizes, mask: Slot | undefined, { scale, causal }:
 /** Beside o, for the backward, a query's largest score m (WASM, WebGPU: before the scale) and log Σ exp(score − m). */
 export const attentionOp = defineOp({
   name: 'attention',
-  inputs: ['q', 'k', 'v', 'mask?', 'keyCount?'],
+  inputs: INPUTS,
   outputs: ['o', 'stats'],
   shape(inputs, attrs: AttentionAttrs) {
     const s = checkAttention(inputs, attrs);
@@ -138,9 +139,7 @@ const attentionBackward = defineOp({
   name: 'attention_backward',
   inputs: ['q', 'k', 'v', 'o', 'stats', 'grad', 'mask?'],
   outputs: ['dq?', 'dk?', 'dv?'],
-  shape({ q, k, v }, { wants }: BackwardAttrs) {
-    return { ...(wants.q && { dq: q }), ...(wants.k && { dk: k }), ...(wants.v && { dv: v }) };
-  },
+  shape: ({ q, k, v }, { wants }: BackwardAttrs) => gradientSpecs({ q, k, v }, wants),
   flops: (inputs, _, attrs) => attentionFlops(inputs, attrs, 5),
   reference(inputs, { dq, dk, dv }, attrs) {
     const { q, k, v, o, stats, grad } = inputs;

@@ -2,6 +2,7 @@ import { expectFinite, expectOneOf } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
+import type { Named } from '../../engine/op.ts';
 import { expectRank, expectShape, sameShape, show } from '../common/shapes.ts';
 import type { HeadLayout } from './rope.ts';
 
@@ -18,14 +19,13 @@ export interface StepAttrs {
   readonly scale: number;
 }
 
+/** The attention that a step is, of turned queries on the caches. */
+export const attending = ({ scale }: StepAttrs): AttentionAttrs => ({ scale, causal: false, layout: 'blhd' });
+
+export const INPUTS = ['q', 'k', 'v', 'mask?', 'keyCount?'] as const;
+
 /** What attention reads, whatever stands for the tensors. */
-export interface AttentionInputs<T> {
-  readonly q: T;
-  readonly k: T;
-  readonly v: T;
-  readonly mask?: T;
-  readonly keyCount?: T;
-}
+export type AttentionInputs<T> = Named<(typeof INPUTS)[number], T>;
 
 /** Sizes and strides in elements: of heads and tokens in q and o, and in k and v. */
 export interface AttentionSizes {
@@ -41,28 +41,20 @@ export interface AttentionSizes {
   readonly kToken: number;
 }
 
-/** Pairs of a query and a key that it may see, over all heads. */
-function pairsOf({ batch, heads, length, keys }: AttentionSizes, causal: boolean): number {
-  return batch * heads * (length * keys - (causal ? (length * (length - 1)) / 2 : 0));
-}
-
-/** Two products a pair forward; five backward, which forms the scores anew. */
+/** Two products for each query and key that it may see forward; five backward, which forms the scores anew. */
 export function attentionFlops(operands: { readonly q: Spec; readonly k: Spec }, attrs: AttentionAttrs, products: 2 | 5): number {
-  const s = attentionSizes(operands, attrs.layout);
-  return 2 * products * s.dim * pairsOf(s, attrs.causal);
+  const { batch, heads, length, keys, dim } = attentionSizes(operands, attrs.layout);
+  const hidden = attrs.causal ? (length * (length - 1)) / 2 : 0;
+  return 2 * products * dim * batch * heads * (length * keys - hidden);
 }
 
 export function attentionSizes({ q, k }: { readonly q: Spec; readonly k: Spec }, layout: HeadLayout): AttentionSizes {
-  const [batch, q1, q2, dim] = q.shape;
-  const [, k1, k2] = k.shape;
-  if (layout === 'bhld') {
-    const [heads, length, kvHeads, keys] = [q1, q2, k1, k2];
-    const strides = { qHead: length * dim, qToken: dim, kHead: keys * dim, kToken: dim };
-    return { batch, heads, kvHeads, length, keys, dim, ...strides };
-  }
-  const [heads, length, kvHeads, keys] = [q2, q1, k2, k1];
-  const strides = { qHead: dim, qToken: heads * dim, kHead: dim, kToken: kvHeads * dim };
-  return { batch, heads, kvHeads, length, keys, dim, ...strides };
+  const [batch, , , dim] = q.shape;
+  const of = ({ shape: [, first, second] }: Spec) =>
+    layout === 'bhld' ? [first, second, second * dim, dim] : [second, first, dim, second * dim];
+  const [heads, length, qHead, qToken] = of(q);
+  const [kvHeads, keys, kHead, kToken] = of(k);
+  return { batch, heads, kvHeads, length, keys, dim, qHead, qToken, kHead, kToken };
 }
 
 /** Elements between the counts of two rows of the batch: 0 where one count is for all. */

@@ -3,7 +3,7 @@ import { DeviceError } from '../../engine/errors.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { DECODE, DELTA, DIRECT, DIRECT_BACKWARD, FORWARD, type Kernel, KEYS, launch, MERGE, ROWS } from './kernels.ts';
 import { stepKernel, type Task, taskOf } from './kernels.ts';
-import type { AttentionAttrs, AttentionInputs, StepAttrs } from './shape.ts';
+import { attending, type AttentionAttrs, type AttentionInputs, type StepAttrs } from './shape.ts';
 
 /** Query rows and keys of a tile, and how the threads lie over it. */
 interface Tile {
@@ -117,8 +117,7 @@ export function stepLaunches(
   attrs: StepAttrs,
   device: GpuPlanner,
 ): Launch[] {
-  const attending = { scale: attrs.scale, causal: false, layout: 'blhd' } as const;
-  const task = taskOf({ q, k: keys, v: values }, attending, device, { k, v, keys, values, first, o });
+  const task = taskOf({ q, k: keys, v: values }, attending(attrs), device, { k, v, keys, values, first, o });
   return decode(stepKernel(attrs), task);
 }
 

@@ -101,9 +101,7 @@ const scanBackward = /* @__PURE__ */ defineOp({
  * @returns y (B, L, H, P), of x's dtype, and the final state (B, H, P, N)
  */
 export function ssdScan(inputs: SsdInputTensors, options: SsdOptions = {}): [y: Tensor, finalState: Tensor] {
-  const { chunkSize = 256, initialState = null } = options;
-  const { x, dt, A_log, B, C, D, dt_bias } = inputs;
-  const given = { x, dt, A_log, B, C, D, dt_bias, initialState: initialState ?? undefined };
-  const { y, final } = apply(scan, given, { chunkSize });
+  const { chunkSize = 256, initialState } = options;
+  const { y, final } = apply(scan, { ...inputs, initialState: initialState ?? undefined }, { chunkSize });
   return [y, final];
 }

@@ -1,7 +1,6 @@
 import type { Spec } from '../../engine/backend.ts';
 import { apply } from '../../engine/apply.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
-import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type Named, spec } from '../../engine/op.ts';
@@ -62,7 +61,20 @@ const step = defineOp({
     const own = layouts({ ...inputs, state }, ranges);
     scanReference({ ...inputs, initialState: state }, y, state, sizesOf(state), own);
   },
-  webgpu: (inputs, { y }, ranges, device) => launches(inputs, y, ranges, device),
+  webgpu(inputs, { y }, ranges, device) {
+    const { x, dt, B, C, A_log, D, dt_bias, state } = inputs;
+    const own = layouts(inputs, ranges);
+    const s = sizesOf(state);
+    const lanes = device.caps.software ? 1 : 8;
+    const token = { xs: x, bs: B, cs: C, starts: state, ends: state, ys: y };
+    const step = { dt, A_log, D, dt_bias };
+    if (Object.keys(inputs).length + 1 <= device.caps.maxStorageBuffers) {
+      return [recurrence({ ...token, ...step }, s, own, lanes, device)];
+    }
+    // Where a kernel cannot bind as much, one before it makes the steps.
+    const steps = device.scratch([s.batch * s.heads, 4]);
+    return [discretise(step, own.dt, steps, device), recurrence({ ...token, steps }, s, own, lanes, device)];
+  },
   wasm({ x, dt, B, C, A_log, D, dt_bias, state }, { y }, ranges, { k }) {
     const [batch, heads, p, n] = state.shape;
     const own = layouts({ x, dt, B, C, A_log, D, dt_bias, state }, ranges);
@@ -75,21 +87,6 @@ const step = defineOp({
   mutates: ['state'],
   asStored: { webgpu: [...TOKEN, ...HEADS] },
 });
-
-function launches(inputs: Named<Input, Slot>, y: Slot, ranges: Ranges, device: GpuPlanner): Launch[] {
-  const { x, dt, B, C, A_log, D, dt_bias, state } = inputs;
-  const own = layouts(inputs, ranges);
-  const s = sizesOf(state);
-  const lanes = device.caps.software ? 1 : 8;
-  const token = { xs: x, bs: B, cs: C, starts: state, ends: state, ys: y };
-  const step = { dt, A_log, D, dt_bias };
-  if (Object.keys(inputs).length + 1 <= device.caps.maxStorageBuffers) {
-    return [recurrence({ ...token, ...step }, s, own, lanes, device)];
-  }
-  // Where a kernel cannot bind as much, one before it makes the steps.
-  const steps = device.scratch([s.batch * s.heads, 4]);
-  return [discretise(step, own.dt, steps, device), recurrence({ ...token, steps }, s, own, lanes, device)];
-}
 
 /**
  * One token of `ssdScan`, in place: `state` (B, H, P, N) f32 becomes the state after the token, and nothing but y is
