@@ -159,7 +159,7 @@ export function launch(
       ...{ q_head: s.qHead, q_token: s.qToken, k_head: s.kHead, k_token: s.kToken, causal: Number(attrs.causal) },
       ...{ count_step: countStep(slots.keyCount), mask_batch, mask_head, mask_token, scale: ['f32', attrs.scale] as const },
     },
-    constants: { ...constants, WANT_KEYS: slots.dk ? 1 : 0 },
+    constants: { ...constants, WANT_KEYS: slots.dk || slots.dv ? 1 : 0 },
     workgroup: constants.THREADS,
     code: () =>
       [

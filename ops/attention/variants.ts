@@ -1,5 +1,6 @@
-import { type GpuCaps, type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import { DeviceError } from '../../engine/errors.ts';
+import type { Named } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { DECODE, DELTA, DIRECT, DIRECT_BACKWARD, FORWARD, type Kernel, KEYS, launch, MERGE, ROWS } from './kernels.ts';
 import { stepKernel, type Task, taskOf } from './kernels.ts';
@@ -32,7 +33,8 @@ function bytes(kind: 'forward' | 'backward', { rows, keys }: Tile, dim: number):
   return 4 * (copies * ((rows + keys) * strideOf(dim) * 4 + rows * (keys + 4)) + 8 * rows + 128);
 }
 
-function tileFor(kind: 'forward' | 'backward', dim: number, { maxWorkgroupMemory }: GpuCaps): Tile {
+function tileFor(kind: 'forward' | 'backward', { s: { dim }, device }: Task): Tile {
+  const { maxWorkgroupMemory } = device.caps;
   const tiles = kind === 'forward' ? TILES : BACKWARD_TILES;
   const tile = tiles.find((candidate) => bytes(kind, candidate, dim) <= maxWorkgroupMemory);
   if (tile) return tile;
@@ -88,7 +90,7 @@ const FORWARD_VARIANTS: readonly Variant[] = [
     name: 'tiled',
     when: () => true,
     launches: (task) => {
-      const tile = tileFor('forward', task.s.dim, task.device.caps);
+      const tile = tileFor('forward', task);
       return [tiled(FORWARD, tile, task, Math.ceil(task.rows / tile.rows))];
     },
   },
@@ -121,7 +123,7 @@ export function stepLaunches(
   return decode(stepKernel(attrs), task);
 }
 
-/** A thread for each of the `items` of a problem, rows or keys: drivers on the CPU compile tiles for minutes. */
+/** A thread for each of the `items` of a problem: for drivers on the CPU, which compile tiles for minutes. */
 function direct(kernel: Kernel, task: Task, items: number): Launch {
   const cut = { DV: Math.ceil(task.s.dim / 4), THREADS: 64 };
   return launch(kernel, cut, task, grid1d(items * task.problems, cut.THREADS));
@@ -143,38 +145,41 @@ export function forwardLaunches(
   return first(FORWARD_VARIANTS, taskOf(inputs, attrs, device, { ...outputs }));
 }
 
-/** The task of the gradient of q alone, and of those of k and v alone. */
-const ofRows = (task: Task): Task => ({ ...task, slots: { ...task.slots, dk: undefined, dv: undefined } });
-const ofKeys = (task: Task): Task => ({ ...task, slots: { ...task.slots, dq: undefined } });
+/** The gradient of q by query rows, and those of k and v by keys, where they are wanted. */
+function apart(task: Task, byRows: (task: Task) => Launch, byKeys: (task: Task) => Launch): Launch[] {
+  const { dq, dk, dv, ...others } = task.slots;
+  return [
+    ...(dq ? [byRows({ ...task, slots: { ...others, dq } })] : []),
+    ...(dk || dv ? [byKeys({ ...task, slots: { ...others, dk, dv } })] : []),
+  ];
+}
 
 const BACKWARD_VARIANTS: readonly Variant[] = [
   {
     name: 'direct: for drivers on the CPU',
     when: ({ device }) => device.caps.software,
-    launches: (task) => [
-      direct(DIRECT_BACKWARD, ofRows(task), task.rows),
-      ...(task.slots.dk ? [direct(DIRECT_BACKWARD, ofKeys(task), task.s.keys)] : []),
-    ],
+    launches: (task) =>
+      apart(task, (one) => direct(DIRECT_BACKWARD, one, one.rows), (one) => direct(DIRECT_BACKWARD, one, one.s.keys)),
   },
   {
     name: 'fused: one tile holds all rows',
     when(task) {
-      const { s, rows, device, slots } = task;
+      const { rows, device, slots } = task;
       const bindings = [...ROWS.reads, ...ROWS.writes].filter((name) => slots[name]).length;
-      if (!slots.dk || bindings > device.caps.maxStorageBuffers) return false;
-      return rows <= tileFor('backward', s.dim, device.caps).rows;
+      return bindings <= device.caps.maxStorageBuffers && rows <= tileFor('backward', task).rows;
     },
-    launches: (task) => [tiled(ROWS, tileFor('backward', task.s.dim, task.device.caps), task, 1)],
+    launches: (task) => [tiled(ROWS, tileFor('backward', task), task, 1)],
   },
   {
     name: 'tiled',
     when: () => true,
     launches(task) {
-      const tile = tileFor('backward', task.s.dim, task.device.caps);
-      return [
-        tiled(ROWS, tile, ofRows(task), Math.ceil(task.rows / tile.rows)),
-        ...(task.slots.dk ? [tiled(KEYS, tile, ofKeys(task), Math.ceil(task.s.keys / tile.keys))] : []),
-      ];
+      const tile = tileFor('backward', task);
+      return apart(
+        task,
+        (one) => tiled(ROWS, tile, one, Math.ceil(one.rows / tile.rows)),
+        (one) => tiled(KEYS, tile, one, Math.ceil(one.s.keys / tile.keys)),
+      );
     },
   },
 ];
@@ -182,20 +187,12 @@ const BACKWARD_VARIANTS: readonly Variant[] = [
 /** The gradients that are wanted. */
 export function backwardLaunches(
   inputs: AttentionInputs<Slot> & { readonly o: Slot; readonly stats: Slot; readonly grad: Slot },
-  { dq, dk, dv }: { readonly dq?: Slot; readonly dk?: Slot; readonly dv?: Slot },
+  grads: Named<'dq?' | 'dk?' | 'dv?', Slot>,
   attrs: AttentionAttrs,
   device: GpuPlanner,
 ): Launch[] {
-  const { q, k, v, o, stats, grad } = inputs;
-  const keyed = dk !== undefined || dv !== undefined;
-  const task = taskOf(inputs, attrs, device, {
-    ...{ o, stats, do: grad, dq: dq ?? device.scratch(q.shape) },
-    dk: keyed ? (dk ?? device.scratch(k.shape)) : undefined,
-    dv: keyed ? (dv ?? device.scratch(v.shape)) : undefined,
-    // Room for the statistics and Σ do ∘ o of each row.
-    row_stats: device.scratch([...stats.shape.slice(0, -1), 4]),
-  });
-  const cut = { DV: Math.ceil(task.s.dim / 4), THREADS: 256 };
-  const delta = launch(DELTA, cut, task, grid1d(task.problems * task.rows, cut.THREADS / 8));
-  return [delta, ...first(BACKWARD_VARIANTS, task)];
+  // Room for the statistics and Σ do ∘ o of each row.
+  const row_stats = device.scratch([...inputs.stats.shape.slice(0, -1), 4]);
+  const task = taskOf(inputs, attrs, device, { ...grads, do: inputs.grad, row_stats });
+  return [direct(DELTA, task, 8 * task.rows), ...first(BACKWARD_VARIANTS, task)];
 }
