@@ -4,7 +4,7 @@ import { ArgumentError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { gradientSpecs } from '../common/shapes.ts';
+import { gradientSpecs, type Wanting } from '../common/shapes.ts';
 import type { HeadLayout } from './rope.ts';
 import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionFlops, attentionSizes } from './shape.ts';
 import { checkAttention, countStep, INPUTS, maskSteps } from './shape.ts';
@@ -124,22 +124,17 @@ export const attentionOp = defineOp({
   saves: ['q', 'k', 'v', 'mask', 'o', 'stats'],
   backward({ attrs, saved: { q, k, v, mask, o, stats }, specs, needs, grads }) {
     if (specs.keyCount) throw new ArgumentError('attention: keyCount is for decoding and has no gradient; use a mask');
-    const wants = { q: needs.q, k: needs.k, v: needs.v };
-    const { dq, dk, dv } = apply(attentionBackward, { q, k, v, o, stats, grad: grads.o!, mask }, { ...attrs, wants });
+    const given = { q, k, v, o, stats, grad: grads.o!, mask };
+    const { dq, dk, dv } = apply(attentionBackward, given, { ...attrs, wants: needs });
     return { q: dq, k: dk, v: dv };
   },
 });
-
-interface BackwardAttrs extends AttentionAttrs {
-  /** Whose gradients come out. */
-  readonly wants: Readonly<Record<'q' | 'k' | 'v', boolean>>;
-}
 
 const attentionBackward = defineOp({
   name: 'attention_backward',
   inputs: ['q', 'k', 'v', 'o', 'stats', 'grad', 'mask?'],
   outputs: ['dq?', 'dk?', 'dv?'],
-  shape: ({ q, k, v }, { wants }: BackwardAttrs) => gradientSpecs({ q, k, v }, wants),
+  shape: ({ q, k, v }, { wants }: Wanting<AttentionAttrs>) => gradientSpecs({ q, k, v }, wants),
   flops: (inputs, _, attrs) => attentionFlops(inputs, attrs, 5),
   reference(inputs, { dq, dk, dv }, attrs) {
     const { q, k, v, o, stats, grad } = inputs;

@@ -4,7 +4,6 @@ var<workgroup> q_tile: array<vec4<f32>, ROWS * STRIDE>;
 /** The keys, then the values of a tile. */
 var<workgroup> kv_tile: array<vec4<f32>, KEYS * STRIDE>;
 var<workgroup> scores: array<f32, ROWS * PITCH>;
-var<workgroup> row_at: array<u32, ROWS>;
 var<workgroup> row_keys: array<u32, ROWS>;
 var<workgroup> row_scale: array<f32, ROWS>;
 var<workgroup> partial: array<f32, THREADS>;
@@ -14,10 +13,7 @@ fn kernel(index: u32, t: u32) {
   let first = (index % params.tiles) * ROWS;
   let p = problem_of(index / params.tiles);
 
-  for (var r = t; r < ROWS; r += THREADS) {
-    row_at[r] = row_offset(p, first + r);
-    row_keys[r] = row_seen(p, first + r);
-  }
+  for (var r = t; r < ROWS; r += THREADS) { row_keys[r] = row_seen(p, first + r); }
   for (var e = t; e < ROWS * DV; e += THREADS) {
     let r = e / DV;
     var value = vec4<f32>();
@@ -117,7 +113,7 @@ fn kernel(index: u32, t: u32) {
   for (var i = 0u; i < TO; i++) {
     let r = out_row + i * OUT_ROWS;
     if (out_row < OUT_ROWS && r < ROWS && first + r < rows_of_problem()) {
-      store_o(row_at[r], out_column, out[i] * row_scale[r]);
+      store_o(row_offset(p, first + r), out_column, out[i] * row_scale[r]);
     }
   }
 }

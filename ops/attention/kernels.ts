@@ -15,30 +15,20 @@ import rowsCode from './rows.wgsl';
 import softmaxCode from './softmax.wgsl';
 import stepCode from './step.wgsl';
 import { COS_SIN, frequencyTable } from './rope.ts';
-import { type AttentionAttrs, type AttentionInputs, type AttentionSizes, attentionSizes, countStep } from './shape.ts';
+import { type AttentionAttrs, type AttentionInputs, attentionSizes, countStep } from './shape.ts';
 import { maskSteps, type StepAttrs } from './shape.ts';
 
-/** An attention to be launched: what kernels are chosen by, and the operands that there are, by the bindings' names. */
-export interface Task {
-  readonly s: AttentionSizes;
-  readonly attrs: AttentionAttrs;
-  readonly device: GpuPlanner;
-  /** Query rows of a problem, which is one key head of one row of the batch, and problems. */
-  readonly rows: number;
-  readonly problems: number;
-  readonly slots: Readonly<Record<string, Slot | undefined>>;
-}
+/** An attention to be launched: what kernels are chosen by, and the operands that there are, by name. */
+export type Task = ReturnType<typeof taskOf>;
+type Slots = Readonly<Record<string, Slot | undefined>>;
 
-/** @param slots operands beside those that attention reads */
-export function taskOf(
-  inputs: AttentionInputs<Slot>,
-  attrs: AttentionAttrs,
-  device: GpuPlanner,
-  slots: Task['slots'],
-): Task {
+/** @param others operands beside those that attention reads */
+export function taskOf(inputs: AttentionInputs<Slot>, attrs: AttentionAttrs, device: GpuPlanner, others: Slots) {
   const s = attentionSizes(inputs, attrs.layout);
+  const slots: Slots = { ...inputs, ...others };
+  // Query rows of a problem, which is one key head of one row of the batch, and problems.
   const [rows, problems] = [(s.heads / s.kvHeads) * s.length, s.batch * s.kvHeads];
-  return { s, attrs, device, rows, problems, slots: { ...inputs, ...slots } };
+  return { s, attrs, device, rows, problems, slots };
 }
 
 export interface Kernel {
@@ -54,11 +44,11 @@ const READS = ['q', 'k', 'v', 'mask', 'keyCount'];
 const BACKWARD_READS = ['q', 'k', 'v', 'do', 'row_stats', 'mask'];
 const GRADIENTS = ['dq', 'dk', 'dv'];
 
-const forward = (name: string, code: string): Kernel => ({ name, reads: READS, writes: ['o', 'stats'], code: [softmaxCode, code] });
-const backward = (name: string, ...code: string[]): Kernel => ({ name, reads: BACKWARD_READS, writes: GRADIENTS, code });
+const forward = { reads: READS, writes: ['o', 'stats'] };
+const backward = { reads: BACKWARD_READS, writes: GRADIENTS };
 
-export const FORWARD = forward('forward', forwardCode);
-export const DIRECT = forward('direct', directForwardCode);
+export const FORWARD: Kernel = { ...forward, name: 'forward', code: [softmaxCode, forwardCode] };
+export const DIRECT: Kernel = { ...forward, name: 'direct', code: [softmaxCode, directForwardCode] };
 
 /** What the kernels of one row a workgroup write: o, or `parts` for `MERGE` where each takes a part of the keys. */
 const DECODED = ['o', 'stats', 'parts', 'part_stats'];
@@ -67,7 +57,12 @@ fn prepare(p: Problem, r: u32, share: u32, t: u32) { if (t < DV) { query[t] = lo
 fn key_at(at: u32, d: u32) -> vec4<f32> { return load_k(at, d); }
 fn value_at(at: u32, d: u32) -> vec4<f32> { return load_v(at, d); }`;
 
-export const DECODE: Kernel = { name: 'decode', reads: READS, writes: DECODED, code: [softmaxCode, AS_GIVEN, decodeCode] };
+export const DECODE: Kernel = {
+  name: 'decode',
+  reads: READS,
+  writes: DECODED,
+  code: [softmaxCode, AS_GIVEN, decodeCode],
+};
 
 /** A decode whose workgroups make the token's key and value, which one of them writes to the caches. */
 export const stepKernel = ({ rotaryDim, theta }: StepAttrs): Kernel => ({
@@ -89,11 +84,11 @@ export const MERGE: Kernel = {
 export const DELTA: Kernel = { name: 'delta', reads: ['o', 'do', 'stats'], writes: ['row_stats'], code: [deltaCode] };
 
 /** By query rows: dq, and dk and dv where these are there and one tile holds all rows. */
-export const ROWS = backward('rows', tilesCode, rowsCode);
+export const ROWS: Kernel = { ...backward, name: 'rows', code: [tilesCode, rowsCode] };
 /** By keys: dk and dv. */
-export const KEYS = backward('keys', tilesCode, keysCode);
+export const KEYS: Kernel = { ...backward, name: 'keys', code: [tilesCode, keysCode] };
 /** By query rows dq, or by keys dk and dv: what is there. */
-export const DIRECT_BACKWARD = backward('direct_backward', directBackwardCode);
+export const DIRECT_BACKWARD: Kernel = { ...backward, name: 'direct_backward', code: [directBackwardCode] };
 
 /** Operands of rows of heads: `load_NAME(at, d)` and `store_NAME(at, d, value)` take vec4 d of the row at an offset. */
 const HEADS = ['q', 'k', 'v', 'o', 'do', 'keys', 'values', ...GRADIENTS];
@@ -119,7 +114,7 @@ fn store_${name}(at: u32, d: u32, value: vec4<f32>) {
 };
 
 /** WGSL of what the mask and the count of keys say, where the kernel reads them. */
-function seen({ reads }: Kernel, slots: Task['slots'], perQuery: boolean): string {
+function seen({ reads }: Kernel, slots: Slots, perQuery: boolean): string {
   const read = (name: string) => slots[name] && reads.includes(name);
   const additive = slots.mask !== undefined && isFloat(slots.mask.dtype);
   const ofQuery = perQuery ? 'head_of(p, r) * params.mask_head + (r % params.length) * params.mask_token + ' : '';
@@ -142,7 +137,8 @@ export function launch(
   tiles = 1,
 ): Launch {
   const { s, attrs, device, slots, problems } = task;
-  const wide = s.dim % 4 === 0;
+  const { length, keys, dim } = s;
+  const wide = dim % 4 === 0;
   const { load, store } = wide ? vectors : elements;
   const [reads, writes] = [kernel.reads, kernel.writes].map((names) => names.filter((name) => HEADS.includes(name)));
   const bound = (names: readonly string[]) =>
@@ -150,14 +146,15 @@ export function launch(
   const [mask_batch, mask_head, mask_token] = maskSteps(slots.mask, s);
   const perQuery = mask_head + mask_token > 0;
   const made = {
-    key: `attention ${kernel.name} ${s.dim} ${Object.values(constants)} ${slots.mask?.dtype} ${perQuery}`,
+    key: `attention ${kernel.name} ${dim} ${Object.values(constants)} ${slots.mask?.dtype} ${perQuery}`,
     reads: bound(kernel.reads),
     writes: bound(kernel.writes),
     wide: ['parts', 'row_stats', ...(wide ? HEADS.map((name) => `${name}s`) : [])],
     params: {
-      ...{ tiles, problems, kv_heads: s.kvHeads, group: s.heads / s.kvHeads, length: s.length, keys: s.keys, dim: s.dim },
+      ...{ tiles, problems, kv_heads: s.kvHeads, group: s.heads / s.kvHeads, length, keys, dim },
       ...{ q_head: s.qHead, q_token: s.qToken, k_head: s.kHead, k_token: s.kToken, causal: Number(attrs.causal) },
-      ...{ count_step: countStep(slots.keyCount), mask_batch, mask_head, mask_token, scale: ['f32', attrs.scale] as const },
+      ...{ count_step: countStep(slots.keyCount), mask_batch, mask_head, mask_token },
+      scale: ['f32', attrs.scale] as const,
     },
     constants: { ...constants, WANT_KEYS: slots.dk || slots.dv ? 1 : 0 },
     workgroup: constants.THREADS,

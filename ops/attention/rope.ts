@@ -86,7 +86,7 @@ const BODY = /* wgsl */ `
   store_y(at, pair.x);
   store_y(at + HALF, pair.y);`;
 
-/** WGSL of HALF, the pairs that turn, and their theta^(−2i/n) radians as 48-bit fractions of a turn: 32 bits and 16 bits. */
+/** WGSL of HALF, how many pairs turn, and of their theta^(−2i/n) radians as 48-bit fractions of a turn: 32 and 16 bits. */
 export function frequencyTable(rotaryDim: number, theta: number): string {
   const entries: string[] = [];
   for (let i = 0; i < rotaryDim / 2; i++) {
@@ -167,8 +167,11 @@ export const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
     const starts = start?.size ?? 1;
     const size = y.size / starts;
     const table = scratch(sizes.rope_scratch(length, rotaryDim));
-    const how = [size / dim, dim, length, inner, rotaryDim, theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
-    for (let b = 0; b < starts; b++) k.rope(at(x, 4 * b * size), start && at(start, 4 * b), at(y, 4 * b * size), ...how);
+    const shape = [size / dim, dim, length, inner, rotaryDim] as const;
+    const how = [theta ** (-2 / rotaryDim), offset, Number(inverse), table] as const;
+    for (let b = 0; b < starts; b++) {
+      k.rope(at(x, 4 * b * size), start && at(start, 4 * b), at(y, 4 * b * size), ...shape, ...how);
+    }
     return true;
   },
   saves: ['start'],

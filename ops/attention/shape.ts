@@ -27,20 +27,6 @@ export const INPUTS = ['q', 'k', 'v', 'mask?', 'keyCount?'] as const;
 /** What attention reads, whatever stands for the tensors. */
 export type AttentionInputs<T> = Named<(typeof INPUTS)[number], T>;
 
-/** Sizes and strides in elements: of heads and tokens in q and o, and in k and v. */
-export interface AttentionSizes {
-  readonly batch: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly length: number;
-  readonly keys: number;
-  readonly dim: number;
-  readonly qHead: number;
-  readonly qToken: number;
-  readonly kHead: number;
-  readonly kToken: number;
-}
-
 /** Two products for each query and key that it may see forward; five backward, which forms the scores anew. */
 export function attentionFlops(operands: { readonly q: Spec; readonly k: Spec }, attrs: AttentionAttrs, products: 2 | 5): number {
   const { batch, heads, length, keys, dim } = attentionSizes(operands, attrs.layout);
@@ -48,7 +34,10 @@ export function attentionFlops(operands: { readonly q: Spec; readonly k: Spec },
   return 2 * products * dim * batch * heads * (length * keys - hidden);
 }
 
-export function attentionSizes({ q, k }: { readonly q: Spec; readonly k: Spec }, layout: HeadLayout): AttentionSizes {
+export type AttentionSizes = ReturnType<typeof attentionSizes>;
+
+/** Sizes, and strides in elements: of heads and tokens in q and o, and in k and v. */
+export function attentionSizes({ q, k }: { readonly q: Spec; readonly k: Spec }, layout: HeadLayout) {
   const [batch, , , dim] = q.shape;
   const of = ({ shape: [, first, second] }: Spec) =>
     layout === 'bhld' ? [first, second, second * dim, dim] : [second, first, dim, second * dim];

@@ -117,6 +117,9 @@ export function expectFloats(op: string, operands: Readonly<Record<string, Spec 
   }
 }
 
+/** Attributes of an op with those of an op that forms its gradients: whose are wanted. */
+export type Wanting<A> = A & { readonly wants: Readonly<Record<string, boolean>> };
+
 /** Specs of the gradients that are wanted, of inputs that there are: each is named d and what it is of. */
 export function gradientSpecs(
   inputs: Readonly<Record<string, Spec | undefined>>,

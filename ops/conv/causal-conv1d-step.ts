@@ -1,24 +1,18 @@
 import { apply } from '../../engine/apply.ts';
 import { expectOneOf } from '../../engine/arguments.ts';
-import type { Spec } from '../../engine/backend.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { type Channels, expectOneToken, type Range, rangeOf, rowSize } from '../common/channels.ts';
 import { launchElements } from '../common/launch-kernel.ts';
 import { expectFloats, expectShape } from '../common/shapes.ts';
-import { checkTaps, conv, shared } from './causal-conv1d.ts';
+import { checkTaps, conv, shared, sizesOf } from './causal-conv1d.ts';
 
 interface StepAttrs {
   /** The token's channels in a row of x. */
   readonly range: Range;
   readonly silu: boolean;
 }
-
-const sizesOf = ({ x, w }: { readonly x: Spec; readonly w: Spec }) => {
-  const [channels, width] = w.shape;
-  return { batch: x.shape[0], channels, length: 1, width };
-};
 
 const step = /* @__PURE__ */ defineOp({
   name: 'causal_conv1d_step',
@@ -47,7 +41,7 @@ const step = /* @__PURE__ */ defineOp({
     });
   },
   webgpu({ x, w, bias, columns }, { y }, { range, silu }, device) {
-    const s = sizesOf({ x, w });
+    const s = sizesOf({ x, w }, 'blc');
     const own = shared(s, { layout: 'blc', silu });
     const kernel = {
       ...own,
@@ -72,7 +66,7 @@ ${own.declarations()}`,
     return [launchElements(y.size, kernel, device)];
   },
   wasm({ x, w, bias, columns }, { y }, { range, silu }, { k, sizes, scratch }) {
-    const { batch, channels, width } = sizesOf({ x, w });
+    const { batch, channels, width } = sizesOf({ x, w }, 'blc');
     const room = scratch(sizes.causal_conv1d_scratch(channels, 1, width, 1));
     const token = at(x, 4 * range.from);
     k.causal_conv1d_step(token, w, bias, columns, y, batch, channels, width, rowSize(x), Number(silu), room);

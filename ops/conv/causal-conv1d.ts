@@ -8,7 +8,7 @@ import { defineOp, type HostArg, hostSums, type Named, spec } from '../../engine
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
-import { expectFloats, expectRank, expectShape, gradientSpecs, show } from '../common/shapes.ts';
+import { expectFloats, expectRank, expectShape, gradientSpecs, show, type Wanting } from '../common/shapes.ts';
 import { sumRows } from '../reduce/fold.ts';
 import backwardCode from './causal-conv1d-backward.wgsl';
 import sharedCode from './causal-conv1d.wgsl';
@@ -30,28 +30,17 @@ interface ConvAttrs {
   readonly layout: ConvLayout;
 }
 
-/** Which gradients to form. */
-interface ConvBackwardAttrs extends ConvAttrs {
-  readonly wants: { readonly x: boolean; readonly w: boolean; readonly bias: boolean; readonly initial: boolean };
-}
-
 /** Positions that a thread of the backward walks in one go, and threads a channel at most. */
 const SEGMENT = 32;
 const MAX_PARTS = 256;
 /** Taps that kernels take at most. */
 const MAX_WIDTH = 8;
 
-interface Sizes {
-  readonly batch: number;
-  readonly channels: number;
-  readonly length: number;
-  readonly width: number;
-}
+type Sizes = ReturnType<typeof sizesOf>;
 
-function sizesOf({ x, w }: { readonly x: Spec; readonly w: Spec }, layout: ConvLayout): Sizes {
-  const [batch, second, third] = x.shape;
-  const [channels, length] = layout === 'bcl' ? [second, third] : [third, second];
-  return { batch, channels, length, width: w.shape[1] };
+export function sizesOf({ x, w }: { readonly x: Spec; readonly w: Spec }, layout: ConvLayout) {
+  const [channels, width] = w.shape;
+  return { batch: x.shape[0], channels, length: x.shape[layout === 'bcl' ? 2 : 1], width };
 }
 
 /** @throws ShapeError, DTypeError unless all are floats, w (C, K) of at most 8 taps, and bias (C) */
@@ -130,8 +119,8 @@ export const conv = /* @__PURE__ */ defineOp({
   shape({ initial, ...operands }, { layout }: ConvAttrs) {
     const { x } = operands;
     expectRank('causal_conv1d', 'x', x, 3);
+    checkTaps('causal_conv1d', operands, x.shape[layout === 'bcl' ? 1 : 2]);
     const { batch, channels, width } = sizesOf(operands, layout);
-    checkTaps('causal_conv1d', operands, channels);
     expectFloats('causal_conv1d', { initial });
     const before = layout === 'bcl' ? [batch, channels, width - 1] : [batch, width - 1, channels];
     if (initial) expectShape('causal_conv1d', 'initial', initial, before);
@@ -168,7 +157,7 @@ const convBackward = /* @__PURE__ */ defineOp({
   name: 'causal_conv1d_backward',
   inputs: ['x', 'w', 'dy', 'bias?', 'initial?'],
   outputs: ['dx?', 'dw?', 'dbias?', 'dinitial?'],
-  shape: ({ dy: _, ...inputs }, { wants }: ConvBackwardAttrs) => gradientSpecs(inputs, wants),
+  shape: ({ dy: _, ...inputs }, { wants }: Wanting<ConvAttrs>) => gradientSpecs(inputs, wants),
   reference({ dy, ...operands }, outputs, { layout, silu }) {
     const { w } = operands;
     const width = w.shape[1];

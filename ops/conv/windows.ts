@@ -33,7 +33,7 @@ interface Windows {
 }
 
 /** Rows and columns of windows. */
-function gridOf(image: readonly number[], kernel: Both, stride: Both, dilation: Both): Both {
+function gridOf({ image, kernel, stride, dilation }: Windows): Both {
   const along = (d: 0 | 1) => Math.floor((image[2 + d] - dilation[d] * (kernel[d] - 1) - 1) / stride[d]) + 1;
   return [along(0), along(1)];
 }
@@ -41,10 +41,11 @@ function gridOf(image: readonly number[], kernel: Both, stride: Both, dilation: 
 export const both = (value: Pair): Both => (typeof value === 'object' ? value : [value, value]);
 
 /** What windows see of an image (B, C, H, W): a view of it as (B, rows, columns, C, kh, kw). */
-function viewOf({ image, kernel, stride, dilation }: Windows) {
+function viewOf(windows: Windows) {
+  const { image, kernel, stride, dilation } = windows;
   const [batch, channel, row, pixel] = strides(image);
   return {
-    shape: [image[0], ...gridOf(image, kernel, stride, dilation), image[1], ...kernel],
+    shape: [image[0], ...gridOf(windows), image[1], ...kernel],
     strides: [batch, row * stride[0], pixel * stride[1], channel, row * dilation[0], pixel * dilation[1]],
   };
 }
@@ -80,9 +81,9 @@ const foldOp: Op<Windows, 'y', 'x'> = /* @__PURE__ */ defineOp({
       x.data[pixel] += y.data[i];
     }
   },
-  webgpu({ y }, { x }, { image, kernel, stride, dilation }, device) {
-    const [rows, columns] = gridOf(image, kernel, stride, dilation);
-    const [channels, height, width] = image.slice(1);
+  webgpu({ y }, { x }, windows, device) {
+    const [rows, columns] = gridOf(windows);
+    const { image: [, channels, height, width], kernel, stride, dilation } = windows;
     const taps = { kernel_y: kernel[0], kernel_x: kernel[1], stride_y: stride[0], stride_x: stride[1] };
     const steps = { dilation_y: dilation[0], dilation_x: dilation[1] };
     const kernelOf = {
@@ -136,14 +137,14 @@ export function unfold(
   for (const [name, pair] of Object.entries(given)) {
     for (const value of pair) expectWhole(op, name, value, name === 'padding' ? 0 : 1);
   }
-  const [py, px] = given.padding;
+  const { padding: [py, px], ...steps } = given;
   const image = [...x.shape.slice(0, 2), x.shape[2] + 2 * py, x.shape[3] + 2 * px];
-  const grid = gridOf(image, kernel, given.stride, given.dilation);
+  const windows = { image, kernel, ...steps };
+  const grid = gridOf(windows);
   if (!grid.every((n) => n >= 1)) {
     const how = Object.entries(given).map(([name, pair]) => `${name} ${pair}`);
     throw new ShapeError(`${op}: x ${show(x.shape)} has no room for a kernel ${show(kernel)}, ${how.join(', ')}`);
   }
   const padded = py + px > 0 ? pad(x, [px, px, py, py], outside) : x;
-  const { stride: steps, dilation: spread } = given;
-  return { patches: apply(unfoldOp, { x: padded }, { image, kernel, stride: steps, dilation: spread }).y, grid };
+  return { patches: apply(unfoldOp, { x: padded }, windows).y, grid };
 }

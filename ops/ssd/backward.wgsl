@@ -6,11 +6,7 @@
 // The gradient of dt_t A is what flows over token t: the sum of all pairs (source before t, sink at t or after), the
 // state the tile starts from being the first source and G the last sink. It is summed as such, not as a difference of
 // large numbers.
-var<workgroup> state: array<vec4<f32>, P_BLOCK * N_STRIDE>;
 var<workgroup> grad: array<vec4<f32>, P_BLOCK * N_STRIDE>;
-var<workgroup> b_tile: array<vec4<f32>, STEPS * N_STRIDE>;
-var<workgroup> c_tile: array<vec4<f32>, STEPS * N_STRIDE>;
-var<workgroup> x_tile: array<vec4<f32>, STEPS * P_STRIDE>;
 var<workgroup> dy_tile: array<vec4<f32>, STEPS * P_STRIDE>;
 var<workgroup> cb: array<f32, STEPS * (STEPS + 1u)>;
 var<workgroup> xy: array<f32, STEPS * (STEPS + 1u)>;
@@ -52,14 +48,8 @@ fn fill_pairs(t: u32) {
   for (var e = t; e < part * part; e += WG) {
     let i = e / part;
     let j = e % part;
-    var c_b = array<f32, PAIRS>();
+    var cb_dots = products(i, j);
     var d_x = array<f32, PAIRS>();
-    for (var n = 0u; n < NV; n++) {
-      for (var r = 0u; r < EACH; r++) {
-        let c = c_tile[(i + r * part) * N_STRIDE + n];
-        for (var q = 0u; q < EACH; q++) { c_b[r * EACH + q] += dot(c, b_tile[(j + q * part) * N_STRIDE + n]); }
-      }
-    }
     for (var v = 0u; v < PV; v++) {
       for (var r = 0u; r < EACH; r++) {
         let d = dy_tile[(i + r * part) * P_STRIDE + v];
@@ -68,7 +58,7 @@ fn fill_pairs(t: u32) {
     }
     for (var r = 0u; r < EACH; r++) {
       for (var q = 0u; q < EACH; q++) {
-        put_pair(i + r * part, j + q * part, c_b[r * EACH + q], d_x[r * EACH + q]);
+        put_pair(i + r * part, j + q * part, cb_dots[r * EACH + q], d_x[r * EACH + q]);
       }
     }
   }

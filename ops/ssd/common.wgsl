@@ -6,6 +6,10 @@
 const EACH = 2u;
 const PAIRS = EACH * EACH;
 
+var<workgroup> state: array<vec4<f32>, P_BLOCK * N_STRIDE>;
+var<workgroup> b_tile: array<vec4<f32>, STEPS * N_STRIDE>;
+var<workgroup> c_tile: array<vec4<f32>, WANT_Y * (STEPS * N_STRIDE - 1u) + 1u>;
+var<workgroup> x_tile: array<vec4<f32>, STEPS * P_STRIDE>;
 /** Of the tokens of a tile: dt, and the running sums of dt · A. */
 var<workgroup> dt: array<f32, STEPS>;
 var<workgroup> cum: array<f32, STEPS>;
@@ -34,7 +38,7 @@ fn row_of(at: Place, p: u32) -> u32 { return at.block * P_BLOCK + p; }
 fn cell_n(e: u32) -> u32 { return e / NV * N_STRIDE + e % NV; }
 fn cell_p(e: u32) -> u32 { return e / PV * P_STRIDE + e % PV; }
 
-/** Fills dt, which is 0 past the end, where the state stands still, and cum; gives what thread t's token has in steps. */
+/** Fills dt, which is 0 past the end, where the state stands still, and cum; gives the step of thread t's token. */
 fn sum_steps(at: Place, l0: u32, t: u32) -> vec4<f32> {
   let step = load_steps(step_index(at, min(l0 + t, at.last - 1u)));
   if (t < STEPS) { dt[t] = select(0.0, step.x, l0 + t < at.last); }
@@ -46,4 +50,17 @@ fn sum_steps(at: Place, l0: u32, t: u32) -> vec4<f32> {
   }
   workgroupBarrier();
   return step;
+}
+
+/** C Bᵀ of the tokens i and j of a tile, and of those that are apart from them by parts. */
+fn products(i: u32, j: u32) -> array<f32, PAIRS> {
+  let part = STEPS / EACH;
+  var dots = array<f32, PAIRS>();
+  for (var n = 0u; n < NV; n++) {
+    for (var r = 0u; r < EACH; r++) {
+      let c = c_tile[(i + r * part) * N_STRIDE + n];
+      for (var q = 0u; q < EACH; q++) { dots[r * EACH + q] += dot(c, b_tile[(j + q * part) * N_STRIDE + n]); }
+    }
+  }
+  return dots;
 }

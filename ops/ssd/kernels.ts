@@ -270,7 +270,7 @@ function launchGrad(task: Task, reads: Record<string, Slot | undefined>, made: M
     writes: packed ? { grads: packed } : { ...separate, firsts: separate.firsts },
     wide: ['steps', ...wide],
     params: { ...own.params, ...(packed && Object.fromEntries(made.map(({ name, from }) => [`from_${name}`, from]))) },
-    constants: tiled ? own.constants : { EACH: s.n },
+    constants: { ...own.constants, WANT_Y: 1, N: s.n },
     code: () => {
       const into = made.map(({ name }) => `fn store_${name}(i: u32, v: f32) { store_grads(params.from_${name} + i, v); }\n`);
       const noFirsts = separate.firsts ? '' : 'fn store_firsts(i: u32, v: f32) {}\n';

@@ -6,7 +6,7 @@ fn kernel(group: u32, local: u32) {
   let p = row % params.p;
   let head = row / params.p % params.heads;
   let batch = row / params.p / params.heads;
-  var g: array<f32, EACH>;
+  var g: array<f32, N>;
   for (var n = 0u; n < params.n; n++) { g[n] = load_ends(row * params.n + n); }
   var head_sums = vec3<f32>();
   for (var l = params.length; l > 0u; l--) {

@@ -18,17 +18,10 @@ export type SsdInputs<T> = Named<(typeof INPUTS)[number], T>;
 /** The gradients that are wanted, each named after its input. */
 export type SsdGrads<T> = { readonly [K in Bare<(typeof INPUTS)[number]> as `d${K}`]?: T };
 
-/** B batch, L tokens, H heads of P, G groups of B and C, N the size of the state. */
-export interface SsdSizes {
-  readonly batch: number;
-  readonly length: number;
-  readonly heads: number;
-  readonly p: number;
-  readonly groups: number;
-  readonly n: number;
-}
+export type SsdSizes = ReturnType<typeof ssdSizes>;
 
-export function ssdSizes({ x, B }: { readonly x: Spec; readonly B: Spec }): SsdSizes {
+/** Batch, tokens, heads of p, groups of B and C, and n, the size of the state. */
+export function ssdSizes({ x, B }: { readonly x: Spec; readonly B: Spec }) {
   const [batch, length, heads, p] = x.shape;
   return { batch, length, heads, p, groups: B.shape[2], n: B.shape[3] };
 }

@@ -1,7 +1,7 @@
 import { apply } from '../../engine/apply.ts';
-import { type Bare, defineOp, spec } from '../../engine/op.ts';
+import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { gradientSpecs } from '../common/shapes.ts';
+import { gradientSpecs, type Wanting } from '../common/shapes.ts';
 import { scanReference, scanBackwardReference } from './reference.ts';
 import { checkSsd, INPUTS, scanFlops, type SsdAttrs, ssdSizes } from './shape.ts';
 import { scanBackwardLaunches, scanLaunches } from './variants.ts';
@@ -29,11 +29,6 @@ export interface SsdOptions {
   readonly chunkSize?: number;
   /** (B, H, P, N); default zeros. */
   readonly initialState?: Tensor | null;
-}
-
-interface BackwardAttrs extends SsdAttrs {
-  /** Which gradients come out. */
-  readonly wants: { readonly [K in Bare<(typeof INPUTS)[number]>]: boolean };
 }
 
 /** Those that kernels on WebGPU read as they are stored. */
@@ -72,7 +67,7 @@ const scanBackward = /* @__PURE__ */ defineOp({
   // Spelt out: a bundler takes a spread for something that happens, and would keep the op.
   inputs: ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'initialState?', 'dy?', 'dfinal?'],
   outputs: ['dx?', 'ddt?', 'dA_log?', 'dB?', 'dC?', 'dD?', 'ddt_bias?', 'dinitialState?'],
-  shape: ({ dy: _dy, dfinal: _dfinal, ...inputs }, { wants }: BackwardAttrs) => gradientSpecs(inputs, wants),
+  shape: ({ dy: _dy, dfinal: _dfinal, ...inputs }, { wants }: Wanting<SsdAttrs>) => gradientSpecs(inputs, wants),
   flops: (inputs) => scanFlops(inputs, 10),
   reference: ({ dy, dfinal, ...inputs }, grads) => scanBackwardReference(inputs, dy, dfinal, grads),
   webgpu: scanBackwardLaunches,

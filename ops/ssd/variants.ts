@@ -100,13 +100,14 @@ export function scanLaunches(
 ): Launch[] {
   const { x: xs, B: bs, C: cs, initialState } = inputs;
   const { task, steps, first } = prepare('walk', inputs, attrs, device);
-  if (task.cut.chunks === 1) return [first, walk(task, { xs, steps, bs, cs, ys: y, starts: initialState, ends: final })];
+  const whole = { xs, steps, bs, cs, ys: y };
+  if (task.cut.chunks === 1) return [first, walk(task, { ...whole, starts: initialState, ends: final })];
   const { states, decays } = chunkScratch(task);
   return [
     first,
     walk(task, { xs, steps, bs, ends: states, decays }),
     pass(task, states, decays, { first: initialState, last: final, reverse: false }),
-    walk(task, { xs, steps, bs, cs, ys: y, starts: states }),
+    walk(task, { ...whole, starts: states }),
   ];
 }
 

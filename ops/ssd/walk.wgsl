@@ -2,10 +2,6 @@
 // (L ∘ C Bᵀ)(dt ∘ X), between tiles the state. Every exponent is a difference of the cumulative sum of dt·A, never
 // positive. With BACKWARD_TIME the same walk carries the gradient of the state from the end of a chunk to its start:
 // x is then dy, B is C, and token i weighs exp(cum_i).
-var<workgroup> state: array<vec4<f32>, P_BLOCK * N_STRIDE>;
-var<workgroup> b_tile: array<vec4<f32>, STEPS * N_STRIDE>;
-var<workgroup> c_tile: array<vec4<f32>, WANT_Y * (STEPS * N_STRIDE - 1u) + 1u>;
-var<workgroup> x_tile: array<vec4<f32>, STEPS * P_STRIDE>;
 var<workgroup> mix: array<f32, STEPS * (STEPS + 1u)>;
 /** What token j adds to the state: exp(cum_last − cum_j) dt_j. */
 var<workgroup> weight: array<f32, STEPS>;
@@ -39,13 +35,7 @@ fn kernel(index: u32, t: u32) {
       for (var e = t; e < part * part; e += WG) {
         let i = e / part;
         let j = e % part;
-        var dots = array<f32, PAIRS>();
-        for (var n = 0u; n < NV; n++) {
-          for (var r = 0u; r < EACH; r++) {
-            let c = c_tile[(i + r * part) * N_STRIDE + n];
-            for (var q = 0u; q < EACH; q++) { dots[r * EACH + q] += dot(c, b_tile[(j + q * part) * N_STRIDE + n]); }
-          }
-        }
+        var dots = products(i, j);
         for (var r = 0u; r < EACH; r++) {
           for (var q = 0u; q < EACH; q++) { put_mix(i + r * part, j + q * part, dots[r * EACH + q]); }
         }
