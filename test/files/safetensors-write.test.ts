@@ -141,13 +141,13 @@ write('tensors that are not as declared are refused, and nothing is left', async
 
 write('paths that cannot be read or written are named', async () => {
   const folder = freshFolder();
-  const rows: [Promise<unknown>, string, RegExp][] = [
-    [io.fileSource(join(folder, 'none')), 'none', /no such file/],
-    [io.fileSource(folder), folder, /it is a folder/],
-    [store.writeSafetensors(join(folder, 'no/x.safetensors'), []), 'no/x.safetensors', /ENOENT/],
-    [store.writeFileAtomic(folder, 'x'), folder, /EISDIR|folder/],
+  const rows: [() => Promise<unknown>, string, RegExp][] = [
+    [() => io.fileSource(join(folder, 'none')), 'none', /no such file/],
+    [() => io.fileSource(folder), folder, /it is a folder/],
+    [() => store.writeSafetensors(join(folder, 'no/x.safetensors'), []), 'no/x.safetensors', /ENOENT/],
+    [() => store.writeFileAtomic(folder, 'x'), folder, /EISDIR|folder/],
   ];
-  for (const [work, path, says] of rows) assert.ok((await rejects(work, SystemError, says)).message.includes(path));
+  for (const [work, path, says] of rows) assert.ok((await rejects(work(), SystemError, says)).message.includes(path));
   await rejects(Checkpoint.open(io.diskFolder(join(folder, 'none'))), CheckpointError, /no weights/);
 });
 
