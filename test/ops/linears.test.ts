@@ -1,4 +1,3 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Backend, elements } from '../../engine/backend.ts';
 import { WebGpuBackend } from '../../engine/backends/webgpu/webgpu.ts';
@@ -7,15 +6,14 @@ import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add, backward, geluTanh, linear, linears, linearSum, silu, sum } from '../../ops/index.ts';
 import { random } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
+import { takeHardwareKernels } from '../support/backends.ts';
 import { relativeError } from '../support/golden-types.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
-// Kernels of GPUs on whatever adapter there is: a driver on the CPU has its own, which take a launch for each layer.
-if (backends[2] instanceof WebGpuBackend) Object.assign(backends[2].caps, { software: false });
-const test = suite('linear layers in one launch');
-
-test.after(() => backends.forEach(closeBackend));
+const { test, backends, gpu } = await suiteOnBackends('linear layers in one launch');
+/** Drivers on the CPU compile these kernels for many seconds, and those of more rows for minutes. */
+const slow = gpu instanceof WebGpuBackend && gpu.caps.software;
+takeHardwareKernels(gpu);
 
 function tensor(backend: Backend, seed: number, shape: readonly number[], dtype: DType = 'f32'): Tensor {
   const t = fromData(backend, random(elements(shape), seed), shape, dtype);
@@ -26,8 +24,7 @@ function tensor(backend: Backend, seed: number, shape: readonly number[], dtype:
 test('several layers of one x, and the sum of several, are those layers one by one', async () => {
   for (const backend of backends) {
     for (const [rows, inner, widths] of [[1, 64, [72, 36, 12]], [3, 35, [33, 1]], [2, 300, [40, 40, 40, 160]], [9, 64, [8, 9]]] as const) {
-      // Drivers on the CPU compile these kernels for many seconds, and those of more rows for minutes.
-      const few = backend.kind === 'webgpu';
+      const few = backend === gpu && slow;
       if (few && ![1, 3].includes(rows)) continue;
       const formats = few ? (['f32'] as const) : FLOATS;
       for (const format of [...formats, ...(inner === 64 && !few ? (['int8', 'int4'] as const) : [])]) {

@@ -3,7 +3,7 @@ import type { Backend, BackendKind } from '../../engine/backend.ts';
 import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
 import { type KernelVariant, supportsVariant, WasmBackend } from '../../engine/backends/wasm/wasm.ts';
 import { WebGpuBackend } from '../../engine/backends/webgpu/webgpu.ts';
-import { DeviceError } from '../../engine/errors.ts';
+import { DeviceError, OutOfMemoryError } from '../../engine/errors.ts';
 import { dawnGpu, releaseDawn } from '../../engine/node/dawn.ts';
 
 // Node 20 has relaxed SIMD behind this flag; from Node 22 it is on and the flag is gone.
@@ -32,12 +32,22 @@ export async function openBackend(kind: BackendKind): Promise<Backend> {
 }
 
 /**
+ * Has a backend take the kernels of hardware on whatever adapter there is. Drivers on the CPU, which run others, take
+ * seconds and minutes to compile them.
+ */
+export function takeHardwareKernels(gpu: Backend): void {
+  if (gpu instanceof WebGpuBackend) Object.assign(gpu.caps, { software: false });
+}
+
+/**
  * WebGPU where there is an adapter. Without one, which CI does not accept, WASM takes its place and a line says so:
- * the kernels under test are then those of the other backend.
+ * the kernels under test are then those of the other backend. MATVLM_TILED asks for the kernels of hardware.
  */
 export async function openGpu(): Promise<Backend> {
   try {
-    return await openBackend('webgpu');
+    const gpu = await openBackend('webgpu');
+    if (process.env.MATVLM_TILED) takeHardwareKernels(gpu);
+    return gpu;
   } catch (error) {
     if (!(error instanceof DeviceError) || process.env.CI) throw error;
     releaseDawn();
@@ -49,6 +59,21 @@ export async function openGpu(): Promise<Backend> {
 /** One of each kind, as the openers above have them. */
 export async function openAll(): Promise<Backend[]> {
   return [...(await Promise.all([openBackend('reference'), openBackend('wasm')])), await openGpu()];
+}
+
+/** Counts allocations since the last call, and makes the `at`-th from then on fail. @returns how many there were */
+export function failingAllocations(backend: Backend): (at?: number) => number {
+  const alloc = backend.alloc.bind(backend);
+  let [count, failing] = [0, Infinity];
+  backend.alloc = (size, dtype) => {
+    if (++count === failing) throw new OutOfMemoryError('no room: the test took it');
+    return alloc(size, dtype);
+  };
+  return (at = Infinity) => {
+    const before = count;
+    [count, failing] = [0, at];
+    return before;
+  };
 }
 
 /** Lets the process exit. */
