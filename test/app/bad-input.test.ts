@@ -10,7 +10,7 @@ import type { SafeTensor } from '../../models/matvlm/app/store/index.ts';
 import { writeSafetensors } from '../../models/matvlm/app/store/index.ts';
 import { latestCheckpoint, verifyCheckpoint } from '../../models/matvlm/app/store/checkpoints.ts';
 import { acquireLock } from '../../models/matvlm/app/store/lock.ts';
-import { MICRO_FLAGS, TRAIN, workplace } from '../support/cli.ts';
+import { failing, MICRO_FLAGS, TRAIN, workplace } from '../support/cli.ts';
 import { fileOf } from '../support/safetensors-bytes.ts';
 
 const { path, read, write, has, run, ok, refused, log, checkpoints } = workplace();
@@ -190,22 +190,6 @@ numbers('a rate that blows up: the last good checkpoint stays', async () => {
 });
 
 const system = suite('the operating system refuses');
-
-/** Code that makes the system calls of a process fail: `when` sees the bytes written so far. */
-const failing = (method: string, code: string, when: string): string => `
-import fs, { open } from 'node:fs/promises';
-import { syncBuiltinESMExports } from 'node:module';
-const handle = await open(process.execPath, 'r');
-const target = ${method === 'write' ? 'Object.getPrototypeOf(handle)' : 'fs'};
-await handle.close();
-const call = target.${method};
-let written = 0;
-target.${method} = function (...args) {
-  written += args[0].byteLength ?? 0;
-  if (!(${when})) return call.apply(this, args);
-  return Promise.reject(Object.assign(new Error('injected'), { code: '${code}' }));
-};
-syncBuiltinESMExports();`;
 
 system('a full disk: the checkpoint before stays whole, and the run goes on from it', async () => {
   const train = `${TRAIN} --steps 6 --save-every 2 --name`;

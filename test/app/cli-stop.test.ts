@@ -8,7 +8,7 @@ import { WasmBackend } from '../../engine/backends/wasm/wasm.ts';
 import { SortOfClevr } from '../../models/matvlm/data/sort-of-clevr.ts';
 import { evaluate } from '../../models/matvlm/train/evaluate.ts';
 import { Vlm } from '../../models/matvlm/vlm.ts';
-import { type CliOptions, interruptAt, TRAIN, workplace } from '../support/cli.ts';
+import { type CliOptions, failing, interruptAt, TRAIN, workplace } from '../support/cli.ts';
 import { rejects } from '../support/expect.ts';
 import { smallTeacher, tokenizer } from '../support/tiny-model.ts';
 
@@ -123,20 +123,11 @@ stop('start, killed, ends the comparison too, which saves', async () => {
   assert.ok(!left.includes('run.lock') && left.some((name) => /^checkpoint-\d+$/.test(name)), `${left}`);
 });
 
-/** Makes checkpoints of the main run fail once the comparison is under way. */
-const FULL = `
-import fs from 'node:fs/promises';
-import { existsSync } from 'node:fs';
-import { syncBuiltinESMExports } from 'node:module';
-const { mkdir } = fs;
-fs.mkdir = function (path, ...rest) {
-  const full = /checkpoint-/.test(path) && existsSync(${JSON.stringify(beside('start-2', 'metrics.jsonl'))});
-  return full ? Promise.reject(Object.assign(new Error('full'), { code: 'ENOSPC' })) : mkdir.call(this, path, ...rest);
-};
-syncBuiltinESMExports();`;
+/** Once the comparison is under way checkpoints of the main run fail. */
+const UNDER_WAY = `/checkpoint-/.test(args[0]) && existsSync(${JSON.stringify(beside('start-2', 'metrics.jsonl'))})`;
 
 stop('start, ended by an error, ends the comparison too', async () => {
-  const { stderr } = await refused(START, /the disk is full/, 1, { preload: FULL });
+  const { stderr } = await refused(START, /the disk is full/, 1, { preload: failing('mkdir', 'ENOSPC', UNDER_WAY) });
   assert.not.match(stderr, /comparison/);
   const { length } = log('start-2', 'random-init');
   assert.not.ok(existsSync(beside('start-2', 'run.lock')));

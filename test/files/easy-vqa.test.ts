@@ -9,7 +9,7 @@ import { loadEasyVqa, openEasyVqa } from '../../models/matvlm/app/node/easy-vqa.
 import { EASY_VQA_SOURCE, fetchEasyVqa, filesDigest } from '../../models/matvlm/app/node/easy-vqa-fetch.ts';
 import { rejects, throws } from '../support/expect.ts';
 import { freshFolder, freshPath } from '../support/folders.ts';
-import { type Answer, withServer } from '../support/http.ts';
+import { type Answer, drip, withServer } from '../support/http.ts';
 
 /** A set of two images, as the public one is laid out. */
 const png = await sharp({ create: { width: 64, height: 64, channels: 3, background: '#ff0000' } }).png().toBuffer();
@@ -102,11 +102,6 @@ const tampered = new Map(FILES).set('train/images/2.png', text('other'));
 const LONG = { 'content-length': 99999 };
 /** Made beforehand: compressing takes longer than the stall that the tests allow. */
 const BOMB = gzipSync(Buffer.alloc(65e6));
-/** A byte now and then, for ever. */
-const drip: Answer = (response) => {
-  const timer = setInterval(() => response.write('x'), 20);
-  response.on('close', () => clearInterval(timer));
-};
 const lies: [string, Answer, RegExp][] = [
   ['another content', (r) => r.end(gzipSync(tarOf(tampered))), /6 files with checksum [0-9a-f]{64}, expected/],
   ['a file less', (r) => r.end(gzipSync(tarOf(without('test/questions.json')))), /5 files with checksum/],
@@ -123,7 +118,7 @@ const lies: [string, Answer, RegExp][] = [
   ['a short body', (r) => r.writeHead(200, LONG).write(ARCHIVE, () => r.destroy()), /3 tries/],
   ['a stall', (r) => r.writeHead(200, LONG).write(ARCHIVE), /nothing came for 0.2 s/],
   ['no answer', () => {}, /nothing came for 0.2 s/],
-  ['a drip', drip, /too slow: only \d+ bytes came in \d+ s, expected 100 at least/],
+  ['a drip', (r) => drip(r, 20), /too slow: only \d+ bytes came in \d+ s, expected 100 at least/],
 ];
 for (const [kind, answer, says] of lies) {
   fetching(`${kind}: refused, nothing kept`, fetchingFrom(answer, async (options) => {

@@ -16,7 +16,7 @@ import { createStudent } from '../../models/matvlm/student.ts';
 import { loadVlm } from '../../models/matvlm/vlm.ts';
 import { disposeModel } from '../../models/matvlm/weights.ts';
 import { SortOfClevr } from '../../models/matvlm/data/sort-of-clevr.ts';
-import { closeBackend, openBackend } from '../support/backends.ts';
+import { closeBackend, failingAllocations, openBackend } from '../support/backends.ts';
 import { type Kind, rejects } from '../support/expect.ts';
 import { relativeError } from '../support/golden-types.ts';
 import { freshPath } from '../support/folders.ts';
@@ -49,38 +49,21 @@ function edited(file: string, change: ((json: any) => void) | null): FolderSourc
   return filesFolder('folder', files);
 }
 
-/** Makes the n-th allocation from now on fail; undone by `n` Infinity. Returns how many there were so far. */
-function failing(backend: Backend): (n: number) => number {
-  const alloc = backend.alloc.bind(backend);
-  let count = 0;
-  let at = Infinity;
-  backend.alloc = (size, dtype) => {
-    if (++count === at) throw new OutOfMemoryError('no room: the test took it');
-    return alloc(size, dtype);
-  };
-  return (n) => {
-    const before = count;
-    count = 0;
-    at = n;
-    return before;
-  };
-}
-
 const held = ({ memory }: Backend) => [memory.live, memory.buffers];
 
 /** Runs `work` with each of its allocations failing in turn: each time it must say so and leave nothing. */
 async function expectNothingLeft(backend: Backend, what: string, work: () => Promise<() => void>): Promise<void> {
-  const fail = failing(backend);
+  const fail = failingAllocations(backend);
   const before = held(backend);
   (await work())();
-  const places = fail(Infinity);
+  const places = fail();
   assert.ok(places > 5, `${what}: ${places} allocations`);
   for (let n = 1; n <= places; n++) {
     fail(n);
     await rejects(work(), OutOfMemoryError, '', `${what}, allocation ${n}`);
     assert.equal(held(backend), before, `${what}, allocation ${n} of ${places}`);
   }
-  fail(Infinity);
+  fail();
 }
 
 const memory = suite('loading: memory');
@@ -142,9 +125,9 @@ const CHEAP: [file: string, change: ((json: any) => void) | null, kind: Kind, sa
 for (const [file, change, kind, says] of CHEAP) {
   memory(`nothing is allocated, no backend opened, for ${file}: ${change ?? 'none'}`, async () => {
     const backend = new ReferenceBackend();
-    const fail = failing(backend);
+    const fail = failingAllocations(backend);
     const { message } = await rejects(loadVlm(edited(file, change), backend), kind, says);
-    assert.is(fail(Infinity), 0);
+    assert.is(fail(), 0);
     const own = { open: async () => assert.unreachable('was opened') as never, close: () => {} };
     assert.is((await rejects(loadVlm(edited(file, change), own), kind)).message, message);
   });

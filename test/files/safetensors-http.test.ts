@@ -5,7 +5,7 @@ import { CheckpointError } from '../../engine/errors.ts';
 import { type ByteSource, Checkpoint } from '../../engine/safetensors/index.ts';
 import { httpFolder, type HttpOptions, httpSource } from '../../models/nn/http/source.ts';
 import { rejects } from '../support/expect.ts';
-import { withServer } from '../support/http.ts';
+import { drip, withServer } from '../support/http.ts';
 import { fileOf } from '../support/safetensors-bytes.ts';
 
 /** What one request asks for at most. */
@@ -245,20 +245,17 @@ http('a connection that drops or stalls in every answer is resumed from where it
 
 /** Ways to send a byte now and then, for ever. */
 const DRIPS: Record<string, (response: ServerResponse) => void> = {
-  'in one answer': (response) => {
-    const timer = setInterval(() => response.write('x'), 5);
-    response.on('close', () => clearInterval(timer));
-  },
+  'in one answer': (response) => drip(response, 5),
   'an answer at a time': (response) => response.write('x', () => setTimeout(() => response.destroy(), 5)),
 };
-for (const [how, drip] of Object.entries(DRIPS)) {
+for (const [how, send] of Object.entries(DRIPS)) {
   for (const status of [206, 200]) {
     http(`a drip ends: ${how}, by ${status}`, () =>
       reading(
         (response, [begin]) => {
           const ranged = { 'Content-Range': `bytes ${begin}-${BLOCK - 1}/${SIZE}` };
           response.writeHead(status, { ETag: '"1"', ...(status === 206 ? ranged : { 'Content-Length': SIZE }) });
-          drip(response);
+          send(response);
         },
         (it) => rejects(it.read(0, SIZE), CheckpointError, /only \d+ bytes came in \d+ s, expected 1000|after 4 tries/),
         { ...FAST, floor: { bytes: 1000, ms: 200 } },

@@ -1,4 +1,3 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../../engine/backend.ts';
 import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
@@ -23,17 +22,15 @@ import { AdamW } from '../../models/nn/optimiser.ts';
 import { Random } from '../../models/nn/random.ts';
 import { planSchedule, wsd } from '../../models/nn/schedule.ts';
 import { add, backward, reshape, slice, square, sum } from '../../ops/index.ts';
-import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
+import { failingAllocations } from '../support/backends.ts';
 import { rejects, throws } from '../support/expect.ts';
 import { norm } from '../support/golden-types.ts';
 import { takeGradients, valueOf, weightsOf } from '../support/losses.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 import { batchesOf, drawings, SETTINGS, smallConfig, smallPair, smallTeacher } from '../support/tiny-model.ts';
 
 const double = new ReferenceBackend({ double: true });
-const wasm = await openBackend('wasm');
-const gpu = await openGpu();
-const test = suite('training');
-test.after(() => closeBackend(gpu));
+const { test, reference, wasm, gpu } = await suiteOnBackends('training');
 
 /** Three images with 1, 4 and 2 questions in batches of `size`. */
 const uneven = (size: number) => batchesOf(drawings([1, 4, 2]), { imagesPerBatch: size });
@@ -125,40 +122,30 @@ test('batches without answers count for nothing in means over answers', () => {
   assert.equal(sharesOf([silent, silent]).map((s) => s.answers), [0, 0]);
 });
 
-/** Lets the backend run out of memory at the n-th allocation from now on, once; gives the allocations so far. */
-function failAt(backend: Backend, n: number) {
-  const { alloc } = backend;
-  let count = 0;
-  backend.alloc = (size, dtype) => {
-    if (++count === n) throw new OutOfMemoryError('no room left');
-    return alloc.call(backend, size, dtype);
-  };
-  return { made: () => count, heal: () => (backend.alloc = alloc) };
-}
-
 for (const [name, losses, checkpointing] of [
   ['pre-training', null, false],
   ['distillation', { ...publishedLosses, ceWeight: 1 }, true],
 ] as const) {
   test(`a step that runs out of memory, wherever, is as if it had not begun: ${name}`, async () => {
+    const fail = failingAllocations(wasm);
     const go = async (failing: number | null) => {
       const { task, dispose } = taskOn(wasm, losses);
       const { trainer, reports, run } = trainerOf(task, uneven(1), { accumulate: 2, checkpointing });
       const { live } = wasm.memory;
       await run(1);
-      const failure = failAt(wasm, failing ?? Infinity);
+      fail(failing ?? Infinity);
       if (failing === null) await run(2);
       else {
         await rejects(run(2), OutOfMemoryError);
         assert.is(trainer.state.step, 1, `failed at ${failing}`);
         assert.is(wasm.memory.live, live, `live bytes after failing at ${failing}`);
       }
-      failure.heal();
+      const allocations = fail();
       await run(3);
       const result = { reports, weights: await weightsOf(task.model), state: { ...trainer.state } };
       trainer.dispose();
       dispose();
-      return { ...result, allocations: failure.made() };
+      return { ...result, allocations };
     };
     const { allocations, ...want } = await go(null);
     const places = new Set(Array.from({ length: 5 }, (_, i) => 1 + Math.floor((i * allocations) / 5)));
@@ -222,7 +209,7 @@ const REPLAYED: Readonly<Record<string, Replayed>> = {
   'distillation on batches of other shapes': { losses: publishedLosses, batches: twice, accumulate: 1, shapes: 2 },
 };
 
-for (const backend of [new ReferenceBackend(), wasm, gpu]) {
+for (const backend of [reference, wasm, gpu]) {
   for (const [name, { losses, batches, accumulate, checkpointing = false, shapes }] of Object.entries(REPLAYED)) {
     test(`replayed steps, with dropout, give the bits of eager ones, on ${backend.kind}: ${name}`, async () => {
       const { live } = backend.memory;
@@ -379,7 +366,7 @@ function squareTask(backend: Backend, pixel: (batch: number) => number) {
 }
 
 test('a step with a non-finite loss is skipped and counted, also where its gradient is finite', async () => {
-  for (const backend of [wasm, new ReferenceBackend()]) {
+  for (const backend of [wasm, reference]) {
     const { task, w, source } = squareTask(backend, (step) => [0, Infinity, NaN, 0, -Infinity][step] ?? Infinity);
     const { trainer, reports, run } = trainerOf(task, source);
     await run(1);

@@ -57,6 +57,23 @@ process.stderr.write = function (text, ...rest) {
   return write.call(this, text, ...rest);
 };`;
 
+/** Code to preload: system calls fail where `when` holds, which sees their `args` and the bytes `written` so far. */
+export const failing = (method: string, code: string, when: string): string => `
+import fs, { open } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+const handle = await open(process.execPath, 'r');
+const target = ${method === 'write' ? 'Object.getPrototypeOf(handle)' : 'fs'};
+await handle.close();
+const call = target.${method};
+let written = 0;
+target.${method} = function (...args) {
+  written += args[0].byteLength ?? 0;
+  if (!(${when})) return call.apply(this, args);
+  return Promise.reject(Object.assign(new Error('injected'), { code: '${code}' }));
+};
+syncBuiltinESMExports();`;
+
 const heads = { num_attention_heads: 2, intermediate_size: 32 };
 /** A configuration that trains in milliseconds: 16 × 16 images, two layers of 16. */
 const MICRO = {
