@@ -9,7 +9,16 @@ const divergence = (t: Make, other: object) => ops.distillLoss(t(2, 3), t(2, 3),
 export const loss: Room = {
   cross_entropy: {
     golden: ([logits, labels], { ignore_index }) => ops.crossEntropy(logits, labels, { ignoreIndex: ignore_index }),
-    cases: [[classes, (t, { M, V }) => ops.crossEntropy(t(M, V), t.ids(V, M))]],
+    cases: [
+      [classes, (t, { M, V }) => ops.crossEntropy(t(M, V), t.ids(V, M))],
+      [
+        { M: 9, V: 33 },
+        (t, { M, V }) => {
+          const [logits, labels] = [t.of((v) => 4 * v, M, V), t.ids(V, M)];
+          return ops.crossEntropy(logits, labels, { labelSmoothing: 0.1, weight: ops.abs(t.fixed(V)) });
+        },
+      ],
+    ],
     takes: {
       ignoreIndex: [whole(), (t, n) => ops.crossEntropy(t(2, 3), t.ids(3, 2), { ignoreIndex: n })],
       labelSmoothing: [finite(0, 1), (t, x) => ops.crossEntropy(t(2, 3), t.ids(3, 2), { labelSmoothing: x })],
@@ -32,7 +41,7 @@ export const loss: Room = {
             ops.distillLoss(student, teacher, { kind, reduction, temperature: 1.7 }),
           );
         },
-        { at: sized('B M V', [260, 1, 70], [2, 1, 3000], [3, 2, 7]), most: 5e-5 },
+        { at: sized('B M V', [260, 1, 70], [2, 1, 3000], [3, 2, 7], [700, 1, 70]), most: 5e-5 },
       ]),
     ],
     takes: {

@@ -14,6 +14,11 @@ const onCube = (op: (x: Tensor) => Tensor | readonly Tensor[]): Case => [
   { at: [{ A: 2, B: 3, C: 5 }, { A: 3, B: 2, C: 1 }, { A: 2, B: 4, C: 8 }, { A: 5, B: 3, C: 2 }] },
 ];
 
+/** Every order of four dimensions. */
+const ORDERS = Array.from({ length: 256 }, (_, n) => [n >> 6, (n >> 4) & 3, (n >> 2) & 3, n & 3]).filter(
+  (order) => new Set(order).size === 4,
+);
+
 export const movement: Room = {
   reshape: {
     golden: ([x], { shape }) => ops.reshape(x, shape),
@@ -21,7 +26,10 @@ export const movement: Room = {
   },
   permute: {
     golden: ([x], { dims }) => ops.permute(x, dims),
-    cases: [onCube((x) => [[1, 2, 0], [2, 1, 0], [1, 0, 2]].map((dims) => ops.permute(x, dims)))],
+    cases: [
+      onCube((x) => [[1, 2, 0], [2, 1, 0], [1, 0, 2]].map((dims) => ops.permute(x, dims))),
+      [{ A: 2, B: 3, C: 5, D: 9 }, (t, { A, B, C, D }) => ORDERS.map((dims) => ops.permute(t(A, B, C, D), dims))],
+    ],
     takes: { dim: [dim(1), (t, n) => ops.permute(t(3), [n])] },
     timed: [
       [
@@ -35,6 +43,7 @@ export const movement: Room = {
     golden: ([x], { shape }) => ops.expand(x, shape),
     cases: [
       [pair, (t, { M, N }) => ops.expand(t(1, N), [M, N])],
+      [{ N: 3 }, (t, { N }) => ops.expand(ops.flip(t(N), [0]), [4, N])],
       onCube((x) => [ops.expand(x, [2, ...x.shape]), ops.expand(ops.slice(x, 2, 0, 1), [3, -1, x.shape[1], 2])]),
     ],
     takes: { size: [whole(-1, ROOM), (t, n) => ops.expand(t(1), [n])] },
@@ -130,6 +139,15 @@ export const movement: Room = {
         { V: 3, D: 2, M: 4 },
         (t, { V, D, M }) => ops.embedding(t(V, D), t.ids(V, M, 1)),
         { at: sized('V D M', [50, 7, 111], [50, 20, 37], [17, 130, 3000], [1000, 260, 2000]) },
+      ],
+      // Half of the ids are one, as padding is, and so often that its gradient is summed in blocks.
+      [
+        { V: 4, D: 5, M: 270 },
+        (t, { V, D, M }) => {
+          const ids = Int32Array.from({ length: M }, (_, i) => (i % 2 ? V - 1 : (7 * i) % V));
+          return ops.embedding(t(V, D), t.values(ids, [M], 'i32'));
+        },
+        { at: sized('V D M', [4, 1, 270], [4, 8, 270], [40, 64, 5000]) },
       ],
     ],
     refuses: [['ids that are floats', (t) => ops.embedding(t(2, 3), t(2, 3)), DTypeError, /embedding: index has dtype f32, expected i32/]],

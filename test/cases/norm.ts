@@ -4,7 +4,8 @@ import { type Case, finite, type Room, sized, whole } from './case.ts';
 
 const pair = { M: 5, N: 7 };
 /** Few and many rows, narrow and wide. */
-const options = { at: sized('M N', [4, 8], [2, 37], [15, 7], [1000, 20], [300, 128], [33, 130], [2, 2560]), most: 3e-5 };
+const AT = sized('M N', [4, 8], [2, 37], [15, 7], [1000, 20], [300, 128], [33, 130], [2, 2560], [3000, 70]);
+const options = { at: AT, most: 3e-5 };
 
 export const norm: Room = {
   layer_norm: {

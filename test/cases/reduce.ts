@@ -8,6 +8,7 @@ const on = (op: (x: Tensor) => Tensor | readonly Tensor[]): Case => [pair, (t, {
 const cube = { A: 4, B: 3, C: 5 };
 /** Of every layout of lines. */
 const LAYOUTS = sized('A B C', [3, 5, 7], [300, 3, 1], [50, 1, 130], [2, 1, 5000], [2, 40, 20], [2, 200, 3]);
+const PAIRS = sized('M N', [7, 1], [15, 7], [130, 500], [700, 70]);
 const onGrid = (v: number) => Math.round(8 * v) / 8;
 
 /** What reduces over some dimensions or all. */
@@ -101,7 +102,7 @@ export const reduce: Room = {
   },
   l2_distance: {
     cases: [
-      [pair, (t, { M, N }) => ops.l2Distance(t(M, N), t(M, N)), { at: sized('M N', [7, 1], [15, 7], [130, 500]), most: 2e-5 }],
+      [pair, (t, { M, N }) => ops.l2Distance(t(M, N), t(M, N)), { at: PAIRS, most: 2e-5 }],
       [pair, (t, { M, N }) => ops.l2Distance(t.fixed(M, N), t(M, N))],
       [pair, (t, { M, N }) => ops.l2Distance(t(M, N), t.fixed(M, N), ops.abs(t.fixed(M)))],
       [{}, (t) => ops.l2Distance(t(), t())],

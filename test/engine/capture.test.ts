@@ -1,4 +1,3 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { capture } from '../../engine/capture.ts';
 import { ArgumentError } from '../../engine/errors.ts';
@@ -6,14 +5,12 @@ import { scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { add, backward, clone, copy_, linear, mul, mulScalar, sliceScatter_, square, sum } from '../../ops/index.ts';
-import { closeBackend, openAll } from '../support/backends.ts';
 import { throws } from '../support/expect.ts';
 import { freeOwned, own } from '../support/owned.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const backends = await openAll();
-const test = suite('capture and replay');
+const { test, backends } = await suiteOnBackends('capture and replay');
 test.after.each(freeOwned);
-test.after(() => backends.forEach(closeBackend));
 
 const list = async (t: Tensor) => [...(await t.data())];
 const write = (t: Tensor, ...data: number[]) => t.backend.write(t.buffer, Float32Array.from(data));

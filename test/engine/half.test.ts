@@ -1,33 +1,16 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Backend } from '../../engine/backend.ts';
-import { elements } from '../../engine/backend.ts';
-import { type DType } from '../../engine/dtype.ts';
+import { type Backend, elements } from '../../engine/backend.ts';
+import type { DType } from '../../engine/dtype.ts';
 import { toBfloat, toHalf } from '../../engine/half.ts';
 import { DTypeError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
 import { fromData, scalar, type Tensor } from '../../engine/tensor.ts';
-import {
-  add,
-  backward,
-  cast,
-  clamp,
-  div,
-  exp,
-  linear,
-  matmul,
-  mean,
-  mul,
-  mulScalar,
-  reshape,
-  sum,
-} from '../../ops/index.ts';
-import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
+import * as ops from '../../ops/index.ts';
+import { throws } from '../support/expect.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
-const test = suite('half and bfloat16 tensors');
-
-test.after(() => backends.forEach(closeBackend));
+const { add, cast, reshape } = ops;
+const { test, backends } = await suiteOnBackends('half and bfloat16 tensors');
 
 const HALVES = ['f16', 'bf16'] as const;
 const numbers = async (t: Tensor): Promise<number[]> => [...(await cast(t, 'f32').data())];
@@ -60,7 +43,7 @@ test('a tensor used twice adds up its gradients', async () => {
       const x = counting(backend, [3], 'f32');
       x.requiresGrad = true;
       const h = cast(x, dtype);
-      backward(sum(add(cast(h, 'f32'), cast(h, 'f32'))));
+      ops.backward(ops.sum(add(cast(h, 'f32'), cast(h, 'f32'))));
       assert.equal(await numbers(x.grad!), [2, 2, 2], `${backend.kind} ${dtype}`);
     }
   }
@@ -73,8 +56,14 @@ test('arithmetic gives the dtype of its inputs, and f32 where they differ', asyn
         const x = counting(backend, [2, 3], a);
         const y = counting(backend, [3], b);
         const w = counting(backend, [2, 3], b);
-        const results = [add(x, y), div(x, y), mul(x, y), matmul(x, reshape(w, [3, 2]))];
-        return { results, alone: [linear(x, w), exp(x), mulScalar(x, 0.5), clamp(x, { max: 2 }), sum(x), mean(x, { dim: 0 })] };
+        const results = [add(x, y), ops.div(x, y), ops.mul(x, y), ops.matmul(x, reshape(w, [3, 2]))];
+        const [image, kernel] = [reshape(x, [1, 1, 2, 3]), counting(backend, [1, 1, 2, 2], a)];
+        const alone = [
+          ...[ops.linear(x, w), ops.exp(x), ops.mulScalar(x, 0.5), ops.clamp(x, { max: 2 })],
+          ...[ops.sum(x), ops.mean(x, { dim: 0 }), ops.maxPool2d(image, 2), ops.conv2d(image, kernel, null)],
+          ops.causalConv1d(reshape(x, [1, 2, 3]), reshape(kernel, [2, 2]), null),
+        ];
+        return { results, alone };
       });
     const want = run('f32', 'f32');
     for (const dtype of HALVES) {
@@ -92,7 +81,7 @@ test('arithmetic gives the dtype of its inputs, and f32 where they differ', asyn
       }
       assert.is(add(counting(backend, [2], 'f16'), counting(backend, [2], 'bf16')).dtype, 'f32');
     }
-    assert.throws(() => add(counting(backend, [2], 'f16'), counting(backend, [2], 'i32')), (e: Error) => e instanceof DTypeError);
+    throws(() => add(counting(backend, [2], 'f16'), counting(backend, [2], 'i32')), DTypeError);
   }
 });
 

@@ -1,17 +1,15 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { WebGpuBackend } from '../../engine/backends/webgpu/webgpu.ts';
 import { ArgumentError, ShapeError } from '../../engine/errors.ts';
 import { fromData, fromDataTogether, type Tensor, update, updateTogether } from '../../engine/tensor.ts';
 import { add, mulScalar } from '../../ops/index.ts';
-import { closeBackend, openAll } from '../support/backends.ts';
 import { throws } from '../support/expect.ts';
 import { freeOwned, own } from '../support/owned.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const backends = await openAll();
-const test = suite('uploads');
+const { test, backends } = await suiteOnBackends('uploads');
 test.after.each(freeOwned);
-test.after(() => backends.forEach(closeBackend));
+
 const values = (...tensors: Tensor[]) => Promise.all(tensors.map(async (t) => [...(await t.data())]));
 
 for (const backend of backends) {

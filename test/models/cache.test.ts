@@ -1,7 +1,5 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../../engine/backend.ts';
-import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
@@ -9,14 +7,12 @@ import { decodeStep, prefill } from '../../models/matvlm/generate.ts';
 import type { MaTVLM } from '../../models/matvlm/model.ts';
 import { TokenStream, type TokenStreamOptions } from '../../models/matvlm/token-stream.ts';
 import type { DecoderCache } from '../../models/nn/cache.ts';
-import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
 import { throws } from '../support/expect.ts';
 import { relativeError } from '../support/golden-types.ts';
 import { encoder, smallPair, smallTeacher } from '../support/tiny-model.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const backends: Backend[] = [new ReferenceBackend(), await openBackend('wasm'), await openGpu()];
-const test = suite('caches and captured decoding');
-test.after(() => backends.forEach(closeBackend));
+const { test, backends } = await suiteOnBackends('caches and captured decoding');
 
 const IDS = Array.from(encoder.questionIds('what shape is the red object?').ids);
 

@@ -1,21 +1,16 @@
 // An evaluation of a broken model is an error, as generating from it is, on every backend.
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { Backend } from '../../engine/backend.ts';
-import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
-import { WasmBackend } from '../../engine/backends/wasm/wasm.ts';
 import { NumericError } from '../../engine/errors.ts';
 import { SortOfClevr } from '../../models/matvlm/data/sort-of-clevr.ts';
 import { evaluate } from '../../models/matvlm/train/evaluate.ts';
 import { Vlm } from '../../models/matvlm/vlm.ts';
-import { closeBackend, openGpu } from '../support/backends.ts';
 import { rejects } from '../support/expect.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 import { smallTeacher, tokenizer } from '../support/tiny-model.ts';
 
-const gpu = await openGpu();
-const test = suite('evaluation');
+const { test, backends } = await suiteOnBackends('evaluation');
 
-for (const backend of [new ReferenceBackend(), await WasmBackend.create(), gpu] as Backend[]) {
+for (const backend of backends) {
   for (const broken of [NaN, Infinity, -Infinity]) {
     test(`a logit that is ${broken} is told with image and question, on ${backend.kind}`, async () => {
       const vlm = new Vlm(smallTeacher(backend), tokenizer);
@@ -41,5 +36,4 @@ for (const backend of [new ReferenceBackend(), await WasmBackend.create(), gpu] 
   });
 }
 
-test.after(() => closeBackend(gpu));
 test.run();

@@ -1,4 +1,3 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../../engine/backend.ts';
 import { capture } from '../../engine/capture.ts';
@@ -10,14 +9,11 @@ import { pretrainTask, Trainer } from '../../models/matvlm/train/loop.ts';
 import { disposeModel } from '../../models/matvlm/weights.ts';
 import { adamwStep, backward, gradNorm, l2Distance, mul, norm, sum, zeros } from '../../ops/index.ts';
 import { random } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
 import { throws } from '../support/expect.ts';
 import { SETTINGS, smallTeacher } from '../support/tiny-model.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
-const test = suite('optimiser');
-
-test.after(() => backends.forEach(closeBackend));
+const { test, backends } = await suiteOnBackends('optimiser');
 
 /** AdamW in f64, as torch.optim.AdamW computes it, of one element. */
 class Reference {

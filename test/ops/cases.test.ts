@@ -1,5 +1,4 @@
 import { readFileSync } from 'node:fs';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Backend, elements } from '../../engine/backend.ts';
 import { WasmBackend } from '../../engine/backends/wasm/wasm.ts';
@@ -10,18 +9,12 @@ import type { Run, Sizes } from '../cases/case.ts';
 import { ROWS } from '../cases/index.ts';
 import { movement } from '../cases/movement.ts';
 import { assertNear, type Result, resultsOf } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu, openWasms } from '../support/backends.ts';
 import { Inputs, random } from '../support/inputs.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 import { opNames, supportTable, watch } from '../support/support-table.ts';
 
-const reference = await openBackend('reference');
-const [wasm, ...relaxed] = await openWasms();
-const gpu = await openGpu();
-const others = [wasm, ...relaxed, gpu];
-const test = suite('every case of every op');
-const seen = [reference, ...others].map(watch);
-
-test.after(() => [reference, ...others].forEach(closeBackend));
+const { test, backends, reference, others, wasms, wasm, gpu } = await suiteOnBackends('every case of every op');
+const seen = backends.map(watch);
 
 /** Results with their shapes as lists; or what was thrown. */
 async function outcome(inputs: Inputs, run: Run, sizes: Sizes): Promise<unknown> {
@@ -110,11 +103,16 @@ for (const [op, { cases = [] }] of Object.entries(ROWS)) {
     test(`${name} is the same on every backend`, async () => {
       for (const now of [sizes, ...at, ...wasmAt]) {
         const want = (await resultsOf(new Inputs(reference), run, now)).map(({ data }) => data);
-        for (const backend of wasmAt.includes(now) ? [wasm, ...relaxed] : others) {
+        for (const backend of wasmAt.includes(now) ? wasms : others) {
           const got = await resultsOf(new Inputs(backend), run, now);
           assertNear(got.map(({ data }) => data), want, `${backend.description} ${JSON.stringify(now)}`, most);
         }
       }
+    });
+
+    test(`${name} has the same bits twice on a GPU`, async () => {
+      const once = () => resultsOf(new Inputs(gpu), run, at.at(-1) ?? sizes);
+      assert.equal(await once(), await once());
     });
 
     test(`${name} with each of its dimensions at 0`, async () => {
@@ -144,7 +142,7 @@ for (const [op, { cases = [] }] of Object.entries(ROWS)) {
 
 test('16 bits are taken by most, and nothing is left behind', () => {
   assert.ok(taken.size > 50, `${taken.size}: ${[...taken].join(', ')}`);
-  for (const backend of [reference, ...others]) assert.is(backend.memory.live, 0, backend.description);
+  for (const backend of backends) assert.is(backend.memory.live, 0, backend.description);
 });
 
 test('every op has a case', () => {

@@ -1,17 +1,13 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../../engine/backend.ts';
-import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
-import { WasmBackend } from '../../engine/backends/wasm/wasm.ts';
 import { fromData, type Tensor, update } from '../../engine/tensor.ts';
 import { chooseToken_, increment_ } from '../../ops/index.ts';
 import { Random } from '../../models/nn/random.ts';
-import { closeBackend, openGpu } from '../support/backends.ts';
+import { throws } from '../support/expect.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const gpu = await openGpu();
-const backends: Backend[] = [new ReferenceBackend(), await WasmBackend.create(), gpu];
-const test = suite('choosing tokens');
-test.after(() => closeBackend(gpu));
+const { test, backends } = await suiteOnBackends('choosing tokens');
+
 type Options = NonNullable<Parameters<typeof chooseToken_>[2]>;
 
 /** Tokens for rows of logits, one for each draw. */
@@ -107,7 +103,7 @@ test('what does not fit is refused by name', () => {
   const of = (shape: number[], dtype: 'f32' | 'i32' | 'u32' = 'f32') =>
     fromData(backend, new Array<number>(shape.reduce((a, b) => a * b, 1)).fill(0), shape, dtype);
   const token = of([1, 1], 'i32');
-  const refused = (run: () => void, why: RegExp) => assert.throws(run, why);
+  const refused = (run: () => void, why: RegExp) => throws(run, Error, why);
   refused(() => chooseToken_(of([2, 1], 'i32'), { logits: of([1, 4]) }), /chooseToken_.*token/);
   refused(() => chooseToken_(token, { logits: of([4]) }), /chooseToken_.*logits/);
   refused(() => chooseToken_(token, { logits: of([1, 4]) }, { temperature: 1 }), /chooseToken_.*draws/);

@@ -1,5 +1,4 @@
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { elements } from '../../engine/backend.ts';
 import type { Backend } from '../../engine/backend.ts';
@@ -7,51 +6,17 @@ import { type DType, type ElementDType, FLOATS, type HostArray, isPlain } from '
 import { fromBfloat, fromHalf, toBfloat, toHalf } from '../../engine/half.ts';
 import { DTypeError, ShapeError } from '../../engine/errors.ts';
 import { fromData, scalar, type Tensor } from '../../engine/tensor.ts';
-import {
-  add,
-  addScalar,
-  arange,
-  cast,
-  clone,
-  copy_,
-  dropout,
-  elu,
-  eq,
-  fill,
-  ge,
-  gt,
-  isinf,
-  isnan,
-  le,
-  leakyRelu,
-  logicalAnd,
-  logicalNot,
-  logicalOr,
-  lt,
-  maskedFill,
-  mul,
-  mulScalar,
-  ne,
-  pow,
-  rand,
-  randn,
-  where,
-  zerosLike,
-} from '../../ops/index.ts';
+import * as ops from '../../ops/index.ts';
+import type { Run } from '../cases/case.ts';
 import { agreement, assertNear, evaluate, random } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu, openWasms } from '../support/backends.ts';
 import { binary, unary, unaryNames } from '../support/elementwise.ts';
 import { throws } from '../support/expect.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const reference = await openBackend('reference');
-const wasms = await openWasms();
-const gpu = await openGpu();
-const backends = [reference, ...wasms, gpu];
-const test = suite('elementwise ops');
+const { add, cast, clone, eq, fill, gt, isinf, isnan, logicalAnd, mul, rand, randn } = ops;
+const { test, backends, reference, others, wasms, gpu } = await suiteOnBackends('elementwise ops');
 
-test.after(() => backends.forEach(closeBackend));
-
-const agree = agreement(reference, [...wasms, gpu], 1e-5);
+const agree = agreement(reference, others, 1e-5);
 
 /** Two or three shapes that broadcast, with sizes that do and do not divide by four. */
 const shapes = (count: number) =>
@@ -70,10 +35,10 @@ test('functions of two arguments agree under any broadcasting, in any format', a
   const dtype = fc.constantFrom(...FLOATS);
   await fc.assert(
     fc.asyncProperty(name, shapes(2), dtype, dtype, async (op, [a, b], first, second) => {
-      const away = { shape: b, data: random(elements(b), 7, 1, op === 'div' ? 2 : 0) };
-      const body = ([x, y]: Tensor[]) => [cast(binary[op](cast(x, first), cast(y, second)), 'f32')];
+      const away = random(elements(b), 7, 1, op === 'div' ? 2 : 0);
+      const run: Run = (t) => cast(binary[op](cast(t(...a), first), cast(t.leaf(away, b), second)), 'f32');
       const tolerance = first === 'f32' && second === 'f32' ? 1e-5 : 0.01;
-      await agree([{ shape: a }, away], body, `${op} ${first} [${a}] ${second} [${b}]`, tolerance);
+      await agree(run, `${op} ${first} [${a}] ${second} [${b}]`, tolerance);
     }),
     { numRuns: 60, seed: 1 },
   );
@@ -83,7 +48,7 @@ test('where agrees under any broadcasting', async () => {
   await fc.assert(
     fc.asyncProperty(shapes(3), async ([c, a, b]) => {
       const cond = Int32Array.from(random(elements(c), 3), (v) => Number(v > 0) * 2);
-      await agree([{ shape: c, data: cond }, { shape: a }, { shape: b }], ([m, x, y]) => [where(m, x, y)], `${c}`);
+      await agree((t) => ops.where(t.values(cond, c, 'i32'), t(...a), t(...b)), `${c}`);
     }),
     { numRuns: 20, seed: 2 },
   );
@@ -100,10 +65,10 @@ for (const name of unaryNames) {
   test(`${name} and its gradient are exact on WASM, at every size of a vector and of a number`, async () => {
     const relative = RELATIVE.includes(name);
     for (const x of relative ? [...VECTORS, [...MAGNITUDES, 88.7, -103.9, 1e-40]] : VECTORS) {
-      const inputs = [{ shape: [x.length], data: Float32Array.from(x) }];
-      const [want, slope] = await evaluate(reference, inputs, ([x]) => [unary[name](x)]);
+      const run: Run = (t) => unary[name](t.leaf(Float32Array.from(x), [x.length]));
+      const [want, slope] = await evaluate(reference, run);
       for (const wasm of wasms) {
-        const [y, dx] = await evaluate(wasm, inputs, ([x]) => [unary[name](x)]);
+        const [y, dx] = await evaluate(wasm, run);
         const near = (got: number, want: number, share: number, most: number) =>
           Object.is(got + 0, want + 0) || Math.abs(got - want) <= share * Math.abs(want) + most;
         x.forEach((v, i) => {
@@ -156,34 +121,34 @@ const VALUES: Record<string, [run: (x: Tensor, other: Tensor, c: number) => Tens
     binary.pow,
     ['f32', [-2, -2, -2, 0, 0, 3, 2, -1.5, 5, 0, -2], [2, 3, -1, 0, 2, 0, -2.5, 0, 1, 1, 0.5], [4, -8, -0.5, 1, 0, 1, 2 ** -2.5, 1, 5, 0, NaN]],
   ],
-  mulScalar: [(x, _, c) => mulScalar(x, c), ['i32', [3, MOST], -2, [-6, 2]], ['u32', [3], WORDS - 1, [WORDS - 3]]],
-  addScalar: [(x, _, c) => addScalar(x, c), ['i32', [3, MOST], 1, [4, LEAST]]],
+  mulScalar: [(x, _, c) => ops.mulScalar(x, c), ['i32', [3, MOST], -2, [-6, 2]], ['u32', [3], WORDS - 1, [WORDS - 3]]],
+  addScalar: [(x, _, c) => ops.addScalar(x, c), ['i32', [3, MOST], 1, [4, LEAST]]],
   eq: [eq, ['f32', [1, 2, NaN, 0], [1, 3, NaN, -0], [1, 0, 0, 1], 'bool'], ['bool', [0, 1], [1, 1], [0, 1], 'bool']],
-  ne: [ne, ['f32', [1, 2, NaN, 0], [1, 3, NaN, -0], [0, 1, 1, 0], 'bool'], ['f16', [1, 2], [1, 1], [0, 1], 'bool']],
+  ne: [ops.ne, ['f32', [1, 2, NaN, 0], [1, 3, NaN, -0], [0, 1, 1, 0], 'bool'], ['f16', [1, 2], [1, 1], [0, 1], 'bool']],
   lt: [
-    lt,
+    ops.lt,
     ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [1, 0, 0, 0, 0], 'bool'],
     ['i32', [2 ** 24, 2 ** 24, -5], [2 ** 24 + 1, -5, 3], [1, 0, 1], 'bool'],
     ['u32', [1, WORDS - 1], [WORDS - 1, 1], [1, 0], 'bool'],
   ],
-  le: [le, ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [1, 1, 0, 0, 0], 'bool']],
+  le: [ops.le, ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [1, 1, 0, 0, 0], 'bool']],
   gt: [gt, ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [0, 0, 1, 0, 0], 'bool'], ['bf16', [2, 1], [1, 2], [1, 0], 'bool']],
-  ge: [ge, ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [0, 1, 1, 0, 0], 'bool']],
+  ge: [ops.ge, ['f32', [1, 2, 3, NaN, 0], [2, 2, 2, 0, NaN], [0, 1, 1, 0, 0], 'bool']],
   logicalAnd: [logicalAnd, ['f32', [0, 1, NaN, -0], [1, 2, 3, 4], [0, 1, 1, 0], 'bool'], ['i32', [LEAST], [1], [1], 'bool']],
-  logicalOr: [logicalOr, ['f32', [0, 0, NaN, -0], [0, 2, 0, 0], [0, 1, 1, 0], 'bool']],
-  logicalNot: [logicalNot, ['f16', [0, 2, NaN, -0], 0, [1, 0, 0, 1], 'bool'], ['bool', [0, 1], 0, [1, 0], 'bool']],
+  logicalOr: [ops.logicalOr, ['f32', [0, 0, NaN, -0], [0, 2, 0, 0], [0, 1, 1, 0], 'bool']],
+  logicalNot: [ops.logicalNot, ['f16', [0, 2, NaN, -0], 0, [1, 0, 0, 1], 'bool'], ['bool', [0, 1], 0, [1, 0], 'bool']],
   isnan: [isnan, ['f32', [NaN, 1, Infinity], 0, [1, 0, 0], 'bool'], ['bf16', [NaN, 1], 0, [1, 0], 'bool']],
   isinf: [isinf, ['f32', [NaN, 1, Infinity, -Infinity], 0, [0, 0, 1, 1], 'bool'], ['f16', [-Infinity], 0, [1], 'bool']],
   where: [
-    (x, other) => where(gt(x, other), x, other),
+    (x, other) => ops.where(gt(x, other), x, other),
     ['i32', [1, 5], [4, 2], [4, 5]],
     ['u32', [1, WORDS - 1], [4, 2], [4, WORDS - 1]],
     ['f16', [1, 5, 2.5], [4, 2, 0], [4, 5, 2.5]],
   ],
-  maskedFill: [(x, _, c) => maskedFill(x, isnan(cast(x, 'f32')), c), ['bf16', [1, NaN], -2, [1, -2]]],
-  leakyRelu: [(x, _, c) => leakyRelu(x, c), ['f32', [-2, 3, 0, NaN, -Infinity], 0.5, [-1, 3, 0, NaN, -Infinity]]],
+  maskedFill: [(x, _, c) => ops.maskedFill(x, isnan(cast(x, 'f32')), c), ['bf16', [1, NaN], -2, [1, -2]]],
+  leakyRelu: [(x, _, c) => ops.leakyRelu(x, c), ['f32', [-2, 3, 0, NaN, -Infinity], 0.5, [-1, 3, 0, NaN, -Infinity]]],
   elu: [
-    (x, _, c) => elu(x, c),
+    (x, _, c) => ops.elu(x, c),
     ['f32', [-1, 2, -1e-4, -Infinity, NaN], 2, [2 * Math.expm1(-1), 2, 2 * Math.expm1(-1e-4), -2, NaN]],
   ],
   softsign: [unary.softsign, ['f32', [-3, 1, 3e38, Infinity], 0, [-0.75, 0.5, 1, NaN]]],
@@ -215,16 +180,16 @@ test('operands of other dtypes than an op takes are named', () => {
   const of = (dtype: DType) => fill(reference, [2], 1, dtype);
   const refused: [() => Tensor, RegExp][] = [
     [() => add(of('i32'), of('f32')), /add: a is i32 and b is f32, expected one dtype, or floats; convert with cast\(\)/],
-    [() => lt(of('i32'), of('u32')), /lt: a is i32 and b is u32/],
-    [() => pow(of('i32'), of('i32')), /pow: a has dtype i32, expected f32 or f16 or bf16/],
+    [() => ops.lt(of('i32'), of('u32')), /lt: a is i32 and b is u32/],
+    [() => ops.pow(of('i32'), of('i32')), /pow: a has dtype i32, expected f32 or f16 or bf16/],
     [() => add(of('bool'), of('bool')), /add: a has dtype bool/],
     [() => unary.exp(of('i32')), /exp: x has dtype i32/],
-    [() => where(of('bool'), of('i32'), of('f32')), /where: a is i32 and b is f32/],
+    [() => ops.where(of('bool'), of('i32'), of('f32')), /where: a is i32 and b is f32/],
     [() => rand(reference, [2], 1, 'i32'), /rand: .*i32/],
   ];
   for (const [run, says] of refused) throws(run, DTypeError, says);
   throws(() => mul(fill(reference, [3, 4], 0), fill(reference, [3], 0)), ShapeError, /mul: shapes \[3, 4\] and \[3\]/);
-  assert.is(where(of('bool'), of('f16'), of('bf16')).dtype, 'f32');
+  assert.is(ops.where(of('bool'), of('f16'), of('bf16')).dtype, 'f32');
 });
 
 test('random numbers are the same on every backend, uniform or normal, others for another seed', async () => {
@@ -289,7 +254,7 @@ test('casts between all kinds agree, and floats carry gradients', async () => {
     }
   }
   for (const to of ['f16', 'bf16'] as const) {
-    await agree([{ shape: [5, 3] }], ([x]) => [cast(cast(x, to), 'f32')], to, 0);
+    await agree((t) => cast(cast(t(5, 3), to), 'f32'), to, 0);
   }
 });
 
@@ -299,28 +264,28 @@ test('fill, arange, clone and copy_', async () => {
     assert.equal(await of(fill(backend, [3], -2, 'i32')), [-2, -2, -2]);
     assert.equal(await of(fill(backend, [3], 1.5, 'f16')), Array(3).fill(toHalf(1.5)));
     assert.equal(await of(fill(backend, [5], -2.5)), Array(5).fill(-2.5));
-    assert.equal(await of(arange(backend, 7, { start: 1, step: 2 })), [1, 3, 5]);
-    assert.equal(await of(arange(backend, 0, { start: 1, step: -0.5, dtype: 'f32' })), [1, 0.5]);
+    assert.equal(await of(ops.arange(backend, 7, { start: 1, step: 2 })), [1, 3, 5]);
+    assert.equal(await of(ops.arange(backend, 0, { start: 1, step: -0.5, dtype: 'f32' })), [1, 0.5]);
     const x = fromData(backend, random(7, 1), [7]);
     const y = clone(x);
-    assert.equal(await of(zerosLike(y)), Array(7).fill(0));
-    copy_(y, mulScalar(x, 3));
+    assert.equal(await of(ops.zerosLike(y)), Array(7).fill(0));
+    ops.copy_(y, ops.mulScalar(x, 3));
     assertNear([await y.data()], [random(7, 1).map((v) => 3 * v)], backend.kind, 1e-6);
     const half = fromData(backend, [1, 2, 3], [3], 'bf16');
     assert.equal(await of(clone(half)), [1, 2, 3].map(toBfloat));
-    throws(() => copy_(x, half), ShapeError);
-    throws(() => copy_(fill(backend, [3], 0), half), DTypeError);
+    throws(() => ops.copy_(x, half), ShapeError);
+    throws(() => ops.copy_(fill(backend, [3], 0), half), DTypeError);
   }
 });
 
 test('dropout drops the same elements on every backend, in backward too', async () => {
-  const ones = { shape: [101, 99], data: new Float32Array(9999).fill(1) };
+  const ones = new Float32Array(9999).fill(1);
   for (const p of [0.1, 0.5, 1]) {
     for (const key of [null, 0xfedcba98]) {
-      const keyOn = (x: Tensor) => (key === null ? undefined : scalar(x.backend, key, 'u32'));
-      const body = ([x]: Tensor[]) => [dropout(x, p, 2 ** 40 + 3, keyOn(x))];
-      const [y, dx] = await evaluate(reference, [ones], body);
-      assertNear(await evaluate(gpu, [ones], body), [y, dx], `p ${p}`, 1e-6);
+      const run: Run = (t) =>
+        ops.dropout(t.leaf(ones, [101, 99]), p, 2 ** 40 + 3, key === null ? undefined : t.values([key], [], 'u32'));
+      const [y, dx] = await evaluate(reference, run);
+      assertNear(await evaluate(gpu, run), [y, dx], `p ${p}`, 1e-6);
       const kept = y.filter((v: number) => v !== 0).length;
       assert.ok(Math.abs(kept / 9999 - (1 - p)) < 0.015, `${kept} kept of 9999 at p ${p}`);
       assert.ok(y.every((v: number, i: number) => (v === 0) === (dx[i] === 0)));
@@ -333,7 +298,7 @@ test('dropout differs by seed and by key, and is not periodic', async () => {
   const ones = fromData(reference, new Float32Array(4096).fill(1), [4096]);
   const keys = [1, 2, 2 ** 32 - 1].map((key) => scalar(reference, key, 'u32'));
   const drawn = [[1], [2], [2 ** 32 + 1], ...keys.map((key) => [1, key] as const), [2, keys[0]]] as const;
-  const masks = await Promise.all(drawn.map(([seed, key]) => dropout(ones, 0.5, seed, key).data()));
+  const masks = await Promise.all(drawn.map(([seed, key]) => ops.dropout(ones, 0.5, seed, key).data()));
   const same = (a: HostArray, b: HostArray) => a.filter((v: number, i: number) => v === b[i]).length / a.length;
   for (const [i, mask] of masks.entries()) {
     for (const other of masks.slice(0, i)) assert.ok(Math.abs(same(mask, other) - 0.5) < 0.05);
@@ -341,7 +306,7 @@ test('dropout differs by seed and by key, and is not periodic', async () => {
   for (const lag of [1, 2, 64, 256]) {
     assert.ok(Math.abs(same(masks[0].slice(lag), masks[0].slice(0, -lag)) - 0.5) < 0.05, `lag ${lag}`);
   }
-  assert.is(dropout(ones, 0, 1), ones);
+  assert.is(ops.dropout(ones, 0, 1), ones);
 });
 
 test.run();

@@ -1,25 +1,12 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { scope } from '../../engine/scope.ts';
-import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { fromData } from '../../engine/tensor.ts';
 import { backward, embedding, fill, gather, indexSelect, oneHot } from '../../ops/index.ts';
-import { evaluate, random } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
+import type { Make } from '../cases/case.ts';
+import { evaluate } from '../support/agree.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const reference = await openBackend('reference');
-const gpu = await openGpu();
-const backends = [reference, gpu];
-const test = suite('lookups');
-
-test.after(() => backends.forEach(closeBackend));
-
-test('the gradient of an embedding has the same bits twice', async () => {
-  // Half of them the same, as padding is.
-  const ids = Int32Array.from(random(5000, 11, 40, 20), (v, i) => (i % 2 ? 39 : Math.floor(v)));
-  const inputs = [{ shape: [40, 64] }, { shape: [5000], data: ids }];
-  const body = ([w, i]: Tensor[]) => [embedding(w, i)];
-  assert.equal(await evaluate(gpu, inputs, body), await evaluate(gpu, inputs, body));
-});
+const { test, backends, gpu } = await suiteOnBackends('lookups');
 
 test('the gradient of rows that come often', async () => {
   // So often that each slice of the index is summed in several blocks.
@@ -41,14 +28,18 @@ test('the gradient of rows that come often', async () => {
 
 test('an index out of range gives NaN and no gradient', async () => {
   for (const backend of backends) {
-    const bad = { shape: [3], data: Int32Array.of(-1, 1, 2) };
-    const rows = await evaluate(backend, [{ shape: [2, 4] }, bad], ([w, i]) => [embedding(w, i)]);
-    assert.equal([...rows[0]].map(Number.isNaN), [1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1].map(Boolean), backend.kind);
-    assert.equal([...rows[1].slice(0, 4)], [0, 0, 0, 0], backend.kind);
-    const [picked] = await evaluate(backend, [{ shape: [2] }, bad], ([x, i]) => [gather(x, 0, i)]);
+    const bad = (t: Make) => t.values([-1, 1, 2], [3], 'i32');
+    for (const width of [1, 4, 5, 8]) {
+      const [y, dw] = await evaluate(backend, (t) => embedding(t(2, width), bad(t)));
+      const told = [...y].map(Number.isNaN);
+      const want = [true, false, true].flatMap((none) => new Array<boolean>(width).fill(none));
+      assert.equal(told, want, backend.kind);
+      assert.equal([...dw.slice(0, width)], new Array<number>(width).fill(0), backend.kind);
+    }
+    const [picked] = await evaluate(backend, (t) => gather(t(2), 0, bad(t)));
     assert.equal([...picked].map(Number.isNaN), [true, false, true], backend.kind);
-    const hot = oneHot(fromData(backend, bad.data, [3], 'i32'), 2);
-    assert.equal([...(await hot.data())], [0, 0, 0, 1, 0, 0], backend.kind);
+    const [hot] = await evaluate(backend, (t) => oneHot(bad(t), 2));
+    assert.equal([...hot], [0, 0, 0, 1, 0, 0], backend.kind);
   }
 });
 

@@ -1,41 +1,17 @@
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Backend, elements } from '../../engine/backend.ts';
 import type { DType } from '../../engine/dtype.ts';
-import { ShapeError } from '../../engine/errors.ts';
+import { MatvlmError, ShapeError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import {
-  backward,
-  cast,
-  cat,
-  expand,
-  flip,
-  gather,
-  pad,
-  permute,
-  repeatInterleave,
-  roll,
-  scatterAdd,
-  slice,
-  sliceScatter_,
-  split,
-  squeeze,
-  stack,
-  tile,
-  tril,
-  triu,
-  unsqueeze,
-} from '../../ops/index.ts';
+import * as ops from '../../ops/index.ts';
 import { random } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
+import { throws } from '../support/expect.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const reference = await openBackend('reference');
-const backends = [reference, await openBackend('wasm'), await openGpu()];
-const test = suite('movement');
-
-test.after(() => backends.forEach(closeBackend));
+const { cast, permute, scatterAdd, slice, sliceScatter_, squeeze, unsqueeze } = ops;
+const { test, backends, reference } = await suiteOnBackends('movement');
 
 const FLOATS = ['f32', 'f16', 'bf16'] as const;
 const ALL = [...FLOATS, 'i32', 'u32', 'bool'] as const;
@@ -84,7 +60,7 @@ async function check(label: string, { shapes, run, shape, value, dtypes = ALL }:
         const xs = data.map((d, k) => fromData(backend, d, shapes[k], dtype));
         for (const x of xs) x.requiresGrad = float;
         const made = run(xs);
-        if (float) backward(made, fromData(backend, dy, shape, dtype));
+        if (float) ops.backward(made, fromData(backend, dy, shape, dtype));
         return [made.detach(), ...(float ? xs.map((x) => x.grad!.detach()) : [])];
       });
       assert.equal([y.dtype, ...y.shape], [dtype, ...shape], on);
@@ -108,13 +84,13 @@ const permuted = (s: At, dims: At): Move => ({
 });
 const flipped = (s: At, dims: At): Move => ({
   shapes: [s],
-  run: ([x]) => flip(x, dims),
+  run: ([x]) => ops.flip(x, dims),
   shape: s,
   value: (at, x) => x(at.map((v, d) => (dims.includes(d - s.length) ? s[d] - 1 - v : v))),
 });
 const expanded = (s: At, to: At): Move => ({
   shapes: [s],
-  run: ([x]) => expand(x, to),
+  run: ([x]) => ops.expand(x, to),
   shape: to,
   value: (at, x) => x(at.slice(to.length - s.length).map((v, d) => (s[d] === 1 ? 0 : v))),
 });
@@ -131,21 +107,21 @@ const joined = (sizes: At, dim: number): Move => {
   const shapes = sizes.map((n) => set([2, 3, 4], dim, n));
   const owner = sizes.flatMap((n, k) => Array.from({ length: n }, (_, i) => [k, i]));
   const of = (at: At, x: (at: At, k: number) => number) => x(set(at, dim, owner[at[dim]][1]), owner[at[dim]][0]);
-  return { shapes, run: (xs) => cat(xs, dim - 3), shape: set([2, 3, 4], dim, owner.length), value: of };
+  return { shapes, run: (xs) => ops.cat(xs, dim - 3), shape: set([2, 3, 4], dim, owner.length), value: of };
 };
 const parted = (sizes: At, dim: number, k: number): Move => {
   const s = set([2, 3, 4], dim, sizes.reduce((a, b) => a + b));
   const before = sizes.slice(0, k).reduce((a, b) => a + b, 0);
   return {
     shapes: [s],
-    run: ([x]) => split(x, sizes, dim)[k],
+    run: ([x]) => ops.split(x, sizes, dim)[k],
     shape: set(s, dim, sizes[k]),
     value: (at, x) => x(add(at, dim, before)),
   };
 };
 const stacked = (s: At, dim: number): Move => ({
   shapes: [s, s],
-  run: (xs) => stack(xs, dim),
+  run: (xs) => ops.stack(xs, dim),
   shape: [...s.slice(0, dim), 2, ...s.slice(dim)],
   value: (at, x) => x(at.filter((_, d) => d !== dim), at[dim]),
 });
@@ -159,7 +135,7 @@ const padded = (s: At, by: At, mode: keyof typeof OUTSIDE): Move => {
   const before = s.map((_, d) => by[2 * (s.length - 1 - d)] ?? 0);
   return {
     shapes: [s],
-    run: ([x]) => pad(x, by, 1, mode),
+    run: ([x]) => ops.pad(x, by, 1, mode),
     shape: s.map((n, d) => n + before[d] + (by[2 * (s.length - 1 - d) + 1] ?? 0)),
     value: (at, x) => {
       const own = at.map((v, d) => v - before[d]);
@@ -170,7 +146,7 @@ const padded = (s: At, by: At, mode: keyof typeof OUTSIDE): Move => {
 };
 const triangle = (s: At, diagonal: number, upper: boolean): Move => ({
   shapes: [s],
-  run: ([x]) => (upper ? triu(x, diagonal) : tril(x, diagonal)),
+  run: ([x]) => (upper ? ops.triu(x, diagonal) : ops.tril(x, diagonal)),
   shape: s,
   value: (at, x) => {
     const beside = at.at(-1)! - at.at(-2)! - diagonal;
@@ -182,7 +158,7 @@ const ids = (backend: Backend, data: At, shape: At) => fromData(backend, [...dat
 const index = (shape: At, n: number) => Array.from({ length: elements(shape) }, (_, i) => (i * 5 + (i % 3)) % n);
 const gathered = (s: At, to: At, dim: number): Move => ({
   shapes: [s],
-  run: ([x]) => gather(x, dim, ids(x.backend, index(to, s[dim]), to)),
+  run: ([x]) => ops.gather(x, dim, ids(x.backend, index(to, s[dim]), to)),
   shape: to,
   value: (at, x) => x(set(at, dim, index(to, s[dim])[flat(at, to)])),
 });
@@ -214,7 +190,7 @@ const MOVES: readonly (readonly [string, ...Move[]])[] = [
   ['pad by the edge', padded([3, 5, 4], [3, 5, 7, 0], 'replicate'), padded([1, 4], [2, 0, 0, 3], 'replicate')],
   ['repeatInterleave', ...[0, 1, 2].map((dim): Move => ({
     shapes: [[3, 5, 4]],
-    run: ([x]) => repeatInterleave(x, 3, dim),
+    run: ([x]) => ops.repeatInterleave(x, 3, dim),
     shape: set([3, 5, 4], dim, [3, 5, 4][dim] * 3),
     value: (at, x) => x(set(at, dim, Math.floor(at[dim] / 3))),
   }))],
@@ -222,11 +198,11 @@ const MOVES: readonly (readonly [string, ...Move[]])[] = [
     const rank = Math.max(s.length, times.length);
     const [own, n] = [s, times].map((v) => [...new Array<number>(rank - v.length).fill(1), ...v]);
     const value: Move['value'] = (at, x) => x(at.map((v, d) => v % own[d]).slice(rank - s.length));
-    return { shapes: [s], run: ([x]) => tile(x, times), shape: own.map((size, d) => size * n[d]), value };
+    return { shapes: [s], run: ([x]) => ops.tile(x, times), shape: own.map((size, d) => size * n[d]), value };
   })],
   ['roll', ...([[[1], [0]], [[-2, 11], [-1, 1]], [[3, 3], [2, 2]]] as const).map(([by, dims]): Move => ({
     shapes: [[3, 4, 5]],
-    run: ([x]) => roll(x, by, dims),
+    run: ([x]) => ops.roll(x, by, dims),
     shape: [3, 4, 5],
     value: (at, x) =>
       x(dims.reduce((from: At, d, i) => {
@@ -325,24 +301,24 @@ test('what does not fit is named', () => {
     [() => sliceScatter_([dst, other], [src, src], 1, 0), /the second dst has shape \[2, 2\], expected \[2, 4\]/],
     [() => sliceScatter_(dst, [src, src], 1, 0), /one is one tensor, the other two/],
     [() => permute(dst, [0, 0]), /no order of the 2 dimensions/],
-    [() => split(dst, [1, 1], 1), /add up to 2/],
-    [() => cat([dst, src], 0), /differ in more than dim 0/],
-    [() => pad(dst, [4, 0], 0, 'reflect'), /\[4, 0\] needs more than \[2, 4\] has in dim 1 for mode reflect/],
-    [() => pad(slice(dst, 1, 0, 0), [0, 1], 0, 'replicate'), /for mode replicate/],
-    [() => roll(dst, [1, 2], [0]), /roll: shifts \[1, 2\] for dims \[0\]/],
-    [() => roll(dst, [0.5], [0]), /roll: a shift is 0.5/],
-    [() => tile(dst, [-1]), /tile: a number of repeats is -1/],
-    [() => triu(slice(dst, 0, 0), 0.5), /triu: diagonal is 0.5/],
+    [() => ops.split(dst, [1, 1], 1), /add up to 2/],
+    [() => ops.cat([dst, src], 0), /differ in more than dim 0/],
+    [() => ops.pad(dst, [4, 0], 0, 'reflect'), /\[4, 0\] needs more than \[2, 4\] has in dim 1 for mode reflect/],
+    [() => ops.pad(slice(dst, 1, 0, 0), [0, 1], 0, 'replicate'), /for mode replicate/],
+    [() => ops.roll(dst, [1, 2], [0]), /roll: shifts \[1, 2\] for dims \[0\]/],
+    [() => ops.roll(dst, [0.5], [0]), /roll: a shift is 0.5/],
+    [() => ops.tile(dst, [-1]), /tile: a number of repeats is -1/],
+    [() => ops.triu(slice(dst, 0, 0), 0.5), /triu: diagonal is 0.5/],
     [() => scatterAdd(dst, 1, fromData(reference, [0], [1], 'i32'), src), /index has shape \[1\], expected that of src/],
     [() => scatterAdd(src, 1, fromData(reference, new Array(8).fill(0), [2, 4], 'i32'), src), /expected that of src/],
     [() => scatterAdd(src, 0, fromData(reference, new Array(8).fill(0), [2, 4], 'i32'), dst), /expected that of x/],
     [() => scatterAdd(src, 1, fromData(reference, [0, 0], [2, 1], 'i32'), cast(src, 'f16')), /src has dtype f16/],
   ] as const) {
-    assert.throws(body, what);
+    throws(body, MatvlmError, what);
   }
-  assert.throws(() => permute(dst, [0, 0]), (e: Error) => e instanceof ShapeError);
+  throws(() => permute(dst, [0, 0]), ShapeError);
   const packed = fromData(reference, random(128, 1), [2, 64], 'int8');
-  assert.throws(() => permute(packed, [1, 0]), /permute: x has dtype int8/);
+  throws(() => permute(packed, [1, 0]), MatvlmError, /permute: x has dtype int8/);
 });
 
 test.run();

@@ -1,49 +1,31 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
 import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import {
-  add,
-  backward,
-  cast,
-  clone,
-  fill,
-  l2Distance,
-  layerNorm,
-  mulScalar,
-  norm,
-  rmsNorm,
-  rmsNormGated,
-  square,
-  sum,
-} from '../../ops/index.ts';
+import * as ops from '../../ops/index.ts';
+import type { Run } from '../cases/case.ts';
 import { agreement, assertNear, evaluate, random } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu, openWasms } from '../support/backends.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const reference = await openBackend('reference');
+const { add, cast, fill, layerNorm, rmsNorm, rmsNormGated } = ops;
 const exact = new ReferenceBackend({ double: true });
-const wasms = await openWasms();
-const gpu = await openGpu();
-const test = suite('norms');
+const { test, backends, reference, others } = await suiteOnBackends('norms');
 
-test.after(() => [reference, exact, gpu, ...wasms].forEach(closeBackend));
-
-const agree = agreement(reference, [gpu, ...wasms], 3e-5);
+const agree = agreement(reference, others, 3e-5);
 
 test('norms of 16-bit floats are those of the same numbers in f32, whatever the weights are stored in', async () => {
-  for (const backend of [reference, gpu, ...wasms]) {
+  for (const backend of backends) {
     for (const [dtype, weights, most] of [['f16', 'f32', 4e-3], ['f32', 'bf16', 4e-3], ['bf16', 'f16', 2e-2]] as const) {
       const made = scope(() => {
         const [x, z] = [1, 2].map((seed) => cast(fromData(backend, random(60, seed, 6), [5, 12]), dtype));
         const [w, b] = [3, 4].map((seed) => cast(fromData(backend, random(12, seed), [12]), weights));
-        const wide = [x, z, w, b].map((t) => clone(cast(t, 'f32')));
+        const wide = [x, z, w, b].map((t) => ops.clone(cast(t, 'f32')));
         const results = [[x, z, w, b], wide].map((leaves) => {
           for (const leaf of leaves) leaf.requiresGrad = true;
           const [x, z, w, b] = leaves;
           const gated = rmsNormGated(layerNorm(x, w, b), z, w, { groupSize: 4 });
           const y = cast(add(gated, cast(rmsNormGated(x, z, rmsNorm(w, b), { normBeforeGate: true }), gated.dtype)), 'f32');
-          backward(sum(square(y)));
+          ops.backward(ops.sum(ops.square(y)));
           return [y.detach(), ...leaves.map((leaf) => leaf.grad!.detach())];
         });
         assert.equal(results[0].slice(1).map((t) => t.dtype), [dtype, dtype, weights, weights]);
@@ -58,37 +40,30 @@ test('norms of 16-bit floats are those of the same numbers in f32, whatever the 
 
 test('layer norm of far-off values keeps their differences', async () => {
   const data = random(4 * 64, 2, 2, 1000);
-  const inputs = [{ shape: [4, 64], data }, { shape: [64] }, { shape: [64] }];
-  await agree(inputs, ([x, w, b]) => [layerNorm(x, w, b)], 'mean 1000', 5e-4);
-});
-
-test('the gradient of the weights has the same bits twice', async () => {
-  const body = ([x, w, b]: Tensor[]) => [layerNorm(x, w, b)];
-  const inputs = [{ shape: [3000, 70] }, { shape: [70] }, { shape: [70] }];
-  assert.equal(await evaluate(gpu, inputs, body), await evaluate(gpu, inputs, body));
+  await agree((t) => layerNorm(t.leaf(data, [4, 64]), t(64), t(64)), 'mean 1000', 5e-4);
 });
 
 /** Rows that f32 holds and whose squares, or whose sum, it does not. */
 const SIZES = [1e20, 1e30, 3e37, 1e-20, 1e-25, 1e-30];
 
 test('rows of any size, and their gradients', async () => {
-  const norms: [name: string, width: number, body: (t: Tensor[], eps: number) => Tensor][] = [
-    ['layer', 3, ([x, w, b], eps) => layerNorm(x, w, b, eps)],
-    ['rms', 2, ([x, w], eps) => rmsNorm(x, w, eps)],
-    ['gated after', 2, ([x, w], eps) => rmsNormGated(x, fill(x.backend, x.shape, 1.5), w, { normBeforeGate: true, eps })],
-    ['gated before', 2, ([x, w], eps) => rmsNormGated(x, fill(x.backend, x.shape, 1.5), w, { eps })],
-    ['norm', 1, ([x]) => norm(x)],
-    ['distance', 1, ([x]) => l2Distance(x, mulScalar(x.detach(), 2))],
+  const norms: [name: string, body: (x: Tensor, w: Tensor, b: Tensor, eps: number) => Tensor][] = [
+    ['layer', (x, w, b, eps) => layerNorm(x, w, b, eps)],
+    ['rms', (x, w, _, eps) => rmsNorm(x, w, eps)],
+    ['gated after', (x, w, _, eps) => rmsNormGated(x, fill(x.backend, x.shape, 1.5), w, { normBeforeGate: true, eps })],
+    ['gated before', (x, w, _, eps) => rmsNormGated(x, fill(x.backend, x.shape, 1.5), w, { eps })],
+    ['norm', (x) => ops.norm(x)],
+    ['distance', (x) => ops.l2Distance(x, ops.mulScalar(x.detach(), 2))],
   ];
   for (const size of SIZES) {
     for (const eps of [0, 1e-5]) {
       // Without eps the gradient of a row is near 1/size times what is left of a difference.
-      const x = { shape: [3, 70], data: random(210, 5, size, 0.2 * size) };
-      const inputs = [x, { shape: [70] }, { shape: [70] }];
-      for (const [name, width, body] of norms) {
-        const want = await evaluate(exact, inputs.slice(0, width), (t) => [body(t, eps)]);
-        for (const backend of [reference, gpu, ...wasms]) {
-          const got = await evaluate(backend, inputs.slice(0, width), (t) => [body(t, eps)]);
+      const data = random(210, 5, size, 0.2 * size);
+      for (const [name, body] of norms) {
+        const run: Run = (t) => body(t.leaf(data, [3, 70]), t(70), t(70), eps);
+        const want = await evaluate(exact, run);
+        for (const backend of backends) {
+          const got = await evaluate(backend, run);
           got.forEach((list, k) => {
             const most = Math.max(...want[k].map(Math.abs));
             const off = Math.max(...list.map((v: number, i: number) => Math.abs(v / most - want[k][i] / most)));

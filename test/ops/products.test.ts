@@ -1,4 +1,3 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../../engine/backend.ts';
 import { elements } from '../../engine/backend.ts';
@@ -8,13 +7,10 @@ import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { add, backward, embedding, gelu, geluTanh, linear, matmul, relu, silu, sum } from '../../ops/index.ts';
 import { random } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu } from '../support/backends.ts';
 import { relativeError } from '../support/golden-types.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const backends = [await openBackend('reference'), await openBackend('wasm'), await openGpu()];
-const test = suite('products of weights in every format');
-
-test.after(() => backends.forEach(closeBackend));
+const { test, backends } = await suiteOnBackends('products of weights in every format');
 
 /** Relative rounding of what a dtype stores; of f32 after sums of some hundred terms. */
 const ROUNDING: Partial<Record<DType, number>> = { f32: 1e-6, f16: 2 ** -11, bf16: 2 ** -8 };

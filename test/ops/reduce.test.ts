@@ -1,46 +1,21 @@
 import fc from 'fast-check';
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { elements } from '../../engine/backend.ts';
 import type { DType } from '../../engine/dtype.ts';
 import { DTypeError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import {
-  all,
-  amax,
-  amin,
-  any,
-  argmax,
-  argmin,
-  backwardFrom,
-  cast,
-  cumsum,
-  logsumexp,
-  mean,
-  norm,
-  prod,
-  softmax,
-  sort,
-  std,
-  sum,
-  topk,
-  variance,
-} from '../../ops/index.ts';
+import * as ops from '../../ops/index.ts';
 import { agreement, assertNear, random } from '../support/agree.ts';
-import { closeBackend, openBackend, openGpu, openWasms } from '../support/backends.ts';
+import { throws } from '../support/expect.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const reference = await openBackend('reference');
-const gpu = await openGpu();
-const wasms = await openWasms();
-const backends = [reference, gpu];
-const everyBackend = [...backends, ...wasms];
-const test = suite('reductions');
+const { amax, amin, logsumexp, mean, norm, prod, softmax, std, sum, variance } = ops;
+const { test, backends, reference, others, gpu } = await suiteOnBackends('reductions');
 
-test.after(() => everyBackend.forEach(closeBackend));
+const agree = agreement(reference, others, 2e-5);
 
-const agree = agreement(reference, [gpu, ...wasms], 2e-5);
-
+const inf = Infinity;
 /** Not 0/0, as the variance of one value is. */
 const [biasedStd, biasedVariance] = [std, variance].map((f): typeof std => (x, o) => f(x, { ...o, correction: 0 }));
 const kinds = { sum, mean, amax, amin, logsumexp, norm, prod, biasedStd, biasedVariance };
@@ -54,31 +29,28 @@ test('reductions agree over any set of dims', async () => {
   await fc.assert(
     fc.asyncProperty(set, async ({ kind, shape, mask, keepdim }) => {
       const dim = shape.flatMap((_, i) => ((mask >> i) & 1 ? [i % 2 ? i : i - shape.length] : []));
-      await agree([{ shape }], ([x]) => [kind(x, { dim, keepdim })], `${kind.name} [${shape}] ${dim}`);
+      await agree((t) => kind(t(...shape), { dim, keepdim }), `${kind.name} [${shape}] ${dim}`);
     }),
     { numRuns: 60, seed: 3 },
   );
 });
 
 test('logsumexp and softmax hold at extremes', async () => {
-  const inf = Infinity;
   const data = Float32Array.of(1e30, -1e30, 0, 88, 89, 90, -inf, 0, 1, -1e4, -1e4, -1e4);
-  const inputs = [{ shape: [4, 3], data }];
-  await agree(inputs, ([x]) => [logsumexp(x, { dim: 1 })], 'logsumexp', 1e-6);
-  await agree(inputs, ([x]) => [softmax(x)], 'softmax', 1e-6);
-  for (const backend of everyBackend) {
+  await agree((t) => logsumexp(t.leaf(data, [4, 3]), { dim: 1 }), 'logsumexp', 1e-6);
+  await agree((t) => softmax(t.leaf(data, [4, 3])), 'softmax', 1e-6);
+  for (const backend of backends) {
     const rows = fromData(backend, [-1e30, 0, 1, -3e38, -3e38, -3e38, -inf, 2, -inf], [3, 3]);
     const shares = [0, 0.2689414214, 0.7310585786, 1 / 3, 1 / 3, 1 / 3, 0, 1, 0];
     assertNear([await softmax(rows).data()], [Float64Array.from(shares)], backend.kind, 1e-6);
-    const none = fromData(backend, [-inf, -inf], [2]);
-    assert.is((await logsumexp(none).data())[0], -inf, backend.kind);
-    assert.is((await amax(none).data())[0], -inf, backend.kind);
   }
 });
 
 const total = (v: number[]) => v.reduce((a, b) => a + b, 0);
-const variances = (v: number[], correction: number) =>
-  total(v.map((a) => (a - total(v) / v.length) ** 2)) / (v.length - correction);
+const variances = (v: number[], correction: number) => {
+  const mean = total(v) / v.length;
+  return total(v.map((a) => (a - mean) ** 2)) / (v.length - correction);
+};
 const FLOATS = { f32: 3e-6, f16: 1e-3, bf16: 8e-3 };
 const NUMBERS = { ...FLOATS, i32: 0, u32: 0 };
 type Reduce = (x: Tensor, options: { dim?: number[] }) => Tensor;
@@ -89,15 +61,15 @@ const VALUES: [name: string, Record<string, number>, Reduce, (v: number[]) => nu
   ['prod', { ...NUMBERS, bool: 0 }, prod, (v) => v.reduce((a, b) => a * b, 1)],
   ['amax', NUMBERS, amax, (v) => Math.max(...v)],
   ['amin', NUMBERS, amin, (v) => Math.min(...v)],
-  ['any', { ...NUMBERS, bool: 0 }, any, (v) => Number(v.some(Boolean))],
-  ['all', { ...NUMBERS, bool: 0 }, all, (v) => Number(v.every(Boolean))],
+  ['any', { ...NUMBERS, bool: 0 }, ops.any, (v) => Number(v.some(Boolean))],
+  ['all', { ...NUMBERS, bool: 0 }, ops.all, (v) => Number(v.every(Boolean))],
   ['norm', FLOATS, norm, (v) => Math.hypot(...v)],
   ['logsumexp', FLOATS, logsumexp, (v) => Math.log(total(v.map(Math.exp)))],
   ['var', FLOATS, variance, (v) => variances(v, 1)],
   ['var, biased', FLOATS, (x, o) => variance(x, { ...o, correction: 0 }), (v) => variances(v, 0)],
   ['std', FLOATS, (x, o) => std(x, { ...o, correction: 2 }), (v) => Math.sqrt(variances(v, 2))],
-  ['argmax', NUMBERS, (x, { dim = [] }) => argmax(x, dim[0]), (v) => v.indexOf(Math.max(...v))],
-  ['argmin', NUMBERS, (x, { dim = [] }) => argmin(x, dim[0]), (v) => v.indexOf(Math.min(...v))],
+  ['argmax', NUMBERS, (x, { dim = [] }) => ops.argmax(x, dim[0]), (v) => v.indexOf(Math.max(...v))],
+  ['argmin', NUMBERS, (x, { dim = [] }) => ops.argmin(x, dim[0]), (v) => v.indexOf(Math.min(...v))],
 ];
 
 /** Shapes and the dimension that goes: lines of every kind, and one that is split. */
@@ -120,8 +92,8 @@ for (const [name, dtypes, reduce, value] of VALUES) {
           const at = Math.floor(line / inner) * shape[dim] * inner + (line % inner);
           return value(Array.from({ length: shape[dim] }, (_, k) => data[at + k * inner]));
         });
-        for (const backend of backends) {
-          const y = scope(() => cast(reduce(fromData(backend, data, shape, dtype), { dim: [dim] }), 'f32'));
+        for (const backend of [reference, gpu]) {
+          const y = scope(() => ops.cast(reduce(fromData(backend, data, shape, dtype), { dim: [dim] }), 'f32'));
           const got = await y.data();
           y.dispose();
           want.forEach((w, i) => {
@@ -138,28 +110,27 @@ test('dtypes of results', () => {
   const of = (dtype: DType) => fromData(reference, [1, 0], [2], dtype);
   for (const dtype of ['f16', 'bf16', 'f32', 'i32', 'u32'] as const) {
     assert.equal([sum, prod, amax].map((f) => f(of(dtype)).dtype), [dtype, dtype, dtype]);
-    assert.equal([any(of(dtype)).dtype, argmax(of(dtype)).dtype], ['bool', 'i32']);
+    assert.equal([ops.any(of(dtype)).dtype, ops.argmax(of(dtype)).dtype], ['bool', 'i32']);
   }
   assert.equal([sum(of('bool')).dtype, prod(of('bool')).dtype], ['i32', 'i32']);
   assert.equal([softmax(of('f16')).dtype, mean(of('bf16')).dtype, norm(of('f16')).dtype], ['f16', 'bf16', 'f16']);
   for (const f of [mean, std, logsumexp, softmax]) {
-    assert.throws(() => f(of('i32')), (e: Error) => e instanceof DTypeError, f.name);
+    throws(() => f(of('i32')), DTypeError, '', f.name);
   }
 });
 
-const inf = Infinity;
 /** Of a list: what comes out, and, where it has one, the gradient for a gradient of ones. */
 const SPECIAL: [name: string, x: number[], run: (x: Tensor) => Tensor, y: number[], dx?: number[]][] = [
-  ['argmax of equals', [1, 3, 3], (x) => argmax(x), [1]],
-  ['argmax of zeros', [-1, -0, 0], (x) => argmax(x), [1]],
-  ['argmax and NaN', [inf, NaN, NaN], (x) => argmax(x, 0), [1]],
-  ['argmin of equals', [1, -3, -3], (x) => argmin(x), [1]],
-  ['argmin and NaN', [-inf, NaN, NaN], (x) => argmin(x, 0), [1]],
-  ['argmin of infinities', [inf, -inf, -inf], (x) => argmin(x, 0, true), [1]],
-  ['any of NaN', [0, NaN, -0], (x) => any(x), [1]],
-  ['any of zeros', [0, -0], (x) => any(x), [0]],
-  ['all and NaN', [1, NaN, -inf], (x) => all(x), [1]],
-  ['all and a zero', [1, -0, 2], (x) => all(x), [0]],
+  ['argmax of equals', [1, 3, 3], (x) => ops.argmax(x), [1]],
+  ['argmax of zeros', [-1, -0, 0], (x) => ops.argmax(x), [1]],
+  ['argmax and NaN', [inf, NaN, NaN], (x) => ops.argmax(x, 0), [1]],
+  ['argmin of equals', [1, -3, -3], (x) => ops.argmin(x), [1]],
+  ['argmin and NaN', [-inf, NaN, NaN], (x) => ops.argmin(x, 0), [1]],
+  ['argmin of infinities', [inf, -inf, -inf], (x) => ops.argmin(x, 0, true), [1]],
+  ['any of NaN', [0, NaN, -0], (x) => ops.any(x), [1]],
+  ['any of zeros', [0, -0], (x) => ops.any(x), [0]],
+  ['all and NaN', [1, NaN, -inf], (x) => ops.all(x), [1]],
+  ['all and a zero', [1, -0, 2], (x) => ops.all(x), [0]],
   ['prod', [2, -3, 0.5], (x) => prod(x), [-3], [-1.5, 1, -6]],
   ['prod with a zero', [2, 0, 3], (x) => prod(x), [0], [0, 6, 0]],
   ['prod with two', [2, 0, -0], (x) => prod(x), [-0], [0, 0, 0]],
@@ -173,19 +144,19 @@ const SPECIAL: [name: string, x: number[], run: (x: Tensor) => Tensor, y: number
   ['amax of ties', [4, 1, 4], (x) => amax(x), [4], [0.5, 0, 0.5]],
   ['amin of ties', [4, -1, -1], (x) => amin(x), [-1], [0, 0.5, 0.5]],
   ['norm of zeros', [0, 0], (x) => norm(x), [0], [0, 0]],
-  ['amax of NaN', [1, NaN], (x) => amax(x), [NaN]],
+  ['amax of −∞', [-inf, -inf], (x) => amax(x), [-inf]],
   ['norm of huge', [3e30, 4e30], (x) => norm(x), [5e30], [0.6, 0.8]],
-  ['sort up', [2, NaN, -0, 0, -inf, inf], (x) => sort(x)[0], [-inf, -0, 0, 2, inf, NaN], [1, 1, 1, 1, 1, 1]],
-  ['places up', [2, NaN, -0, 0, -inf, NaN], (x) => sort(x)[1], [4, 2, 3, 0, 1, 5]],
-  ['sort down', [2, NaN, -0, 0, -inf, inf], (x) => sort(x, 0, true)[0], [NaN, inf, 2, -0, 0, -inf]],
-  ['places down', [2, NaN, 0, -0, -inf, NaN], (x) => sort(x, 0, true)[1], [1, 5, 0, 2, 3, 4]],
-  ['topk', [1, 3, 3, 2], (x) => topk(x, 3)[0], [3, 3, 2], [0, 1, 1, 1]],
-  ['places of topk', [1, NaN, 2, inf], (x) => topk(x, 3)[1], [1, 3, 2]],
+  ['sort up', [2, NaN, -0, 0, -inf, inf], (x) => ops.sort(x)[0], [-inf, -0, 0, 2, inf, NaN], [1, 1, 1, 1, 1, 1]],
+  ['places up', [2, NaN, -0, 0, -inf, NaN], (x) => ops.sort(x)[1], [4, 2, 3, 0, 1, 5]],
+  ['sort down', [2, NaN, -0, 0, -inf, inf], (x) => ops.sort(x, 0, true)[0], [NaN, inf, 2, -0, 0, -inf]],
+  ['places down', [2, NaN, 0, -0, -inf, NaN], (x) => ops.sort(x, 0, true)[1], [1, 5, 0, 2, 3, 4]],
+  ['topk', [1, 3, 3, 2], (x) => ops.topk(x, 3)[0], [3, 3, 2], [0, 1, 1, 1]],
+  ['places of topk', [1, NaN, 2, inf], (x) => ops.topk(x, 3)[1], [1, 3, 2]],
 ];
 
 for (const [name, x, run, y, dx] of SPECIAL) {
   test(`${name} is as torch has it`, async () => {
-    for (const backend of everyBackend) {
+    for (const backend of backends) {
       const leaf = fromData(backend, x, [x.length]);
       leaf.requiresGrad = dx !== undefined;
       const out = run(leaf);
@@ -195,21 +166,21 @@ for (const [name, x, run, y, dx] of SPECIAL) {
         });
       near(await out.data(), y);
       if (!dx) continue;
-      backwardFrom([out], [fromData(backend, new Float32Array(out.size).fill(1), out.shape)]);
+      ops.backwardFrom([out], [fromData(backend, new Float32Array(out.size).fill(1), out.shape)]);
       near(await leaf.grad!.data(), dx);
     }
   });
 }
 
 test('sums and products of integers wrap around', async () => {
-  for (const backend of everyBackend) {
+  for (const backend of backends) {
     const most = fromData(backend, [2 ** 31 - 1, 5], [2], 'i32');
     const of = async (t: Tensor) => (await t.data())[0];
     assert.equal([await of(sum(most)), await of(prod(most))], [-(2 ** 31) + 4, 2147483643], backend.kind);
-    assert.equal([...(await cumsum(most, 0).data())], [2 ** 31 - 1, -(2 ** 31) + 4], backend.kind);
+    assert.equal([...(await ops.cumsum(most, 0).data())], [2 ** 31 - 1, -(2 ** 31) + 4], backend.kind);
     const big = fromData(backend, [2 ** 32 - 1, 2 ** 32 - 1], [2], 'u32');
     assert.equal([await of(sum(big)), await of(prod(big)), await of(amin(big))], [2 ** 32 - 2, 1, 2 ** 32 - 1], backend.kind);
-    assert.equal([...(await cumsum(big, 0).data())], [2 ** 32 - 1, 2 ** 32 - 2], backend.kind);
+    assert.equal([...(await ops.cumsum(big, 0).data())], [2 ** 32 - 1, 2 ** 32 - 2], backend.kind);
   }
 });
 
@@ -237,9 +208,9 @@ test('sort and topk agree with a stable sort along any dim, of any length and dt
           const order = [...Array(length).keys()].sort((i, j) => sign * (at(i) - at(j)) || i - j);
           for (let i = 0; i < kept; i++) want[(outer * kept + i) * inner + (line % inner)] = order[i];
         }
-        for (const backend of backends) {
+        for (const backend of [reference, gpu]) {
           const x = fromData(backend, data, shape, dtype);
-          const [values, indices] = what === 'topk' ? topk(x, k, dim) : sort(x, dim, what === 'down');
+          const [values, indices] = what === 'topk' ? ops.topk(x, k, dim) : ops.sort(x, dim, what === 'down');
           const label = `${backend.kind} ${what} of ${dtype} [${shape}] along ${dim}`;
           assert.equal(Array.from(await indices.data()), want, label);
           const own = await values.data();

@@ -1,28 +1,12 @@
-import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Backend } from '../../engine/backend.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
-import {
-  amax,
-  amin,
-  backward,
-  backwardFrom,
-  cast,
-  clamp,
-  logSoftmax,
-  logsumexp,
-  softmax,
-  sum,
-  where,
-} from '../../ops/index.ts';
-import { closeBackend, openBackend, openGpu, openWasms } from '../support/backends.ts';
+import * as ops from '../../ops/index.ts';
 import { binary, unary, unaryNames } from '../support/elementwise.ts';
+import { suiteOnBackends } from '../support/suite.ts';
 
-const reference = await openBackend('reference');
-const others = [...(await openWasms()), await openGpu()];
-const test = suite('NaN, infinities, zeros, tails');
-
-test.after(() => [reference, ...others].forEach(closeBackend));
+const { amax, amin, backwardFrom, clamp, logSoftmax, logsumexp, softmax, sum } = ops;
+const { test, backends, reference, others } = await suiteOnBackends('NaN, infinities, zeros, tails');
 
 /** Values of `body` and gradients of its inputs for gradients of ones, as lists. */
 async function run(backend: Backend, inputs: number[][], body: (t: Tensor[]) => Tensor): Promise<number[][]> {
@@ -68,7 +52,7 @@ test('sin and cos of any angle', async () => {
   const multiples = [1, 2, 3, 1000, 5215.5, 1e6, 1e9].map((k) => k * (Math.PI / 2));
   const powers = Array.from({ length: 128 }, (_, e) => 1.37 * 2 ** e);
   const angles = [1e6, 1e10, 8191.9, 8192.1, 3.4028234e38, ...multiples, ...powers].flatMap((x) => [x, -x]).map(Math.fround);
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     for (const [name, f] of [['sin', Math.sin], ['cos', Math.cos]] as const) {
       const got = await unary[name](fromData(backend, angles, [angles.length])).data();
       angles.forEach((x, i) => assert.ok(Math.abs(got[i] - f(x)) < 3e-7, `${backend.kind}: ${name}(${x}) is ${got[i]}`));
@@ -79,7 +63,7 @@ test('sin and cos of any angle', async () => {
 test('what is odd keeps the sign of −0', async () => {
   for (const name of ['sin', 'tanh', 'erf', 'sqrt', 'silu', 'gelu'] as const) {
     for (const beside of [1, 1e6]) {
-      for (const backend of [reference, ...others]) {
+      for (const backend of backends) {
         const y = await unary[name](fromData(backend, [-0, 0, beside], [3])).data();
         assert.ok(Object.is(y[0], -0) && Object.is(y[1], 0), `${backend.kind} ${name}: ${y[0]}, ${y[1]} beside ${beside}`);
       }
@@ -89,7 +73,7 @@ test('what is odd keeps the sign of −0', async () => {
 
 test('logarithms and powers of subnormal numbers', async () => {
   const tiny = [1e-40, 1e-45, 3e-39, 2 ** -126].map(Math.fround);
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     const x = fromData(backend, tiny, [tiny.length]);
     const log = await unary.log(x).data();
     tiny.forEach((v, i) => assert.ok(near(log[i], Math.log(v), 1e-5), `${backend.kind} log(${v}) is ${log[i]}`));
@@ -105,7 +89,7 @@ test('logarithms and powers of subnormal numbers', async () => {
 
 test('the gradient of a power in its exponent, near a base of 1', async () => {
   const bases = [1.0001, 0.9999, 1.00001, 1.2, 0.8].map(Math.fround);
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     const [, , db] = await run(backend, [bases, bases.map(() => 2)], ([a, b]) => binary.pow(a, b));
     bases.forEach((a, i) => assert.ok(near(db[i], a * a * Math.log(a), 1e-5), `${backend.kind} at ${a}: ${db[i]}`));
   }
@@ -158,7 +142,7 @@ const POWERS: [bases: number[], exponents: number[], power: number][] = [
 test('pow has the special values of C', async () => {
   const rows = POWERS.flatMap(([bases, exponents, power]) => bases.flatMap((a) => exponents.map((b) => [a, b, power])));
   const [a, b] = [0, 1].map((k) => rows.map((row) => row[k]));
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     const y = await binary.pow(...([a, b].map((x) => fromData(backend, x, [x.length])) as [Tensor, Tensor])).data();
     rows.forEach(([x, e, want], i) => {
       assert.ok(Object.is(y[i], want) || Math.abs(y[i] - want) < 1e-6, `${backend.kind}: pow(${x}, ${e}) is ${y[i]}, expected ${want}`);
@@ -174,7 +158,7 @@ test('a first operand that is stretched divides and subtracts as any other', asy
     ['div', 3, [7, 10, -0, 41], [3 / 7, 0.3, -Infinity, 3 / 41]],
     ['sub', 1, [1, 2, -1, Infinity], [0, -1, 2, -Infinity]],
   ];
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     for (const [name, a, b, want] of cases) {
       // One number, a row and a column: [1] with [4], [4] with [2, 4], [4, 1] with [4, 2].
       const whole = [...b, ...b];
@@ -196,7 +180,7 @@ test('a first operand that is stretched divides and subtracts as any other', asy
 });
 
 test('gradients at NaN are those of torch', async () => {
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     const slope = async (body: (x: Tensor) => Tensor) => (await run(backend, [[NaN]], ([x]) => body(x)))[1][0];
     assert.is(await slope((x) => unary.relu(x)), 1, `${backend.kind} relu`);
     assert.is(await slope((x) => unary.abs(x)), 0, `${backend.kind} abs`);
@@ -205,7 +189,7 @@ test('gradients at NaN are those of torch', async () => {
 });
 
 test('the gradient of clamp passes at a bound that f32 rounds', async () => {
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     for (const v of [0.1, 0.3, 1 / 3, -0.7]) {
       for (const bounds of [{ min: v }, { max: v }, { min: v, max: v }]) {
         const [y, dx] = await run(backend, [[v]], ([x]) => clamp(x, bounds));
@@ -217,7 +201,7 @@ test('the gradient of clamp passes at a bound that f32 rounds', async () => {
 
 test('a bound of NaN makes all of clamp NaN', async () => {
   for (const bounds of [{ min: NaN }, { max: NaN }, { min: NaN, max: 1 }, { min: 0, max: NaN }]) {
-    for (const backend of [reference, ...others]) {
+    for (const backend of backends) {
       const [y, dx] = await run(backend, [[-5, 0.5, 5, Infinity, NaN]], ([x]) => clamp(x, bounds));
       assert.ok(y.every(Number.isNaN), backend.kind);
       assert.equal(dx, [0, 0, 0, 0, 0], backend.kind);
@@ -232,7 +216,7 @@ test('clamp, reductions and softmax keep NaN', async () => {
   const long = (at: number) => Array.from({ length: 3000 }, (_, i) => (i === at ? NaN : Math.sin(i)));
   for (const [name, reduce] of Object.entries({ amax, amin, logsumexp, softmax, sum })) {
     for (const list of [[NaN, 1, 2], [1, NaN, 2], [1, 2, NaN], long(0), long(1500), long(2999)]) {
-      for (const backend of [reference, ...others]) {
+      for (const backend of backends) {
         const y = await reduce(fromData(backend, list, [list.length])).data();
         assert.ok(y.every((v: number) => Number.isNaN(v)), `${backend.kind} ${name} of ${list.length} values`);
       }
@@ -253,7 +237,7 @@ test('softmax, its logarithm and logsumexp of infinities and large values, with 
     logsumexp: [[-inf], [inf], [1], [NaN], [big], [-big], [big], [-big]],
     dlogsumexp: [nan, [NaN, 0], [0, 1], nan, [0.5, 0.5], [0.5, 0.5], [1, 0], [0, 1]],
   };
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     const x = fromData(backend, rows.flat(), [rows.length, 2]);
     const check = async (name: 'softmax' | 'logSoftmax' | 'logsumexp', y: Tensor, dy: number[]) => {
       x.requiresGrad = true;
@@ -275,16 +259,16 @@ test('softmax, its logarithm and logsumexp of infinities and large values, with 
 
 test('NaN is not 0 as a condition and as bool', async () => {
   const x = [NaN, 0, -0, 1e-6, -Infinity];
-  for (const backend of [reference, ...others]) {
+  for (const backend of backends) {
     const cond = fromData(backend, x, [5]);
     for (const dtype of ['f32', 'f16', 'bf16'] as const) {
-      const held = await cast(cast(cond, dtype), 'bool').data();
+      const held = await ops.cast(ops.cast(cond, dtype), 'bool').data();
       assert.equal([...held], [1, 0, 0, 1, 1], `${backend.kind} ${dtype}`);
     }
     const [yes, no] = [3, 5].map((v) => fromData(backend, [v], [1]));
     for (const t of [yes, no]) t.requiresGrad = true;
-    const y = where(cond, yes, no);
-    backward(sum(y));
+    const y = ops.where(cond, yes, no);
+    ops.backward(sum(y));
     const got = await Promise.all([y, yes.grad!, no.grad!].map(async (t) => [...(await t.data())]));
     assert.equal(got, [[3, 5, 5, 3, 3], [3], [2]], backend.kind);
   }
@@ -294,8 +278,8 @@ test('casts to integers: NaN is 0, and what is too large the bound', async () =>
   const x = [NaN, Infinity, -Infinity, 3e9, -3e9, 5e9, 2147483647, -2147483648, 4294967040, -1, 1.9, -1.9];
   const i32 = [0, 2147483647, -2147483648, 2147483647, -2147483648, 2147483647, 2147483647, -2147483648, 2147483647];
   const u32 = [0, 4294967295, 0, 3e9, 0, 4294967295, 2147483648, 0, 4294967040];
-  for (const backend of [reference, ...others]) {
-    const of = async (dtype: 'i32' | 'u32') => [...(await cast(fromData(backend, x, [x.length]), dtype).data())];
+  for (const backend of backends) {
+    const of = async (dtype: 'i32' | 'u32') => [...(await ops.cast(fromData(backend, x, [x.length]), dtype).data())];
     assert.equal(await of('i32'), [...i32, -1, 1, -1], backend.kind);
     assert.equal(await of('u32'), [...u32, 0, 1, 0], backend.kind);
   }

@@ -1,31 +1,14 @@
 import * as assert from 'uvu/assert';
-import { type Backend, elements } from '../../engine/backend.ts';
+import type { Backend } from '../../engine/backend.ts';
 import { decode, type DType, type HostArray } from '../../engine/dtype.ts';
 import { scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
-import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { fromData } from '../../engine/tensor.ts';
 import { backwardFrom } from '../../ops/index.ts';
-import type { Make, Run, Sizes } from '../cases/case.ts';
+import type { Run, Sizes } from '../cases/case.ts';
 import { Inputs, random } from './inputs.ts';
 
 export { random } from './inputs.ts';
-
-/** One input: its shape, and its values where random ones will not do. Integer data gets no gradient. */
-export interface Input {
-  readonly shape: readonly number[];
-  readonly data?: HostArray;
-}
-
-type Body = (inputs: Tensor[]) => readonly Tensor[];
-
-/** A call as `Inputs` runs it. */
-const runOf = (inputs: readonly Input[], body: Body) => (t: Make) =>
-  body(
-    inputs.map(({ shape, data }) => {
-      if (!data) return t(...shape);
-      return data instanceof Int32Array ? t.values(data, shape, 'i32') : t.leaf(data, shape);
-    }),
-  );
 
 /** A result on the host: numbers, whatever the format they are stored in. */
 export interface Result {
@@ -53,9 +36,9 @@ export async function resultsOf(inputs: Inputs, run: Run, sizes: Sizes = {}): Pr
   });
 }
 
-/** Outputs of `body` and gradients of its inputs for fixed random gradients of the outputs. */
-export async function evaluate(backend: Backend, inputs: readonly Input[], body: Body): Promise<HostArray[]> {
-  return (await resultsOf(new Inputs(backend), runOf(inputs, body))).map(({ data }) => data);
+/** What a call gives, and the gradients of its leaves, as numbers. */
+export async function evaluate(backend: Backend, run: Run): Promise<HostArray[]> {
+  return (await resultsOf(new Inputs(backend), run)).map(({ data }) => data);
 }
 
 /** Fails unless each array is near the other: ‖x − y‖ ≤ most · ‖y‖ and every element finite. */
@@ -79,10 +62,10 @@ export function assertNear(got: readonly HostArray[], want: readonly HostArray[]
  * @param tolerance as `assertNear` has it, where a call gives none
  */
 export function agreement(reference: Backend, others: readonly Backend[], tolerance: number) {
-  return async (inputs: readonly Input[], body: Body, label: string, most = tolerance): Promise<void> => {
-    const want = await evaluate(reference, inputs, body);
+  return async (run: Run, label: string, most = tolerance): Promise<void> => {
+    const want = await evaluate(reference, run);
     for (const backend of others) {
-      assertNear(await evaluate(backend, inputs, body), want, `${label} on ${backend.description}`, most);
+      assertNear(await evaluate(backend, run), want, `${label} on ${backend.description}`, most);
     }
   };
 }
@@ -142,10 +125,4 @@ export async function checkDifferences(
     backend.write(leaf.buffer, data);
   }
   inputs.dispose();
-}
-
-/** The same for a function of inputs. */
-export function checkGradients(backend: Backend, inputs: readonly Input[], body: Body): Promise<void> {
-  const exact = inputs.map(({ shape, data }, i) => ({ shape, data: Float64Array.from(data ?? random(elements(shape), i + 1)) }));
-  return checkDifferences(new Inputs(backend), runOf(exact, body), {});
 }
