@@ -84,30 +84,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 }
 `;
 
-function withPrelude(shader: ShaderSpec): string {
-  const { reads = {}, writes, params = {}, workgroup, code } = shader;
-  const constants = { ...(workgroup !== undefined && { WG: workgroup }), ...shader.constants };
-  const bound = [...Object.values(reads), ...Object.values(writes)];
-  const accessors = bound.filter((binding) => typeof binding !== 'string');
-  const enabled = new Set(accessors.flatMap(({ feature }) => feature ?? []));
-  const lines = [...enabled].map((feature) => `enable ${feature};`);
-  for (const [name, value] of Object.entries(constants)) {
-    lines.push(Number.isInteger(value) ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${value};`);
-  }
-  let index = 0;
-  const declare = (entries: Readonly<Record<string, Binding>>, access: 'read' | 'read_write') => {
-    for (const [name, binding] of Object.entries(entries)) {
-      const type = typeof binding === 'string' ? binding : binding.stored;
-      lines.push(`@group(0) @binding(${index++}) var<storage, ${access}> ${name}: array<${type}>;`);
-      if (typeof binding !== 'string') lines.push(binding.functions(name, access === 'read_write'));
-    }
-  };
-  declare(reads, 'read');
-  declare(writes, 'read_write');
-  lines.push(...new Set(accessors.flatMap(({ helpers }) => helpers ?? [])));
+function withPrelude({ reads = {}, writes, params = {}, constants, workgroup, code }: ShaderSpec): string {
+  const read = Object.keys(reads).length;
+  const bound = Object.entries({ ...reads, ...writes });
+  const accessors = bound.flatMap(([, binding]) => (typeof binding === 'string' ? [] : binding));
+  const values = Object.entries({ ...(workgroup !== undefined && { WG: workgroup }), ...constants });
   const fields = Object.entries(params).map(([name, type]) => `  ${name}: ${type},`);
+  const lines = [
+    ...new Set(accessors.flatMap(({ feature }) => (feature ? `enable ${feature};` : []))),
+    ...values.map(([name, value]) =>
+      Number.isInteger(value) ? `const ${name}: u32 = ${value}u;` : `const ${name}: f32 = ${value};`,
+    ),
+    ...bound.flatMap(([name, binding], i) => {
+      const [type, access] = [typeof binding === 'string' ? binding : binding.stored, i < read ? 'read' : 'read_write'];
+      const declared = `@group(0) @binding(${i}) var<storage, ${access}> ${name}: array<${type}>;`;
+      return typeof binding === 'string' ? declared : [declared, binding.functions(name, i >= read)];
+    }),
+    ...new Set(accessors.flatMap(({ helpers }) => helpers ?? [])),
+  ];
   if (fields.length > 0) {
-    lines.push('struct Params {', ...fields, '}', `@group(0) @binding(${index}) var<uniform> params: Params;`);
+    lines.push('struct Params {', ...fields, '}', `@group(0) @binding(${bound.length}) var<uniform> params: Params;`);
   }
   return `${lines.join('\n')}\n${code}${workgroup === undefined ? '' : ENTRY}`;
 }
