@@ -122,15 +122,11 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
 
   /** @throws KernelError when an op wrote beside one of its buffers */
   private checkGuards(op: string, buffers: readonly (WasmBuffer | undefined)[]): void {
-    const words = this.words(0, this.heap.memory.buffer.byteLength / 2);
     for (const buffer of buffers) {
       if (!buffer) continue;
       const { ptr, bytes } = buffer;
       for (const start of [ptr - 2 * GUARD, ptr + 2 * Math.ceil(bytes / 2)]) {
-        const end = start / 2 + GUARD;
-        let at = start / 2;
-        while (at < end && words[at] === POISON_HALF) at++;
-        if (at === end) continue;
+        if (this.words(start, GUARD).every((word) => word === POISON_HALF)) continue;
         throw new KernelError(`${op}: wrote ${start < ptr ? 'before' : 'past the end of'} a buffer of ${bytes} bytes`);
       }
     }

@@ -81,11 +81,6 @@ export class Pipelines {
   }
 }
 
-/** Whether a driver's message is about the shader. */
-export function names(message: string, shader: Shader): boolean {
-  return message.includes(`"${shader.key}"`);
-}
-
 /** Adds to a driver's message the numbered source of the first of the shaders that it names. */
 export function explain(message: string, [shader]: readonly Shader[]): string {
   if (!shader) return message;

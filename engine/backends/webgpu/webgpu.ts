@@ -9,7 +9,7 @@ import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
 import { type OpenDevice, openDevice } from './device.ts';
 import type { GpuCaps, PlannedLaunch, Shader } from './launch.ts';
 import { ParamsArena } from './params.ts';
-import { explain, names, Pipelines } from './pipelines.ts';
+import { explain, Pipelines } from './pipelines.ts';
 import { expectApart, planLaunches } from './planner.ts';
 import { Staging } from './staging.ts';
 import { type Command, CommandStream } from './stream.ts';
@@ -76,9 +76,11 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     device.addEventListener?.('uncapturederror', (event) => {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
-      if (isOutOfMemory(event.error) && this.pool.outOfMemory()) return;
+      // By name: the class is a global in browsers alone.
+      const outOfMemory = event.error.constructor.name === 'GPUOutOfMemoryError';
+      if (outOfMemory && this.pool.outOfMemory()) return;
       const { live, reserved } = this.memory;
-      if (isOutOfMemory(event.error)) {
+      if (outOfMemory) {
         this.failure ??= new OutOfMemoryError(
           `the GPU ran out of memory with ${live} bytes in use and ${reserved} held; lower the batch or the context, ` +
             'checkpoint layers, or use the wasm backend',
@@ -308,7 +310,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     const takes = written.map((buffer) => buffer.takes);
     const judge = (error: GPUError | null) => {
       // Those that the error does not name, which further ops may share, are left to be judged without it.
-      const judged = [...plan.shaders].filter((shader) => !error || names(error.message, shader));
+      const judged = [...plan.shaders].filter(({ key }) => !error || error.message.includes(`"${key}"`));
       const refused =
         error && new KernelError(`${plan.name}: the GPU refused its kernel: ${explain(error.message, judged)}`);
       for (const shader of judged) this.pipelines.compiled(shader).verdict ??= refused ?? 'good';
@@ -349,9 +351,4 @@ function sendable(data: HostArray): Exclude<HostArray, Float64Array> {
   const padded = new Uint16Array(data.length + 1);
   padded.set(data);
   return padded;
-}
-
-/** By name: the class is a global in browsers alone. */
-function isOutOfMemory(error: GPUError): boolean {
-  return error.constructor.name === 'GPUOutOfMemoryError';
 }
