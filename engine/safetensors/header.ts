@@ -114,9 +114,17 @@ function parseEntry(scan: JsonScanner, at: number): SafeEntry {
     const missing = !dtype ? 'dtype' : !shape ? 'shape' : 'data_offsets';
     return scan.fail(at, `${missing} is missing, expected dtype, shape and data_offsets`);
   }
-  const entry = { dtype, shape, begin: offsets[0], end: offsets[1] };
-  checkEntry(scan, at, entry);
-  return entry;
+  const [begin, end] = offsets;
+  if (offsets.length < 2 || end < begin) {
+    scan.fail(at, `data_offsets [${offsets.join(', ')}], expected [begin, end] with begin ≤ end`);
+  }
+  const span = spanOf(dtype, shape);
+  if (Number.isNaN(span)) scan.fail(at, `shape [${shape}] of ${dtype} is no whole number of bytes below 2^53`);
+  if (span !== end - begin) {
+    const given = `data_offsets [${begin}, ${end}] give ${end - begin}`;
+    scan.fail(at, `shape [${shape}] of ${dtype} needs ${span} bytes, ${given}`);
+  }
+  return { dtype, shape, begin, end };
 }
 
 function integers(scan: JsonScanner, what: string, limit: number): number[] {
@@ -130,17 +138,6 @@ function parseDType(scan: JsonScanner, at: number): SafeDType {
   const dtype = scan.string('dtype');
   if (isSafeDType(dtype)) return dtype;
   return scan.fail(at, `unknown dtype ${quote(dtype)}, expected one of ${Object.keys(SAFE_BITS).join(', ')}`);
-}
-
-function checkEntry(scan: JsonScanner, at: number, { dtype, shape, begin, end }: SafeEntry): void {
-  if (end === undefined || end < begin) {
-    scan.fail(at, `data_offsets [${[begin, end].join(', ')}], expected [begin, end] with begin ≤ end`);
-  }
-  const span = spanOf(dtype, shape);
-  if (Number.isNaN(span)) scan.fail(at, `shape [${shape}] of ${dtype} is no whole number of bytes below 2^53`);
-  if (span !== end - begin) {
-    scan.fail(at, `shape [${shape}] of ${dtype} needs ${span} bytes, data_offsets [${begin}, ${end}] give ${end - begin}`);
-  }
 }
 
 /** The tensors must tile the data: from 0, without a hole or an overlap, to its very end. */

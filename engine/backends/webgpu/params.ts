@@ -3,6 +3,7 @@ import type { Scalar } from './launch.ts';
 
 /** Bytes of one launch's params; the least uniform offset alignment that WebGPU guarantees. */
 export const SLOT = 256;
+const SETTERS = { u32: 'setUint32', i32: 'setInt32', f32: 'setFloat32' } as const;
 /** Launches whose params share a buffer. */
 const SLOTS = 1024;
 
@@ -22,12 +23,6 @@ export interface ParamsPlace {
 export class ParamsArena {
   private buffer: GPUBuffer | null = null;
   private made = 0;
-  private readonly staging = new ArrayBuffer(SLOT);
-  private readonly words = {
-    u32: new Uint32Array(this.staging),
-    i32: new Int32Array(this.staging),
-    f32: new Float32Array(this.staging),
-  };
 
   constructor(private readonly device: GPUDevice) {}
 
@@ -36,8 +31,9 @@ export class ParamsArena {
     const offset = SLOT * (id % SLOTS);
     const usage = GPUBufferUsageFlags.UNIFORM | GPUBufferUsageFlags.COPY_DST;
     if (offset === 0) this.buffer = this.device.createBuffer({ label: 'params', size: SLOT * SLOTS, usage });
-    types.forEach((type, i) => (this.words[type][i] = values[i]));
-    this.device.queue.writeBuffer(this.buffer!, offset, this.staging, 0, 4 * types.length);
+    const data = new DataView(new ArrayBuffer(4 * types.length));
+    types.forEach((type, i) => data[SETTERS[type]](4 * i, values[i], true));
+    this.device.queue.writeBuffer(this.buffer!, offset, data.buffer);
     return { id, buffer: this.buffer!, offset };
   }
 }
