@@ -49,10 +49,8 @@ export interface Backend<B = unknown, P = unknown> {
   profiler: Profiler | null;
   alloc(size: number, dtype: DType): B;
   free(buffer: B): void;
-  /**
-   * Buffers that `write` may fill at once: tensors of a batch, say. Each is freed by itself, in any order.
-   */
-  allocTogether(parts: readonly { readonly size: number; readonly dtype: DType }[]): B[];
+  /** Buffers that `writeAll` fills in one transfer, each freed by itself; null where it cannot make them so. */
+  allocTogether?(parts: readonly { readonly size: number; readonly dtype: DType }[]): B[] | null;
   /**
    * Overwrites all of a buffer or, with `start`, a piece from that item on. Items are elements, in block formats words.
    * @throws ArgumentError for data of another type (f64 goes for f32) or size; pieces of 16-bit formats begin and end at

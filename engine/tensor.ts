@@ -188,13 +188,13 @@ export function fromDataTogether<K extends string>(
     expectSpec({ shape, dtype });
     return { name, shape, dtype, size: elements(shape), host: hostArray(name, data, { shape, dtype }) };
   });
-  const buffers = backend.allocTogether(given);
+  const buffers = backend.allocTogether?.(given);
   const tensors: Tensor[] = [];
-  for (const [i, buffer] of buffers.entries()) {
-    tensors.push(new Tensor(new Storage(backend, buffer), given[i].shape, given[i].dtype));
-  }
   try {
-    backend.writeAll(buffers, given.map(({ host }) => host));
+    for (const [i, { shape, dtype, size }] of given.entries()) {
+      tensors.push(new Tensor(new Storage(backend, buffers?.[i] ?? backend.alloc(size, dtype)), shape, dtype));
+    }
+    backend.writeAll(tensors.map(({ buffer }) => buffer), given.map(({ host }) => host));
   } catch (error) {
     for (const tensor of tensors) tensor.dispose();
     throw error;

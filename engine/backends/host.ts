@@ -10,18 +10,6 @@ export function hostArrayFor(dtype: DType, size: number, double = false): HostAr
   return new (double && dtype === 'f32' ? Float64Array : hostArrayType(dtype))(hostItems(dtype, size));
 }
 
-/** `Backend.allocTogether`, one by one: all of them, or where one fails none. */
-export function allocEach<B>(backend: Pick<Backend<B>, 'alloc' | 'free'>, parts: readonly Extent[]): B[] {
-  const buffers: B[] = [];
-  try {
-    for (const { size, dtype } of parts) buffers.push(backend.alloc(size, dtype));
-  } catch (error) {
-    for (const buffer of buffers) backend.free(buffer);
-    throw error;
-  }
-  return buffers;
-}
-
 /** @throws ArgumentError where an upload or a read-back is asked for while a capture is being made */
 export function expectReplayable(what: 'a tensor is uploaded' | 'a tensor is read back', recording: boolean): void {
   if (recording) throw new ArgumentError(`capture: ${what} inside, which no replay would do; do it outside`);
@@ -74,10 +62,6 @@ export abstract class HostBackend<B extends Extent, P extends HostPlan> implemen
   /** The array that stores a buffer; valid until the next `alloc`. */
   protected abstract view(buffer: B): HostArray;
   protected abstract run(plan: P, buffers: readonly (B | undefined)[]): void;
-
-  allocTogether(parts: readonly Extent[]): B[] {
-    return allocEach(this, parts);
-  }
 
   write(buffer: B, data: HostArray, start?: number): void {
     expectReplayable('a tensor is uploaded', this.recorded !== null);

@@ -22,10 +22,6 @@ export class ShapesBackend implements Backend<null, never> {
     return null;
   }
 
-  allocTogether(parts: readonly unknown[]): null[] {
-    return parts.map(() => null);
-  }
-
   free(): void {}
 
   async sync(): Promise<void> {}

@@ -4,7 +4,7 @@ import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../
 import type { AnyOp } from '../../op.ts';
 import { type Call, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { allocEach, expectFits, expectReplayable, type Extent, hostArrayFor, POISON } from '../host.ts';
+import { expectFits, expectReplayable, type Extent, hostArrayFor, POISON } from '../host.ts';
 import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
 import { type OpenDevice, openDevice } from './device.ts';
 import type { GpuCaps, PlannedLaunch, Shader } from './launch.ts';
@@ -128,11 +128,11 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     return this.claim(this.take(byteLength(dtype, size)), { size, dtype });
   }
 
-  allocTogether(parts: readonly Extent[]): GpuBuffer[] {
+  allocTogether(parts: readonly Extent[]): GpuBuffer[] | null {
     this.check();
-    if (parts.length < 2 || this.recording) return allocEach(this, parts);
+    if (parts.length < 2 || this.recording) return null;
     const buffers = this.pool.takeTogether(parts.map(({ size, dtype }) => byteLength(dtype, size)));
-    return buffers?.map((buffer, i) => this.claim(buffer, parts[i])) ?? allocEach(this, parts);
+    return buffers && buffers.map((buffer, i) => this.claim(buffer, parts[i]));
   }
 
   free(buffer: GpuBuffer): void {
