@@ -3,7 +3,7 @@ import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
 import { byteLength, expectDType } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
-import { type Bare, defineOp, type HostArg, type Named, type Op, type OpDefinition } from '../../engine/op.ts';
+import { type Bare, defineOp, type HostArg, type Named, type Op, type OpDefinition, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { mergeDims, show, strides as stridesOf } from '../common/shapes.ts';
 
@@ -49,6 +49,25 @@ export function defineCopyOp<A, const I extends string, const O extends string>(
     webgpu: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).map(launchCopy),
     wasm: (inputs, outputs, attrs, { k }) => copies(inputs, outputs, attrs).flatMap(alone).every((copy) => copyOnWasm(k, copy)),
     asStored: { webgpu: names, wasm: names },
+  });
+}
+
+/** A copy of x seen through other strides: permute, expand, flip and slice are all one kernel. */
+export function viewOp<A>(
+  name: string,
+  view: (shape: readonly number[], attrs: A) => View & { readonly shape: readonly number[] },
+  backward: OpDefinition<A, 'x', 'y', never>['backward'],
+): Op<A, 'x', 'y'> {
+  return defineCopyOp<A, 'x', 'y'>({
+    name,
+    inputs: ['x'],
+    outputs: ['y'],
+    shape({ x }, attrs) {
+      expectMovable(name, x);
+      return { y: spec(view(x.shape, attrs).shape, x.dtype) };
+    },
+    copies: ({ x }, { y }, attrs) => [{ source: x, target: y, shape: y.shape, from: view(x.shape, attrs) }],
+    backward,
   });
 }
 

@@ -3,32 +3,15 @@ import { expectWhole } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { ArgumentError, ShapeError } from '../../engine/errors.ts';
-import { type Op, type OpDefinition, spec } from '../../engine/op.ts';
+import { spec } from '../../engine/op.ts';
 import { Tensor } from '../../engine/tensor.ts';
-import { around, broadcastStrides, expectAlike, normalizeAxis, normalizeDim, resized, show, strides } from '../common/shapes.ts';
+import { around, expectAlike, normalizeAxis, normalizeDim, resized, show, strides } from '../common/shapes.ts';
 import { zeros } from '../elementwise/fill.ts';
-import { sumTo } from '../reduce/sum.ts';
+import { expand } from '../reduce/sum.ts';
 import { reshape } from './reshape.ts';
-import { defineCopyOp, expectMovable, type View } from './strided.ts';
+import { defineCopyOp, expectMovable, type View, viewOp } from './strided.ts';
 
-/** A copy of x seen through other strides: permute, expand, flip and slice are all one kernel. */
-function viewOp<A>(
-  name: string,
-  view: (shape: readonly number[], attrs: A) => View & { readonly shape: readonly number[] },
-  backward: OpDefinition<A, 'x', 'y', never>['backward'],
-): Op<A, 'x', 'y'> {
-  return defineCopyOp<A, 'x', 'y'>({
-    name,
-    inputs: ['x'],
-    outputs: ['y'],
-    shape({ x }, attrs) {
-      expectMovable(name, x);
-      return { y: spec(view(x.shape, attrs).shape, x.dtype) };
-    },
-    copies: ({ x }, { y }, attrs) => [{ source: x, target: y, shape: y.shape, from: view(x.shape, attrs) }],
-    backward,
-  });
-}
+export { expand };
 
 interface Dims {
   readonly dims: readonly number[];
@@ -47,22 +30,6 @@ export function permute(x: Tensor, dims: readonly number[]): Tensor {
     throw new ShapeError(`permute: dims ${show(dims)} are no order of the ${x.shape.length} dimensions of ${show(x.shape)}`);
   }
   return apply(permuteOp, { x }, { dims: order }).y;
-}
-
-const expandOp = /* @__PURE__ */ viewOp<{ readonly shape: readonly number[] }>(
-  'expand',
-  (from, { shape }) => ({ shape, strides: broadcastStrides(from, shape), offset: 0 }),
-  ({ grads, specs }) => ({ x: sumTo(grads.y!, specs.x.shape) }),
-);
-
-/** Repeats dimensions of size 1 to `shape`; −1 keeps a dimension. A copy, not a view. */
-export function expand(x: Tensor, shape: readonly number[]): Tensor {
-  const offset = shape.length - x.shape.length;
-  const target = shape.map((d, i) => (d === -1 && i >= offset ? x.shape[i - offset] : d));
-  const sizes = target.every((d) => Number.isInteger(d) && d >= 0);
-  const fits = sizes && offset >= 0 && x.shape.every((d, i) => d === 1 || d === target[i + offset]);
-  if (!fits) throw new ShapeError(`expand: ${show(x.shape)} does not broadcast to ${show(shape)}`);
-  return apply(expandOp, { x }, { shape: target }).y;
 }
 
 /** Repeats each entry of a dimension `repeats` times in a row: a b → a a b b. */

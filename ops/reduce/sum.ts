@@ -1,27 +1,29 @@
 import { apply } from '../../engine/apply.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
 import { FLOATS } from '../../engine/dtype.ts';
+import { ShapeError } from '../../engine/errors.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { sameShape } from '../common/shapes.ts';
-import { defineElementwise } from '../elementwise/define.ts';
-import { binaryOnWasm } from '../elementwise/wasm.ts';
+import { broadcastStrides, sameShape, show } from '../common/shapes.ts';
+import { mulScalar } from '../elementwise/scalar.ts';
 import { reshape } from '../movement/reshape.ts';
+import { viewOp } from '../movement/strided.ts';
 import { ANY, counted, defineReduction, type ReduceOptions, type Reduction, sumOf } from './define.ts';
 
-/** Backward of sum and mean: dy·scale stretched to `shape`. */
-const spreadOp = /* @__PURE__ */ defineElementwise<{ readonly shape: readonly number[]; readonly scale: number }, 'dy'>({
-  name: 'sum_backward',
-  inputs: ['dy'],
-  result: ({ dy }) => dy.dtype,
-  shape: ({ shape }) => shape,
-  params: ['scale'],
-  f: ({ scale }) => (dy) => dy * scale,
-  wgsl: 'dy * params.scale',
-  wasm({ dy }, dx, { scale }, { k }) {
-    k.fill(dx, dx.size, scale);
-    return binaryOnWasm(k, 'mul', dx, dy, dx);
-  },
-});
+const expandOp = /* @__PURE__ */ viewOp<{ readonly shape: readonly number[] }>(
+  'expand',
+  (from, { shape }) => ({ shape, strides: broadcastStrides(from, shape), offset: 0 }),
+  ({ grads, specs }) => ({ x: sumTo(grads.y!, specs.x.shape) }),
+);
+
+/** Repeats dimensions of size 1 to `shape`; −1 keeps a dimension. A copy, not a view. */
+export function expand(x: Tensor, shape: readonly number[]): Tensor {
+  const offset = shape.length - x.shape.length;
+  const target = shape.map((d, i) => (d === -1 && i >= offset ? x.shape[i - offset] : d));
+  const sizes = target.every((d) => Number.isInteger(d) && d >= 0);
+  const fits = sizes && offset >= 0 && x.shape.every((d, i) => d === 1 || d === target[i + offset]);
+  if (!fits) throw new ShapeError(`expand: ${show(x.shape)} does not broadcast to ${show(shape)}`);
+  return apply(expandOp, { x }, { shape: target }).y;
+}
 
 /** What sums and means have in common. */
 const adding = (mean: boolean): Pick<Reduction, 'fold' | 'wasm' | 'gradient'> => ({
@@ -37,7 +39,7 @@ const adding = (mean: boolean): Pick<Reduction, 'fold' | 'wasm' | 'gradient'> =>
     }
     return true;
   },
-  gradient: ({ dy, shape, count }) => apply(spreadOp, { dy }, { shape, scale: mean ? 1 / count : 1 }).y,
+  gradient: ({ dy, shape, count }) => expand(mean ? mulScalar(dy, 1 / count) : dy, shape),
 });
 
 /** Sum over `dim` (all when left out): floats, i32 or u32 of any shape → the same dtype; bool is counted, in i32. */
