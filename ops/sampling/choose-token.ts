@@ -1,11 +1,12 @@
 import { apply } from '../../engine/apply.ts';
-import { shader } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import { noGrad } from '../../engine/tape.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { launchKernel } from '../common/launch-kernel.ts';
 import { rowFold } from '../common/rows.ts';
 import { expectAlike, expectRank } from '../common/shapes.ts';
+import { orderWgsl } from '../reduce/order.ts';
 import code from './choose-token.wgsl';
 
 /** How a token is chosen; see `chooseToken_`. */
@@ -18,16 +19,12 @@ interface ChooseAttrs {
 
 const WG = 256;
 
-const chooseTokenOp = /* @__PURE__ */ defineOp<
-  ChooseAttrs,
-  'token' | 'logits' | 'seen?' | 'draws?' | 'position?',
-  never
->({
+const chooseTokenOp = /* @__PURE__ */ defineOp({
   name: 'choose_token',
   inputs: ['token', 'logits', 'seen?', 'draws?', 'position?'],
   outputs: [],
   mutates: ['token', 'seen'],
-  shape({ token, logits, seen, draws, position }, { temperature, repetitionPenalty }) {
+  shape({ token, logits, seen, draws, position }, { temperature, repetitionPenalty }: ChooseAttrs) {
     const name = 'chooseToken_';
     expectRank(name, 'logits', logits, 2);
     const [rows, vocabulary] = logits.shape;
@@ -51,41 +48,37 @@ const chooseTokenOp = /* @__PURE__ */ defineOp<
       if (known && token.data[row] >= 0) known[token.data[row]] = 1;
     }
   },
-  webgpu({ token, logits, seen, draws, position }, _, { temperature, topK, topP, repetitionPenalty }) {
+  webgpu({ token, logits, seen, draws, position }, _, { temperature, topK, topP, repetitionPenalty }, device) {
     const [rows, vocabulary] = logits.shape;
     const drawn = temperature > 0;
     const limits = { k: drawn && topK > 0 && topK < vocabulary, p: drawn && topP < 1 };
-    const kernel = shader(`choose_token.${seen ? 's' : ''}${drawn ? 'd' : ''}${limits.k ? 'k' : ''}${limits.p ? 'p' : ''}`, () => ({
-      reads: { logits: 'f32', ...(drawn ? { draws: 'f32', position: 'i32' } : {}) },
-      writes: { token: 'i32', ...(seen ? { seen: 'u32' } : {}) },
-      params: { vocabulary: 'u32', temperature: 'f32', penalty: 'f32', top_k: 'f32', top_p: 'f32', draws: 'u32' },
+    const floats = { temperature: ['f32', temperature], penalty: ['f32', repetitionPenalty] } as const;
+    const kernel = {
+      key: `choose_token.${drawn}.${limits.k}.${limits.p}`,
+      reads: { logits, draws, position },
+      writes: { token, seen },
+      params: { vocabulary, draws: draws?.shape[1] ?? 1, ...floats, top_k: ['f32', topK], top_p: ['f32', topP] },
       constants: { LANES: WG },
       workgroup: WG,
-      code: `${FOLDS}${code}`
-        .replace('DRAW', drawn ? drawing(limits) : '')
-        .replace('PENALISED', seen ? PENALISED : 'value')
-        .replace('REMEMBER', seen ? 'if (!any_broken) { seen[row * params.vocabulary + chosen] = 1u; }' : ''),
-    }));
-    const args = [logits, ...(drawn ? [draws!, position!] : []), token, ...(seen ? [seen] : [])];
-    const params = [vocabulary, temperature, repetitionPenalty, topK, topP, draws?.shape[1] ?? 1];
-    return [{ shader: kernel, args, params, grid: [rows, 1, 1] }];
+      code: () => `${FOLDS}${code.replace('DRAW', drawn ? drawing(limits) : '')}`,
+      grid: [rows, 1, 1],
+    } as const;
+    return [launchKernel(kernel, device)];
   },
 });
 
 const FOLDS = [
+  orderWgsl('f32'),
   rowFold('total_sum', 'f32'),
-  rowFold('greatest_key', 'vec2<u32>', 'select(a, b, b.x > a.x || (b.x == a.x && b.y < a.y))'),
+  rowFold('greatest_key', 'vec2<u32>', 'first_of(a, b)'),
 ].join('');
-
-const PENALISED =
-  'select(value, value * select(params.penalty, 1.0 / params.penalty, value > 0.0), ' +
-  'seen[row * params.vocabulary + i] != 0u)';
 
 const drawing = ({ k, p }: { readonly k: boolean; readonly p: boolean }) => /* wgsl */ `
   var kept = Kept(0u, 0u);
   ${k ? 'kept = narrowed(row, params.top_k, kept, greatest, true, local);' : ''}
   ${p ? 'kept = narrowed(row, params.top_p * mass(row, 0u, kept, greatest, false, local), kept, greatest, false, local);' : ''}
-  let draw = draws[row * params.draws + u32(position[0]) % params.draws] * mass(row, 0u, kept, greatest, false, local);
+  let at = row * params.draws + u32(load_position(0u)) % params.draws;
+  let draw = load_draws(at) * mass(row, 0u, kept, greatest, false, local);
   let key = max(reaching(row, draw, true, kept, greatest, false, local), kept.least);
   let before = mass(row, key + 1u, kept, greatest, false, local);
   let ties = select(equals(row, key, local), kept.ties, key == kept.least);

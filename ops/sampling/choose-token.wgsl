@@ -1,23 +1,17 @@
 // One workgroup a row. A token is found among the sorted ones without sorting: keys order logits as whole numbers, and
 // the key at which the weights from the top reach a target is built bit by bit from its highest.
-const NAN_OR_INFINITE: u32 = 0x7f800000u;
-
 var<workgroup> place: u32;
 var<workgroup> counts: array<u32, WG>;
 
 /** What is left of the tokens: keys above `least`, and `ties` of those that equal it. */
 struct Kept { least: u32, ties: u32 }
 
-fn key_of(x: f32) -> u32 {
-  let bits = bitcast<u32>(x);
-  if (bits == 0x80000000u) { return 0x80000000u; }
-  return select(~bits, bits | 0x80000000u, bits < 0x80000000u);
-}
 fn logit_of(key: u32) -> f32 { return bitcast<f32>(select(~key, key & 0x7fffffffu, key >= 0x80000000u)); }
 
 fn logit(row: u32, i: u32) -> f32 {
-  let value = logits[row * params.vocabulary + i];
-  return PENALISED;
+  let at = row * params.vocabulary + i;
+  let value = load_logits(at);
+  return select(value, value * select(params.penalty, 1.0 / params.penalty, value > 0.0), load_seen(at) != 0);
 }
 
 fn weight(key: u32, greatest: f32) -> f32 { return exp((logit_of(key) - greatest) / params.temperature); }
@@ -26,7 +20,7 @@ fn weight(key: u32, greatest: f32) -> f32 { return exp((logit_of(key) - greatest
 fn mass(row: u32, least: u32, kept: Kept, greatest: f32, counting: bool, local: u32) -> f32 {
   var sum = 0.0;
   for (var i = local; i < params.vocabulary; i += WG) {
-    let key = key_of(logit(row, i));
+    let key = order_key(logit(row, i));
     if (key >= least && key > kept.least) { sum += select(weight(key, greatest), 1.0, counting); }
   }
   let ties = select(0.0, f32(kept.ties) * select(weight(kept.least, greatest), 1.0, counting), least <= kept.least);
@@ -46,7 +40,7 @@ fn reaching(row: u32, target_mass: f32, more: bool, kept: Kept, greatest: f32, c
 /** How many tokens have this key. */
 fn equals(row: u32, key: u32, local: u32) -> u32 {
   var count = 0u;
-  for (var i = local; i < params.vocabulary; i += WG) { count += select(0u, 1u, key_of(logit(row, i)) == key); }
+  for (var i = local; i < params.vocabulary; i += WG) { count += select(0u, 1u, order_key(logit(row, i)) == key); }
   return u32(total_sum(f32(count), local));
 }
 
@@ -64,14 +58,14 @@ fn place_of(row: u32, key: u32, rank: u32, local: u32) -> u32 {
   let chunk = (params.vocabulary + WG - 1u) / WG;
   let end = min((local + 1u) * chunk, params.vocabulary);
   var count = 0u;
-  for (var i = local * chunk; i < end; i++) { count += select(0u, 1u, key_of(logit(row, i)) == key); }
+  for (var i = local * chunk; i < end; i++) { count += select(0u, 1u, order_key(logit(row, i)) == key); }
   counts[local] = count;
   workgroupBarrier();
   var before = 0u;
   for (var thread = 0u; thread < local; thread++) { before += counts[thread]; }
   if (before <= rank && rank < before + count) {
     for (var i = local * chunk; i < end; i++) {
-      if (key_of(logit(row, i)) != key) { continue; }
+      if (order_key(logit(row, i)) != key) { continue; }
       if (before == rank) { place = i; }
       before++;
     }
@@ -86,8 +80,8 @@ fn kernel(row: u32, local: u32) {
   var broken = false;
   for (var i = local; i < params.vocabulary; i += WG) {
     let value = logit(row, i);
-    if ((bitcast<u32>(value) & NAN_OR_INFINITE) == NAN_OR_INFINITE) { broken = true; }
-    let key = key_of(value);
+    broken = broken || !is_finite(value);
+    let key = order_key(value);
     if (key > mine.x) { mine = vec2<u32>(key, i); }
   }
   let any_broken = total_sum(select(0.0, 1.0, broken), local) > 0.0;
@@ -96,7 +90,7 @@ fn kernel(row: u32, local: u32) {
   var chosen = best.y;
   DRAW
   if (local == 0u) {
-    token[row] = select(i32(chosen), -1, any_broken);
-    REMEMBER
+    store_token(row, select(i32(chosen), -1, any_broken));
+    if (!any_broken) { store_seen(row * params.vocabulary + chosen, 1); }
   }
 }
