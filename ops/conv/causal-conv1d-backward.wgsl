@@ -1,12 +1,12 @@
 // Depthwise causal convolution, backward. A thread owns one channel and walks `segment` positions at a time, keeping
 // the last K inputs and the last K gradients before the activation in registers; it owns every parts-th segment, so
-// that the partial sums are few: for each part dw (C, K) and db (C).
+// that the partial sums are few: for each part dw (C, K), then db (C).
 fn walk(c: u32, part: u32) {
   var w: array<f32, K>;
   var dw: array<f32, K>;
   for (var k = 0u; k < K; k++) { w[k] = load_w(c * K + k); }
   var db = 0.0;
-  let segments = (params.length + params.segment - 1u) / params.segment;
+  let segments = max(1u, (params.length + params.segment - 1u) / params.segment);
   for (var s = part; s < segments * params.batch; s += params.parts) {
     let b = s / segments;
     let start = (s % segments) * params.segment;
@@ -34,14 +34,19 @@ fn walk(c: u32, part: u32) {
           for (var k = 0u; k < K; k++) { dw[k] += g[K - 1u] * x[k]; }
         }
       }
-      if (WANT_X == 1u && l >= start + K - 1u) {
+      // Before the first segment are the initial columns.
+      if (WANT_X == 1u && (start == 0u || l >= start + K - 1u)) {
         var dx = 0.0;
         for (var k = 0u; k < K; k++) { dx += w[K - 1u - k] * g[k]; }
-        store_dx(index(b, c, l - (K - 1u), params.length), dx);
+        if (l + 1u < K) {
+          store_dinitial(index(b, c, l, K - 1u), dx);
+        } else {
+          store_dx(index(b, c, l + 1u - K, params.length), dx);
+        }
       }
     }
   }
-  let row = part * params.channels + c;
-  for (var k = 0u; k < K; k++) { store_dws(row * K + k, dw[k]); }
-  store_dbiases(row, db);
+  let sums = part * params.channels * (K + 1u);
+  for (var k = 0u; k < K; k++) { store_sums(sums + c * K + k, dw[k]); }
+  store_sums(sums + params.channels * K + c, db);
 }

@@ -2,14 +2,12 @@ import { apply } from '../../engine/apply.ts';
 import { expectOneOf } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import type { WasmPlanner } from '../../engine/backends/wasm/planner.ts';
-import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, hostSums, type Named, spec } from '../../engine/op.ts';
-import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
 import { expectFloats, expectRank, expectShape, gradientSpecs, show, type Wanting } from '../common/shapes.ts';
-import { sumRows } from '../reduce/fold.ts';
+import { foldLaunches } from '../reduce/fold.ts';
 import backwardCode from './causal-conv1d-backward.wgsl';
 import sharedCode from './causal-conv1d.wgsl';
 
@@ -176,7 +174,33 @@ const convBackward = /* @__PURE__ */ defineOp({
     });
     Object.values(outputs).forEach(({ data }, i) => data.set(sums[i].data));
   },
-  webgpu: backwardLaunches,
+  webgpu({ x, w, dy, bias, initial }, { dx, dw, dbias, dinitial }, attrs, device) {
+    const s = sizesOf({ x, w }, attrs.layout);
+    const { constants, params, ...own } = shared(s, attrs);
+    const segments = s.batch * Math.max(1, Math.ceil(s.length / SEGMENT));
+    const parts = dw || dbias ? Math.min(segments, MAX_PARTS) : segments;
+    const sums = dw || dbias ? device.scratch([parts, s.channels * (s.width + 1)]) : undefined;
+    const walk = {
+      key: `${own.key} backward`,
+      reads: { x, w, dy, bias, initial },
+      writes: { dx, dinitial, sums },
+      constants: { ...constants, WANT_X: dx || dinitial ? 1 : 0 },
+      params: { ...params, batch: s.batch, segment: SEGMENT, parts },
+      declarations: () => sharedCode + backwardCode,
+      body: () => 'walk(i % params.channels, i / params.channels);',
+    };
+    const launches = [launchElements(parts * s.channels, walk, device)];
+    if (!sums) return launches;
+    const total = {
+      name: 'causal_conv1d weights',
+      reads: { sums },
+      writes: { dw, dbias },
+      params: { taps: w.size },
+      fold: { type: 'f32', load: 'load_sums(i)', acc: 'f32', lift: 'v', join: 'a + b' },
+      store: 'if (o < params.taps) { store_dw(o, a); } else { store_dbias(o - params.taps, a); }',
+    };
+    return [...launches, ...foldLaunches(total, [0], device)];
+  },
   wasm({ x, w, dy, bias, initial }, { dx, dw, dbias, dinitial }, attrs, device) {
     const last = lastOf(sizesOf({ x, w }, attrs.layout), attrs, device);
     device.k.causal_conv1d_backward(x, w, bias, initial, dy, dx, dw, dbias, dinitial, ...last);
@@ -184,47 +208,6 @@ const convBackward = /* @__PURE__ */ defineOp({
   },
   asStored: { webgpu: ['x', 'w', 'dy', 'bias', 'initial'] },
 });
-
-function backwardLaunches(
-  { x, w, dy, bias, initial }: Named<'x' | 'w' | 'dy' | 'bias?' | 'initial?', Slot>,
-  { dx, dw, dbias, dinitial }: Named<'dx?' | 'dw?' | 'dbias?' | 'dinitial?', Slot>,
-  attrs: ConvAttrs,
-  device: GpuPlanner,
-): Launch[] {
-  const s = sizesOf({ x, w }, attrs.layout);
-  const reads = { x, w, dy, bias, initial };
-  const { key, constants, params, declarations } = shared(s, attrs);
-  const launches: Launch[] = [];
-  if (dx || dw || dbias) {
-    const segments = s.batch * Math.ceil(s.length / SEGMENT);
-    const parts = Math.max(1, dw || dbias ? Math.min(segments, MAX_PARTS) : segments);
-    const [dws, dbiases] = [dw, dbias].map((sum) => sum && device.scratch([parts, sum.size]));
-    const walk = {
-      key: `${key} backward`,
-      reads,
-      writes: { dx, dws, dbiases },
-      constants: { ...constants, WANT_X: dx ? 1 : 0 },
-      params: { ...params, batch: s.batch, segment: SEGMENT, parts },
-      declarations: () => sharedCode + backwardCode,
-      body: () => 'walk(i % params.channels, i / params.channels);',
-    };
-    launches.push(launchElements(parts * s.channels, walk, device));
-    if (dw) launches.push(sumRows(dws!, dw, device));
-    if (dbias) launches.push(sumRows(dbiases!, dbias, device));
-  }
-  if (dinitial && dinitial.size > 0) {
-    // The K−1 columns before the sequence are few, so each thread works its sums out alone.
-    const body = () => /* wgsl */ `let at = place(i, K - 1u);
-  var sum = 0.0;
-  for (var l = 0u; l < min(at.l + 1u, params.length); l++) {
-    sum += load_w(at.c * K + at.l - l) * load_dy(index(at.b, at.c, l, params.length)) * slope(sum_at(at.b, at.c, l));
-  }
-  store_dinitial(i, sum);`;
-    const kernel = { key: `${key} initial`, reads, writes: { dinitial }, constants, params, declarations, body };
-    launches.push(launchElements(dinitial.size, kernel, device));
-  }
-  return launches;
-}
 
 /**
  * Depthwise causal convolution: y[l] = act(bias + Σ_k w[k] · x[l − K + 1 + k]), with the initial columns (or zeros)
