@@ -1,4 +1,5 @@
 import { expectWhole } from '../../engine/arguments.ts';
+import { elements } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectRank, expectShape, show } from '../common/shapes.ts';
@@ -7,7 +8,7 @@ import { linear } from '../gemm/linear.ts';
 import { matmul } from '../gemm/matmul.ts';
 import { reshape } from '../movement/reshape.ts';
 import { permute } from '../movement/view.ts';
-import { unfold, type WindowOptions } from './windows.ts';
+import { channelsFirst, unfold, type WindowOptions } from './windows.ts';
 
 export interface Conv2dOptions extends WindowOptions {
   /** Default 1: the channels of x and of the result are cut into so many groups, each convolved by itself. */
@@ -37,22 +38,21 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null, options: 
   expectRank('conv2d', 'weight', weight, 4);
   expectWhole('conv2d', 'groups', groups, 1);
   const [out, channels, kh, kw] = weight.shape;
-  const { patches, grid } = unfold('conv2d', x, [kh, kw], options);
+  const patches = unfold('conv2d', x, [kh, kw], options);
   if (x.shape[1] !== channels * groups || out % groups !== 0) {
     throw new ShapeError(`conv2d: x ${show(x.shape)} does not fit weight ${show(weight.shape)} in ${groups} groups`);
   }
   if (bias) expectShape('conv2d', 'bias', bias, [out]);
   const size = channels * kh * kw;
-  const image = [x.shape[0], out, ...grid];
+  const windows = patches.shape.slice(0, 3);
   if (groups === 1) {
-    const y = linear(patches, reshape(weight, [out, size]), bias);
-    return reshape(permute(y, [0, 2, 1]), image);
+    return channelsFirst(linear(reshape(patches, [...windows, size]), reshape(weight, [out, size]), bias));
   }
-  // (B, windows, groups, size) · (groups, size, O/groups), the groups being the batch of a product.
-  const own = permute(reshape(patches, [x.shape[0] * patches.shape[1], groups, size]), [1, 0, 2]);
+  // (windows, groups, size) · (groups, size, O/groups), the groups being the batch of a product.
+  const own = permute(reshape(patches, [elements(windows), groups, size]), [1, 0, 2]);
   const products = matmul(own, permute(reshape(weight, [groups, out / groups, size]), [0, 2, 1]));
-  const y = reshape(permute(products, [1, 0, 2]), [...patches.shape.slice(0, 2), out]);
-  return reshape(permute(bias ? add(y, bias) : y, [0, 2, 1]), image);
+  const y = reshape(permute(products, [1, 0, 2]), [...windows, out]);
+  return channelsFirst(bias ? add(y, bias) : y);
 }
 
 /**

@@ -3,24 +3,20 @@ import { expectWhole } from '../../engine/arguments.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { gather } from '../movement/gather.ts';
 import { reshape } from '../movement/reshape.ts';
-import { permute } from '../movement/view.ts';
 import { argmax, mean } from '../reduce/reduce.ts';
-import { both, type Pair, unfold, type WindowOptions } from './windows.ts';
+import { both, channelsFirst, type Pair, unfold, type WindowOptions } from './windows.ts';
 
 type Reduce = (windows: Tensor) => Tensor;
 
-/** Reduces what each window of each channel sees: `reduce` takes (B, windows, C, kh·kw) to (B, windows, C). */
+/** Reduces what each window of each channel sees, the last dimension of what `reduce` is given. */
 function pool(op: string, x: Tensor, kernel: Pair, options: WindowOptions, outside: number, reduce: Reduce): Tensor {
   const size = both(kernel);
   for (const k of size) expectWhole(op, 'kernel', k, 1);
   both(options.padding ?? 0).forEach((p, d) => {
     if (2 * p > size[d]) throw new ArgumentError(`${op}: padding ${p} is more than half of the kernel, ${size[d]}`);
   });
-  const { patches, grid } = unfold(op, x, size, { stride: kernel, ...options }, outside);
-  const [batch, count] = patches.shape;
-  const channels = x.shape[1];
-  const reduced = reduce(reshape(patches, [batch, count, channels, size[0] * size[1]]));
-  return reshape(permute(reduced, [0, 2, 1]), [batch, channels, ...grid]);
+  const patches = unfold(op, x, size, { stride: kernel, ...options }, outside);
+  return channelsFirst(reduce(reshape(patches, [...patches.shape.slice(0, 4), size[0] * size[1]])));
 }
 
 /**
@@ -31,7 +27,7 @@ function pool(op: string, x: Tensor, kernel: Pair, options: WindowOptions, outsi
 export function maxPool2d(x: Tensor, kernel: Pair, options: WindowOptions = {}): Tensor {
   return pool('max_pool2d', x, kernel, options, -Infinity, (windows) => {
     const largest = argmax(windows, -1);
-    return reshape(gather(windows, 3, reshape(largest, [...largest.shape, 1])), largest.shape);
+    return reshape(gather(windows, -1, reshape(largest, [...largest.shape, 1])), largest.shape);
   });
 }
 

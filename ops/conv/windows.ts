@@ -7,7 +7,8 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
 import { expectRank, show, strides } from '../common/shapes.ts';
 import { pad } from '../movement/pad.ts';
-import { defineCopyOp } from '../movement/strided.ts';
+import { viewOp } from '../movement/strided.ts';
+import { permute } from '../movement/view.ts';
 
 /** Of height and width, or one number for both. */
 export type Pair = number | readonly [height: number, width: number];
@@ -47,24 +48,15 @@ function viewOf(windows: Windows) {
   return {
     shape: [image[0], ...gridOf(windows), image[1], ...kernel],
     strides: [batch, row * stride[0], pixel * stride[1], channel, row * dilation[0], pixel * dilation[1]],
+    offset: 0,
   };
 }
 
-/** (B, C, H, W) → (B, rows·columns, C·kh·kw): what each window sees. */
-const unfoldOp: Op<Windows, 'x', 'y'> = /* @__PURE__ */ defineCopyOp({
-  name: 'unfold',
-  inputs: ['x'],
-  outputs: ['y'],
-  shape({ x }, windows: Windows) {
-    const [batch, rows, columns, channels, kh, kw] = viewOf(windows).shape;
-    return { y: spec([batch, rows * columns, channels * kh * kw], x.dtype) };
-  },
-  copies({ x }, { y }, windows) {
-    const { shape, strides } = viewOf(windows);
-    return [{ shape, source: x, target: y, from: { strides, offset: 0 } }];
-  },
-  backward: ({ attrs, grads }) => ({ x: apply(foldOp, { y: grads.y! }, attrs).x }),
-});
+const unfoldOp: Op<Windows, 'x', 'y'> = /* @__PURE__ */ viewOp<Windows>(
+  'unfold',
+  (_, windows) => viewOf(windows),
+  ({ attrs, grads }) => ({ x: apply(foldOp, { y: grads.y! }, attrs).x }),
+);
 
 /** The adjoint of unfold: each pixel sums what the windows hold of it. */
 const foldOp: Op<Windows, 'y', 'x'> = /* @__PURE__ */ defineOp({
@@ -117,10 +109,10 @@ const foldOp: Op<Windows, 'y', 'x'> = /* @__PURE__ */ defineOp({
 });
 
 /**
- * Windows that move over an image: how many rows and columns of them there are, and what they see of it.
+ * What windows that move over an image see of it.
  * @param x (B, C, H, W)
  * @param outside what is seen outside the image
- * @returns patches (B, rows·columns, C·kh·kw), of x's dtype
+ * @returns (B, rows, columns, C, kh, kw), of x's dtype
  * @throws ArgumentError unless strides and dilations are whole numbers ≥ 1 and paddings ≥ 0; ShapeError unless x is
  *   (B, C, H, W) and has room for a window
  */
@@ -130,7 +122,7 @@ export function unfold(
   kernel: Both,
   { stride = 1, padding = 0, dilation = 1 }: WindowOptions,
   outside = 0,
-): { readonly patches: Tensor; readonly grid: Both } {
+): Tensor {
   expectDType(op, 'x', x.dtype, ...FLOATS);
   expectRank(op, 'x', x, 4);
   const given = { stride: both(stride), padding: both(padding), dilation: both(dilation) };
@@ -140,11 +132,12 @@ export function unfold(
   const { padding: [py, px], ...steps } = given;
   const image = [...x.shape.slice(0, 2), x.shape[2] + 2 * py, x.shape[3] + 2 * px];
   const windows = { image, kernel, ...steps };
-  const grid = gridOf(windows);
-  if (!grid.every((n) => n >= 1)) {
+  if (!gridOf(windows).every((n) => n >= 1)) {
     const how = Object.entries(given).map(([name, pair]) => `${name} ${pair}`);
     throw new ShapeError(`${op}: x ${show(x.shape)} has no room for a kernel ${show(kernel)}, ${how.join(', ')}`);
   }
-  const padded = py + px > 0 ? pad(x, [px, px, py, py], outside) : x;
-  return { patches: apply(unfoldOp, { x: padded }, windows).y, grid };
+  return apply(unfoldOp, { x: py + px > 0 ? pad(x, [px, px, py, py], outside) : x }, windows).y;
 }
+
+/** (B, rows, columns, C) → (B, C, rows, columns). */
+export const channelsFirst = (x: Tensor): Tensor => permute(x, [0, 3, 1, 2]);

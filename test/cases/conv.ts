@@ -78,7 +78,7 @@ export const conv: Room = {
       ['no window', (t) => ops.avgPool2d(sixes(t), 0), ArgumentError, /kernel/],
     ],
   },
-  fold: { cases: [[{}, (t) => apply(fold(), { y: t(2, 4, 12) }, windows).x]] },
+  fold: { cases: [[{}, (t) => apply(fold(), { y: t(2, 2, 2, 3, 2, 2) }, windows).x]] },
   causal_conv1d: {
     golden: ([x, w, bias], { activation }) => ops.causalConv1d(x, w, bias ?? null, { activation }),
     cases: (['bcl', 'blc'] as const).flatMap((layout) => [
