@@ -126,8 +126,11 @@ function power(a: number, b: number): number {
 export const pow = binary(
   'pow',
   [power, 'pow_(a, b)'],
-  [(a, b, _, dy) => (b === 0 ? 0 : dy * b * power(a, b - 1)), 'pow_da(a, b, dy)'],
-  [(a, b, _, dy) => (a === 0 && b >= 0 ? 0 : dy * power(a, b) * Math.log(a)), 'pow_db(a, b, dy)'],
+  [(a, b, _, dy) => (b === 0 ? 0 : dy * b * power(a, b - 1)), 'select(dy * b * pow_(a, b - 1.0), 0.0, b == 0.0)'],
+  [
+    (a, b, _, dy) => (a === 0 && b >= 0 ? 0 : dy * power(a, b) * Math.log(a)),
+    'select(dy * pow_(a, b) * log_(a), 0.0, a == 0.0 && b >= 0.0)',
+  ],
   undefined,
   powWgsl,
 );

@@ -26,11 +26,3 @@ fn pow_(a: f32, b: f32) -> f32 {
   if (size < 0x00800000u) { r = pow(f32(size), b) * exp2(-75.0 * b) * exp2(-74.0 * b); }
   return select(r, -r, flips);
 }
-fn pow_da(a: f32, b: f32, dy: f32) -> f32 {
-  if (b == 0.0) { return 0.0; }
-  return dy * b * pow_(a, b - 1.0);
-}
-fn pow_db(a: f32, b: f32, dy: f32) -> f32 {
-  if (a == 0.0 && b >= 0.0) { return 0.0; }
-  return dy * pow_(a, b) * log_(a);
-}
