@@ -3,8 +3,8 @@ import type { Address, WasmPlanner } from '../../engine/backends/wasm/planner.ts
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { linked } from '../common/library.ts';
+import type { Elementwise } from './define.ts';
 import { defineDifferentiable, type Partial } from './gradient.ts';
-import type { Expression } from './kernel.ts';
 
 /** A function in JavaScript and in WGSL. */
 type Formula<P extends string> = readonly [
@@ -16,16 +16,17 @@ interface UnaryOptions<P extends string> {
   /** Numbers that the function depends on. */
   readonly params?: readonly P[];
   /** Where it takes whole numbers too: what it is on them if that is not the same. */
-  readonly integers?: { readonly f?: (x: number) => number; readonly wgsl?: Expression };
+  readonly integers?: Elementwise<object>['integers'];
   /** Where the derivative is 0 so is the gradient, whatever is multiplied by it. */
   readonly masks?: boolean;
 }
 
-type CUnary = (x: Address, y: Address, n: number) => void;
-type CUnaryBackward = (x: Address, y: Address, dy: Address, dx: Address, n: number) => void;
-
-/** A C kernel by name; undefined where there is none. */
-const kernel = <T>(k: WasmPlanner['k'], name: string) => (k as unknown as Readonly<Record<string, T | undefined>>)[name];
+/** Calls the C kernel of that name; false where there is none. */
+function called(k: WasmPlanner['k'], name: string, ...args: readonly (Address | number)[]): boolean {
+  const kernels = k as unknown as Readonly<Record<string, ((...given: typeof args) => void) | undefined>>;
+  kernels[name]?.(...args);
+  return kernels[name] !== undefined;
+}
 
 /**
  * An elementwise function, of x and of the numbers it depends on where there are any. Other ops can apply it to what
@@ -53,9 +54,7 @@ export function activationOnHost(name: string): (x: number) => number {
 
 /** Applies it to what `y` holds, by its C kernel; false where there is none. */
 export function activationOnWasm(k: WasmPlanner['k'], name: string, y: Slot): boolean {
-  const call = kernel<CUnary>(k, name);
-  call?.(y, y, y.size);
-  return call !== undefined;
+  return called(k, name, y, y, y.size);
 }
 
 /**
@@ -71,7 +70,6 @@ export function unary<P extends string = never>(
   { params, integers, masks }: UnaryOptions<P> = {},
 ): Activation<P> {
   const [f, wgsl] = value;
-  const onIntegers = integers?.f;
   if (!params) formulas.set(name, value as Formula<never>);
   const op = defineDifferentiable<Readonly<Record<P, number>>, 'x'>({
     name,
@@ -79,13 +77,9 @@ export function unary<P extends string = never>(
     params,
     f: (numbers) => (x) => f(x, x, numbers),
     wgsl,
-    integers: integers && { ...integers, f: onIntegers && (() => onIntegers) },
+    integers,
     partials: { x: typeof slope === 'number' ? slope : chained(name, slope, masks) },
-    wasm({ x }, y, _, { k }) {
-      const call = kernel<CUnary>(k, name);
-      call?.(x, y, y.size);
-      return call !== undefined;
-    },
+    wasm: ({ x }, y, _, { k }) => called(k, name, x, y, y.size),
   });
   const none = {} as Readonly<Record<P, number>>;
   return Object.assign((x: Tensor, numbers = none) => apply(op, { x }, params ? numbers : none).y, { torchName: name });
@@ -103,11 +97,7 @@ function chained<P extends string>(
       return masks && d === 0 ? 0 : dy * d;
     },
     wgsl: masks ? `select(0.0, dy * (${wgsl}), (${wgsl}) != 0.0)` : `dy * (${wgsl})`,
-    wasm({ x, y, dy }, dx, _, { k }) {
-      const call = kernel<CUnaryBackward>(k, `${name}_backward`);
-      // dy stands in for what the derivative does not look at.
-      call?.(x ?? dy, y ?? dy, dy, dx, dx.size);
-      return call !== undefined;
-    },
+    // dy stands in for what the derivative does not look at.
+    wasm: ({ x, y, dy }, dx, _, { k }) => called(k, `${name}_backward`, x ?? dy, y ?? dy, dy, dx, dx.size),
   };
 }

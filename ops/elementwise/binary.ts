@@ -4,7 +4,6 @@ import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { type Elementwise, INTEGERS, promote, type Value } from './define.ts';
 import { defineDifferentiable } from './gradient.ts';
-import type { Expression } from './kernel.ts';
 import powWgsl from './pow.wgsl';
 import remainderWgsl from './remainder.wgsl';
 import { binaryOnWasm, hasBinaryKernel } from './wasm.ts';
@@ -23,11 +22,10 @@ function binary(
   [f, wgsl]: Formula,
   da: Formula | number,
   db: Formula | number,
-  integers?: { readonly f?: Value; readonly wgsl?: Expression },
+  integers?: Elementwise<object>['integers'],
   helpers?: string,
 ): (a: Tensor, b: Tensor) => Tensor {
   const partial = (d: Formula | number) => (typeof d === 'number' ? d : { f: () => d[0], wgsl: d[1], wasm: d[2] });
-  const onIntegers = integers?.f;
   const op = defineDifferentiable<object, 'a' | 'b'>({
     name,
     inputs: ['a', 'b'],
@@ -37,7 +35,7 @@ function binary(
     },
     f: () => f,
     wgsl,
-    integers: integers && { ...integers, f: onIntegers && (() => onIntegers) },
+    integers,
     helpers,
     partials: { a: partial(da), b: partial(db) },
     wasm: ({ a, b }, y, _, { k }) => hasBinaryKernel(name) && binaryOnWasm(k, name, a, b, y),
@@ -53,7 +51,7 @@ export const mul = binary(
   [(a, b) => a * b, 'a * b'],
   [(_a, b, _y, dy) => dy * b, 'dy * b', ({ b, dy }, da, _, { k }) => binaryOnWasm(k, 'mul', dy, b, da)],
   [(a, _b, _y, dy) => dy * a, 'dy * a', ({ a, dy }, db, _, { k }) => binaryOnWasm(k, 'mul', dy, a, db)],
-  { f: Math.imul },
+  { f: () => Math.imul },
 );
 
 /** a/b; of whole numbers too as f32. */
@@ -71,7 +69,7 @@ export const div = binary(
       return done;
     },
   ],
-  { f: (a, b) => Math.fround(a) / Math.fround(b), wgsl: 'f32(a) / f32(b)' },
+  { f: () => (a, b) => Math.fround(a) / Math.fround(b), wgsl: 'f32(a) / f32(b)' },
 );
 
 /**

@@ -38,7 +38,7 @@ export const rsqrt = unary(
 );
 export const reciprocal = unary('reciprocal', [(x) => 1 / x, '1.0 / x'], [(_, y) => -y * y, '-y * y']);
 export const square = unary('square', [(x) => x * x, 'x * x'], [(x) => 2 * x, '2.0 * x'], {
-  integers: { f: (x) => Math.imul(x, x) },
+  integers: { f: () => (x) => Math.imul(x, x) },
 });
 export const tanh = unary('tanh', [Math.tanh, 'tanh_(x)'], [(_, y) => 1 - y * y, '1.0 - y * y']);
 export const sigmoid = unary('sigmoid', [sigmoidOf, 'sigmoid_(x)'], [(_, y) => y * (1 - y), 'y * (1.0 - y)']);
