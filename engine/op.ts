@@ -67,20 +67,11 @@ export interface OpDefinition<A, I extends string, O extends string, S extends s
   readonly asStored?: { readonly [B in 'webgpu' | 'wasm']?: readonly (Bare<I> | Bare<O>)[] };
 }
 
-/** A definition whose operands and attributes are known by name only: what the engine calls. */
-interface Implementation {
-  shape(inputs: object, attrs: unknown): object;
-  reference(inputs: object, outputs: object, attrs: unknown): void;
-  webgpu(inputs: object, outputs: object, attrs: unknown, device: GpuPlanner): readonly Launch[];
-  wasm?(inputs: object, outputs: object, attrs: unknown, device: WasmPlanner): boolean;
-  flops?(inputs: object, outputs: object, attrs: unknown): number;
-  backward?(context: object): object;
-  readonly asStored?: { readonly [B in 'webgpu' | 'wasm']?: readonly string[] };
-}
+/** What an op declares otherwise than it is kept. */
+type Declared = 'inputs' | 'outputs' | 'saves' | 'mutates';
 
 /** An op that can be applied. The object is the registry: there is no table of names anywhere. */
-export interface AnyOp extends Implementation {
-  readonly name: string;
+export interface AnyOp extends Omit<OpDefinition<unknown, string, string, never>, Declared> {
   readonly takes: Operands;
   readonly gives: Operands;
   /** Places of what backward reads, among the names of inputs and then of outputs. */
@@ -105,8 +96,7 @@ export function defineOp<A, const I extends string, const O extends string, cons
   const gives = new Operands(definition.outputs);
   const all = [...takes.names, ...gives.names];
   const op: Op<A, I, O> = {
-    ...(definition as unknown as Implementation),
-    name: definition.name,
+    ...(definition as unknown as AnyOp),
     takes,
     gives,
     saves: (definition.saves ?? []).map((name) => all.indexOf(name)),

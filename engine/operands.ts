@@ -43,15 +43,15 @@ export class Operands {
     return flat;
   }
 
-  /** The reverse of `flat`; what is absent has no property. */
-  named<T>(flat: readonly (T | undefined)[]): Record<string, T | T[]> {
-    const named: Record<string, T | T[]> = {};
+  /** The reverse of `flat`; what is absent has no property. Its type knows no names, and so no lists. */
+  named<T>(flat: readonly (T | undefined)[]): Named<string, T> {
+    const named: Record<string, unknown> = {};
     for (let i = 0; i < this.single; i++) {
       const value = flat[i];
       if (value !== undefined) named[this.names[i]] = value;
     }
-    if (this.listed) named[this.names[this.single]] = flat.slice(this.single) as T[];
-    return named;
+    if (this.listed) named[this.names[this.single]] = flat.slice(this.single);
+    return named as Named<string, T>;
   }
 
   /** The first operand that must be there and is not. */

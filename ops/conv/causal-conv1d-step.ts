@@ -27,12 +27,12 @@ const step = /* @__PURE__ */ defineOp({
     expectShape('causal_conv1d_step', 'columns', columns, [batch, w.shape[1] - 1, range.size]);
     return { y: spec([batch, 1, range.size], x.dtype) };
   },
-  reference({ x, w, bias, columns }, { y }, { range: { from, size }, silu }) {
+  reference({ x, columns, ...taps }, { y }, { range: { from, size }, silu }) {
     const token = { ...y, data: new Float64Array(y.size) };
     const begins = Array.from({ length: x.shape[0] }, (_, b) => b * rowSize(x) + from);
     const rows = begins.map((begin) => x.data.subarray(begin, begin + size));
     rows.forEach((row, b) => token.data.set(row, b * size));
-    conv.reference({ x: token, w, bias, initial: columns }, { y }, { layout: 'blc', silu });
+    conv.reference({ x: token, ...taps, initial: columns }, { y }, { layout: 'blc', silu });
     const kept = columns.size / rows.length;
     if (kept === 0) return;
     rows.forEach((row, b) => {
