@@ -10,14 +10,9 @@ export function toHalf(value: number): number {
   if (magnitude > 0x7f800000) return sign | 0x7e00;
   if (magnitude >= 0x47800000) return sign | 0x7c00;
   if (magnitude < 0x38800000) {
-    if (magnitude < 0x33000000) return sign;
-    const exponent = magnitude >>> 23;
-    const mantissa = (magnitude & 0x7fffff) | 0x800000;
-    const shift = 126 - exponent;
-    const half = mantissa >>> shift;
-    const rest = mantissa & ((1 << shift) - 1);
-    const middle = 1 << (shift - 1);
-    return sign | (half + (rest > middle || (rest === middle && (half & 1)) ? 1 : 0));
+    // Halves are 2⁻²⁴ apart here, as floats are from ½ on: the sum rounds to one.
+    f32[0] = Math.abs(f32[0]) + 0.5;
+    return sign | (u32[0] - 0x3f000000);
   }
   const rounded = magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1);
   return sign | (rounded >>> 13);

@@ -61,7 +61,6 @@ export abstract class HostBackend<B extends Extent, P extends HostPlan> implemen
   abstract plan(call: Call): P;
   /** The array that stores a buffer; valid until the next `alloc`. */
   protected abstract view(buffer: B): HostArray;
-  protected abstract run(plan: P, buffers: readonly (B | undefined)[]): void;
 
   write(buffer: B, data: HostArray, start?: number): void {
     expectReplayable('a tensor is uploaded', this.recorded !== null);
@@ -99,7 +98,7 @@ export abstract class HostBackend<B extends Extent, P extends HostPlan> implemen
   dispose(): void {}
 
   /** Runs an op's reference loops. Whatever the format, they see numbers; what they write is rounded. */
-  protected loop(call: Call, buffers: readonly (B | undefined)[]): void {
+  protected run(call: P, buffers: readonly (B | undefined)[]): void {
     const { op, inputs, outputs, attrs } = call;
     const args = [...inputs, ...outputs].map((slot, i): HostArg | undefined => {
       if (!slot) return undefined;

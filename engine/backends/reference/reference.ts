@@ -49,10 +49,6 @@ export class ReferenceBackend extends HostBackend<HostBuffer, HostPlan> {
     return data;
   }
 
-  protected run(call: Call, buffers: readonly (HostBuffer | undefined)[]): void {
-    this.loop(call, buffers);
-  }
-
   private array(size: number, dtype: DType): HostArray {
     try {
       return hostArrayFor(dtype, size, this.double);

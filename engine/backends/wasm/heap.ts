@@ -89,7 +89,6 @@ export class FreeBlocks {
  * wear the memory out. Its books are in JavaScript: no kernel can break them. Growing detaches views of the memory.
  */
 export class Heap {
-  readonly memory: WebAssembly.Memory;
   /** The memory is grown up to here, in bytes. */
   readonly limit: number;
   /** Bytes in use now, as rounded up to 64. */
@@ -99,8 +98,7 @@ export class Heap {
   readonly #free = new FreeBlocks();
 
   /** `base`: first byte to hand out (the library's `heapBase`). `limit`: default 4 GiB. */
-  constructor(memory: WebAssembly.Memory, base: number, limit = MOST) {
-    this.memory = memory;
+  constructor(readonly memory: WebAssembly.Memory, base: number, limit = MOST) {
     this.limit = Math.min(limit, MOST);
     this.#end = Math.ceil(base / ALIGN) * ALIGN;
     this.#free.add(this.#end, Math.min(memory.buffer.byteLength, this.limit) - this.#end);
@@ -154,8 +152,12 @@ export class Heap {
     const need = size - this.#free.endingAt(this.#end);
     const room = this.limit - this.#end;
     for (const extra of [Math.max(need, this.#end / 8), need]) {
-      const pages = Math.ceil(Math.min(extra, room) / PAGE);
-      if (need > room || !this.#tryGrow(pages)) continue;
+      if (need > room) break;
+      try {
+        this.memory.grow(Math.ceil(Math.min(extra, room) / PAGE));
+      } catch {
+        continue; // a RangeError: past the memory's maximum, or the system refused
+      }
       const end = Math.min(this.memory.buffer.byteLength, this.limit);
       this.#free.add(this.#end, end - this.#end);
       this.#end = end;
@@ -166,14 +168,5 @@ export class Heap {
       `wasm memory: ${mib(size)} needed with ${mib(this.liveBytes)} in use, limit ${mib(this.limit)}; ` +
         'use a smaller batch or sequence, checkpoint layers, or another backend',
     );
-  }
-
-  #tryGrow(pages: number): boolean {
-    try {
-      this.memory.grow(pages);
-      return true;
-    } catch {
-      return false; // a RangeError: past the memory's maximum, or the system refused
-    }
   }
 }

@@ -95,8 +95,8 @@ export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {
     }
   }
 
-  protected run(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): void {
-    if (!plan.calls) return this.loop(plan, buffers);
+  protected override run(plan: WasmPlan, buffers: readonly (WasmBuffer | undefined)[]): void {
+    if (!plan.calls) return super.run(plan, buffers);
     for (const { kernel, args, slots, given } of plan.calls) {
       for (let i = 0; i < args.length; i++) given[i] = slots[i] < 0 ? args[i] : buffers[slots[i]]!.ptr + args[i];
       kernel(...given);

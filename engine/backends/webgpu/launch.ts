@@ -120,12 +120,10 @@ export interface Launch {
 }
 
 /** A launch with its params in place. */
-export interface PlannedLaunch {
-  readonly shader: Shader;
+export interface PlannedLaunch extends Pick<Launch, 'shader' | 'grid'> {
   /** Which of the call's buffers each binding is: inputs, outputs, then scratch. */
   readonly slots: readonly number[];
   readonly params: ParamsPlace | null;
-  readonly grid: readonly [number, number, number];
 }
 
 /** Workgroups in one dimension at most: what every device takes. */
