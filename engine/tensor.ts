@@ -94,7 +94,9 @@ export class Tensor implements Spec {
 
   /** The backend's buffer. @throws DisposedError after the tensor was freed. */
   get buffer(): unknown {
-    if (this.freed) throw new DisposedError(`${this} was used after it was freed; return it from its scope or keep() it`);
+    if (this.freed) {
+      throw new DisposedError(`${this} was used after it was freed; return it from its scope or keep() it`);
+    }
     return this.storage.buffer;
   }
 
@@ -146,8 +148,8 @@ export class Tensor implements Spec {
 
 /**
  * An uninitialised tensor.
- * @throws ShapeError for sizes that are no whole numbers ≥ 0, DTypeError for an unknown dtype, OutOfMemoryError when the
- * backend has no room
+ * @throws ShapeError for sizes that are no whole numbers ≥ 0, DTypeError for an unknown dtype, OutOfMemoryError when
+ * the backend has no room
  */
 export function empty(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
   expectSpec({ shape, dtype });
@@ -160,12 +162,7 @@ export function empty(backend: Backend, shape: readonly number[], dtype: DType =
  * @throws ShapeError when the length is not that of the shape, ArgumentError for what is no number and for one that an
  * integer dtype cannot hold (a fraction, NaN, one out of its bounds), whatever the kind of array
  */
-export function fromData(
-  backend: Backend,
-  data: HostArray | readonly number[],
-  shape: readonly number[],
-  dtype: DType = 'f32',
-): Tensor {
+export function fromData(backend: Backend, data: TensorData['data'], shape: readonly number[], dtype?: DType): Tensor {
   return fromDataTogether(backend, { fromData: { data, shape, dtype } }).fromData;
 }
 

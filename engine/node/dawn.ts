@@ -2,7 +2,7 @@ import { createRequire } from 'node:module';
 import { codeOf } from './system.ts';
 
 /** Dawn's instance, held for the life of the process: when it is collected, its event loop runs on freed memory. */
-const held = globalThis as { matvlmDawn?: unknown };
+const held = globalThis as { matvlmDawn?: GPU };
 
 export interface DawnOptions {
   /** `null` validates every shader and runs nothing; `vulkan` and others as Dawn names them. */
@@ -19,17 +19,13 @@ export const DAWN_FLAGS: readonly string[] = [
   'disable-dawn-features=timestamp_quantization',
 ];
 
-/**
- * The WebGPU entry point of Dawn through npm `webgpu`, or undefined where the package cannot load on this platform.
- */
+/** The WebGPU entry point of Dawn through npm `webgpu`, or undefined where the package cannot load on this platform. */
 export async function dawnGpu(options: DawnOptions = {}): Promise<GPU | undefined> {
   const flags = options.backend ? [...DAWN_FLAGS, `backend=${options.backend}`] : [...DAWN_FLAGS];
   try {
     const { create, globals } = (await import('webgpu')) as typeof import('webgpu');
     Object.assign(globalThis, globals);
-    const gpu = create(flags);
-    held.matvlmDawn = gpu;
-    return gpu;
+    return (held.matvlmDawn = create(flags));
   } catch (error) {
     if (MISSING.has(codeOf(error))) return undefined;
     throw error;

@@ -35,36 +35,31 @@ export async function openFile(source: ByteSource): Promise<OpenFile> {
   }
 }
 
+/** The usual mistakes, known by their first bytes in lower case. */
+const MISTAKES = [
+  ['version ', 'this is a Git LFS pointer: fetch the file itself (git lfs pull)'],
+  ['<', 'this is a web page: the address is wrong or needs a login'],
+  ['pk', 'this is a PyTorch or zip archive: convert it to safetensors first'],
+  ['gguf', 'this is a GGUF file: expected safetensors'],
+] as const;
+
 async function headerLength(source: ByteSource, size: number): Promise<number> {
   if (size < PREFIX + 2) {
     throw new CheckpointError(`${source.name}: ${size} bytes, expected at least ${PREFIX + 2}; it is empty or cut off`);
   }
   const prefix = await source.read(0, PREFIX);
   const length = Number(new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true));
+  const fail = (expected: string) => {
+    throw new CheckpointError(`${source.name}: byte 0: header of ${length} bytes, expected ${expected}`);
+  };
   if (length > HEADER_LIMIT) {
-    const hint = whatItIs(prefix) ?? 'this is not a safetensors file, or it is damaged';
-    throw new CheckpointError(
-      `${source.name}: byte 0: header of ${length} bytes, expected at most ${HEADER_LIMIT}; ${hint}`,
-    );
+    const text = String.fromCharCode(...prefix).toLowerCase();
+    const hint = MISTAKES.find(([start]) => text.startsWith(start))?.[1];
+    fail(`at most ${HEADER_LIMIT}; ${hint ?? 'this is not a safetensors file, or it is damaged'}`);
   }
-  if (length < 2) throw new CheckpointError(`${source.name}: byte 0: header of ${length} bytes, expected at least 2`);
-  if (length > size - PREFIX) {
-    throw new CheckpointError(
-      `${source.name}: byte 0: header of ${length} bytes, expected at most the ${size - PREFIX} that follow; ` +
-        'the file is cut off: fetch it again',
-    );
-  }
+  if (length < 2) fail('at least 2');
+  if (length > size - PREFIX) fail(`at most the ${size - PREFIX} that follow; the file is cut off: fetch it again`);
   return length;
-}
-
-/** The usual mistakes, known by their first bytes. */
-function whatItIs(prefix: Uint8Array): string | undefined {
-  const text = String.fromCharCode(...prefix).toLowerCase();
-  if (text.startsWith('version ')) return 'this is a Git LFS pointer: fetch the file itself (git lfs pull)';
-  if (text.startsWith('<')) return 'this is a web page: the address is wrong or needs a login';
-  if (text.startsWith('pk')) return 'this is a PyTorch or zip archive: convert it to safetensors first';
-  if (text.startsWith('gguf')) return 'this is a GGUF file: expected safetensors';
-  return undefined;
 }
 
 /**
@@ -119,10 +114,10 @@ function parseEntry(scan: JsonScanner, at: number): SafeEntry {
     scan.fail(at, `data_offsets [${offsets.join(', ')}], expected [begin, end] with begin ≤ end`);
   }
   const span = spanOf(dtype, shape);
-  if (Number.isNaN(span)) scan.fail(at, `shape [${shape}] of ${dtype} is no whole number of bytes below 2^53`);
+  const tensor = `shape [${shape}] of ${dtype}`;
+  if (Number.isNaN(span)) scan.fail(at, `${tensor} is no whole number of bytes below 2^53`);
   if (span !== end - begin) {
-    const given = `data_offsets [${begin}, ${end}] give ${end - begin}`;
-    scan.fail(at, `shape [${shape}] of ${dtype} needs ${span} bytes, ${given}`);
+    scan.fail(at, `${tensor} needs ${span} bytes, data_offsets [${begin}, ${end}] give ${end - begin}`);
   }
   return { dtype, shape, begin, end };
 }

@@ -6,7 +6,7 @@ import { type Call, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
 import { expectFits, expectReplayable, type Extent, hostArrayFor, POISON } from '../host.ts';
 import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
-import { type OpenDevice, openDevice } from './device.ts';
+import { openDevice } from './device.ts';
 import type { GpuCaps, PlannedLaunch, Shader } from './launch.ts';
 import { ParamsArena } from './params.ts';
 import { explain, Pipelines } from './pipelines.ts';
@@ -40,9 +40,6 @@ export interface WebGpuOptions {
  */
 export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   readonly kind = 'webgpu';
-  readonly device: GPUDevice;
-  readonly description: string;
-  readonly caps: GpuCaps;
   readonly pool: BufferPool;
 
   private readonly pipelines: Pipelines;
@@ -57,16 +54,15 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   private unheard: Error | null = null;
   /** Resolves when the device has judged all shaders so far. */
   private trials: Promise<unknown> = Promise.resolve();
-  private readonly poison: boolean;
   /** The recording that is being made. */
   private recording: { readonly own: OwnBuffers; readonly commands: Command[] } | null = null;
 
-  private constructor(opened: OpenDevice, options: WebGpuOptions) {
-    const { device, description, caps } = opened;
-    this.device = device;
-    this.description = description;
-    this.caps = caps;
-    this.poison = options.poison ?? false;
+  private constructor(
+    readonly device: GPUDevice,
+    readonly description: string,
+    readonly caps: GpuCaps,
+    private readonly poison: boolean,
+  ) {
     this.pipelines = new Pipelines(device);
     const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
     this.pool = new BufferPool(device, limit, () => this.flush());
@@ -97,8 +93,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
    * @param gpu `navigator.gpu` in a browser, Dawn's in Node
    * @throws DeviceError when there is no adapter
    */
-  static async create(gpu: GPU | undefined, options: WebGpuOptions = {}): Promise<WebGpuBackend> {
-    return new WebGpuBackend(await openDevice(gpu), options);
+  static async create(gpu: GPU | undefined, { poison = false }: WebGpuOptions = {}): Promise<WebGpuBackend> {
+    const { device, description, caps } = await openDevice(gpu);
+    return new WebGpuBackend(device, description, caps, poison);
   }
 
   /**
@@ -244,8 +241,8 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   }
 
   /**
-   * @throws KernelError naming the op where the device has refused its shader, or that of an input which for that reason
-   * was not computed. What the device says later, the next `read` or `sync` throws, once.
+   * @throws KernelError naming the op where the device has refused its shader, or that of an input which for that
+   * reason was not computed. What the device says later, the next `read` or `sync` throws, once.
    */
   dispatch(plan: GpuPlan, operands: readonly (GpuBuffer | undefined)[]): void {
     this.check();
