@@ -165,22 +165,6 @@ fn sum_sources(t: u32) {
   }
 }
 
-fn advance_grad(t: u32) {
-  let shrink = exp(cum[STEPS - 1u]);
-  for (var e = t; e < PV * NV; e += WG) {
-    let p = e / NV;
-    let n = e % NV;
-    var g: array<vec4<f32>, 4>;
-    for (var q = 0u; q < 4u; q++) { g[q] = grad[(p + q * PV) * N_STRIDE + n] * shrink; }
-    for (var i = 0u; i < STEPS; i++) {
-      let dy = dy_tile[i * P_STRIDE + p] * exp(cum[i]);
-      let c = c_tile[i * N_STRIDE + n];
-      for (var q = 0u; q < 4u; q++) { g[q] += dy[q] * c; }
-    }
-    for (var q = 0u; q < 4u; q++) { grad[(p + q * PV) * N_STRIDE + n] = g[q]; }
-  }
-}
-
 fn kernel(index: u32, t: u32) {
   if (index >= params.total) { return; }
   let at = place_of(index);
@@ -202,7 +186,7 @@ fn kernel(index: u32, t: u32) {
     through_parts[t] = through;
     workgroupBarrier();
     sum_sources(t);
-    advance_grad(t);
+    advance(t);
     workgroupBarrier();
     if (t < STEPS && l0 + t < at.last) {
       var flow = 0.0;

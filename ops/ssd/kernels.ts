@@ -131,7 +131,7 @@ const SPANS = {
 } as const;
 
 /** WGSL of `load_NAME(at, i, e)`, 0 past the end, or `store_NAME(at, i, e, value)`, of the bindings NAMEs. */
-function fours(access: 'load' | 'store', names: Readonly<Record<string, keyof typeof SPANS>>, wide: readonly string[]): string {
+function fours(access: 'load' | 'store', names: Record<string, keyof typeof SPANS>, wide: readonly string[]): string {
   const functions = Object.entries(names).map(([name, along]) => {
     const span = SPANS[along];
     const move = (value: string, i: string) =>
@@ -152,6 +152,25 @@ function fours(access: 'load' | 'store', names: Readonly<Record<string, keyof ty
   });
   return functions.join('\n');
 }
+
+/** WGSL of `advance(t)`: what is carried over a tile shrinks by it, and of each token j takes in weight · x ⊗ b. */
+const advance = (carried: string, x: string, weight: string, b: string): string => /* wgsl */ `
+fn advance(t: u32) {
+  let shrink = exp(cum[STEPS - 1u]);
+  for (var e = t; e < PV * NV; e += WG) {
+    let p = e / NV;
+    let n = e % NV;
+    var s: array<vec4<f32>, 4>;
+    for (var q = 0u; q < 4u; q++) { s[q] = ${carried}[(p + q * PV) * N_STRIDE + n] * shrink; }
+    for (var j = 0u; j < STEPS; j++) {
+      let x = ${x}[j * P_STRIDE + p] * ${weight};
+      let b = ${b}[j * N_STRIDE + n];
+      for (var q = 0u; q < 4u; q++) { s[q] += x[q] * b; }
+    }
+    for (var q = 0u; q < 4u; q++) { ${carried}[(p + q * PV) * N_STRIDE + n] = s[q]; }
+  }
+}
+`;
 
 /** The bindings of rows along n that are accessed by fours. */
 const wideAlong = ({ n }: SsdSizes, ...names: string[]) => (n % 4 === 0 ? names : []);
@@ -174,7 +193,7 @@ export function walk(task: Task, walked: Walked, reverse = false): Launch {
     code: () => {
       const loads = fours('load', { x: 'token', b: 'group', c: 'group', start: 'state' }, wide);
       const stores = fours('store', { y: 'token', end: 'state', tile: 'state' }, wide);
-      return [commonCode, loads, stores, walkCode].join('\n');
+      return [commonCode, loads, stores, advance('state', 'x_tile', 'weight[j]', 'b_tile'), walkCode].join('\n');
     },
   };
   return launchKernel(kernel, device);
@@ -260,26 +279,26 @@ type Made = readonly { readonly name: string; readonly slot: Slot; readonly from
 function launchGrad(task: Task, reads: Record<string, Slot | undefined>, made: Made, packed: Slot | undefined): Launch {
   const { s, cut, device } = task;
   const tiled = cut.lanes === 0;
-  const separate = Object.fromEntries(made.map(({ name, slot }) => [name, slot]));
+  const separate: Record<string, Slot | undefined> = Object.fromEntries(made.map(({ name, slot }) => [name, slot]));
   const wide = tiled ? wideAlong(s, 'bs', 'cs', 'states', 'ends', ...(packed ? [] : ['dbs', 'dcs', 'firsts'])) : [];
   const own = kernelOf(task);
   const kernel = {
     ...own,
     key: `ssd backward ${tiled} ${own.key} ${Object.keys(separate)}`,
     reads,
-    writes: packed ? { grads: packed } : { ...separate, firsts: separate.firsts },
+    writes: { ...(packed ? { grads: packed } : separate), ...(!separate.firsts && { firsts: undefined }) },
     wide: ['steps', ...wide],
     params: { ...own.params, ...(packed && Object.fromEntries(made.map(({ name, from }) => [`from_${name}`, from]))) },
     constants: { ...own.constants, WANT_Y: 1, N: s.n },
     code: () => {
-      const into = made.map(({ name }) => `fn store_${name}(i: u32, v: f32) { store_grads(params.from_${name} + i, v); }\n`);
-      const noFirsts = separate.firsts ? '' : 'fn store_firsts(i: u32, v: f32) {}\n';
-      const stores = packed ? [...into, noFirsts].join('') : '';
+      const into = (name: string) => `fn store_${name}(i: u32, v: f32) { store_grads(params.from_${name} + i, v); }`;
+      const stores = packed ? made.map(({ name }) => into(name)).join('\n') : '';
       if (!tiled) return stores + putSums + rowsBackwardCode;
       const loads = { x: 'token', b: 'group', c: 'group', dy: 'token', state: 'state', end: 'state' } as const;
       const loading = fours('load', loads, wide);
       const storing = fours('store', { dx: 'token', db: 'part', dc: 'part', first: 'state' }, wide);
-      return [stores, putSums, commonCode, loading, storing, backwardCode].join('\n');
+      const advancing = advance('grad', 'dy_tile', 'exp(cum[j])', 'c_tile');
+      return [stores, putSums, commonCode, loading, storing, advancing, backwardCode].join('\n');
     },
   };
   return launchKernel(kernel, device);

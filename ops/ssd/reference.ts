@@ -47,7 +47,13 @@ function statesOf({ x, B, initialState }: Inputs, s: SsdSizes, at: Head): Float6
 /**
  * S_t = exp(dt_t A) S_{t−1} + dt_t x_t ⊗ B_t, y_t = S_t C_t + D x_t, token by token; `final` may be the initial state.
  */
-export function scanReference(inputs: Inputs, y: HostArg, final: HostArg, s = ssdSizes(inputs), own = layoutsOf(s)): void {
+export function scanReference(
+  inputs: Inputs,
+  y: HostArg,
+  final: HostArg,
+  s = ssdSizes(inputs),
+  own = layoutsOf(s),
+): void {
   const { x, C, D } = inputs;
   const plane = s.p * s.n;
   forEachHead(inputs, s, own, (at) => {

@@ -3,16 +3,6 @@
 // starts and what ends may be the same tensor: a thread reads its elements before it writes them.
 var<workgroup> parts: array<f32, WG>;
 
-fn x_at(token: u32, head: u32, p: u32) -> f32 {
-  return load_xs(token * params.x_row + params.x_from + head / params.x_share * params.p + p);
-}
-fn b_at(token: u32, head: u32, n: u32) -> f32 {
-  return load_bs(token * params.B_row + params.B_from + head / params.B_share * params.n + n);
-}
-fn c_at(token: u32, head: u32, n: u32) -> f32 {
-  return load_cs(token * params.C_row + params.C_from + head / params.C_share * params.n + n);
-}
-
 fn kernel(group: u32, local: u32) {
   let index = group * (WG / LANES) + local / LANES;
   let lane = local % LANES;
@@ -29,7 +19,9 @@ fn kernel(group: u32, local: u32) {
   for (var l = 0u; l < params.length; l++) {
     let token = batch * params.length + l;
     let step = step_at(token, head);
-    let x = x_at(token, head, p);
+    let x = load_xs(token * params.x_row + params.x_from + head / params.x_share * params.p + p);
+    let b_row = token * params.B_row + params.B_from + head / params.B_share * params.n;
+    let c_row = token * params.C_row + params.C_from + head / params.C_share * params.n;
     let decay = exp(step.x * step.y);
     var sum = 0.0;
     for (var k = 0u; k < each(); k++) {
@@ -38,8 +30,8 @@ fn kernel(group: u32, local: u32) {
         if (WANT_TILES == 1u && active_row) {
           store_tiles(((row / params.p * params.length + l) * params.p + p) * params.n + n, s[k]);
         }
-        s[k] = decay * s[k] + step.x * x * b_at(token, head, n);
-        if (WANT_Y == 1u) { sum += s[k] * c_at(token, head, n); }
+        s[k] = decay * s[k] + step.x * x * load_bs(b_row + n);
+        if (WANT_Y == 1u) { sum += s[k] * load_cs(c_row + n); }
       }
     }
     if (WANT_Y == 1u) {

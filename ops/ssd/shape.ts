@@ -32,7 +32,7 @@ export function scanFlops(operands: { readonly x: Spec; readonly B: Spec }, each
   return each * batch * length * heads * p * n;
 }
 
-/** Where an operand's values lie: elements between tokens, where they begin, and how many heads share what they read. */
+/** Where an operand's values lie: elements between tokens, where they begin, and how many heads share what is read. */
 export interface Layout {
   readonly row: number;
   readonly from: number;
@@ -52,18 +52,19 @@ const MAX_STATE = 256;
 /** @throws ShapeError, DTypeError or ArgumentError naming the argument */
 export function checkSsd(inputs: SsdInputs<Spec>, { chunkSize }: SsdAttrs): SsdSizes {
   const { initialState, ...floats } = inputs;
+  const { x, B } = inputs;
   expectFloats('ssd_scan', floats);
   if (initialState) expectDType('ssd_scan', 'initialState', initialState.dtype, 'f32');
-  expectRank('ssd_scan', 'x', inputs.x, 4);
-  expectRank('ssd_scan', 'B', inputs.B, 4);
+  expectRank('ssd_scan', 'x', x, 4);
+  expectRank('ssd_scan', 'B', B, 4);
   const s = ssdSizes(inputs);
   const { batch, length, heads, p, groups, n } = s;
   if (length < 1 || heads < 1 || p < 1) {
-    throw new ShapeError(`ssd_scan: x has shape ${show(inputs.x.shape)}, expected at least one token, head and channel`);
+    throw new ShapeError(`ssd_scan: x has shape ${show(x.shape)}, expected at least one token, head and channel`);
   }
   if (heads % groups !== 0 || n < 1 || n > MAX_STATE) {
     throw new ShapeError(
-      `ssd_scan: B has shape ${show(inputs.B.shape)}, expected groups that divide the ${heads} heads of x ` +
+      `ssd_scan: B has shape ${show(B.shape)}, expected groups that divide the ${heads} heads of x ` +
         `and N from 1 to ${MAX_STATE}`,
     );
   }

@@ -80,8 +80,8 @@ const step = defineOp({
     const own = layouts({ x, dt, B, C, A_log, D, dt_bias, state }, ranges);
     const begin = (slot: Slot, { from }: Range) => at(slot, 4 * from);
     const token = [begin(x, ranges.x), begin(dt, ranges.dt), begin(B, ranges.B), begin(C, ranges.C)] as const;
-    const rows = [own.x.row, own.dt.row, own.B.row, own.C.row] as const;
-    k.ssd_step(...token, A_log, D, dt_bias, state, y, batch, heads, p, n, ...rows, own.x.share, own.B.share, own.C.share);
+    const layout = [own.x.row, own.dt.row, own.B.row, own.C.row, own.x.share, own.B.share, own.C.share] as const;
+    k.ssd_step(...token, A_log, D, dt_bias, state, y, batch, heads, p, n, ...layout);
     return true;
   },
   mutates: ['state'],
@@ -90,14 +90,14 @@ const step = defineOp({
 
 /**
  * One token of `ssdScan`, in place: `state` (B, H, P, N) f32 becomes the state after the token, and nothing but y is
- * allocated. Not recorded: it has no gradient. Besides whole tensors it takes channels of wider ones for x, dt, B and C,
- * and x, B and C of any numbers of heads that divide H, which neighbouring heads share.
+ * allocated. Not recorded: it has no gradient. Besides whole tensors it takes channels of wider ones for x, dt, B and
+ * C, and x, B and C of any numbers of heads that divide H, which neighbouring heads share.
  * @returns y (B, 1, H, P), of x's dtype
  */
 export function ssdStep_(state: Tensor, token: SsdInputTensors<Tensor | Channels>): Tensor {
-  const ranged = TOKEN.map((name) => [name, rangeOf('ssd_step', name, token[name])] as const);
-  const tensors = Object.fromEntries(ranged.map(([name, { tensor }]) => [name, tensor])) as Record<keyof Ranges, Tensor>;
-  const ranges = Object.fromEntries(ranged.map(([name, { range }]) => [name, range])) as unknown as Ranges;
+  const [x, dt, B, C] = TOKEN.map((name) => rangeOf('ssd_step', name, token[name]));
+  const tensors = { x: x.tensor, dt: dt.tensor, B: B.tensor, C: C.tensor };
+  const ranges = { x: x.range, dt: dt.range, B: B.range, C: C.range };
   const { A_log, D, dt_bias } = token;
   return apply(step, { ...tensors, A_log, D, dt_bias, state }, ranges).y;
 }

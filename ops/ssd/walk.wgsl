@@ -64,20 +64,8 @@ fn kernel(index: u32, t: u32) {
       }
     }
     workgroupBarrier();
-    let shrink = exp(cum[STEPS - 1u]);
     decay += cum[STEPS - 1u];
-    for (var e = t; e < PV * NV; e += WG) {
-      let p = e / NV;
-      let n = e % NV;
-      var s: array<vec4<f32>, 4>;
-      for (var q = 0u; q < 4u; q++) { s[q] = state[(p + q * PV) * N_STRIDE + n] * shrink; }
-      for (var j = 0u; j < STEPS; j++) {
-        let x = x_tile[j * P_STRIDE + p] * weight[j];
-        let b = b_tile[j * N_STRIDE + n];
-        for (var q = 0u; q < 4u; q++) { s[q] += x[q] * b; }
-      }
-      for (var q = 0u; q < 4u; q++) { state[(p + q * PV) * N_STRIDE + n] = s[q]; }
-    }
+    advance(t);
   }
   workgroupBarrier();
   if (WANT_END == 1u) {
