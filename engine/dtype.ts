@@ -1,5 +1,6 @@
 import { type Access, BFLOAT, BLOCK4, BLOCK8, HALF, HALF_IN_WORDS, plain } from './access.ts';
 import { shown } from './arguments.ts';
+import type { Spec } from './backend.ts';
 import { BLOCK, INT4, INT8 } from './blocks.ts';
 import { ArgumentError, DTypeError, ShapeError } from './errors.ts';
 import { fromBfloat, fromBfloats, fromHalf, fromHalves, toBfloat, toHalf } from './half.ts';
@@ -125,15 +126,15 @@ export function isBlock(dtype: DType): boolean {
 }
 
 /** @throws ShapeError for sizes that the dtype cannot have, DTypeError for an unknown dtype */
-export function expectSpec({ shape, dtype }: { readonly shape: readonly number[]; readonly dtype: DType }): void {
+export function expectSpec({ shape, dtype }: Spec): void {
   for (const d of shape) {
-    if (!(Number.isInteger(d) && d >= 0)) {
-      throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
-    }
+    if (Number.isInteger(d) && d >= 0) continue;
+    throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
   }
   if (!Object.hasOwn(FORMATS, dtype)) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
   if (isBlock(dtype) && (shape.at(-1) ?? 0) % BLOCK !== 0) {
-    throw new ShapeError(`a tensor of ${dtype} needs a last dimension that ${BLOCK} divides, got [${shape.join(', ')}]`);
+    const given = `[${shape.join(', ')}]`;
+    throw new ShapeError(`a tensor of ${dtype} needs a last dimension that ${BLOCK} divides, got ${given}`);
   }
 }
 

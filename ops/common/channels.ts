@@ -37,5 +37,6 @@ export function rowSize({ shape }: Spec): number {
 /** @throws ShapeError unless the operand holds one token of each of the batch's sequences */
 export function expectOneToken(op: string, name: string, { shape }: Spec, batch: number): void {
   if (shape.length >= 2 && shape[0] === batch && shape[1] === 1) return;
-  throw new ShapeError(`${op}: ${name} has shape ${show(shape)}, expected one token of each sequence, [${batch}, 1, …]`);
+  const expected = `one token of each sequence, [${batch}, 1, …]`;
+  throw new ShapeError(`${op}: ${name} has shape ${show(shape)}, expected ${expected}`);
 }

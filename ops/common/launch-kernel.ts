@@ -10,7 +10,7 @@ type Operands = Readonly<Record<string, Slot | undefined>>;
 
 /** A kernel that reads and writes by `load_NAME(i)` and `store_NAME(i, v)`; no NAME is i or v. */
 export interface Kernel {
-  /** With the names and formats of the operands it tells kernels apart: everything else that changes the code is in it. */
+  /** With the operands' names and formats it tells kernels apart: everything else that changes the code is in it. */
   readonly key: string;
   /** Those that are undefined are left out: what is loaded from them is 0, and what is stored to them is dropped. */
   readonly reads: Operands;
@@ -36,31 +36,34 @@ interface Device {
 /** One dispatch of a kernel on operands in whatever formats they are stored. */
 export function launchKernel(kernel: Kernel, { caps }: Device): Launch {
   const { key, reads, writes, wide = [], params = {}, constants, workgroup, code, grid } = kernel;
-  const present = (operands: Operands) => Object.entries(operands).filter((entry): entry is [string, Slot] => !!entry[1]);
-  const [read, written] = [present(reads), present(writes)];
-  const scalars = Object.entries(params).map(([name, p]) => [name, ...(typeof p === 'number' ? (['u32', p] as const) : p)] as const);
-  const accessorOf = (name: string, { dtype }: Slot) =>
-    accessor(accessOf(dtype, caps), wide.includes(name) ? 'four' : 'one');
-  const bindings = (operands: readonly [string, Slot][]) =>
-    Object.fromEntries(operands.map(([name, slot]) => [name, accessorOf(name, slot)]));
-  const formats = [...read, ...written].map(([name, slot]) => `${name}=${accessorOf(name, slot).key}`);
-  const absent = Object.entries({ ...reads, ...writes }).flatMap(([name, slot]) => (slot ? [] : [name]));
+  const bindings = (operands: Operands) =>
+    Object.entries(operands).flatMap(([name, slot]) =>
+      slot ? [[name, accessor(accessOf(slot.dtype, caps), wide.includes(name) ? 'four' : 'one')] as const] : [],
+    );
+  const [read, written] = [bindings(reads), bindings(writes)];
+  const all = Object.entries({ ...reads, ...writes });
+  const scalars = Object.entries(params).map(([name, param]) => {
+    const [type, value] = typeof param === 'number' ? (['u32', param] as const) : param;
+    return { name, type, value };
+  });
   return {
-    shader: shader(`${key} ${formats}`, () => ({
-      reads: bindings(read),
-      writes: bindings(written),
-      params: Object.fromEntries(scalars),
+    shader: shader(`${key} ${[...read, ...written].map(([name, access]) => `${name}=${access.key}`)}`, () => ({
+      reads: Object.fromEntries(read),
+      writes: Object.fromEntries(written),
+      params: Object.fromEntries(scalars.map(({ name, type }) => [name, type])),
       constants,
       workgroup,
-      code: linked(absent.map((name) => nothing(name, wide.includes(name) ? 'vec4<f32>' : 'f32')).join('') + code()),
+      code: linked([...all.map(([name, slot]) => (slot ? '' : nothing(name, wide.includes(name)))), code()].join('')),
     })),
-    args: [...read, ...written].map(([, slot]) => slot),
-    params: scalars.map(([, , value]) => value),
+    args: all.flatMap(([, slot]) => slot ?? []),
+    params: scalars.map(({ value }) => value),
     grid,
   };
 }
 
-function nothing(name: string, type: string): string {
+/** What stands in for an operand that is left out. */
+function nothing(name: string, wide: boolean): string {
+  const type = wide ? 'vec4<f32>' : 'f32';
   return `fn load_${name}(i: u32) -> ${type} { return ${type}(); }\nfn store_${name}(i: u32, v: ${type}) {}\n`;
 }
 

@@ -11,7 +11,7 @@ function lanesFor(columns: number): number {
   return lanes;
 }
 
-/** WGSL of `name(value, local)`: what the values of a row's lanes make together, two at a time, a and b, by a fixed tree. */
+/** WGSL of `name(value, local)`: what the values of a row's lanes make together, a and b at a time, by a fixed tree. */
 export const rowFold = (name: string, type: string, join = 'a + b'): string => /* wgsl */ `
 var<workgroup> lanes_${name}: array<${type}, WG>;
 fn ${name}(value: ${type}, local: u32) -> ${type} {
@@ -36,9 +36,9 @@ fn row_sum(value: f32, local: u32) -> f32 { return row_sum2(vec2<f32>(value, 0.0
 `;
 
 /**
- * A kernel that gives each of some rows several invocations. Its body sees the `row`, which may be past the last one, so
- * that all take part in `row_sum` and `row_sum2`; the invocation's place, `lane`, among the LANES of the row; and `base`,
- * where the row's elements begin.
+ * A kernel that gives each of some rows several invocations. Its body sees the `row`, which may be past the last one,
+ * so that all take part in `row_sum` and `row_sum2`; the invocation's place, `lane`, among the LANES of the row; and
+ * `base`, where the row's elements begin.
  */
 export function launchRows(rows: number, columns: number, kernel: KernelBody, device: GpuPlanner): Launch {
   const lanes = lanesFor(columns);

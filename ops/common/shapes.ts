@@ -22,7 +22,8 @@ export function broadcastShapes(op: string, a: readonly number[], b: readonly nu
     const [x = 1, y = 1] = [a[a.length - rank + i], b[b.length - rank + i]];
     if (x === y || x === 1) return y;
     if (y === 1) return x;
-    throw new ShapeError(`${op}: shapes ${show(a)} and ${show(b)} do not broadcast: ${x} against ${y} in dim ${i - rank}`);
+    const where = `${x} against ${y} in dim ${i - rank}`;
+    throw new ShapeError(`${op}: shapes ${show(a)} and ${show(b)} do not broadcast: ${where}`);
   });
 }
 
