@@ -51,7 +51,9 @@ function bufferOn(device: Backend, op: string, input: Tensor): unknown {
     throw new ArgumentError(`${op}: ${shown(input)} was given, expected a tensor; make one with fromData()`);
   }
   const { buffer, backend } = input;
-  if (backend !== device) throw new ArgumentError(`${op}: ${input} is on ${backend.kind}, the others on ${device.kind}`);
+  if (backend !== device) {
+    throw new ArgumentError(`${op}: ${input} is on ${backend.kind}, the others on ${device.kind}`);
+  }
   noteUse(input);
   return buffer;
 }

@@ -53,8 +53,8 @@ export interface Backend<B = unknown, P = unknown> {
   allocTogether?(parts: readonly { readonly size: number; readonly dtype: DType }[]): B[] | null;
   /**
    * Overwrites all of a buffer or, with `start`, a piece from that item on. Items are elements, in block formats words.
-   * @throws ArgumentError for data of another type (f64 goes for f32) or size; pieces of 16-bit formats begin and end at
-   * even items, or at the end
+   * @throws ArgumentError for data of another type (f64 goes for f32) or size; pieces of 16-bit formats begin and end
+   * at even items, or at the end
    */
   write(buffer: B, data: HostArray, start?: number): void;
   /** Overwrites all of several buffers, in one transfer where they were allocated together. @throws as `write` */

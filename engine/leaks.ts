@@ -66,8 +66,9 @@ export async function leakReport(body: () => void | Promise<void>): Promise<stri
     .map(([place, { count, bytes, example }]) => `${count} live, ${bytes} bytes, such as ${example}, made ${place}`);
 }
 
+const MAKERS = '_?Tensor|noteMade|empty|fromData(?:Together)?|apply|detach|alias';
 /** What makes every tensor, by the names in frames: a bundler may put a `_` before a class and a number after. */
-const OWN = /^(?:at )?(?:new )?(?:_?Tensor\d*\.)?(?:_?Tensor|noteMade|empty|fromData(?:Together)?|apply|detach|alias)\d*(?: \(|@)/;
+const OWN = new RegExp(`^(?:at )?(?:new )?(?:_?Tensor\\d*\\.)?(?:${MAKERS})\\d*(?: \\(|@)`);
 
 /** The innermost frames outside the engine's own constructors. */
 function placeOf(stack: string): string {

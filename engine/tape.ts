@@ -246,7 +246,8 @@ function expectAlike(what: () => string, grad: Spec, of: Spec): void {
   if (of.shape.length !== grad.shape.length || of.shape.some((d, i) => d !== grad.shape[i])) {
     throw new ShapeError(`${what()} a gradient of shape [${grad.shape.join(', ')}], expected [${of.shape.join(', ')}]`);
   }
-  if (of.dtype !== grad.dtype) throw new DTypeError(`${what()} a gradient of dtype ${grad.dtype}, expected ${of.dtype}`);
+  if (of.dtype === grad.dtype) return;
+  throw new DTypeError(`${what()} a gradient of dtype ${grad.dtype}, expected ${of.dtype}`);
 }
 
 function addToLeaf(leaf: Tensor, grad: Tensor, arithmetic: Arithmetic): void {

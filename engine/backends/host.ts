@@ -21,7 +21,7 @@ export interface Extent {
   readonly dtype: DType;
 }
 
-/** @throws ArgumentError unless `data` is all that a buffer holds, or a piece from `start` on, as `Backend.write` has it */
+/** @throws ArgumentError unless `data` is all of a buffer, or a piece from `start` on, as `Backend.write` has it */
 export function expectFits(buffer: Extent, data: HostArray, start?: number): void {
   const type = hostArrayType(buffer.dtype);
   const items = hostItems(buffer.dtype, buffer.size);
@@ -30,10 +30,12 @@ export function expectFits(buffer: Extent, data: HostArray, start?: number): voi
   const whole = type === Uint16Array ? (at: number) => at % 2 === 0 || at === items : () => true;
   const fits = start === undefined ? end === items : start >= 0 && end <= items && whole(start) && whole(end);
   if (typed && fits) return;
-  const piece = type === Uint16Array ? `a piece of ${type.name} with an even number of items` : `a piece of ${type.name}`;
+  const even = type === Uint16Array ? ' with an even number of items' : '';
+  const [from, expected] =
+    start === undefined ? ['', type.name] : [` from item ${start} on`, `a piece of ${type.name}${even}`];
   throw new ArgumentError(
-    `write: ${data.constructor.name} of ${data.length}${start === undefined ? '' : ` from item ${start} on`} for a ` +
-      `buffer of ${buffer.size} ${buffer.dtype}, expected ${start === undefined ? type.name : piece} of ${items}`,
+    `write: ${data.constructor.name} of ${data.length}${from} for a buffer of ${buffer.size} ${buffer.dtype}, ` +
+      `expected ${expected} of ${items}`,
   );
 }
 

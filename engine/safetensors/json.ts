@@ -139,7 +139,9 @@ export class JsonScanner {
   /** Throws for what comes next. */
   private refuse(what: string, expected: string): never {
     const byte = this.bytes[this.position];
-    const shown = byte > 0x20 && byte < 0x7f ? `'${String.fromCharCode(byte)}'` : `byte 0x${byte?.toString(16).padStart(2, '0')}`;
-    this.fail(this.position, `${what}: found ${byte === undefined ? 'the end' : shown}, expected ${expected}`);
+    let found = 'the end';
+    if (byte > 0x20 && byte < 0x7f) found = `'${String.fromCharCode(byte)}'`;
+    else if (byte !== undefined) found = `byte 0x${byte.toString(16).padStart(2, '0')}`;
+    this.fail(this.position, `${what}: found ${found}, expected ${expected}`);
   }
 }

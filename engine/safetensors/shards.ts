@@ -32,7 +32,7 @@ export function parseIndex(file: string, bytes: Uint8Array): Map<string, string>
     });
   });
   if (scan.peek() !== -1) scan.fail(scan.position, 'something follows the index, expected the end');
-  if (!found) throw new CheckpointError(`${file}: weight_map is missing, expected tensor names and their shards`);
-  if (index.size === 0) throw new CheckpointError(`${file}: weight_map is empty, expected tensor names and their shards`);
-  return index;
+  if (index.size > 0) return index;
+  const fault = found ? 'empty' : 'missing';
+  throw new CheckpointError(`${file}: weight_map is ${fault}, expected tensor names and their shards`);
 }

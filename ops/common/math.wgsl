@@ -16,8 +16,8 @@ fn share(x: f32, other: f32, dy: f32) -> f32 {
 fn log_of_one_plus(d: f32) -> f32 {
   let s = d / (2.0 + d);
   let z = s * s;
-  let p = 1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * (1.0 / 11.0 + z * (1.0 / 13.0 + z / 15.0)))));
-  return 2.0 * (s + s * z * p);
+  let far = 1.0 / 9.0 + z * (1.0 / 11.0 + z * (1.0 / 13.0 + z / 15.0));
+  return 2.0 * (s + s * z * (1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * far))));
 }
 fn log_(x: f32) -> f32 {
   if (x > 0.7 && x < 1.5) { return log_of_one_plus(x - 1.0); }
@@ -37,7 +37,8 @@ fn expm1_(x: f32) -> f32 {
 // zero, Numerical Recipes' erfcc (relative error 1.2e-7 everywhere) beyond.
 fn erf_near(x: f32) -> f32 {
   let s = x * x;
-  return x * (1.1283792 + s * (-0.37612638 + s * (0.11283792 + s * (-0.026866171 + s * (0.0052239776 - s * 0.00085483270)))));
+  let p = 0.11283792 + s * (-0.026866171 + s * (0.0052239776 - s * 0.00085483270));
+  return x * (1.1283792 + s * (-0.37612638 + s * p));
 }
 fn erfc_(a: f32) -> f32 {
   let t = 1.0 / (1.0 + 0.5 * a);
@@ -84,8 +85,8 @@ fn dgelu_tanh(x: f32) -> f32 {
 }
 
 // WGSL stops at the largest float below an integer type's bound, and leaves open what becomes of NaN.
-fn to_i32(value: f32) -> i32 { return select(select(i32(value), 0x7fffffff, value >= 2147483648.0), 0, is_nan(value)); }
-fn to_u32(value: f32) -> u32 { return select(select(u32(value), 0xffffffffu, value >= 4294967296.0), 0u, is_nan(value)); }
+fn to_i32(value: f32) -> i32 { return select(select(i32(value), 0x7fffffff, value >= 0x1p31), 0, is_nan(value)); }
+fn to_u32(value: f32) -> u32 { return select(select(u32(value), 0xffffffffu, value >= 0x1p32), 0u, is_nan(value)); }
 
 // x / y, of which devices may make 0 where y is beyond 2¹²⁶.
 fn ratio_of(x: f32, y: f32) -> f32 {

@@ -3,7 +3,7 @@
 // of 1/2π that matter at its exponent gives the fraction of a turn exactly. Polynomials of Cephes (sinf.c).
 
 // 1/2π to 224 bits, what the largest f32 needs: bit i of word k is worth 2^(−1 − 32k − i) from the top.
-const TURNS = array<u32, 8>(0x28be60dbu, 0x9391054au, 0x7f09d5f4u, 0x7d4d3770u, 0x36d8a566u, 0x4f10e410u, 0x7f9458eau, 0u);
+const TURNS = array(0x28be60dbu, 0x9391054au, 0x7f09d5f4u, 0x7d4d3770u, 0x36d8a566u, 0x4f10e410u, 0x7f9458eau, 0u);
 
 // The upper 32 bits of a·b.
 fn high_word(a: u32, b: u32) -> u32 {

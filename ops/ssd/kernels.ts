@@ -118,7 +118,7 @@ function kernelOf({ s, cut }: Task) {
   };
 }
 
-/** What a vec4 is part of, in WGSL: whether it is there, the row it lies in, and its place among the vec4 of the row. */
+/** What a vec4 is part of, in WGSL: whether it is there, the row it lies in, and its place among the row's vec4. */
 const SPANS = {
   /** The i-th of the states, of which e counts the vec4 of the block. */
   state: { inside: 'row_of(at, e / NV) < params.p', row: 'i * params.p + row_of(at, e / NV)', place: 'e % NV' },

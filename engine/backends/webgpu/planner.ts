@@ -7,7 +7,7 @@ import { convert } from './convert.ts';
 import { type GpuCaps, type GpuPlanner, type Launch, MAX_GRID, type Shader } from './launch.ts';
 
 /**
- * The launches that a call comes to, and the bytes of each scratch buffer, whose slots come after those of the operands.
+ * The launches of a call, and the bytes of each scratch buffer, whose slots come after those of the operands.
  * @throws KernelError naming the op where it cannot be launched
  */
 export function planLaunches(call: Call, caps: GpuCaps): { launches: readonly Launch[]; scratch: readonly number[] } {

@@ -251,7 +251,9 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       for (const bytes of plan.scratch) buffers.push(this.take(bytes));
       for (const operand of operands) if (operand?.failure) throw operand.failure;
       if (plan.op.mutates.length > 0) {
-        for (const { shader, slots } of plan.launches) expectApart(plan.name, shader, slots.map((i) => buffers[i]!.whole));
+        for (const { shader, slots } of plan.launches) {
+          expectApart(plan.name, shader, slots.map((i) => buffers[i]!.whole));
+        }
       }
       let passed = true;
       for (const shader of plan.shaders) passed = this.pipelines.passed(shader) && passed;
