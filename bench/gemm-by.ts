@@ -15,7 +15,7 @@ export function productBy(launches: (g: GpuProduct, device: GpuPlanner) => reado
     name: 'product',
     inputs: ['a', 'b', 'bias?', 'addend?'],
     outputs: ['c'],
-    asStored: { webgpu: ['a', 'b', 'bias', 'addend', 'c'] },
+    asStored: { webgpu: ['c'] },
     shape: (_, { batch, M, N, dtype }: ProductAttrs) => ({ c: spec([...batch, M, N], dtype) }),
     reference: ({ a, b, bias, addend }, { c }, g) => productOnHost(g, a, b, bias, c, addend),
     webgpu: (inputs, outputs, g, device) => launches(gpuProduct(g, { ...inputs, ...outputs }, device.caps), device),

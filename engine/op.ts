@@ -61,8 +61,9 @@ export interface OpDefinition<A, I extends string, O extends string, S extends s
   /** Names of the inputs that the op writes to (optimisers, caches): backward may not read what they were. */
   readonly mutates?: readonly Bare<I>[];
   /**
-   * Names of the operands that the kernels of a backend access in whatever format they are stored. Those not named come
-   * to them as f32 where they are stored in 16 bits or in blocks: in scratch, converted before and after.
+   * Names of the operands that the kernels of a backend access in whatever format they are stored, as those on WebGPU do
+   * all inputs that they only read. Others come to them as f32 where they are stored in 16 bits or in blocks: in
+   * scratch, converted before and after.
    */
   readonly asStored?: { readonly [B in 'webgpu' | 'wasm']?: readonly (Bare<I> | Bare<O>)[] };
 }

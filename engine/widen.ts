@@ -16,10 +16,12 @@ export function widen(
   const place = (slot: Slot | undefined): Slot | undefined => {
     if (!slot || isPlain(slot.dtype)) return slot;
     const made = slot.slot - inputs.length;
+    const written = made >= 0 || op.mutates.includes(slot.slot);
+    if (kind === 'webgpu' && !written) return slot;
     if (op.asStored?.[kind]?.includes(made < 0 ? op.takes.nameOf(slot.slot) : op.gives.nameOf(made))) return slot;
     const wide = scratch(slot.shape);
     if (made < 0) before.push([slot, wide]);
-    if (made >= 0 || op.mutates.includes(slot.slot)) after.push([wide, slot]);
+    if (written) after.push([wide, slot]);
     return wide;
   };
   return { inputs: inputs.map(place), outputs: outputs.map(place), before, after };

@@ -1,5 +1,6 @@
 import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectWhole } from '../../engine/arguments.ts';
+import { elements } from '../../engine/backend.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
@@ -45,6 +46,8 @@ const attentionStepOp = /* @__PURE__ */ defineOp({
     expectFinite(OP, 'scale', scale, Number.MIN_VALUE);
     return { o: spec(q.shape) };
   },
+  // As if the caches were full: how far they are is data.
+  flops: ({ q, keys }) => 4 * elements(q.shape) * keys.shape[1],
   reference({ q, k, v, keys, values, first, end }, { o }, attrs) {
     const turned = (x: HostArg): HostArg => {
       const y = { ...x, data: x.data.slice() };

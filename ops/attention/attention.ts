@@ -112,7 +112,6 @@ export const attentionOp = defineOp({
       }
     });
   },
-  asStored: { webgpu: ['q', 'k', 'v'] },
   webgpu: (inputs, outputs, attrs, device) => forwardLaunches(inputs, outputs, attrs, device),
   wasm({ q, k, v, mask, keyCount }, { o, stats }, attrs, { k: kernels, sizes, scratch }) {
     if (!(attrs.scale > 0)) return false;
@@ -156,7 +155,6 @@ const attentionBackward = defineOp({
       }
     });
   },
-  asStored: { webgpu: ['q', 'k', 'v', 'o', 'grad'] },
   webgpu: (inputs, outputs, attrs, device) => backwardLaunches(inputs, outputs, attrs, device),
   wasm({ q, k, v, o, stats, grad, mask }, { dq, dk, dv }, attrs, { k: kernels, sizes, scratch }) {
     if (!(attrs.scale > 0) || q.size === 0) return false;

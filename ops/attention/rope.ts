@@ -147,7 +147,6 @@ export const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
       for (let j = rotaryDim; j < dim; j++) y.data[row * dim + j] = x.data[row * dim + j];
     }
   },
-  asStored: { webgpu: ['x'] },
   webgpu({ x, start }, { y }, { rotaryDim, theta, offset, layout, inverse }, device) {
     const { dim, length, inner } = sizesOf(y, layout);
     const rows = y.size / dim;

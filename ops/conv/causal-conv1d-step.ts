@@ -73,7 +73,6 @@ ${own.declarations()}`,
     return true;
   },
   mutates: ['columns'],
-  asStored: { webgpu: ['x', 'w', 'bias'] },
 });
 
 /**

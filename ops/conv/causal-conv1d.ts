@@ -6,6 +6,7 @@ import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, hostSums, type Named, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
+import { dsilu, silu as siluOf } from '../common/math.ts';
 import { expectFloats, expectRank, expectShape, gradientSpecs, show, type Wanting } from '../common/shapes.ts';
 import { foldLaunches } from '../reduce/fold.ts';
 import backwardCode from './causal-conv1d-backward.wgsl';
@@ -86,13 +87,6 @@ function eachSum(
   }
 }
 
-/** The activation, and its slope. */
-const activated = (sum: number, silu: boolean) => (silu ? sum / (1 + Math.exp(-sum)) : sum);
-function slope(sum: number, silu: boolean): number {
-  const sigmoid = 1 / (1 + Math.exp(-sum));
-  return silu ? sigmoid * (1 + sum * (1 - sigmoid)) : 1;
-}
-
 /** What all kernels on WebGPU are told of a convolution. */
 export function shared({ channels, length, width }: Sizes, { layout, silu }: ConvAttrs) {
   return {
@@ -126,7 +120,7 @@ export const conv = /* @__PURE__ */ defineOp({
   },
   reference(operands, { y }, { layout, silu }) {
     eachSum(operands, sizesOf(operands, layout), layout, (_, at, sum) => {
-      y.data[at] = activated(sum, silu);
+      y.data[at] = silu ? siluOf(sum) : sum;
     });
   },
   webgpu({ x, w, bias, initial }, { y }, attrs, device) {
@@ -143,7 +137,6 @@ export const conv = /* @__PURE__ */ defineOp({
     device.k.causal_conv1d(x, w, bias, initial, y, ...lastOf(sizesOf({ x, w }, attrs.layout), attrs, device));
     return true;
   },
-  asStored: { webgpu: ['x', 'w', 'bias', 'initial'] },
   saves: ['x', 'w', 'bias', 'initial'],
   backward({ attrs, saved: { x, w, bias, initial }, needs, grads: { y: dy } }) {
     const formed = apply(convBackward, { x, w, dy: dy!, bias, initial }, { ...attrs, wants: needs });
@@ -163,7 +156,7 @@ const convBackward = /* @__PURE__ */ defineOp({
     const named = Object.keys(outputs).map((name, i) => [name, sums[i].data]);
     const { dx, dw, dbias, dinitial }: Partial<Record<keyof typeof outputs, Float64Array>> = Object.fromEntries(named);
     eachSum(operands, sizesOf(operands, layout), layout, (c, at, sum, tap) => {
-      const g = dy.data[at] * slope(sum, silu);
+      const g = dy.data[at] * (silu ? dsilu(sum) : 1);
       if (dbias) dbias[c] += g;
       for (let k = 0; k < width; k++) {
         const { value, inX, place } = tap(k);
@@ -206,7 +199,6 @@ const convBackward = /* @__PURE__ */ defineOp({
     device.k.causal_conv1d_backward(x, w, bias, initial, dy, dx, dw, dbias, dinitial, ...last);
     return true;
   },
-  asStored: { webgpu: ['x', 'w', 'dy', 'bias', 'initial'] },
 });
 
 /**

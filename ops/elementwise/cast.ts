@@ -35,7 +35,7 @@ const castOp = /* @__PURE__ */ defineOp({
     else return false;
     return true;
   },
-  asStored: { webgpu: ['x', 'y'], wasm: ['x', 'y'] },
+  asStored: { webgpu: ['y'], wasm: ['x', 'y'] },
   backward: ({ specs: { x, y }, grads }) => ({ x: isFloat(x.dtype) && isFloat(y.dtype) ? cast(grads.y!, x.dtype) : null }),
 });
 

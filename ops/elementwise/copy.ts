@@ -22,7 +22,7 @@ const cloneOp = /* @__PURE__ */ defineOp({
     y.data.set(x.data);
   },
   webgpu: ({ x }, { y }) => [launchCopy(x, y)],
-  asStored: { webgpu: ['x', 'y'] },
+  asStored: { webgpu: ['y'] },
   backward: ({ grads }) => ({ x: grads.y }),
 });
 
@@ -44,7 +44,7 @@ const copyOp = /* @__PURE__ */ defineOp({
     dst.data.set(src.data);
   },
   webgpu: ({ dst, src }) => [launchCopy(src, dst)],
-  asStored: { webgpu: ['dst', 'src'] },
+  asStored: { webgpu: ['dst'] },
 });
 
 /** Overwrites `dst` with `src`, of the same shape and dtype. Not recorded. */

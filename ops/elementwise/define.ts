@@ -70,7 +70,7 @@ export function defineElementwise<A, const I extends string>(
     },
     wasm: wasm && ((given, { y }, attrs, device) =>
       [y, ...Object.values(given)].every(({ dtype }) => dtype === 'f32') && wasm(given, y, attrs, device)),
-    asStored: { webgpu: [...names, 'y'] },
+    asStored: { webgpu: ['y'] },
     ...gradient,
   };
   return defineOp(definition) as unknown as Op<A, I, 'y'>;

@@ -1,11 +1,10 @@
+import { dsilu, erf as erfOf, normalCdf, sigmoid as sigmoidOf, silu as siluOf } from '../common/math.ts';
 import { unary } from './activation.ts';
-import { erf as erfOf, normalCdf } from './erf.ts';
 
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 const INV_SQRT_2PI = 1 / Math.sqrt(2 * Math.PI);
 const TWO_OVER_SQRT_PI = 2 / Math.sqrt(Math.PI);
 
-const sigmoidOf = (x: number) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
 /** Also of NaN 0, as in torch. */
 const signOf = (x: number) => Number(x > 0) - Number(x < 0);
 /** Halves go to the even neighbour. */
@@ -50,11 +49,7 @@ export const relu = unary(
 );
 
 /** x·sigmoid(x). */
-export const silu = unary(
-  'silu',
-  [(x) => x * sigmoidOf(x), 'silu(x)'],
-  [(x) => sigmoidOf(x) * (1 + x * (1 - sigmoidOf(x))), 'dsilu(x)'],
-);
+export const silu = unary('silu', [siluOf, 'silu(x)'], [dsilu, 'dsilu(x)']);
 
 /** log(1 + eˣ), exact for large |x|. */
 export const softplus = unary(

@@ -83,7 +83,7 @@ const linearOp = /* @__PURE__ */ defineOp({
   name: 'linear',
   inputs: ['x', 'weight', 'bias?', 'addend?'],
   outputs: ['y'],
-  asStored: { webgpu: ['x', 'weight', 'bias', 'addend', 'y'], wasm: ['x', 'weight', 'bias'] },
+  asStored: { webgpu: ['y'], wasm: ['x', 'weight', 'bias'] },
   shape: (operands, _: LinearAttrs) => ({ y: linearSpec('linear', operands) }),
   flops: (operands) => productFlops(linearProduct(operands)),
   reference: (operands, { y }, { activation }) => linearOnHost(operands, y, activation),

@@ -1,4 +1,5 @@
 import { apply } from '../../engine/apply.ts';
+import type { Spec } from '../../engine/backend.ts';
 import { type GpuPlanner, type Launch, MAX_GRID } from '../../engine/backends/webgpu/launch.ts';
 import { isPlain } from '../../engine/dtype.ts';
 import { defineOp } from '../../engine/op.ts';
@@ -10,6 +11,7 @@ import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { dotColumns, FEW_ROWS, launchDot } from './dot.ts';
 import { gpuProduct, tilesAcross } from './kernel.ts';
 import { linear, type LinearOperands, linearOnHost, linearOnWasm, linearProduct, linearSlots, linearSpec, rowsOf } from './linear.ts';
+import { productFlops } from './product.ts';
 import { productOnGpu, VARIANTS } from './variants.ts';
 
 /** A linear layer: weight (out, in) in any format of `WEIGHTS`, bias (out). */
@@ -18,17 +20,21 @@ export interface Layer {
   readonly bias: Tensor | null;
 }
 
-/** Layers as operands: each weight, (out, in), is followed by its bias, (out), where it has one. */
-function layersOf<T extends { readonly shape: readonly number[] }>(parts: readonly T[]): { weight: T; bias?: T }[] {
-  const layers: { weight: T; bias?: T }[] = [];
-  for (const part of parts) {
-    if (part.shape.length === 1 && layers.length > 0) layers[layers.length - 1].bias = part;
-    else layers.push({ weight: part });
+/** Layers out of a list of operands: what `names` says of each, then its bias, a vector, where it has one. */
+function layersOf<T extends Spec, N extends string>(operands: readonly T[], ...names: readonly N[]) {
+  const layers: (Record<N, T> & { bias?: T })[] = [];
+  for (let i = 0; i < operands.length; ) {
+    const layer = Object.fromEntries(names.map((name) => [name, operands[i++]])) as (typeof layers)[number];
+    if (operands[i]?.shape.length === 1) layer.bias = operands[i++];
+    layers.push(layer);
   }
   return layers;
 }
 
 const flat = ({ weight, bias }: Layer): Tensor[] => (bias ? [weight, bias] : [weight]);
+
+const totalFlops = (layers: readonly LinearOperands<Spec>[]) =>
+  layers.reduce((sum, layer) => sum + productFlops(linearProduct(layer)), 0);
 
 interface LayerOf<T> extends LinearOperands<T> {
   readonly y: T;
@@ -70,17 +76,18 @@ const linearsOp = /* @__PURE__ */ defineOp({
   name: 'linears',
   inputs: ['x', 'parts*'],
   outputs: ['ys*'],
-  asStored: { webgpu: ['x', 'parts', 'ys'], wasm: ['x', 'parts'] },
-  shape: ({ x, parts }, _: LinearsAttrs) => ({ ys: layersOf(parts).map((layer) => linearSpec('linears', { x, ...layer })) }),
+  asStored: { webgpu: ['ys'], wasm: ['x', 'parts'] },
+  shape: ({ x, parts }, _: LinearsAttrs) => ({ ys: layersOf(parts, 'weight').map((layer) => linearSpec('linears', { x, ...layer })) }),
+  flops: ({ x, parts }) => totalFlops(layersOf(parts, 'weight').map((layer) => ({ x, ...layer }))),
   reference({ x, parts }, { ys }, { activations }) {
-    layersOf(parts).forEach((layer, i) => linearOnHost({ x, ...layer }, ys[i], activations[i]));
+    layersOf(parts, 'weight').forEach((layer, i) => linearOnHost({ x, ...layer }, ys[i], activations[i]));
   },
   webgpu({ x, parts }, { ys }, { activations }, device) {
-    const layers = layersOf(parts).map((layer, i) => ({ x, ...layer, y: ys[i], activation: activations[i] }));
+    const layers = layersOf(parts, 'weight').map((layer, i) => ({ x, ...layer, y: ys[i], activation: activations[i] }));
     return inFewLaunches(layers, device);
   },
   wasm: ({ x, parts }, { ys }, { activations }, device) =>
-    layersOf(parts).every((layer, i) => linearOnWasm({ x, ...layer }, ys[i], device, activations[i])),
+    layersOf(parts, 'weight').every((layer, i) => linearOnWasm({ x, ...layer }, ys[i], device, activations[i])),
 });
 
 /**
@@ -98,27 +105,18 @@ export function linears(x: Tensor, layers: readonly (Layer & { readonly activati
   return [...apply(linearsOp, { x, parts: operands }, { activations }).ys];
 }
 
-/** Terms as operands: each x, which is no vector, is followed by its layer. */
-function termsOf<T extends { readonly shape: readonly number[] }>(operands: readonly T[]): LinearOperands<T>[] {
-  const terms: LinearOperands<T>[] = [];
-  for (let i = 0; i + 1 < operands.length; i += 2) {
-    const [x, weight, bias] = operands.slice(i, i + 3);
-    const biased = bias?.shape.length === 1;
-    terms.push({ x, weight, ...(biased && { bias }) });
-    if (biased) i++;
-  }
-  return terms;
-}
+const termsOf = <T extends Spec>(operands: readonly T[]) => layersOf(operands, 'x', 'weight');
 
 const linearSumOp = /* @__PURE__ */ defineOp({
   name: 'linear_sum',
   inputs: ['addend', 'operands*'],
   outputs: ['y'],
-  asStored: { webgpu: ['addend', 'operands', 'y'], wasm: ['operands'] },
+  asStored: { webgpu: ['y'], wasm: ['operands'] },
   shape({ addend, operands }) {
     for (const term of termsOf(operands)) linearSpec('linear_sum', { ...term, addend });
     return { y: addend };
   },
+  flops: ({ operands }) => totalFlops(termsOf(operands)),
   reference({ addend, operands }, { y }) {
     termsOf(operands).forEach((term, i) => linearOnHost({ ...term, addend: i === 0 ? addend : y }, y));
   },

@@ -38,7 +38,7 @@ const matmulOp: Op<MatmulAttrs, 'a' | 'b', 'c'> = /* @__PURE__ */ defineOp({
   name: 'matmul',
   inputs: ['a', 'b'],
   outputs: ['c'],
-  asStored: { webgpu: ['a', 'b', 'c'], wasm: ['a', 'b'] },
+  asStored: { webgpu: ['c'], wasm: ['a', 'b'] },
   shape({ a, b }, attrs: MatmulAttrs) {
     expectDType('matmul', 'a', a.dtype, ...FLOATS);
     expectDType('matmul', 'b', b.dtype, ...WEIGHTS);

@@ -2,8 +2,10 @@ import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectOneOf, expectWhole } from '../../engine/arguments.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
+import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
+import { scaled } from '../common/math.ts';
 import { launchRows } from '../common/rows.ts';
 import { expectFloats, expectShape } from '../common/shapes.ts';
 import { expectClasses, logSums, maxAndLogSum } from './log-sum.ts';
@@ -19,17 +21,16 @@ const reductionOf = ({ reduction }: CrossEntropyAttrs): Reduction => ({ factor: 
 
 /** What a class is worth as a target of a row: all is the label's, but for the share of label smoothing. */
 function targetOnHost({ labelSmoothing }: CrossEntropyAttrs, label: number, classes: number, weight?: HostArg) {
-  const own = (1 - labelSmoothing) * (weight ? weight.data[label] : 1);
-  return (c: number) => (c === label ? own : 0) + (labelSmoothing / classes) * (weight ? weight.data[c] : 1);
+  return (c: number) =>
+    scaled((c === label ? 1 - labelSmoothing : 0) + labelSmoothing / classes, weight ? weight.data[c] : 1);
 }
 
 /** WGSL of the same; a label that is no class has none. */
 const targets = (weighted: boolean, smooth: boolean) => /* wgsl */ `
 fn weight_of(c: u32) -> f32 { return ${weighted ? 'load_weight(min(c, params.columns - 1u))' : '1.0'}; }
 fn target_of(label: i32, c: u32) -> f32 {
-  let hit = u32(label) == c;
-  ${smooth ? 'let spread = params.smoothing / f32(params.columns) * weight_of(c);' : ''}
-  return ${smooth ? 'spread + select(0.0, (1.0 - params.smoothing) * weight_of(c), hit)' : 'select(0.0, weight_of(c), hit)'};
+  let spread = ${smooth ? 'params.smoothing' : '0.0'};
+  return scaled(select(0.0, 1.0 - spread, u32(label) == c) + spread / f32(params.columns), weight_of(c));
 }`;
 
 /** Σ target·−log p over the classes, and Σ target. */
@@ -37,7 +38,7 @@ const ALL_CLASSES = /* wgsl */ `
   var terms = vec2<f32>();
   for (var c = lane; c < params.columns; c += LANES) {
     let share = target_of(label, c);
-    terms += vec2<f32>(select(share * (stat.y - (load_logits(base + c) - stat.x)), 0.0, share == 0.0), share);
+    terms += vec2<f32>(scaled(share, stat.y - (load_logits(base + c) - stat.x)), share);
   }
   let sums = row_sum2(terms, local);`;
 
@@ -86,7 +87,7 @@ const crossEntropyOp = /* @__PURE__ */ defineOp({
       for (let c = 0; c < n; c++) {
         const share = target(c);
         all += share;
-        if (share !== 0) sum += share * (logSum - (row[c] - max));
+        sum += scaled(share, logSum - (row[c] - max));
       }
       const ignored = label === attrs.ignoreIndex;
       if (mass) mass.data[r] = all;
@@ -130,7 +131,6 @@ const crossEntropyOp = /* @__PURE__ */ defineOp({
     k.cross_entropy(logits, labels, loss, stats, factor!, labels.size, logits.shape.at(-1)!, ignoreIndex);
     return true;
   },
-  asStored: { webgpu: ['logits', 'weight'] },
   saves: ['logits', 'labels', 'weight', 'stats', 'factor', 'mass'],
   backward: ({ needs, saved, grads, attrs }) => ({
     logits: needs.logits ? apply(crossEntropyBackward, { ...saved, dy: grads.loss! }, attrs).dlogits : null,
@@ -178,7 +178,6 @@ const crossEntropyBackward = /* @__PURE__ */ defineOp({
     k.cross_entropy_backward(logits, labels, stats, factor, dy, dlogits, ...sizes);
     return true;
   },
-  asStored: { webgpu: ['logits', 'weight'] },
 });
 
 export interface CrossEntropyOptions {
@@ -203,7 +202,5 @@ export interface CrossEntropyOptions {
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
   const { weight, ignoreIndex = -100, labelSmoothing = 0, reduction = 'mean' } = options;
   const attrs = { ignoreIndex, labelSmoothing, reduction };
-  const { loss, ...others } = apply(crossEntropyOp, { logits, labels, weight }, attrs);
-  for (const tensor of Object.values(others)) tensor?.dispose();
-  return loss;
+  return scope(() => apply(crossEntropyOp, { logits, labels, weight }, attrs).loss);
 }

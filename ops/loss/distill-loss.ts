@@ -142,7 +142,6 @@ const distillLossOp = /* @__PURE__ */ defineOp({
     k.kl_div(student, teacher, weights, loss, factor, stats, ...sizes);
     return true;
   },
-  asStored: { webgpu: ['student', 'teacher', 'weights'] },
   saves: ['student', 'teacher', 'weights', 'factor', 'stats'],
   backward: ({ needs, saved, grads, attrs }) => ({
     student: needs.student ? apply(distillLossBackward, { ...saved, dy: grads.loss! }, attrs).dstudent : null,
@@ -191,7 +190,6 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
     k.kl_div_backward(student, teacher, stats, factor, dy, weights, dstudent, student.size / n, n, 1 / attrs.temperature);
     return true;
   },
-  asStored: { webgpu: ['student', 'teacher', 'weights'] },
 });
 
 /** The losses of kinds that other ops compute. @param weights f32 */

@@ -1,3 +1,5 @@
+import { scaled } from '../common/math.ts';
+
 /**
  * A divergence of two distributions over classes, given by their logarithms: a of the student's and b of the teacher's;
  * WGSL also sees p = e^a and q = e^b. `aux` is a second sum over the classes, which the slope looks at.
@@ -11,9 +13,6 @@ interface Divergence {
   readonly slopeOf: (a: number, b: number, aux: number) => number;
 }
 
-/** 0·x = 0, also for infinite x. */
-const times = (p: number, x: number) => (p === 0 ? 0 : p * x);
-
 function logCosh(x: number): number {
   const a = Math.abs(x);
   return a + Math.log1p(Math.exp(-2 * a)) - Math.LN2;
@@ -26,25 +25,25 @@ function logCosh(x: number): number {
 export const DIVERGENCES = {
   kl: {
     terms: 'vec2<f32>(scaled(q, b - a) + (p - q), 0.0)',
-    termsOf: (a, b) => [times(Math.exp(b), b - a), 0],
+    termsOf: (a, b) => [scaled(Math.exp(b), b - a), 0],
     slope: 'p - q',
     slopeOf: (a, b) => Math.exp(a) - Math.exp(b),
   },
   reverse: {
     terms: 'vec2<f32>(scaled(p, a - b) + (q - p))',
-    termsOf: (a, b) => [times(Math.exp(a), a - b), times(Math.exp(a), a - b)],
+    termsOf: (a, b) => [scaled(Math.exp(a), a - b), scaled(Math.exp(a), a - b)],
     slope: 'scaled(p, a - b - aux)',
-    slopeOf: (a, b, aux) => times(Math.exp(a), a - b - aux),
+    slopeOf: (a, b, aux) => scaled(Math.exp(a), a - b - aux),
   },
   jsd: {
     terms: 'vec2<f32>(scaled(0.5 * (p + q), log_cosh(0.5 * (a - b))), scaled(0.5 * p, log_cosh(0.5 * (a - b))))',
     termsOf(a, b) {
       const apart = logCosh((a - b) / 2);
-      return [times((Math.exp(a) + Math.exp(b)) / 2, apart), times(Math.exp(a) / 2, apart)];
+      return [scaled((Math.exp(a) + Math.exp(b)) / 2, apart), scaled(Math.exp(a) / 2, apart)];
     },
     slope: 'scaled(p, 0.5 * log_cosh(0.5 * (a - b)) - aux) + 0.25 * (p - q)',
     slopeOf: (a, b, aux) =>
-      times(Math.exp(a), logCosh((a - b) / 2) / 2 - aux) + (Math.exp(a) - Math.exp(b)) / 4,
+      scaled(Math.exp(a), logCosh((a - b) / 2) / 2 - aux) + (Math.exp(a) - Math.exp(b)) / 4,
   },
 } as const satisfies Record<string, Divergence>;
 

@@ -64,7 +64,7 @@ export function defineLookup(
     name,
     inputs: ['table', 'index'],
     outputs: ['y'],
-    asStored: { webgpu: ['table'], wasm: ['table'] },
+    asStored: { wasm: ['table'] },
     shape({ table, index }, { dim }: LookupAttrs) {
       expectDType(name, 'index', index.dtype, 'i32');
       return { y: shape(table, index, dim) };

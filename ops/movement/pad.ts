@@ -10,28 +10,25 @@ import { expand, flip, slice } from './view.ts';
 
 export type PadMode = 'constant' | 'reflect' | 'replicate';
 
-/** What stands beside x along a dimension, `amount` of it. */
-type Margin = (x: Tensor, dim: number, amount: number, value: number) => Tensor;
-
 interface Mode {
-  readonly before: Margin;
-  readonly after: Margin;
+  /** What stands beside x along a dimension, `amount` of it. */
+  readonly margin: (x: Tensor, side: 'before' | 'after', dim: number, amount: number, value: number) => Tensor;
   /** How much at most, beside so many. */
   readonly most: (size: number) => number;
 }
 
-const constant: Margin = (x, dim, amount, value) => fill(x.backend, resized(x.shape, dim, amount), value, x.dtype);
-
 const MODES: Readonly<Record<PadMode, Mode>> = {
-  constant: { before: constant, after: constant, most: () => Infinity },
+  constant: {
+    margin: (x, _, dim, amount, value) => fill(x.backend, resized(x.shape, dim, amount), value, x.dtype),
+    most: () => Infinity,
+  },
   reflect: {
-    before: (x, dim, amount) => flip(slice(x, dim, 1, amount + 1), [dim]),
-    after: (x, dim, amount) => flip(slice(x, dim, -amount - 1, -1), [dim]),
+    margin: (x, side, dim, n) => flip(side === 'before' ? slice(x, dim, 1, n + 1) : slice(x, dim, -n - 1, -1), [dim]),
     most: (size) => size - 1,
   },
   replicate: {
-    before: (x, dim, amount) => expand(slice(x, dim, 0, 1), resized(x.shape, dim, amount)),
-    after: (x, dim, amount) => expand(slice(x, dim, -1), resized(x.shape, dim, amount)),
+    margin: (x, side, dim, amount) =>
+      expand(side === 'before' ? slice(x, dim, 0, 1) : slice(x, dim, -1), resized(x.shape, dim, amount)),
     most: (size) => (size > 0 ? Infinity : 0),
   },
 };
@@ -53,7 +50,7 @@ export function pad(x: Tensor, padding: readonly number[], value = 0, mode: PadM
   for (const amount of padding) expectWhole('pad', 'an amount of padding', amount, -(2 ** 31));
   expectStorable('pad', value, x.dtype);
   expectOneOf('pad', 'mode', mode, ...Object.keys(MODES));
-  const { before, after, most } = MODES[mode];
+  const { margin, most } = MODES[mode];
   let y = x;
   for (let i = 0; i < padding.length; i += 2) {
     const [dim, first, last] = [rank - 1 - i / 2, padding[i], padding[i + 1]];
@@ -63,8 +60,8 @@ export function pad(x: Tensor, padding: readonly number[], value = 0, mode: PadM
       throw new ShapeError(`pad: ${show(padding)} needs more than ${show(x.shape)} has in dim ${dim} for mode ${mode}`);
     }
     const parts = [y];
-    if (first > 0) parts.unshift(before(y, dim, first, value));
-    if (last > 0) parts.push(after(y, dim, last, value));
+    if (first > 0) parts.unshift(margin(y, 'before', dim, first, value));
+    if (last > 0) parts.push(margin(y, 'after', dim, last, value));
     if (parts.length > 1) y = cat(parts, dim);
     if (Math.min(first, last) < 0) y = slice(y, dim, Math.max(0, -first), y.shape[dim] - Math.max(0, -last));
   }

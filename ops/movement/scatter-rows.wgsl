@@ -18,7 +18,7 @@ struct Hit {
 fn hit(bit: u32, word: u32, start: u32, c: u32) -> Hit {
   if (bit == NONE || c >= params.inner) { return Hit(NONE, 0.0); }
   let j = word * 32u + bit;
-  return Hit(rows[j], src[(start + j) * params.inner + c]);
+  return Hit(rows[j], load_src((start + j) * params.inner + c));
 }
 
 // Bits of the rows that this chunk adds to, and of those that y has some of.
@@ -37,8 +37,8 @@ fn hand_over(which: u32, at: u32, rows_left: u32, local: u32) {
     if ((which & (1u << r)) == 0u) { continue; }
     let i = at + r * params.inner;
     var sum = sums[r * WG + local];
-    if ((begun & (1u << r)) != 0u) { sum += y[i]; }
-    y[i] = sum;
+    if ((begun & (1u << r)) != 0u) { sum += load_y(i); }
+    store_y(i, sum);
     sums[r * WG + local] = 0.0;
   }
   begun |= which;
@@ -62,7 +62,7 @@ fn kernel(group: u32, local: u32) {
     if (local < CHUNK / 32u) { atomicStore(&marks[local], 0u); }
     workgroupBarrier();
     for (var j = local; j < CHUNK; j += WG) {
-      let row = u32(index[min(start + j, end - 1u)]) - first;
+      let row = u32(load_index(min(start + j, end - 1u))) - first;
       rows[j] = row;
       if (row < ROWS && start + j < end) { atomicOr(&marks[j / 32u], 1u << (j % 32u)); }
     }

@@ -3,7 +3,9 @@ import { expectFinite, expectWhole } from '../../engine/arguments.ts';
 import type { DType } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type HostArg, hostSums, spec } from '../../engine/op.ts';
+import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { dsilu, silu } from '../common/math.ts';
 import { launchRows } from '../common/rows.ts';
 import { expectFloats, expectShape, show } from '../common/shapes.ts';
 import { foldLaunches } from '../reduce/fold.ts';
@@ -27,10 +29,6 @@ fn after(i: u32) -> f32 { return ${afterAt(gate)}; }`;
 
 /** The C kernel's word for where the gate comes. */
 const WASM_GATE = { none: 0, first: 1, last: 2 } as const;
-
-const sigmoid = (v: number) => 1 / (1 + Math.exp(-v));
-const silu = (v: number) => v * sigmoid(v);
-const dsilu = (v: number) => sigmoid(v) * (1 + v * (1 - sigmoid(v)));
 
 const average = (values: readonly number[]) => values.reduce((sum, v) => sum + v, 0) / values.length;
 
@@ -71,17 +69,14 @@ function defineInputsBackward(name: string) {
           const i = at + c;
           const du = rstd.data[row] * (slope - sum - hat[c] * dot);
           dx.data[i] = gate === 'first' ? du * silu(z!.data[i]) : du;
-          if (gate === 'first') dz!.data[i] = du * x.data[i] * dsilu(z!.data[i]);
-          if (gate === 'last') dz!.data[i] = dy.data[i] * weight.data[w + c] * hat[c] * dsilu(z!.data[i]);
+          const dgate = gate === 'first' ? du * x.data[i] : dy.data[i] * weight.data[w + c] * hat[c];
+          if (dz) dz.data[i] = dgate * dsilu(z!.data[i]);
         });
       }
     },
     webgpu({ x, z, weight, mean, rstd, dy }, { dx, dz }, { center, gate, group }, device) {
-      const store = {
-        none: 'store_dx(i, du);',
-        first: 'store_dx(i, du * silu(load_z(i))); store_dz(i, du * load_x(i) * dsilu(load_z(i)));',
-        last: 'store_dx(i, du); store_dz(i, load_dy(i) * load_weight(w + c) * hat * dsilu(load_z(i)));',
-      };
+      const [dgate, dsource] =
+        gate === 'first' ? ['du * load_x(i)', 'silu(load_z(i))'] : ['load_dy(i) * load_weight(w + c) * hat', '1.0'];
       const kernel = {
         key: `norm.backward.${gate}`,
         reads: { x, z, weight, mean, rstd, dy },
@@ -105,7 +100,8 @@ fn slope(i: u32, w: u32) -> f32 { return load_dy(i) * load_weight(w) * after(i);
     let i = base + c;
     let hat = (source(i) - mean) * rstd;
     let du = rstd * (slope(i, w + c)${center ? ' - means_of.x' : ''} - hat * means_of.y);
-    ${store[gate]}
+    store_dx(i, du * ${dsource});
+    store_dz(i, ${dgate} * dsilu(load_z(i)));
   }`,
       };
       return [launchRows(x.size / group, group, kernel, device)];
@@ -114,7 +110,6 @@ fn slope(i: u32, w: u32) -> f32 { return load_dy(i) * load_weight(w) * after(i);
       k.norm_backward(x, z, weight, mean, rstd, dy, dx, dz, x.size / group, group, weight.size, WASM_GATE[gate]);
       return true;
     },
-    asStored: { webgpu: ['x', 'z', 'weight', 'dy'] },
   });
 }
 
@@ -157,7 +152,6 @@ function defineWeightsBackward(name: string) {
       k.norm_weights_backward(x, z, mean, rstd, dy, dweight, dbias, ...counts, room);
       return true;
     },
-    asStored: { webgpu: ['x', 'z', 'dy'] },
   });
 }
 
@@ -233,7 +227,6 @@ function normOp(name: string) {
       k.norm(x, z, weight, bias, y, mean, rstd, x.size / group, group, weight.size, eps, WASM_GATE[gate]);
       return true;
     },
-    asStored: { webgpu: ['x', 'z', 'weight', 'bias'] },
     saves: ['x', 'z', 'weight', 'mean', 'rstd'],
     backward({ attrs, saved: { weight, ...saved }, specs, needs, grads }) {
       const given = { ...saved, dy: grads.y! };
@@ -250,14 +243,6 @@ const layerNormOp = /* @__PURE__ */ normOp('layer_norm');
 const rmsNormOp = /* @__PURE__ */ normOp('rms_norm');
 const rmsNormGatedOp = /* @__PURE__ */ normOp('rms_norm_gated');
 
-/** Runs a norm and lets go of the row statistics; the tape holds on to them where it needs them. */
-function run(op: typeof layerNormOp, inputs: Parameters<NonNullable<typeof op.signature>>[1], attrs: NormAttrs): Tensor {
-  const { y, mean, rstd } = apply(op, inputs, attrs);
-  mean?.dispose();
-  rstd.dispose();
-  return y;
-}
-
 const whole = (x: Tensor) => x.shape.at(-1) ?? 0;
 
 /**
@@ -267,12 +252,14 @@ const whole = (x: Tensor) => x.shape.at(-1) ?? 0;
  * @param bias floats (C)
  */
 export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor {
-  return run(layerNormOp, { x, weight, bias }, { center: true, gate: 'none', group: whole(x), eps });
+  const attrs = { center: true, gate: 'none', group: whole(x), eps } as const;
+  return scope(() => apply(layerNormOp, { x, weight, bias }, attrs).y);
 }
 
 /** RMS norm over the last dimension: x/√(mean x² + eps)·weight. x floats (…, C), whose dtype the result has, weight (C). */
 export function rmsNorm(x: Tensor, weight: Tensor, eps = 1e-5): Tensor {
-  return run(rmsNormOp, { x, weight }, { center: false, gate: 'none', group: whole(x), eps });
+  const attrs = { center: false, gate: 'none', group: whole(x), eps } as const;
+  return scope(() => apply(rmsNormOp, { x, weight }, attrs).y);
 }
 
 export interface GatedNormOptions {
@@ -291,6 +278,6 @@ export interface GatedNormOptions {
  */
 export function rmsNormGated(x: Tensor, z: Tensor, weight: Tensor, options: GatedNormOptions = {}): Tensor {
   const { groupSize = whole(x), eps = 1e-5, normBeforeGate = false } = options;
-  const gate = normBeforeGate ? 'last' : 'first';
-  return run(rmsNormGatedOp, { x, z, weight }, { center: false, gate, group: groupSize, eps });
+  const attrs = { center: false, gate: normBeforeGate ? 'last' : 'first', group: groupSize, eps } as const;
+  return scope(() => apply(rmsNormGatedOp, { x, z, weight }, attrs).y);
 }

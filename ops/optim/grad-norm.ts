@@ -91,7 +91,6 @@ const gradNormOp = /* @__PURE__ */ defineOp({
     k.clip_scale(norms, loss, stats, gradients, maxNorm);
     return true;
   },
-  asStored: { webgpu: ['tensors'] },
 });
 
 function run(grads: readonly Tensor[], counts: readonly Tensor[], maxNorm: number, loss?: Tensor) {

@@ -59,7 +59,6 @@ const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
   name: 'cumsum',
   inputs: ['x'],
   outputs: ['y'],
-  asStored: { webgpu: ['x'] },
   shape({ x }, _: CumsumAttrs) {
     expectDType('cumsum', 'x', x.dtype, ...NUMBERS);
     return { y: spec(x.shape, x.dtype) };

@@ -102,7 +102,6 @@ export function defineReduction(name: string, row: Reduction): (x: Tensor, optio
     name,
     inputs: ['x'],
     outputs: ['y'],
-    asStored: { webgpu: ['x'] },
     shape({ x }, attrs) {
       const { dims, keepdim } = attrs;
       expectDType(name, 'x', x.dtype, ...takes);

@@ -102,7 +102,6 @@ function lineOp(
     name,
     inputs,
     outputs: ['out'],
-    asStored: { webgpu: inputs },
     shape(given) {
       const { shape, dtype } = given[inputs[0]];
       expectDType(name, inputs[0], dtype, ...FLOATS);

@@ -93,7 +93,6 @@ const sortOp = /* @__PURE__ */ defineOp({
   name: 'sort',
   inputs: ['x'],
   outputs: ['indices'],
-  asStored: { webgpu: ['x'] },
   shape: ({ x }, { dim, keep }: SortAttrs) => ({ indices: spec(x.shape.map((d, i) => (i === dim ? keep : d)), 'i32') }),
   reference({ x }, { indices }, { dim, descending }) {
     mapLines([x], indices, dim, (line) => {

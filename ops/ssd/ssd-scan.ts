@@ -31,9 +31,6 @@ export interface SsdOptions {
   readonly initialState?: Tensor | null;
 }
 
-/** Those that kernels on WebGPU read as they are stored. */
-const READ = ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias'] as const;
-
 const scan = /* @__PURE__ */ defineOp({
   name: 'ssd_scan',
   inputs: INPUTS,
@@ -52,7 +49,6 @@ const scan = /* @__PURE__ */ defineOp({
     k.ssd_scan(x, dt, A_log, B, C, D, dt_bias, initialState, y, final, ...extents, room);
     return true;
   },
-  asStored: { webgpu: READ },
   saves: ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'initialState'],
   backward({ attrs, saved, needs, grads: { y, final } }) {
     const given = { ...saved, dy: y ?? undefined, dfinal: final ?? undefined };
@@ -85,7 +81,6 @@ const scanBackward = /* @__PURE__ */ defineOp({
     k.ssd_scan_backward(...inputs, ...outputs, s.batch, s.length, s.heads, s.p, s.groups, s.n, room);
     return true;
   },
-  asStored: { webgpu: ['x', 'dt', 'A_log', 'B', 'C', 'D', 'dt_bias', 'dy'] },
 });
 
 /**

@@ -85,7 +85,6 @@ const step = defineOp({
     return true;
   },
   mutates: ['state'],
-  asStored: { webgpu: [...TOKEN, ...HEADS] },
 });
 
 /**

@@ -120,6 +120,18 @@ test('cross-entropy holds at extremes', async () => {
   }
 });
 
+test('a class that is no target may weigh anything', async () => {
+  for (const backend of backends) {
+    const run: Run = (t) => {
+      const [x, y] = [t.leaf(Float32Array.of(1, 2, 3), [1, 3]), t.values([0], [1], 'i32')];
+      return crossEntropy(x, y, { weight: t.values([1, Infinity, NaN]) });
+    };
+    const [loss, grad] = await evaluate(backend, run);
+    assert.ok(Math.abs(loss[0] - 2.4076059) < 1e-6, `${backend.kind}: ${loss[0]}`);
+    assert.ok(grad.every(Number.isFinite), `${backend.kind}: ${grad}`);
+  }
+});
+
 /** f32 of every magnitude, to the largest but for one power of two. */
 const MAGNITUDES = [0, 1, -1, 1e4, -1e4, 1e6, 1e8, -1e8, 1e30, -1e30, 3e38, -3e38].map(Math.fround);
 

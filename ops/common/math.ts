@@ -1,3 +1,12 @@
+export const sigmoid = (x: number): number => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
+
+/** p·x, but 0 where p is, also for an infinite x. */
+export const scaled = (p: number, x: number): number => (p === 0 ? 0 : p * x);
+
+/** x·sigmoid(x), and its derivative. */
+export const silu = (x: number): number => x * sigmoid(x);
+export const dsilu = (x: number): number => sigmoid(x) * (1 + x * (1 - sigmoid(x)));
+
 /**
  * erf to double precision: the series with positive terms (Abramowitz & Stegun 7.1.6) near zero, the continued
  * fraction of erfc (7.1.14) beyond.
