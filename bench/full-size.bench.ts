@@ -45,7 +45,7 @@ const noise = Uint16Array.from({ length: PIECE }, (_, i) => {
 function fillRandom(backend: Backend, { buffer, dtype, size }: Tensor): void {
   for (let first = 0; first < size; first += PIECE) {
     const n = Math.min(PIECE, size - first);
-    backend.write(buffer, dtype === 'f16' ? noise.subarray(0, n) : new Float32Array(n).fill(0.01), first);
+    backend.write([buffer], [dtype === 'f16' ? noise.subarray(0, n) : new Float32Array(n).fill(0.01)], first);
   }
 }
 

@@ -49,16 +49,14 @@ export interface Backend<B = unknown, P = unknown> {
   profiler: Profiler | null;
   alloc(size: number, dtype: DType): B;
   free(buffer: B): void;
-  /** Buffers that `writeAll` fills in one transfer, each freed by itself; null where it cannot make them so. */
+  /** Buffers that one `write` fills in one transfer, each freed by itself; null where it cannot make them so. */
   allocTogether?(parts: readonly { readonly size: number; readonly dtype: DType }[]): B[] | null;
   /**
-   * Overwrites all of a buffer or, with `start`, a piece from that item on. Items are elements, in block formats words.
+   * Overwrites all of each buffer or, with `start`, a piece from that item on. Items are elements, in block formats words.
    * @throws ArgumentError for data of another type (f64 goes for f32) or size; pieces of 16-bit formats begin and end
    * at even items, or at the end
    */
-  write(buffer: B, data: HostArray, start?: number): void;
-  /** Overwrites all of several buffers, in one transfer where they were allocated together. @throws as `write` */
-  writeAll(buffers: readonly B[], data: readonly HostArray[]): void;
+  write(buffers: readonly B[], data: readonly HostArray[], start?: number): void;
   /** All of a buffer. */
   read(buffer: B): Promise<HostArray>;
   /** Makes a call ready for buffers. @throws KernelError where no kernel runs */

@@ -191,7 +191,7 @@ export function fromDataTogether<K extends string>(
     for (const [i, { shape, dtype, size }] of given.entries()) {
       tensors.push(new Tensor(new Storage(backend, buffers?.[i] ?? backend.alloc(size, dtype)), shape, dtype));
     }
-    backend.writeAll(tensors.map(({ buffer }) => buffer), given.map(({ host }) => host));
+    backend.write(tensors.map(({ buffer }) => buffer), given.map(({ host }) => host));
   } catch (error) {
     for (const tensor of tensors) tensor.dispose();
     throw error;
@@ -211,7 +211,7 @@ export function updateTogether<K extends string>(
   const hosts = names.map((name) => hostArray(name, data[name], tensors[name]));
   const buffers = names.map((name) => tensors[name].buffer);
   for (const name of names) tensors[name].storage.version++;
-  if (names.length > 0) tensors[names[0]].backend.writeAll(buffers, hosts);
+  if (names.length > 0) tensors[names[0]].backend.write(buffers, hosts);
 }
 
 /** Overwrites a tensor with data from the host. @throws as `updateTogether` */

@@ -64,14 +64,12 @@ export abstract class HostBackend<B extends Extent, P extends HostPlan> implemen
   /** The array that stores a buffer; valid until the next `alloc`. */
   protected abstract view(buffer: B): HostArray;
 
-  write(buffer: B, data: HostArray, start?: number): void {
+  write(buffers: readonly B[], data: readonly HostArray[], start?: number): void {
     expectReplayable('a tensor is uploaded', this.recorded !== null);
-    expectFits(buffer, data, start);
-    this.view(buffer).set(data, start);
-  }
-
-  writeAll(buffers: readonly B[], data: readonly HostArray[]): void {
-    buffers.forEach((buffer, i) => this.write(buffer, data[i]));
+    for (const [i, buffer] of buffers.entries()) {
+      expectFits(buffer, data[i], start);
+      this.view(buffer).set(data[i], start);
+    }
   }
 
   async read(buffer: B): Promise<HostArray> {

@@ -18,7 +18,7 @@ export function initialise(model: MaTVLM, random: Random): void {
   for (const [name, tensor] of model.parameters) {
     if (isMixer(name)) continue;
     const scale = residuals.some((end) => name.endsWith(`.${end}.weight`)) ? 1 / Math.sqrt(2 * text.num_hidden_layers) : 1;
-    model.backend.write(tensor.buffer, freshWeights(name, tensor.shape, scale, random));
+    model.backend.write([tensor.buffer], [freshWeights(name, tensor.shape, scale, random)]);
   }
   for (const i of ssmLayers(model.config)) writeMixer(model, i, mixerWeights(model.config.mamba!, random, false));
 }
@@ -64,7 +64,7 @@ export function initialiseMixers(student: MaTVLM, teacher: Weights, random: Rand
 function writeMixer(model: MaTVLM, layer: number, weights: Map<string, Float32Array>): void {
   for (const [name, data] of weights) {
     const tensor = model.parameters.get(layerParameter(layer, MIXER, name));
-    if (tensor) model.backend.write(tensor.buffer, data);
+    if (tensor) model.backend.write([tensor.buffer], [data]);
   }
 }
 

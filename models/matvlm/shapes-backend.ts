@@ -12,7 +12,6 @@ export class ShapesBackend implements Backend<null, never> {
   readonly memory = new MemoryStats();
   readonly profiler = null;
   readonly write = refuse;
-  readonly writeAll = refuse;
   readonly read = refuse;
   readonly plan = refuse;
   readonly dispatch = refuse;

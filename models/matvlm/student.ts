@@ -45,7 +45,7 @@ export async function createStudent(teacher: MaTVLM, options: StudentOptions, ra
     const attention = await hostWeights(teacher, replacedIn(config.model.text_config, options.layers));
     initialiseMixers(student, attention, random, options);
     for (const [name, data] of await hostWeights(teacher, (n) => isTrainable(n) && student.parameters.has(n))) {
-      student.backend.write(student.parameters.get(name)!.buffer, data);
+      student.backend.write([student.parameters.get(name)!.buffer], [data]);
     }
   });
 }

@@ -123,7 +123,7 @@ export async function loadWeights(
       const count = Math.min(PIECE, size - first);
       const data = await checkpoint.readAs(name, dtype as (typeof FLOATS)[number], first, count);
       checkFinite(checkpoint.name, name, data, dtype, first);
-      model.backend.write(tensor.buffer, data, first);
+      model.backend.write([tensor.buffer], [data], first);
       loaded += byteLength(dtype, count);
       options.onProgress?.({ file: checkpoint.name, loaded, total });
     }

@@ -13,7 +13,7 @@ const { test, backends } = await suiteOnBackends('capture and replay');
 test.after.each(freeOwned);
 
 const list = async (t: Tensor) => [...(await t.data())];
-const write = (t: Tensor, ...data: number[]) => t.backend.write(t.buffer, Float32Array.from(data));
+const write = (t: Tensor, ...data: number[]) => t.backend.write([t.buffer], [Float32Array.from(data)]);
 
 for (const backend of backends) {
   const on = `on ${backend.kind}`;
@@ -64,7 +64,7 @@ for (const backend of backends) {
     const [cache, row, start] = [given(Array(8).fill(0), [2, 4]), given([1, 2], [2, 1]), given([1], [1], 'i32')];
     const made = capture(backend, () => sliceScatter_(cache, row, 1, start));
     for (const [at, ...values] of [[2, 3, 4], [7, 5, 6], [-9, 7, 8]]) {
-      backend.write(start.buffer, Int32Array.of(at));
+      backend.write([start.buffer], [Int32Array.of(at)]);
       write(row, ...values);
       made.replay();
     }

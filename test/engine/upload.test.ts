@@ -15,15 +15,15 @@ const values = (...tensors: Tensor[]) => Promise.all(tensors.map(async (t) => [.
 for (const backend of backends) {
   test(`${backend.kind}: a tensor is filled in pieces`, async () => {
     const [x, half] = (['f32', 'f16'] as const).map((dtype) => own(fromData(backend, Array(5).fill(0), [5], dtype)));
-    backend.write(x.buffer, Float32Array.of(4, 5), 3);
-    backend.write(x.buffer, Float32Array.of(1, 2, 3), 0);
-    backend.write(half.buffer, Uint16Array.of(5), 4);
-    backend.write(half.buffer, Uint16Array.of(3, 4), 2);
+    backend.write([x.buffer], [Float32Array.of(4, 5)], 3);
+    backend.write([x.buffer], [Float32Array.of(1, 2, 3)], 0);
+    backend.write([half.buffer], [Uint16Array.of(5)], 4);
+    backend.write([half.buffer], [Uint16Array.of(3, 4)], 2);
     assert.equal(await values(x, half), [[1, 2, 3, 4, 5], [0, 0, 3, 4, 5]]);
     for (const [data, start] of [[[1, 2, 3], 3], [[1], -1]] as const) {
-      throws(() => backend.write(x.buffer, Float32Array.from(data), start), ArgumentError);
+      throws(() => backend.write([x.buffer], [Float32Array.from(data)], start), ArgumentError);
     }
-    throws(() => backend.write(half.buffer, Uint16Array.of(1), 1), Error, /even/);
+    throws(() => backend.write([half.buffer], [Uint16Array.of(1)], 1), Error, /even/);
   });
 
   test(`${backend.kind}: tensors that go up together are tensors like others`, async () => {

@@ -16,7 +16,7 @@ for (const backend of backends) {
       const vlm = new Vlm(smallTeacher(backend), tokenizer);
       const before = backend.memory.buffers;
       const bias = vlm.model.parameters.get('language_model.lm_head.bias')!;
-      backend.write(bias.buffer, Float32Array.from({ length: bias.size }, (_, i) => (i === 7 ? broken : 0)));
+      backend.write([bias.buffer], [Float32Array.from({ length: bias.size }, (_, i) => (i === 7 ? broken : 0))]);
       const evaluated = evaluate(vlm, new SortOfClevr('test', { length: 1 }));
       await rejects(evaluated, NumericError, /^image \S+, question ".+\?": a logit is not finite;/);
       assert.is(backend.memory.buffers, before);

@@ -347,7 +347,7 @@ test('a step with a non-finite gradient changes nothing; many in a row stop the 
   assert.is(trainer.state.skipped, 1);
   for (const [name, values] of await weightsOf(teacher)) assert.ok(values.every(Number.isFinite), name);
   const head = teacher.parameters.get('language_model.lm_head.weight')!;
-  wasm.write(head.buffer, new Float32Array(head.size).fill(NaN, 0, 1));
+  wasm.write([head.buffer], [new Float32Array(head.size).fill(NaN, 0, 1)]);
   await rejects(run(20), Error, /step 8: .*3 steps in a row.*lm_head\.weight/);
 });
 

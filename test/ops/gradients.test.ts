@@ -240,12 +240,12 @@ test('every backend refuses to write what is not of the size and dtype of its bu
     const x = fromData(backend, [1, 2, 3], [3]);
     const half = fromData(backend, [1, 2, 3], [3], 'f16');
     const refused = (buffer: Tensor['buffer'], data: HostArray) =>
-      throws(() => backend.write(buffer, data), ArgumentError, /^write: .*expected/, backend.kind);
+      throws(() => backend.write([buffer], [data]), ArgumentError, /^write: .*expected/, backend.kind);
     for (const data of [new Float32Array(4), new Float32Array(2), new Int32Array(3), new Uint16Array(6)]) {
       refused(x.buffer, data);
     }
     for (const data of [new Float32Array(3), new Uint16Array(4)]) refused(half.buffer, data);
-    backend.write(x.buffer, Float64Array.of(4, 5, 6));
+    backend.write([x.buffer], [Float64Array.of(4, 5, 6)]);
     assert.equal([...(await x.data())], [4, 5, 6], backend.kind);
     for (const t of [x, half]) t.dispose();
   }

@@ -114,7 +114,7 @@ export async function checkDifferences(
       const before = data[k];
       const moved = (by: number) => {
         data[k] = before + by;
-        backend.write(leaf.buffer, data);
+        backend.write([leaf.buffer], [data]);
         return value();
       };
       const numeric = ((await moved(step)) - (await moved(-step))) / (2 * step);
@@ -122,7 +122,7 @@ export async function checkDifferences(
       const error = Math.abs(numeric - analytic[k]) / scale;
       assert.ok(error < most, `input ${i}[${k}]: ${analytic[k]} against ${numeric} by differences`);
     }
-    backend.write(leaf.buffer, data);
+    backend.write([leaf.buffer], [data]);
   }
   inputs.dispose();
 }

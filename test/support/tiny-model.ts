@@ -59,7 +59,7 @@ export function smallStudent(teacher: MaTVLM, layers: readonly number[]): MaTVLM
   const random = new Random(2);
   for (const [name, tensor] of student.parameters) {
     if (!isTrainable(name) || isMixer(name)) continue;
-    student.backend.write(tensor.buffer, new Float32Array(tensor.size).map(() => random.uniform(-0.2, 0.2)));
+    student.backend.write([tensor.buffer], [new Float32Array(tensor.size).map(() => random.uniform(-0.2, 0.2))]);
   }
   initialiseMixers(student, new Map(), random, { from: 'random', identityConv: false });
   return student;

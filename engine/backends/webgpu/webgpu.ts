@@ -156,29 +156,22 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.device.queue.writeBuffer(gpu, offset + start, data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
   }
 
-  write(buffer: GpuBuffer, data: HostArray, start?: number): void {
+  write(buffers: readonly GpuBuffer[], data: readonly HostArray[], start?: number): void {
     this.check();
     expectReplayable('a tensor is uploaded', this.recording !== null);
-    expectFits(buffer, data, start);
-    const bytes = sendable(data);
-    this.send(buffer, (start ?? 0) * bytes.BYTES_PER_ELEMENT, bytes);
-  }
-
-  writeAll(buffers: readonly GpuBuffer[], data: readonly HostArray[]): void {
+    buffers.forEach((buffer, i) => expectFits(buffer, data[i], start));
+    const words = data.map(sendable);
     const ends = buffers.map(({ offset, capacity }) => offset + capacity);
     const follows = ({ whole, offset }: GpuBuffer, i: number) => whole === buffers[0].whole && offset === ends[i];
-    const together = buffers.length > 1 && buffers.slice(1).every(follows);
-    if (!together) return buffers.forEach((buffer, i) => this.write(buffer, data[i]));
-    this.check();
-    expectReplayable('a tensor is uploaded', this.recording !== null);
+    if (start !== undefined || buffers.length < 2 || !buffers.slice(1).every(follows)) {
+      return buffers.forEach((buffer, i) => this.send(buffer, (start ?? 0) * words[i].BYTES_PER_ELEMENT, words[i]));
+    }
     const begin = buffers[0].offset;
     const bytes = new Uint8Array(ends.at(-1)! - begin);
     if (this.poison) new Uint32Array(bytes.buffer).fill(POISON);
-    buffers.forEach((buffer, i) => {
-      expectFits(buffer, data[i]);
-      const own = sendable(data[i]);
-      bytes.set(new Uint8Array(own.buffer, own.byteOffset, own.byteLength), buffer.offset - begin);
-    });
+    words.forEach(({ buffer, byteOffset, byteLength }, i) =>
+      bytes.set(new Uint8Array(buffer, byteOffset, byteLength), buffers[i].offset - begin),
+    );
     this.send(buffers[0], 0, bytes);
   }
 

@@ -185,7 +185,7 @@ export class Trainer {
             'not count updates by parameter; begin a new run from its weights',
         );
       }
-      tensor.backend.write(tensor.buffer, data);
+      tensor.backend.write([tensor.buffer], [data]);
     }
     Object.assign(this.state, snapshot.state);
   }
