@@ -2,7 +2,7 @@ import { DTypeError } from '../../engine/errors.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { scalar, type Tensor } from '../../engine/tensor.ts';
-import { adamwStep, beginStep, cat, reshape, zerosLike } from '../../ops/index.ts';
+import { adamwStep, cat, gradNorm, reshape, zerosLike } from '../../ops/index.ts';
 
 export interface AdamWOptions {
   readonly betas: readonly [number, number];
@@ -69,12 +69,12 @@ export class AdamW {
       scope(() => {
         const slots = [...this.slots.values()].filter((s) => s.param.grad);
         const [grads, counts] = [slots.map(({ param }) => param.grad!), slots.map(({ step }) => step)];
-        const { stats, before } = beginStep(grads, counts, this.options.clip, loss);
+        const { stats, before } = gradNorm(grads, this.options.clip, { loss, counts });
         const result = cat([stats, ...beside.map((t) => reshape(t, [1]))], 0);
         const { betas, eps } = this.options;
         for (const [index, slot] of slots.entries()) {
           const weightDecay = slot.param.shape.length >= 2 ? this.options.weightDecay : 0;
-          adamwStep({ ...slot, grad: grads[index], before, index, stats, lr, betas, eps, weightDecay });
+          adamwStep({ ...slot, grad: grads[index], before: before!, index, stats, lr, betas, eps, weightDecay });
         }
         this.zeroGrad();
         return result;

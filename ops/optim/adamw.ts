@@ -110,7 +110,7 @@ export interface AdamWStep {
   readonly v: Tensor;
   /** f32 []: becomes the number of updates that the parameter has had, which the bias correction goes by. */
   readonly step: Tensor;
-  /** f32 (parameters): what their `step`s hold before they change, as `beginStep` gives it. */
+  /** f32 (parameters): what their `step`s hold before they change, as `gradNorm` gives it. */
   readonly before: Tensor;
   /** Which of `before` is the parameter's. */
   readonly index: number;

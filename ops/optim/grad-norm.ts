@@ -93,43 +93,25 @@ const gradNormOp = /* @__PURE__ */ defineOp({
   },
 });
 
-function run(grads: readonly Tensor[], counts: readonly Tensor[], maxNorm: number, loss?: Tensor) {
-  if (grads.length === 0) throw new ArgumentError('gradNorm: no gradients were given; nothing is trained');
-  return apply(gradNormOp, { loss, tensors: [...grads, ...counts] }, { maxNorm, gradients: grads.length });
-}
-
 /**
- * Global norm of all gradients and what follows from it, left on the device: f32 [norm, min(1, maxNorm/(norm + 1e-6)),
- * 1 if the norm, and the loss, is finite else 0]. Squares neither overflow nor vanish: of finite gradients that are not
- * subnormal the norm is infinite only where it is itself beyond f32's range (3.4e38). Two stages in a fixed order, so the
- * same gradients give the same bits.
+ * Global norm of all gradients and what follows from it, left on the device. `stats` is f32 [norm, min(1, maxNorm/(norm
+ * + 1e-6)), 1 if the norm, and the loss, is finite else 0]. Squares neither overflow nor vanish: of finite gradients that
+ * are not subnormal the norm is infinite only where it is itself beyond f32's range (3.4e38). Two stages in a fixed
+ * order, so the same gradients give the same bits. `before` is what `adamwStep` needs of the counts: f32 (parameters), a
+ * copy of them, which kernels read while the step changes these.
  * @param maxNorm 0 does not clip
  * @param loss f32 of one element, which must be finite too
- */
-export function gradNorm(grads: readonly Tensor[], maxNorm: number, loss?: Tensor): Tensor {
-  return run(grads, [], maxNorm, loss).stats;
-}
-
-export interface StepStart {
-  /** What `gradNorm` gives. */
-  readonly stats: Tensor;
-  /** f32 (parameters): a copy of their counts, which kernels read while the step changes these. */
-  readonly before: Tensor;
-}
-
-/**
- * What `adamwStep` needs to know of all parameters together.
  * @param counts f32 [], one a gradient: the updates that its parameter has had
  */
-export function beginStep(
+export function gradNorm(
   grads: readonly Tensor[],
-  counts: readonly Tensor[],
   maxNorm: number,
-  loss?: Tensor,
-): StepStart {
-  if (counts.length !== grads.length) {
-    throw new ArgumentError(`beginStep: ${counts.length} counts for ${grads.length} gradients, expected one for each`);
+  { loss, counts = [] }: { readonly loss?: Tensor; readonly counts?: readonly Tensor[] } = {},
+): { readonly stats: Tensor; readonly before?: Tensor } {
+  const gradients = grads.length;
+  if (gradients === 0) throw new ArgumentError('gradNorm: no gradients were given; nothing is trained');
+  if (counts.length > 0 && counts.length !== gradients) {
+    throw new ArgumentError(`gradNorm: ${counts.length} counts for ${gradients} gradients, expected one for each`);
   }
-  const { stats, before } = run(grads, counts, maxNorm, loss);
-  return { stats, before: before! };
+  return apply(gradNormOp, { loss, tensors: [...grads, ...counts] }, { maxNorm, gradients });
 }

@@ -11,14 +11,14 @@ function step(t: Make, other: object): void {
   const [param, grad, m, v] = [1, 1, 0, 0].map((value) => t.values([value, value]));
   const lr = t.values([0.1], []);
   const count = t.values([0], []);
-  const { stats, before } = ops.beginStep([grad], [count], 0);
-  ops.adamwStep({ param, grad, m, v, step: count, before, stats, lr, ...RATES, ...other });
+  const { stats, before } = ops.gradNorm([grad], 0, { counts: [count] });
+  ops.adamwStep({ param, grad, m, v, step: count, before: before!, stats, lr, ...RATES, ...other });
 }
 
 export const optim: Room = {
   grad_norm: {
-    cases: [[pair, (t, { M, N }) => ops.gradNorm([t.fixed(M, N), t.fixed(N)], 0.5)]],
-    takes: { maxNorm: [finite(0), (t, most) => ops.gradNorm([t(3)], most)] },
+    cases: [[pair, (t, { M, N }) => ops.gradNorm([t.fixed(M, N), t.fixed(N)], 0.5).stats]],
+    takes: { maxNorm: [finite(0), (t, most) => ops.gradNorm([t(3)], most).stats] },
   },
   adamw: {
     cases: [

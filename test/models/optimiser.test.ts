@@ -170,7 +170,7 @@ test('the correction after many updates is that of f64', async () => {
 
 /** [norm, clip scale, finite] of gradients. */
 async function statsOf(backend: Backend, grads: readonly ArrayLike<number>[], maxNorm = 0): Promise<number[]> {
-  const stats = scope(() => gradNorm(grads.map((g) => fromData(backend, Float32Array.from(g), [g.length])), maxNorm));
+  const { stats } = scope(() => gradNorm(grads.map((g) => fromData(backend, Float32Array.from(g), [g.length])), maxNorm));
   const data = [...(await stats.data())];
   stats.dispose();
   return data;
@@ -242,7 +242,7 @@ test('gradients of 16 bits have the norm of their numbers', async () => {
   for (const backend of backends) {
     for (const dtype of ['f16', 'bf16'] as const) {
       const [a, b] = [fromData(backend, [3, 0, 0], [3], dtype), fromData(backend, [4], [1])];
-      const stats = gradNorm([a, b], 1);
+      const { stats } = gradNorm([a, b], 1);
       assert.is((await stats.data())[0], 5, `${backend.kind} ${dtype}`);
       for (const t of [a, b, stats]) t.dispose();
     }
