@@ -45,7 +45,8 @@ export class KeyValueCache {
   append(k: Tensor, v: Tensor): { k: Tensor; v: Tensor; keyCount?: Tensor } {
     const { length, first, end } = this.positions;
     this.held ??= this.room(k, v);
-    sliceScatter_([this.held.k, this.held.v], [k, v], 1, first);
+    sliceScatter_(this.held.k, k, 1, first);
+    sliceScatter_(this.held.v, v, 1, first);
     return length === 0 ? { k, v } : { ...this.held, keyCount: end };
   }
 
@@ -73,7 +74,8 @@ export class KeyValueCache {
     if (!this.held) return;
     const { k, v } = this.held;
     const larger = this.room(k, v);
-    sliceScatter_([larger.k, larger.v], [k, v], 1, 0);
+    sliceScatter_(larger.k, k, 1, 0);
+    sliceScatter_(larger.v, v, 1, 0);
     this.dispose();
     this.held = larger;
   }

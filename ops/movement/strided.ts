@@ -16,16 +16,11 @@ export interface View {
   readonly offset: number;
 }
 
-interface Pair<T> {
+/** A copy between two views of the same shape: what permute, slice, cat and their kin are made of. */
+export interface Copy<T> {
   readonly source: T;
   readonly target: T;
-}
-
-/** A copy between two views of the same shape: what permute, slice, cat and their kin are made of. */
-export interface Copy<T> extends Pair<T> {
   readonly shape: readonly number[];
-  /** Tensors that are like source and target, seen and copied as these are by the same launch. */
-  readonly twin?: Pair<T>;
   /** How the source and the target are seen; they are contiguous where it is left out. */
   readonly from?: View;
   readonly to?: View;
@@ -45,9 +40,9 @@ export function defineCopyOp<A, const I extends string, const O extends string>(
     definition.copies(inputs, outputs, attrs).filter(({ shape }) => !shape.includes(0));
   return defineOp<A, I, O>({
     ...definition,
-    reference: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).flatMap(alone).forEach(copyOnHost),
+    reference: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).forEach(copyOnHost),
     webgpu: (inputs, outputs, attrs) => copies(inputs, outputs, attrs).map(launchCopy),
-    wasm: (inputs, outputs, attrs, { k }) => copies(inputs, outputs, attrs).flatMap(alone).every((copy) => copyOnWasm(k, copy)),
+    wasm: (inputs, outputs, attrs, { k }) => copies(inputs, outputs, attrs).every((copy) => copyOnWasm(k, copy)),
     asStored: { webgpu: names, wasm: names },
   });
 }
@@ -70,9 +65,6 @@ export function viewOp<A>(
     backward,
   });
 }
-
-/** A copy, and that of its twin, each by itself. */
-const alone = <T>({ twin, ...copy }: Copy<T>): readonly Copy<T>[] => (twin ? [copy, { ...copy, ...twin }] : [copy]);
 
 /** @throws DTypeError for formats that share a scale among elements, which cannot be moved one by one */
 export function expectMovable(op: string, x: Spec): void {
@@ -189,11 +181,9 @@ const MOVES = {
   },
 } as const satisfies Record<number, { type: string; target?: string; move: string }>;
 
-function kernel(rank: number, bytes: keyof typeof MOVES, moved: boolean, pairs: number) {
-  return shader(`strided_copy.${rank}.${bytes}.${pairs}${moved ? '.moved' : ''}`, () => {
+function kernel(rank: number, bytes: keyof typeof MOVES, moved: boolean) {
+  return shader(`strided_copy.${rank}.${bytes}${moved ? '.moved' : ''}`, () => {
     const { type, move, target = type }: { type: string; move: string; target?: string } = MOVES[bytes];
-    const which = ['', '2'].slice(0, pairs);
-    const all = (letter: string, binding: string) => Object.fromEntries(which.map((n) => [letter + n, binding]));
     const dims = Array.from({ length: rank }, (_, i) => rank - 1 - i);
     const fields = dims.flatMap((i) => [[`size${i}`, 'u32'] as const, [`from${i}`, 'i32'] as const, [`to${i}`, 'i32'] as const]);
     const steps = dims.map((i) => `  {
@@ -203,8 +193,8 @@ function kernel(rank: number, bytes: keyof typeof MOVES, moved: boolean, pairs: 
     goal += k * params.to${i};
   }`);
     return {
-      reads: { ...all('x', type), ...(moved && { start: 'i32' }) },
-      writes: all('y', target),
+      reads: { x: type, ...(moved && { start: 'i32' }) },
+      writes: { y: target },
       params: { n: 'u32', source: 'i32', goal: 'i32', step: 'i32', most: 'i32', ...Object.fromEntries(fields) },
       workgroup: WG,
       code: /* wgsl */ `
@@ -214,7 +204,7 @@ fn kernel(group: u32, local: u32) {
   var source = params.source;
   var goal = params.goal${moved ? ' + params.step * clamp(start[0], 0, params.most)' : ''};
 ${steps.join('\n')}
-  ${which.map((n) => move.replace(/\b[xy](?=\[)/g, `$&${n}`)).join('\n  ')}
+  ${move}
 }`,
     };
   });
@@ -222,11 +212,10 @@ ${steps.join('\n')}
 
 /** The copy as one launch. Bits are moved, whatever the dtype, in the largest unit that sizes and strides allow. */
 function launchCopy(copy: Copy<Slot>): Launch {
-  const { moved } = copy;
-  const pairs = alone(copy);
-  const [{ bytes, dims, from, to, step }] = pairs.map((pair) => inLargestOf([16, 4, 2], pair));
+  const { source, target, moved } = copy;
+  const { bytes, dims, from, to, step } = inLargestOf([16, 4, 2], copy);
   const n = dims.reduce((product, { size }) => product * size, 1);
   const params = [n, from, to, step, moved?.most ?? 0, ...[...dims].reverse().flatMap((d) => [d.size, d.from, d.to])];
-  const args = [...pairs.map(({ source }) => source), ...(moved ? [moved.start] : []), ...pairs.map(({ target }) => target)];
-  return { shader: kernel(dims.length, bytes, !!moved, pairs.length), args, params, grid: grid1d(n, WG) };
+  const args = moved ? [source, moved.start, target] : [source, target];
+  return { shader: kernel(dims.length, bytes, !!moved), args, params, grid: grid1d(n, WG) };
 }

@@ -2,7 +2,7 @@ import { apply } from '../../engine/apply.ts';
 import { expectWhole } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { expectDType } from '../../engine/dtype.ts';
-import { ArgumentError, ShapeError } from '../../engine/errors.ts';
+import { ShapeError } from '../../engine/errors.ts';
 import { spec } from '../../engine/op.ts';
 import { Tensor } from '../../engine/tensor.ts';
 import { around, expectAlike, normalizeAxis, normalizeDim, resized, show, strides } from '../common/shapes.ts';
@@ -110,56 +110,46 @@ export function slice(x: Tensor, dim: number, start: number, end: number | null 
   return apply(sliceOp, { x }, { dim: d, start: from, length, step: Math.min(step, Math.max(n, 1)) }).y;
 }
 
-const sliceScatterOp = /* @__PURE__ */ defineCopyOp<Range, 'dst' | 'src' | 'dst2?' | 'src2?' | 'start?', never>({
+const sliceScatterOp = /* @__PURE__ */ defineCopyOp<Range, 'dst' | 'src' | 'start?', never>({
   name: 'slice_scatter_',
-  inputs: ['dst', 'src', 'dst2?', 'src2?', 'start?'],
+  inputs: ['dst', 'src', 'start?'],
   outputs: [],
-  mutates: ['dst', 'dst2'],
-  shape({ dst, src, dst2, src2, start }, attrs) {
-    const { dim, step } = attrs;
+  mutates: ['dst'],
+  shape({ dst, src, start: moved }, { dim, start, step }) {
     expectMovable('slice_scatter_', dst);
     expectAlike('slice_scatter_', 'src', src, spec(resized(dst.shape, dim, src.shape[dim]), dst.dtype));
-    if (dst2) expectAlike('slice_scatter_', 'the second dst', dst2, dst);
-    if (src2) expectAlike('slice_scatter_', 'the second src', src2, src);
     const last = dst.shape[dim] - Math.max(0, src.shape[dim] - 1) * step - Math.min(src.shape[dim], 1);
     if (last < 0) {
       throw new ShapeError(`slice_scatter_: src has shape ${show(src.shape)}, more than ${show(dst.shape)} in dim ${dim}`);
     }
-    expectWhole('slice_scatter_', 'start', attrs.start, 0, last);
-    if (!start) return {};
-    expectDType('slice_scatter_', 'start', start.dtype, 'i32');
-    if (start.shape.some((d) => d !== 1)) {
-      throw new ShapeError(`slice_scatter_: start has shape ${show(start.shape)}, expected one element`);
+    expectWhole('slice_scatter_', 'start', start, 0, last);
+    if (!moved) return {};
+    expectDType('slice_scatter_', 'start', moved.dtype, 'i32');
+    if (moved.shape.some((d) => d !== 1)) {
+      throw new ShapeError(`slice_scatter_: start has shape ${show(moved.shape)}, expected one element`);
     }
     return {};
   },
-  copies<T extends Spec>({ dst, src, dst2, src2, start }: { dst: T; src: T; dst2?: T; src2?: T; start?: T }, _: object, attrs: Range) {
+  copies<T extends Spec>({ dst, src, start }: { dst: T; src: T; start?: T }, _: object, attrs: Range) {
     const most = dst.shape[attrs.dim] - src.shape[attrs.dim];
     const moved = start && { start, step: strides(dst.shape)[attrs.dim], most };
-    const twin = dst2 && src2 && { source: src2, target: dst2 };
-    return [{ source: src, target: dst, twin, shape: src.shape, to: rangeOf(dst.shape, attrs), moved }];
+    return [{ source: src, target: dst, shape: src.shape, to: rangeOf(dst.shape, attrs), moved }];
   },
 });
 
-/** One tensor, or two that are treated alike. */
-type OneOrTwo = Tensor | readonly [Tensor, Tensor];
-
 /**
  * dst[…, start : start + n, …] ← src along one dimension, in place, where src has n entries of it: the way to append to
- * a preallocated cache. Two of one shape, such as the keys and the values, are written by one dispatch. Not recorded on
- * the tape.
+ * a preallocated cache. Not recorded on the tape.
  * @param dst of any dtype that stores elements by themselves
- * @param src of dst's dtype, and of its shape but for a size of at most dst's in `dim`; two where dst is two
+ * @param src of dst's dtype, and of its shape but for a size of at most dst's in `dim`
  * @param start where to write: a number, or an i32 tensor of one element, which may hold another one at each replay of
  *   a capture. A tensor's number is clamped to 0 … dst's size − n: nothing is ever written outside.
  * @throws ArgumentError for a number from which src does not fit; ShapeError, DTypeError for a src or start of another
  *   shape or dtype
  */
-export function sliceScatter_(dst: OneOrTwo, src: OneOrTwo, dim: number, start: number | Tensor): void {
-  const [[dst1, dst2], [src1, src2]] = [[dst].flat(), [src].flat()] as readonly Tensor[][];
-  if (!dst2 !== !src2) throw new ArgumentError('slice_scatter_: of dst and src one is one tensor, the other two');
+export function sliceScatter_(dst: Tensor, src: Tensor, dim: number, start: number | Tensor): void {
   const data = start instanceof Tensor ? start : undefined;
-  const d = normalizeAxis('slice_scatter_', dim, dst1.shape.length);
+  const d = normalizeAxis('slice_scatter_', dim, dst.shape.length);
   const range = { dim: d, start: data ? 0 : (start as number), step: 1 };
-  apply(sliceScatterOp, { dst: dst1, src: src1, dst2, src2, start: data }, range);
+  apply(sliceScatterOp, { dst, src, start: data }, range);
 }

@@ -239,7 +239,8 @@ for (const [at, room, [heads, kv, dim, rotaryDim]] of STEPS) {
       const [first, end] = [at, at + 1].map((n) => fromData(backend, [n], [1], 'i32'));
       const [wantK, wantV] = [keys, values].map((t) => ops.clone(t));
       const options = { ...turn, start: first, layout: 'blhd' } as const;
-      ops.sliceScatter_([wantK, wantV], [ops.rope(k, options), v], 1, first);
+      ops.sliceScatter_(wantK, ops.rope(k, options), 1, first);
+      ops.sliceScatter_(wantV, v, 1, first);
       const want = attention(ops.rope(q, options), wantK, wantV, { causal: true, layout: 'blhd', keyCount: end });
       const o = ops.attentionStep_({ q, k, v, keys, values, first, end }, turn);
       const got = [o, ...[keys, values].map((t) => ops.slice(t, 1, 0, at + 1))];

@@ -260,24 +260,20 @@ const SLICES: readonly (readonly [shape: number[], dim: number, n: number, start
   [[4, 6], 1, 6, 0],
 ];
 
-test('sliceScatter_ writes any slice of any format, where a number or a tensor says, of one tensor or of two', async () => {
+test('sliceScatter_ writes any slice of any format, where a number or a tensor says', async () => {
   for (const [shape, dim, n, start] of SLICES) {
     const part = set(shape, dim, n);
     for (const dtype of ALL) {
-      const [old, own] = [[0, 2].map((k) => numbers(elements(shape), k, dtype)), [1, 3].map((k) => numbers(elements(part), k, dtype))];
-      const want = old.map((before, k) => places(shape).map((at, i) => {
+      const [old, own] = [numbers(elements(shape), 0, dtype), numbers(elements(part), 1, dtype)];
+      const want = places(shape).map((at, i) => {
         const inside = at[dim] >= start && at[dim] < start + n;
-        return inside ? own[k][flat(add(at, dim, -start), part)] : before[i];
-      }));
+        return inside ? own[flat(add(at, dim, -start), part)] : old[i];
+      });
       for (const backend of backends) {
         for (const where of [start, fromData(backend, [start], [], 'i32')]) {
-          const [dst, dst2] = old.map((values) => fromData(backend, values, shape, dtype));
-          const [src, src2] = own.map((values) => fromData(backend, values, part, dtype));
-          const what = `${backend.kind} ${dtype} [${shape}] ${dim} ${n} ${start}`;
+          const [dst, src] = [fromData(backend, old, shape, dtype), fromData(backend, own, part, dtype)];
           sliceScatter_(dst, src, dim - shape.length, where);
-          assert.equal([await read(dst), await read(dst2)], [want[0], old[1]], what);
-          sliceScatter_([dst2, dst], [src2, src], dim, where);
-          assert.equal([await read(dst), await read(dst2)], want, `two, ${what}`);
+          assert.equal(await read(dst), want, `${backend.kind} ${dtype} [${shape}] ${dim} ${n} ${start}`);
         }
       }
     }
@@ -285,7 +281,7 @@ test('sliceScatter_ writes any slice of any format, where a number or a tensor s
 });
 
 test('what does not fit is named', () => {
-  const [dst, src, other] = [[2, 4], [2, 2], [2, 2]].map((s) => fromData(reference, random(elements(s), 1), s));
+  const [dst, src] = [[2, 4], [2, 2]].map((s) => fromData(reference, random(elements(s), 1), s));
   const start = (n: number, dtype: DType) => fromData(reference, [1, 1].slice(0, n), [n], dtype);
   for (const [body, what] of [
     [() => sliceScatter_(dst, src, 1, 3), /start is 3, expected a whole number from 0 to 2/],
@@ -297,9 +293,6 @@ test('what does not fit is named', () => {
     [() => sliceScatter_(dst, src, 1, start(2, 'i32')), /start has shape \[2\], expected one element/],
     [() => sliceScatter_(dst, src, 1, start(1, 'f32')), /start has dtype f32/],
     [() => sliceScatter_(dst, dst, 1, 0), /another of its tensors/],
-    [() => sliceScatter_([dst, dst], [src, src], 1, 0), /another of its tensors/],
-    [() => sliceScatter_([dst, other], [src, src], 1, 0), /the second dst has shape \[2, 2\], expected \[2, 4\]/],
-    [() => sliceScatter_(dst, [src, src], 1, 0), /one is one tensor, the other two/],
     [() => permute(dst, [0, 0]), /no order of the 2 dimensions/],
     [() => ops.split(dst, [1, 1], 1), /add up to 2/],
     [() => ops.cat([dst, src], 0), /differ in more than dim 0/],
