@@ -145,7 +145,7 @@ export function launch(
     Object.fromEntries(names.map((name) => [HEADS.includes(name) ? `${name}s` : name, slots[name]]));
   const [mask_batch, mask_head, mask_token] = maskSteps(slots.mask, s);
   const perQuery = mask_head + mask_token > 0;
-  const made = {
+  return launchKernel(device, {
     key: `attention ${kernel.name} ${dim} ${Object.values(constants)} ${slots.mask?.dtype} ${perQuery}`,
     reads: bound(kernel.reads),
     writes: bound(kernel.writes),
@@ -154,7 +154,7 @@ export function launch(
       ...{ tiles, problems, kv_heads: s.kvHeads, group: s.heads / s.kvHeads, length, keys, dim },
       ...{ q_head: s.qHead, q_token: s.qToken, k_head: s.kHead, k_token: s.kToken, causal: Number(attrs.causal) },
       ...{ count_step: countStep(slots.keyCount), mask_batch, mask_head, mask_token },
-      scale: ['f32', attrs.scale] as const,
+      scale: ['f32', attrs.scale],
     },
     constants: { ...constants, WANT_KEYS: slots.dk || slots.dv ? 1 : 0 },
     workgroup: constants.THREADS,
@@ -166,6 +166,5 @@ export function launch(
         ...kernel.code,
       ].join('\n'),
     grid,
-  };
-  return launchKernel(made, device);
+  });
 }

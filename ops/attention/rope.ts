@@ -151,15 +151,14 @@ export const ropeOp: Op<RopeAttrs, 'x' | 'start?', 'y'> = defineOp({
     const { dim, length, inner } = sizesOf(y, layout);
     const rows = y.size / dim;
     const sign = ['f32', inverse ? -1 : 1] as const;
-    const kernel = {
+    return [launchElements(device, rows * (dim - rotaryDim / 2), {
       key: `rope.${rotaryDim}.${theta}`,
       reads: { x, start },
       writes: { y },
       params: { dim, length, inner, offset, each: rows / (start?.size ?? 1), sign },
       declarations: () => frequencyTable(rotaryDim, theta) + COS_SIN,
       body: () => BODY,
-    };
-    return [launchElements(rows * (dim - rotaryDim / 2), kernel, device)];
+    })];
   },
   wasm({ x, start }, { y }, { rotaryDim, theta, offset, layout, inverse }, { k, sizes, scratch }) {
     const { dim, length, inner } = sizesOf(y, layout);

@@ -34,7 +34,7 @@ interface Device {
 }
 
 /** One dispatch of a kernel on operands in whatever formats they are stored. */
-export function launchKernel(kernel: Kernel, { caps }: Device): Launch {
+export function launchKernel({ caps }: Device, kernel: Kernel): Launch {
   const { key, reads, writes, wide = [], params = {}, constants, workgroup, code, grid } = kernel;
   const bindings = (operands: Operands) =>
     Object.entries(operands).flatMap(([name, slot]) =>
@@ -76,22 +76,19 @@ export type KernelBody = Omit<Kernel, 'code' | 'grid' | 'workgroup'> & {
 };
 
 /** A kernel of one invocation for each of some elements. Its body sees the element's index `i`. */
-export function launchElements(size: number, kernel: KernelBody, device: Device): Launch {
-  return launchKernel(
-    {
-      ...kernel,
-      params: { size, ...kernel.params },
-      workgroup: WORKGROUP,
-      code: () => /* wgsl */ `${kernel.declarations?.() ?? ''}
+export function launchElements(device: Device, size: number, kernel: KernelBody): Launch {
+  return launchKernel(device, {
+    ...kernel,
+    params: { size, ...kernel.params },
+    workgroup: WORKGROUP,
+    code: () => /* wgsl */ `${kernel.declarations?.() ?? ''}
 fn kernel(group: u32, local: u32) {
   let i = group * WG + local;
   if (i >= params.size) { return; }
   ${kernel.body()}
 }`,
-      grid: grid1d(size, WORKGROUP),
-    },
-    device,
-  );
+    grid: grid1d(size, WORKGROUP),
+  });
 }
 
 /** Terms that are added up before they go to the whole: long sums lose no digits so. */

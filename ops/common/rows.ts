@@ -40,24 +40,21 @@ fn row_sum(value: f32, local: u32) -> f32 { return row_sum2(vec2<f32>(value, 0.0
  * so that all take part in `row_sum` and `row_sum2`; the invocation's place, `lane`, among the LANES of the row; and
  * `base`, where the row's elements begin.
  */
-export function launchRows(rows: number, columns: number, kernel: KernelBody, device: GpuPlanner): Launch {
+export function launchRows(device: GpuPlanner, rows: number, columns: number, kernel: KernelBody): Launch {
   const lanes = lanesFor(columns);
-  return launchKernel(
-    {
-      ...kernel,
-      key: `${kernel.key}.${lanes}`,
-      params: { rows, columns, ...kernel.params },
-      constants: { LANES: lanes, ...kernel.constants },
-      workgroup: WG,
-      code: () => /* wgsl */ `${ROW_SUMS}${kernel.declarations?.() ?? ''}
+  return launchKernel(device, {
+    ...kernel,
+    key: `${kernel.key}.${lanes}`,
+    params: { rows, columns, ...kernel.params },
+    constants: { LANES: lanes, ...kernel.constants },
+    workgroup: WG,
+    code: () => /* wgsl */ `${ROW_SUMS}${kernel.declarations?.() ?? ''}
 fn kernel(group: u32, local: u32) {
   let row = group * (WG / LANES) + local / LANES;
   let lane = local % LANES;
   let base = min(row, params.rows - 1u) * params.columns;
   ${kernel.body()}
 }`,
-      grid: grid1d(rows * lanes, WG),
-    },
-    device,
-  );
+    grid: grid1d(rows * lanes, WG),
+  });
 }

@@ -43,7 +43,7 @@ const step = /* @__PURE__ */ defineOp({
   webgpu({ x, w, bias, columns }, { y }, { range, silu }, device) {
     const s = sizesOf({ x, w }, 'blc');
     const own = shared(s, { layout: 'blc', silu });
-    const kernel = {
+    return [launchElements(device, y.size, {
       ...own,
       key: `${own.key} step`,
       reads: { rows: x, w, bias },
@@ -62,8 +62,7 @@ ${own.declarations()}`,
     if (k > 0u) { store_columns(index(at.b, at.c, k - 1u, K - 1u), column); }
   }
   store_y(i, activated(sum));`,
-    };
-    return [launchElements(y.size, kernel, device)];
+    })];
   },
   wasm({ x, w, bias, columns }, { y }, { range, silu }, { k, sizes, scratch }) {
     const { batch, channels, width } = sizesOf({ x, w }, 'blc');

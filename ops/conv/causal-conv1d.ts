@@ -8,7 +8,7 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { launchElements } from '../common/launch-kernel.ts';
 import { dsilu, silu as siluOf } from '../common/math.ts';
 import { expectFloats, expectRank, expectShape, gradientSpecs, show, type Wanting } from '../common/shapes.ts';
-import { foldLaunches } from '../reduce/fold.ts';
+import { foldLaunches, sumOver } from '../reduce/fold.ts';
 import backwardCode from './causal-conv1d-backward.wgsl';
 import sharedCode from './causal-conv1d.wgsl';
 
@@ -124,14 +124,13 @@ export const conv = /* @__PURE__ */ defineOp({
     });
   },
   webgpu({ x, w, bias, initial }, { y }, attrs, device) {
-    const kernel = {
+    return [launchElements(device, y.size, {
       ...shared(sizesOf({ x, w }, attrs.layout), attrs),
       reads: { x, w, bias, initial },
       writes: { y },
       body: () => /* wgsl */ `let at = place(i, params.length);
   store_y(i, activated(sum_at(at.b, at.c, at.l)));`,
-    };
-    return [launchElements(y.size, kernel, device)];
+    })];
   },
   wasm({ x, w, bias, initial }, { y }, attrs, device) {
     device.k.causal_conv1d(x, w, bias, initial, y, ...lastOf(sizesOf({ x, w }, attrs.layout), attrs, device));
@@ -173,7 +172,7 @@ const convBackward = /* @__PURE__ */ defineOp({
     const segments = s.batch * Math.max(1, Math.ceil(s.length / SEGMENT));
     const parts = dw || dbias ? Math.min(segments, MAX_PARTS) : segments;
     const sums = dw || dbias ? device.scratch([parts, s.channels * (s.width + 1)]) : undefined;
-    const walk = {
+    const walk = launchElements(device, parts * s.channels, {
       key: `${own.key} backward`,
       reads: { x, w, dy, bias, initial },
       writes: { dx, dinitial, sums },
@@ -181,18 +180,17 @@ const convBackward = /* @__PURE__ */ defineOp({
       params: { ...params, batch: s.batch, segment: SEGMENT, parts },
       declarations: () => sharedCode + backwardCode,
       body: () => 'walk(i % params.channels, i / params.channels);',
-    };
-    const launches = [launchElements(parts * s.channels, walk, device)];
-    if (!sums) return launches;
-    const total = {
+    });
+    if (!sums) return [walk];
+    const total = foldLaunches(device, [0], {
       name: 'causal_conv1d weights',
       reads: { sums },
       writes: { dw, dbias },
       params: { taps: w.size },
-      fold: { type: 'f32', load: 'load_sums(i)', acc: 'f32', lift: 'v', join: 'a + b' },
+      fold: sumOver('f32', 'load_sums(i)'),
       store: 'if (o < params.taps) { store_dw(o, a); } else { store_dbias(o - params.taps, a); }',
-    };
-    return [...launches, ...foldLaunches(total, [0], device)];
+    });
+    return [walk, ...total];
   },
   wasm({ x, w, dy, bias, initial }, { dx, dw, dbias, dinitial }, attrs, device) {
     const last = lastOf(sizesOf({ x, w }, attrs.layout), attrs, device);

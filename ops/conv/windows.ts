@@ -78,7 +78,7 @@ const foldOp: Op<Windows, 'y', 'x'> = /* @__PURE__ */ defineOp({
     const { image: [, channels, height, width], kernel, stride, dilation } = windows;
     const taps = { kernel_y: kernel[0], kernel_x: kernel[1], stride_y: stride[0], stride_x: stride[1] };
     const steps = { dilation_y: dilation[0], dilation_x: dilation[1] };
-    const kernelOf = {
+    return [launchElements(device, x.size, {
       key: 'fold',
       reads: { patches: y },
       writes: { image: x },
@@ -101,10 +101,8 @@ const foldOp: Op<Windows, 'y', 'x'> = /* @__PURE__ */ defineOp({
     }
   }
   store_image(i, sum);`,
-    };
-    return [launchElements(x.size, kernelOf, device)];
+    })];
   },
-  asStored: { webgpu: ['y'] },
   backward: ({ attrs, grads }) => ({ y: apply(unfoldOp, { x: grads.x! }, attrs).y }),
 });
 

@@ -67,14 +67,13 @@ const incrementOp = /* @__PURE__ */ defineOp({
     for (let i = 0; i < x.size; i++) x.data[i] += by;
   },
   webgpu({ x, before }, _, { by }, device) {
-    const kernel = {
+    return [launchElements(device, x.size, {
       key: 'increment',
       reads: {},
       writes: { x, before },
       params: { by: ['i32', by] },
       body: () => `let old = load_x(i); ${before ? 'store_before(i, old); ' : ''}store_x(i, old + params.by);`,
-    } as const;
-    return [launchElements(x.size, kernel, device)];
+    })];
   },
 });
 

@@ -60,27 +60,23 @@ export function elementwise(kernel: ElementwiseKernel, device: { readonly caps: 
   const types = Object.fromEntries(Object.entries({ ...slots, result }).map(([name, slot]) => [name, typeOf(slot)]));
   const call = (index: string, part: string) => `value_of(${[index, ...reads.map(({ name }) => name + part)].join(', ')})`;
   const four = ['x', 'y', 'z', 'w'].map((part, k) => call(`4u * i + ${k}u`, `.${part}`));
-  return launchElements(
-    wide ? Math.ceil(size / 4) : size,
-    {
-      key: [name, ...walks].join('.'),
-      reads: slots,
-      writes: { result },
-      wide: [...reads.filter(inOnePiece).map(({ name }) => name), ...(wide ? ['result'] : [])],
-      params: { ...params, ...walkParams(reads, sizes, fours) },
-      declarations() {
-        const args = ['i: u32', ...reads.map(({ name, type }) => `${name}: ${type}`)];
-        const expression = typeof value === 'string' ? value : value(types);
-        return `${helpers}\nfn value_of(${args.join(', ')}) -> ${types.result} { return ${expression}; }`;
-      },
-      body: () =>
-        [
-          ...reads.map((read) => `let ${read.name} = ${load(read, wide)};`),
-          `store_result(i, ${wide ? `vec4<${types.result}>(${four.join(', ')})` : call('i', '')});`,
-        ].join('\n  '),
+  return launchElements(device, wide ? Math.ceil(size / 4) : size, {
+    key: [name, ...walks].join('.'),
+    reads: slots,
+    writes: { result },
+    wide: [...reads.filter(inOnePiece).map(({ name }) => name), ...(wide ? ['result'] : [])],
+    params: { ...params, ...walkParams(reads, sizes, fours) },
+    declarations() {
+      const args = ['i: u32', ...reads.map(({ name, type }) => `${name}: ${type}`)];
+      const expression = typeof value === 'string' ? value : value(types);
+      return `${helpers}\nfn value_of(${args.join(', ')}) -> ${types.result} { return ${expression}; }`;
     },
-    device,
-  );
+    body: () =>
+      [
+        ...reads.map((read) => `let ${read.name} = ${load(read, wide)};`),
+        `store_result(i, ${wide ? `vec4<${types.result}>(${four.join(', ')})` : call('i', '')});`,
+      ].join('\n  '),
+  });
 }
 
 /** The launch of a kernel over the 32-bit words of buffers, whatever the dtypes. */

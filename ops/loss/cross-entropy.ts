@@ -101,7 +101,7 @@ const crossEntropyOp = /* @__PURE__ */ defineOp({
   webgpu({ logits, labels, weight }, { loss, stats, factor, mass }, attrs, device) {
     const losses = factor ? device.scratch([labels.size]) : loss;
     const weights = factor && device.scratch([labels.size]);
-    const kernel = {
+    const perRow = launchRows(device, labels.size, logits.shape.at(-1)!, {
       key: `cross_entropy.${attrs.labelSmoothing > 0}`,
       reads: { logits, labels, weight },
       writes: { losses, weights, stats, mass },
@@ -122,9 +122,8 @@ const crossEntropyOp = /* @__PURE__ */ defineOp({
   ${mass ? 'store_mass(row, sums.y);' : ''}
   store_stats(2u * row, stat.x);
   store_stats(2u * row + 1u, stat.y);`,
-    };
-    const perRow = launchRows(labels.size, logits.shape.at(-1)!, kernel, device);
-    return factor ? [perRow, launchReduction(reductionOf(attrs), { losses, weights }, { loss, factor }, device)] : [perRow];
+    });
+    return factor ? [perRow, launchReduction(device, reductionOf(attrs), { losses, weights }, { loss, factor })] : [perRow];
   },
   wasm({ logits, labels }, { loss, stats, factor, mass }, { ignoreIndex, reduction }, { k }) {
     if (reduction !== 'mean' || mass) return false;
@@ -156,7 +155,7 @@ const crossEntropyBackward = /* @__PURE__ */ defineOp({
     }
   },
   webgpu({ logits, labels, weight, stats, factor, mass, dy }, { dlogits }, attrs, device) {
-    const kernel = {
+    return [launchElements(device, logits.size, {
       key: `cross_entropy.backward.${attrs.labelSmoothing > 0}`,
       reads: { logits, labels, weight, stats, factor, mass, dy },
       writes: { dlogits },
@@ -169,8 +168,7 @@ const crossEntropyBackward = /* @__PURE__ */ defineOp({
   let scale = ${factor ? 'load_factor(0u) * load_dy(0u)' : 'load_dy(row)'};
   let slope = scale * (${mass ? 'load_mass(row) * ' : ''}p - target_of(label, i - row * params.columns));
   store_dlogits(i, select(slope, 0.0, label == params.ignore));`,
-    };
-    return [launchElements(logits.size, kernel, device)];
+    })];
   },
   wasm({ logits, labels, stats, factor, mass, dy }, { dlogits }, { ignoreIndex }, { k }) {
     if (!factor || mass) return false;

@@ -98,7 +98,7 @@ const distillLossOp = /* @__PURE__ */ defineOp({
   webgpu({ student, teacher, weights }, { loss, factor, stats }, attrs, device) {
     const n = student.shape.at(-1)!;
     const losses = device.scratch([student.size / n]);
-    const kernel = {
+    const perRow = launchRows(device, losses.size, n, {
       key: `distill_loss.${attrs.kind}`,
       reads: { student, teacher, weights },
       writes: { losses, stats },
@@ -127,12 +127,8 @@ const distillLossOp = /* @__PURE__ */ defineOp({
   store_losses(row, select(w * row_loss.x, 0.0, w == 0.0));
   for (var j = 0u; j < 4u; j++) { store_stats(row * STATS + j, logs[j]); }
   store_stats(row * STATS + 4u, row_loss.y);`,
-    };
-    const end = reductionOf(attrs, student);
-    return [
-      launchRows(losses.size, n, kernel, device),
-      launchReduction(end, { losses, weights }, { loss, factor }, device),
-    ];
+    });
+    return [perRow, launchReduction(device, reductionOf(attrs, student), { losses, weights }, { loss, factor })];
   },
   wasm({ student, teacher, weights }, { loss, factor, stats }, attrs, { k }) {
     if (attrs.kind !== 'kl') return false;
@@ -165,7 +161,7 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
     }
   },
   webgpu({ student, teacher, weights, factor, stats, dy }, { dstudent }, attrs, device) {
-    const kernel = {
+    return [launchElements(device, student.size, {
       key: `distill_loss.backward.${attrs.kind}`,
       reads: { student, teacher, weights, factor, stats, dy },
       writes: { dstudent },
@@ -181,8 +177,7 @@ const distillLossBackward = /* @__PURE__ */ defineOp({
   let q = exp(b);
   let w = load_factor(0u) * load_dy(0u)${weights ? ' * load_weights(row)' : ''};
   store_dstudent(i, select(w * (params.k * (${DIVERGENCES[attrs.kind].slope})), 0.0, w == 0.0));`,
-    };
-    return [launchElements(student.size, kernel, device)];
+    })];
   },
   wasm({ student, teacher, weights, factor, stats, dy }, { dstudent }, attrs, { k }) {
     if (attrs.kind !== 'kl') return false;

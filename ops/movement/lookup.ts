@@ -80,7 +80,7 @@ export function defineLookup(
       const { type } = accessOf(table.dtype, device.caps);
       // NaN by its bits, of which compilers may assume that there are none.
       const nothing = isFloat(table.dtype) && Number.isNaN(outside) ? 0x7fc00000 : 0;
-      const kernel = {
+      return [launchElements(device, y.size / step, {
         key: `lookup.${unit}`,
         reads: { table, index },
         writes: { y },
@@ -91,8 +91,7 @@ export function defineLookup(
   var value = ${step === 4 ? `vec4<${type}>` : type}(bitcast<${type}>(params.nothing));
   if (k < params.length) { value = load_table((row / params.count * params.length + k) * params.inner + i % params.inner); }
   store_y(i, value);`,
-      } as const;
-      return [launchElements(y.size / step, kernel, device)];
+      })];
     },
     wasm({ table, index }, { y }, { dim }, { k }) {
       if (!isFloat(table.dtype) || unit === 'element') return false;
@@ -167,7 +166,7 @@ const ADDITIONS: readonly {
     when: ({ outer, inner }, unit) => unit === 'element' || outer > 1 || inner < COLUMNS / 8,
     launches(index, src, y, { length, inner, count }, unit, device) {
       const { type } = accessOf(y.dtype, device.caps);
-      const kernel = {
+      return [launchElements(device, y.size, {
         key: `scatter.${unit}`,
         reads: { index, src },
         writes: { y },
@@ -179,8 +178,7 @@ const ADDITIONS: readonly {
   ${sumInBlocks(`let at = base + j * params.inner;
     if (load_index(${unit === 'slice' ? 'j' : 'at'}) == k) { part += load_src(at); }`, type)}
   store_y(i, sum);`,
-      } as const;
-      return [launchElements(y.size, kernel, device)];
+      })];
     },
   },
   {
@@ -192,7 +190,7 @@ const ADDITIONS: readonly {
       const each = Math.max(1, Math.ceil(count / Math.max(1, Math.floor(most))));
       const parts = Math.max(1, Math.ceil(count / each));
       const sums = parts === 1 ? y : device.scratch([parts, y.size]);
-      const kernel = {
+      const first = launchKernel(device, {
         key: 'scatter.rows',
         reads: { index, src },
         writes: { y: sums },
@@ -201,9 +199,8 @@ const ADDITIONS: readonly {
         constants: { ROWS },
         code: () => scatterRows,
         grid: grid1d(Math.ceil(length / ROWS) * Math.ceil(inner / COLUMNS) * parts, 1),
-      };
-      const first = launchKernel(kernel, device);
-      return parts === 1 ? [first] : [first, sumRows(sums, y, device)];
+      });
+      return parts === 1 ? [first] : [first, sumRows(device, sums, y)];
     },
   },
 ];

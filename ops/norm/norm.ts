@@ -8,7 +8,7 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { dsilu, silu } from '../common/math.ts';
 import { launchRows } from '../common/rows.ts';
 import { expectFloats, expectShape, show } from '../common/shapes.ts';
-import { foldLaunches } from '../reduce/fold.ts';
+import { foldLaunches, sumOver } from '../reduce/fold.ts';
 
 interface NormAttrs {
   /** Whether the mean is taken off. */
@@ -77,7 +77,7 @@ function defineInputsBackward(name: string) {
     webgpu({ x, z, weight, mean, rstd, dy }, { dx, dz }, { center, gate, group }, device) {
       const [dgate, dsource] =
         gate === 'first' ? ['du * load_x(i)', 'silu(load_z(i))'] : ['load_dy(i) * load_weight(w + c) * hat', '1.0'];
-      const kernel = {
+      return [launchRows(device, x.size / group, group, {
         key: `norm.backward.${gate}`,
         reads: { x, z, weight, mean, rstd, dy },
         writes: { dx, dz },
@@ -103,8 +103,7 @@ fn slope(i: u32, w: u32) -> f32 { return load_dy(i) * load_weight(w) * after(i);
     store_dx(i, du * ${dsource});
     store_dz(i, ${dgate} * dsilu(load_z(i)));
   }`,
-      };
-      return [launchRows(x.size / group, group, kernel, device)];
+      })];
     },
     wasm({ x, z, weight, mean, rstd, dy }, { dx, dz }, { group, gate }, { k }) {
       k.norm_backward(x, z, weight, mean, rstd, dy, dx, dz, x.size / group, group, weight.size, WASM_GATE[gate]);
@@ -142,9 +141,11 @@ function defineWeightsBackward(name: string) {
       const [acc, terms, store] = writes.dbias
         ? ['vec2<f32>', `vec2(${hat}, 1.0)`, 'store_dweight(o, a.x); store_dbias(o, a.y);']
         : ['f32', hat, 'store_dweight(o, a);'];
-      const fold = { type: acc, load: `${terms} * (load_dy(i) * ${afterAt(gate)})`, acc, lift: 'v', join: 'a + b' };
-      const kernel = { name: `norm.weights.${gate}.${acc}`, reads, writes, params: { columns: group }, fold, store };
-      return foldLaunches(kernel, x.shape.slice(0, -1).map((_, d) => d), device);
+      return foldLaunches(device, x.shape.slice(0, -1).map((_, d) => d), {
+        name: `norm.weights.${gate}.${acc}`,
+        ...{ reads, writes, store, params: { columns: group } },
+        fold: sumOver(acc, `${terms} * (load_dy(i) * ${afterAt(gate)})`),
+      });
     },
     wasm({ x, z, mean, rstd, dy }, { dweight, dbias }, { group, gate }, { k, sizes, scratch }) {
       const room = scratch(sizes.norm_weights_scratch(dweight.size));
@@ -189,7 +190,7 @@ function normOp(name: string) {
       }
     },
     webgpu({ x, z, weight, bias }, { y, mean, rstd }, { center, gate, group, eps }, device) {
-      const kernel = {
+      return [launchRows(device, x.size / group, group, {
         key: `norm.${gate}`,
         reads: { x, z, weight, bias },
         writes: { y, mean, rstd },
@@ -220,8 +221,7 @@ function normOp(name: string) {
   if (lane > 0u) { return; }
   store_mean(row, mean);
   store_rstd(row, rstd);`,
-      };
-      return [launchRows(x.size / group, group, kernel, device)];
+      })];
     },
     wasm({ x, z, weight, bias }, { y, mean, rstd }, { group, eps, gate }, { k }) {
       k.norm(x, z, weight, bias, y, mean, rstd, x.size / group, group, weight.size, eps, WASM_GATE[gate]);

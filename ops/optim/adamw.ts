@@ -84,7 +84,7 @@ const adamwOp = /* @__PURE__ */ defineOp({
     const numbers = { eps, decay: weightDecay, beta1, rest1: 1 - beta1, beta2, rest2: 1 - beta2 };
     const logs = { log1: logOf(beta1), log2: logOf(beta2) };
     const floats = Object.entries({ ...numbers, ...logs }).map(([name, value]) => [name, ['f32', value] as const]);
-    const kernel = {
+    return [launchKernel(device, {
       key: 'adamw',
       reads: { grad, before, stats, lr },
       writes: { param, ms: m, vs: v, step },
@@ -93,8 +93,7 @@ const adamwOp = /* @__PURE__ */ defineOp({
       workgroup: WG,
       code: () => UPDATE,
       grid: grid1d(param.size, WG * EACH),
-    } as const;
-    return [launchKernel(kernel, device)];
+    })];
   },
   wasm({ param, grad, m, v, step, before, stats, lr }, _, { index, betas, eps, weightDecay }, { k }) {
     k.adamw(param, grad, m, v, step, at(before, 4 * index), stats, lr, param.size, ...betas, eps, weightDecay);

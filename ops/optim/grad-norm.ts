@@ -53,7 +53,7 @@ const gradNormOp = /* @__PURE__ */ defineOp({
     const offsets = groups.map((_, i) => groups.slice(0, i).reduce((a, b) => a + b, 0));
     const fold = { type: 'f32', load: 'load_x(i)', ...SQUARES };
     const parts = groups.map((splits, i) => {
-      const kernel = {
+      return launchFold(device, { outer: 1, len: tensors[i].size, inner: 1, splits }, {
         key: 'grad_norm.parts',
         reads: { x: tensors[i], count: before && tensors[gradients + i] },
         writes: { norms, before },
@@ -63,14 +63,13 @@ const gradNormOp = /* @__PURE__ */ defineOp({
   if (local > 0u) { return; }
   store_norms(params.offset + at.part, norm_of(total));
   if (at.part == 0u) { store_before(params.index, load_count(0u)); }`,
-      };
-      return launchFold(kernel, { outer: 1, len: tensors[i].size, inner: 1, splits }, device);
+      });
     });
-    const whole = {
+    const whole = launchFold(device, { outer: 1, len: norms.size, inner: 1 }, {
       key: 'grad_norm.stats',
       reads: { x: norms, loss },
       writes: { stats },
-      params: { max_norm: ['f32', maxNorm] } as const,
+      params: { max_norm: ['f32', maxNorm] },
       fold,
       body: /* wgsl */ `
   if (local > 0u) { return; }
@@ -78,8 +77,8 @@ const gradNormOp = /* @__PURE__ */ defineOp({
   store_stats(0u, norm);
   store_stats(1u, select(1.0, min(1.0, params.max_norm / (norm + 1e-6)), params.max_norm > 0.0));
   store_stats(2u, select(0.0, 1.0, is_finite(norm) && is_finite(load_loss(0u))));`,
-    };
-    return [...parts, launchFold(whole, { outer: 1, len: norms.size, inner: 1 }, device)];
+    });
+    return [...parts, whole];
   },
   wasm({ loss, tensors }, { stats, before }, { maxNorm, gradients }, { k, scratch }) {
     const norms = scratch(4 * gradients);

@@ -74,7 +74,7 @@ const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
     const { outer, length, inner } = around(x.shape, dim);
     const lines = outer * inner;
     const lanes = length <= 16 || (inner > 1 && lines >= 4096) ? 1 : WORKGROUP;
-    const kernel = {
+    return [launchKernel(device, {
       key: `cumsum.${lanes}`,
       reads: { x },
       writes: { y },
@@ -83,8 +83,7 @@ const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
       constants: { LANES: lanes },
       code: () => `alias T = ${accessOf(x.dtype, device.caps).type};${CODE}`,
       grid: grid1d(lines * lanes, WORKGROUP),
-    };
-    return [launchKernel(kernel, device)];
+    })];
   },
   backward: ({ attrs, grads }) => ({ x: apply(cumsumOp, { x: grads.y! }, { ...attrs, reverse: !attrs.reverse }).y }),
 });

@@ -123,8 +123,8 @@ export function defineReduction(name: string, row: Reduction): (x: Tensor, optio
       const { type } = accessOf(x.dtype, device.caps);
       const value = { type, load: 'load_x(i)', ...fold(type, accessOf(y.dtype, device.caps).type) };
       const params = { count: ['f32', countOf(x, attrs)] } as const;
-      const kernel = { name, reads: { x }, writes: { y }, params, fold: value, store: `store_y(o, ${result});`, empty };
-      return foldLaunches(kernel, attrs.dims, device);
+      const store = `store_y(o, ${result});`;
+      return foldLaunches(device, attrs.dims, { name, reads: { x }, writes: { y }, params, fold: value, store, empty });
     },
     wasm({ x }, { y }, { dims }, device) {
       const sizes = asMiddle(x.shape, dims);

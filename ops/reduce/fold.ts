@@ -30,6 +30,9 @@ interface FoldOf extends Fold {
   readonly load: string;
 }
 
+/** Σ of what `load` gives. */
+export const sumOver = (type: string, load: string): FoldOf => ({ type, load, acc: type, lift: 'v', join: 'a + b' });
+
 /** A tensor seen as (outer, len, inner), which is folded along `len`, in so many parts. */
 interface Pass {
   readonly outer: number;
@@ -73,20 +76,19 @@ const variantFor = ({ outer, len, inner }: Pass): Variant =>
 const FOUR = 'join(join(lift(a, k), lift(b, k + LANES)), join(lift(c, k + 2u * LANES), lift(d, k + 3u * LANES)))';
 
 /** A launch that folds each line, or part of it, and then does something with the total. */
-export function launchFold({ key, fold, body, ...kernel }: FoldKernel, pass: Pass, device: GpuPlanner): Launch {
+export function launchFold(device: GpuPlanner, pass: Pass, { key, fold, body, ...kernel }: FoldKernel): Launch {
   const { outer, len, inner, splits = 1 } = pass;
   const lines = outer * inner;
   const { name, lanes, along } = variantFor(pass);
   const { acc, lift, join, four = FOUR, helpers = '', type, load } = fold;
-  return launchKernel(
-    {
-      ...kernel,
-      key: `${key}.${name}`,
-      workgroup: WORKGROUP,
-      params: { lines, len, inner, splits, chunk: Math.ceil(len / splits), ...kernel.params },
-      // Lanes of a line are NEXT apart in the workgroup.
-      constants: { LANES: lanes, TILE: WORKGROUP / lanes, NEXT: along ? 1 : WORKGROUP / lanes, ALONG: along ? 1 : 0 },
-      code: () => /* wgsl */ `${helpers}
+  return launchKernel(device, {
+    ...kernel,
+    key: `${key}.${name}`,
+    workgroup: WORKGROUP,
+    params: { lines, len, inner, splits, chunk: Math.ceil(len / splits), ...kernel.params },
+    // Lanes of a line are NEXT apart in the workgroup.
+    constants: { LANES: lanes, TILE: WORKGROUP / lanes, NEXT: along ? 1 : WORKGROUP / lanes, ALONG: along ? 1 : 0 },
+    code: () => /* wgsl */ `${helpers}
 alias Acc = ${acc};
 alias Value = ${type};
 fn value(i: u32) -> Value { return ${load}; }
@@ -99,10 +101,8 @@ fn kernel(group: u32, local: u32) {
   let total = fold_line(at, local);
   ${body}
 }`,
-      grid: grid1d(Math.ceil((lines * lanes) / WORKGROUP) * splits, 1),
-    },
-    device,
-  );
+    grid: grid1d(Math.ceil((lines * lanes) / WORKGROUP) * splits, 1),
+  });
 }
 
 /** Workgroups that keep a large GPU busy. */
@@ -149,7 +149,7 @@ interface Folded extends Pick<Kernel, 'reads' | 'writes' | 'params'> {
  * Launches that fold the first of what is read over `dims`, deterministically: a fixed tree in each workgroup, and
  * further launches, through scratch, where there are few outputs or the dims are not neighbours.
  */
-export function foldLaunches(folded: Folded, dims: readonly number[], device: GpuPlanner): Launch[] {
+export function foldLaunches(device: GpuPlanner, dims: readonly number[], folded: Folded): Launch[] {
   const { name, store, reads, writes, params, fold, empty = 0 } = folded;
   const [{ shape, size }] = Object.values(reads) as [Slot];
   if (size === 0) return Object.values(writes).flatMap((y) => (y ? [launchFill(y, empty)] : []));
@@ -164,7 +164,7 @@ export function foldLaunches(folded: Folded, dims: readonly number[], device: Gp
     const to = last ? writes : { y: device.scratch([pass.outer, pass.splits!, pass.inner, words.length], type as DType) };
     const kernel = { key: `${name}.${i === 0 ? 'first' : ''}.${last ? 'last' : ''}`, ...from, writes: to, params };
     from = { reads: { x: Object.values(to)[0] }, fold: { ...fold, lift: 'v', four: undefined, type: fold.acc, load: whole } };
-    return launchFold({ ...kernel, body: storing(last ? `let a = total; ${store}` : part) }, pass, device);
+    return launchFold(device, pass, { ...kernel, body: storing(last ? `let a = total; ${store}` : part) });
   });
 }
 
@@ -176,8 +176,8 @@ const storing = (store: string) => /* wgsl */ `
   }`;
 
 /** y = Σ over the rows of x (rows, …y), some hundreds of them: the second stage of sums over many. */
-export function sumRows(x: Slot, y: Slot, device: GpuPlanner): Launch {
-  const fold = { type: 'f32', load: 'load_x(i)', acc: 'f32', lift: 'v', join: 'a + b' };
-  const kernel = { key: 'sum_rows', reads: { x }, writes: { y }, fold, body: storing('store_y(o, total);') };
-  return launchFold(kernel, { outer: 1, len: x.shape[0], inner: y.size }, device);
+export function sumRows(device: GpuPlanner, x: Slot, y: Slot): Launch {
+  const kernel = { key: 'sum_rows', reads: { x }, writes: { y }, fold: sumOver('f32', 'load_x(i)') };
+  const pass = { outer: 1, len: x.shape[0], inner: y.size };
+  return launchFold(device, pass, { ...kernel, body: storing('store_y(o, total);') });
 }

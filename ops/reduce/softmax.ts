@@ -112,7 +112,7 @@ function lineOp(
       const { outer, length: len, inner } = around(out.shape, dim);
       const helpers = `${fold.helpers ?? ''}fn result(i: u32, total: Acc) -> f32 { return ${result}; }\n`;
       const kernel = { key: name, reads, writes: { out }, fold: { ...fold, helpers, type: 'f32', load }, body: WRITE_RESULTS };
-      return [launchFold(kernel, { outer, len, inner }, device)];
+      return [launchFold(device, { outer, len, inner }, kernel)];
     },
     wasm(given, { out }, { dim }, { k }) {
       const { outer, length, inner } = around(out.shape, dim);

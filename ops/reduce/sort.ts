@@ -110,7 +110,7 @@ const sortOp = /* @__PURE__ */ defineOp({
     const launch = (code: string, runs: number, width: number, out: number, outRuns: number, threads: number) => {
       const last = outRuns === 1;
       const to = last ? indices : device.scratch([lines, outRuns, out, 2], 'u32');
-      const kernel = {
+      launches.push(launchKernel(device, {
         key: `sort.${code === MERGE ? 'merge' : descending}.${last}`,
         reads: { x: from },
         writes: { y: to },
@@ -118,8 +118,7 @@ const sortOp = /* @__PURE__ */ defineOp({
         params: { lines, len: length, inner, runs, width, cap, out, out_runs: outRuns },
         code: () => (last ? EMIT_INDEX : EMIT_PAIR) + code,
         grid: grid1d(lines * runs * threads, BLOCK),
-      };
-      launches.push(launchKernel(kernel, device));
+      }));
       [from, cap] = [to, out];
     };
     let runs = Math.max(1, Math.ceil(length / BLOCK));

@@ -53,7 +53,7 @@ const chooseTokenOp = /* @__PURE__ */ defineOp({
     const drawn = temperature > 0;
     const limits = { k: drawn && topK > 0 && topK < vocabulary, p: drawn && topP < 1 };
     const floats = { temperature: ['f32', temperature], penalty: ['f32', repetitionPenalty] } as const;
-    const kernel = {
+    return [launchKernel(device, {
       key: `choose_token.${drawn}.${limits.k}.${limits.p}`,
       reads: { logits, draws, position },
       writes: { token, seen },
@@ -62,8 +62,7 @@ const chooseTokenOp = /* @__PURE__ */ defineOp({
       workgroup: WG,
       code: () => `${FOLDS}${code.replace('DRAW', drawn ? drawing(limits) : '')}`,
       grid: [rows, 1, 1],
-    } as const;
-    return [launchKernel(kernel, device)];
+    })];
   },
 });
 

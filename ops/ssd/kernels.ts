@@ -1,7 +1,7 @@
 import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { launchElements, launchKernel } from '../common/launch-kernel.ts';
-import { launchFold } from '../reduce/fold.ts';
+import { launchFold, sumOver } from '../reduce/fold.ts';
 import backwardCode from './backward.wgsl';
 import commonCode from './common.wgsl';
 import rowsBackwardCode from './rows-backward.wgsl';
@@ -49,7 +49,7 @@ export function discretise(
   steps: Slot,
   device: GpuPlanner,
 ): Launch {
-  const kernel = {
+  return launchElements(device, steps.size / 4, {
     key: 'ssd discretise',
     reads: { dt, A_log, D, dt_bias },
     writes: { steps },
@@ -57,8 +57,7 @@ export function discretise(
     params: { heads: A_log.size, dt_row: row, dt_from: from },
     declarations: () => discretisedCode,
     body: () => 'store_steps(i, discretised_at(i / params.heads, i % params.heads));',
-  };
-  return launchElements(steps.size / 4, kernel, device);
+  });
 }
 
 /** What a walk over the chunks reads and writes; `cs` with `ys`, which are read from it. */
@@ -82,7 +81,7 @@ export function recurrence(
   const each = Math.ceil(n / lanes);
   const { software } = device.caps;
   const step = steps ? 'load_steps(token * params.heads + head)' : 'discretised_at(token, head)';
-  const kernel = {
+  return launchKernel(device, {
     key: `ssd recurrence ${n} ${lanes} ${software} ${inPlace}`,
     reads: { xs, bs, cs, ...(steps ? { steps } : { dt, A_log, D, dt_bias }), ...(!inPlace && { starts }) },
     writes: { ys, ends, tiles },
@@ -98,8 +97,7 @@ fn step_at(token: u32, head: u32) -> vec4<f32> { return ${step}; }
 ${inPlace ? 'fn load_starts(i: u32) -> f32 { return load_ends(i); }' : ''}
 ${rowsCode}`,
     grid: grid1d(total * lanes, 64),
-  };
-  return launchKernel(kernel, device);
+  });
 }
 
 /** What the kernels that take a cut are told of it: one workgroup a block and chunk, or a thread for each row. */
@@ -183,7 +181,7 @@ export function walk(task: Task, walked: Walked, reverse = false): Launch {
   const wide = wideAlong(s, 'bs', 'cs', 'starts', 'ends', 'tiles');
   const own = kernelOf(task);
   const wants = { WANT_Y: ys ? 1 : 0, WANT_END: ends ? 1 : 0, WANT_TILES: tiles ? 1 : 0 };
-  const kernel = {
+  return launchKernel(device, {
     ...own,
     key: `ssd walk ${own.key} ${reverse}`,
     reads: { xs, steps, bs, cs, starts },
@@ -195,8 +193,7 @@ export function walk(task: Task, walked: Walked, reverse = false): Launch {
       const stores = fours('store', { y: 'token', end: 'state', tile: 'state' }, wide);
       return [commonCode, loads, stores, advance('state', 'x_tile', 'weight[j]', 'b_tile'), walkCode].join('\n');
     },
-  };
-  return launchKernel(kernel, device);
+  });
 }
 
 /**
@@ -210,7 +207,7 @@ export function pass(
   { first, last, reverse }: { readonly first?: Slot; readonly last?: Slot; readonly reverse: boolean },
 ): Launch {
   const plane = s.p * s.n;
-  const kernel = {
+  return launchElements(device, s.batch * s.heads * plane, {
     key: `ssd pass ${reverse}`,
     reads: { decays, first },
     writes: { states, last },
@@ -225,8 +222,7 @@ export function pass(
     carried = exp(load_decays(chunk)) * carried + made;
   }
   store_last(i, carried);`,
-  };
-  return launchElements(s.batch * s.heads * plane, kernel, device);
+  });
 }
 
 /** Beside x, B and C: states at the tiles' starts, and gradients at the chunks' ends. */
@@ -262,17 +258,15 @@ export function gradLaunches(task: Task, grads: SsdGrads<Slot>, given: Given): L
   const launches = [launchGrad(task, reads, made, packed)];
   for (const { target: y, inner, terms, from, slot: x } of made) {
     if (!y || x === y) continue;
-    const fold = { ...SUM, type: 'f32', acc: 'f32', load: 'load_x(params.begin + i)' };
+    const fold = sumOver('f32', 'load_x(params.begin + i)');
     const body = 'if (at.lane == 0u && at.line < params.lines) { store_y(at.line, total); }';
     const kernel = { key: 'ssd sum terms', reads: { x }, writes: { y }, params: { begin: from }, fold, body };
-    launches.push(launchFold(kernel, { outer: y.size / inner, len: terms, inner }, device));
+    launches.push(launchFold(device, { outer: y.size / inner, len: terms, inner }, kernel));
   }
   const { dA_log, dD, ddt_bias } = grads;
   if (dA_log || dD || ddt_bias) launches.push(sumHeads(made[0].slot, { dA_log, dD, ddt_bias }, rows, s.heads, device));
   return launches;
 }
-
-const SUM = { lift: 'v', join: 'a + b' };
 
 type Made = readonly { readonly name: string; readonly slot: Slot; readonly from: number }[];
 
@@ -282,7 +276,7 @@ function launchGrad(task: Task, reads: Record<string, Slot | undefined>, made: M
   const separate: Record<string, Slot | undefined> = Object.fromEntries(made.map(({ name, slot }) => [name, slot]));
   const wide = tiled ? wideAlong(s, 'bs', 'cs', 'states', 'ends', ...(packed ? [] : ['dbs', 'dcs', 'firsts'])) : [];
   const own = kernelOf(task);
-  const kernel = {
+  return launchKernel(device, {
     ...own,
     key: `ssd backward ${tiled} ${own.key} ${Object.keys(separate)}`,
     reads,
@@ -300,8 +294,7 @@ function launchGrad(task: Task, reads: Record<string, Slot | undefined>, made: M
       const advancing = advance('grad', 'dy_tile', 'exp(cum[j])', 'c_tile');
       return [stores, putSums, commonCode, loading, storing, advancing, backwardCode].join('\n');
     },
-  };
-  return launchKernel(kernel, device);
+  });
 }
 
 const putSums = /* wgsl */ `
@@ -312,16 +305,15 @@ fn put_sums(i: u32, v: vec3<f32>) { for (var c = 0u; c < 3u; c++) { store_sums(i
 function sumHeads(sums: Slot, writes: SsdGrads<Slot>, rows: number, heads: number, device: GpuPlanner): Launch {
   const { dA_log, dD, ddt_bias } = writes;
   const load = 'vec3<f32>(load_sums(3u * i), load_sums(3u * i + 1u), load_sums(3u * i + 2u))';
-  const kernel = {
+  return launchFold(device, { outer: 1, len: rows, inner: heads }, {
     key: 'ssd sum heads',
     reads: { sums },
     writes: { dA_log, dD, ddt_bias },
-    fold: { ...SUM, type: 'vec3<f32>', acc: 'vec3<f32>', load },
+    fold: sumOver('vec3<f32>', load),
     body: /* wgsl */ `if (at.lane == 0u && at.line < params.lines) {
     store_dA_log(at.line, total.x);
     store_dD(at.line, total.y);
     store_ddt_bias(at.line, total.z);
   }`,
-  };
-  return launchFold(kernel, { outer: 1, len: rows, inner: heads }, device);
+  });
 }
