@@ -2,7 +2,6 @@ import { apply } from '../../engine/apply.ts';
 import type { Address, WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import { linked } from '../common/library.ts';
 import type { Elementwise } from './define.ts';
 import { defineDifferentiable, type Partial } from './gradient.ts';
 
@@ -39,12 +38,10 @@ export interface Activation<P extends string = never> {
 
 const formulas = /* @__PURE__ */ new Map<string, Formula<never>>();
 
-/** `activate_NAME(x: f32)` in WGSL for each of the functions that are named, with what they call. */
+/** `activate_NAME(x: f32)` in WGSL for each of the functions that are named; they may call the library's. */
 export function activationsWgsl(names: Iterable<string | undefined>): string {
-  const code = [...new Set(names)].map((name) => {
-    return name ? `fn activate_${name}(x: f32) -> f32 { return ${formulas.get(name)![1]}; }\n` : '';
-  });
-  return linked(code.join(''));
+  const code = (name?: string) => (name ? `fn activate_${name}(x: f32) -> f32 { return ${formulas.get(name)![1]}; }\n` : '');
+  return [...new Set(names)].map(code).join('');
 }
 
 export function activationOnHost(name: string): (x: number) => number {

@@ -1,7 +1,8 @@
 import { type Access, type AccessForm, accessor } from '../../engine/access.ts';
-import { type GpuCaps, grid1d, type Launch, MAX_GRID, type Scalar, shader } from '../../engine/backends/webgpu/launch.ts';
+import { type GpuCaps, grid1d, type Launch, MAX_GRID, shader } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
+import { linked } from '../common/library.ts';
 import { activationsWgsl } from '../elementwise/activation.ts';
 import type { Product, ProductSlots } from './product.ts';
 
@@ -41,30 +42,14 @@ export const range = (n: number): number[] => Array.from({ length: n }, (_, i) =
 /** The four parts of something, each with its number. */
 export const four = (part: (j: number) => string): string => range(4).map(part).join(', ');
 
-const names = ['M', 'N', 'K', 'batches', 'batch_inner', 'splits', 'k_chunk', 'a_outer', 'a_inner', 'b_outer', 'b_inner'];
-
-/**
- * What every kernel of a product is told, beside its code. `alpha`, which sums are multiplied with, is 1: without the
- * product NVIDIA's compiler runs out of registers (128×128 tiles on an H100: 29 TFLOP/s in place of 40).
- */
-export const PARAMS: Readonly<Record<string, Scalar>> = {
-  ...Object.fromEntries(names.map((name) => [name, 'u32'])),
-  alpha: 'f32',
-};
-
 /** K in so many parts of `kChunk`. */
 export interface Split {
   readonly splits: number;
   readonly kChunk: number;
 }
 
-/** Values of `PARAMS`. */
-export function paramsOf(g: Product, { splits, kChunk }: Split): number[] {
-  return [g.M, g.N, g.K, g.batch[0] * g.batch[1], g.batch[1], splits, kChunk, ...g.strideA, ...g.strideB, 1];
-}
-
 /** The bindings of operands, their slots, and what of a shader's key tells how they are accessed. */
-export function bind(operands: Readonly<Record<string, Operand | undefined>>) {
+function bind(operands: Readonly<Record<string, Operand | undefined>>) {
   const there = Object.entries(operands).flatMap(([name, o]) => (o ? [[name, o] as const] : []));
   const given = there.map(([name, { access, form }]) => [name, accessor(access, form)] as const);
   const key = given.map(([name, accessor]) => `${name}=${accessor.key}`).join();
@@ -131,7 +116,15 @@ export function launchTiles(
   const writes = bind(Object.fromEntries(results.map(([{ names, c }]) => [names.c, c])));
   const activations = results.map(([{ activation }]) => activation);
   const layout = `${g.transA ? 'T' : 'N'}${g.transB ? 'T' : 'N'}${folded ? ' folded' : ''} ${activations}`;
-  const sizes = others.flatMap((_, i) => [`N${i + 1}`, `K${i + 1}`]);
+  // `alpha`, which sums are multiplied with, is 1: without the product NVIDIA's compiler runs out of registers (128×128
+  // tiles on an H100: 29 TFLOP/s in place of 40).
+  const params: Record<string, number> = {
+    ...{ M: g.M, N: g.N, K: g.K, batches: g.batch[0] * g.batch[1], batch_inner: g.batch[1] },
+    ...{ splits: split.splits, k_chunk: split.kChunk, alpha: 1 },
+    ...{ a_outer: g.strideA[0], a_inner: g.strideA[1], b_outer: g.strideB[0], b_inner: g.strideB[1] },
+    ...Object.fromEntries(others.flatMap(({ N, K }, i) => [[`N${i + 1}`, N], [`K${i + 1}`, K]])),
+  };
+  const types = Object.keys(params).map((name) => [name, name === 'alpha' ? 'f32' : 'u32'] as const);
   return {
     shader: shader(`gemm.${kernel.name} ${layout} ${reads.key},${writes.key}`, () => {
       const { declarations = '', body } = kernel.code(products);
@@ -139,8 +132,8 @@ export function launchTiles(
       return {
         reads: reads.bindings,
         writes: writes.bindings,
-        params: { ...PARAMS, ...Object.fromEntries(sizes.map((name) => [name, 'u32'])) },
-        code: /* wgsl */ `${[...fetchers].join('')}${activationsWgsl(activations)}${results.map(putter).join('')}${declarations}
+        params: Object.fromEntries(types),
+        code: linked(/* wgsl */ `${[...fetchers].join('')}${activationsWgsl(activations)}${results.map(putter).join('')}${declarations}
 @compute @workgroup_size(${kernel.threads})
 fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) t: u32) {
@@ -152,11 +145,11 @@ ${folded ? unfold(rows, columns) : '  let group = id;\n'}  let row = group.y * $
   let a_base = outer * params.a_outer + inner * params.a_inner;
   let b_base = outer * params.b_outer + inner * params.b_inner;
   let c_base = group.z * params.M * params.N;
-${body}}`,
+${body}}`),
       };
     }),
     args: [...reads.slots, ...writes.slots],
-    params: [...paramsOf(g, split), ...others.flatMap(({ N, K }) => [N, K])],
+    params: Object.values(params),
     grid: folded ? grid1d(across * down * layers, 1) : [across, down, layers],
   };
 }

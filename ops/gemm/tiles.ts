@@ -1,18 +1,8 @@
 import { plain } from '../../engine/access.ts';
-import { type GpuCaps, type GpuPlanner, grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
+import type { GpuCaps, GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { activationsWgsl } from '../elementwise/activation.ts';
-import {
-  bind,
-  four,
-  type GpuProduct,
-  launchTiles,
-  type Operand,
-  PARAMS,
-  paramsOf,
-  range,
-  type Split,
-  type TileKernel,
-} from './kernel.ts';
+import { launchFold, sumOver } from '../reduce/fold.ts';
+import { four, type GpuProduct, launchTiles, type Operand, range, type Split, type TileKernel } from './kernel.ts';
 
 /** Shape of a register-tiled kernel: a workgroup makes bm×bn of C in steps of bk, a thread tm×tn of it. */
 export interface Tile {
@@ -124,13 +114,13 @@ export function cheapest(g: GpuProduct, caps: GpuCaps): Tiling {
 }
 
 /** The product by register-tiled kernels: one launch, or two where K is split. */
-export function tiled(g: GpuProduct, { tile, splits }: Tiling, { scratch }: GpuPlanner): Launch[] {
+export function tiled(g: GpuProduct, { tile, splits }: Tiling, device: GpuPlanner): Launch[] {
   const split = cut(g.K, tile.bk, splits);
   if (split.splits === 1) return [launchTiles(g, tileKernel(g, tile), split)];
-  const slot = scratch([split.splits, g.batch[0] * g.batch[1], g.M, g.N]);
+  const slot = device.scratch([split.splits, g.batch[0] * g.batch[1], g.M, g.N]);
   const sums: Operand = { slot, access: plain('f32'), form: g.N % 4 === 0 ? 'four' : 'one' };
   const parts = { ...g, bias: undefined, activation: undefined, addend: undefined, c: sums };
-  return [launchTiles(parts, tileKernel(g, tile), split), launchReduce(g, sums, split)];
+  return [launchTiles(parts, tileKernel(g, tile), split), launchReduce(device, g, sums, split)];
 }
 
 /** One operand's way from storage into the workgroup's tile, which is always [k][r/4] of vec4. */
@@ -297,47 +287,22 @@ function tileKernel(g: GpuProduct, t: Tile): TileKernel {
 }
 
 /** The launch that adds the sums of the parts of K, always in the same order: [splits][batches][M][N] become C. */
-function launchReduce(g: GpuProduct, sums: Operand, split: Split): Launch {
-  const threads = 256;
-  /** Threads that share the sum of one result. */
-  const slices = split.splits >= 32 ? 16 : 4;
-  const columns = threads / slices;
-  const wide = sums.form === 'four';
-  const width = wide ? 4 : 1;
-  const type = wide ? 'vec4<f32>' : 'f32';
-  const [reads, writes] = [bind({ sums, bias: g.bias, addend: g.addend }), bind({ c: g.c })];
+function launchReduce(device: GpuPlanner, g: GpuProduct, { slot, form }: Operand, { splits }: Split): Launch {
+  const wide = form === 'four';
+  const [type, width] = wide ? ['vec4<f32>', 4] : ['f32', 1];
   const bias = wide ? `vec4<f32>(${four((j) => `load_bias(n + ${j}u)`)})` : 'load_bias(n)';
-  const results = g.batch[0] * g.batch[1] * g.M * g.N;
-  const activate = `activate_${g.activation}`;
-  return {
-    shader: shader(`gemm.reduce${slices} ${reads.key},${writes.key} ${g.activation ?? ''}`, () => ({
-      reads: reads.bindings,
-      writes: writes.bindings,
-      params: PARAMS,
-      code: /* wgsl */ `${activationsWgsl([g.activation])}
-var<workgroup> partial: array<${type}, ${threads}>;
-@compute @workgroup_size(${threads})
-fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-        @builtin(local_invocation_index) t: u32) {
-  let count = params.batches * params.M * params.N / ${width}u;
-  let i = (id.y * groups.x + id.x) * ${columns}u + t % ${columns}u;
-  var sum = ${type}();
-  if (i < count) {
-    for (var s = t / ${columns}u; s < params.splits; s += ${slices}u) { sum += load_sums(s * count + i); }
-  }
-  partial[t] = sum;
-  workgroupBarrier();
-  if (t < ${columns}u && i < count) {
-    for (var s = 1u; s < ${slices}u; s++) { sum += partial[t + s * ${columns}u]; }
-    ${g.bias ? `let n = i * ${width}u % params.N;\n    sum += ${bias};` : ''}
-    ${g.activation ? `sum = ${wide ? `vec4<f32>(${four((j) => `${activate}(sum[${j}])`)})` : `${activate}(sum)`};` : ''}
-    ${g.addend ? 'sum += load_addend(i);' : ''}
-    store_c(i, sum);
-  }
-}`,
-    })),
-    args: [...reads.slots, ...writes.slots],
-    params: paramsOf(g, split),
-    grid: grid1d(results, columns * width),
-  };
+  const activate = (x: string) => (g.activation ? `activate_${g.activation}(${x})` : x);
+  return launchFold(device, { outer: 1, len: splits, inner: g.c.slot.size / width }, {
+    key: `gemm.reduce ${wide} ${g.activation}`,
+    reads: { sums: slot, bias: g.bias?.slot, addend: g.addend?.slot },
+    writes: { c: g.c.slot },
+    wide: wide ? ['sums', 'addend', 'c'] : [],
+    params: { columns: g.N },
+    fold: { ...sumOver(type, 'load_sums(i)'), helpers: activationsWgsl([g.activation]) },
+    body: /* wgsl */ `
+  if (at.lane > 0u || at.line >= params.lines) { return; }
+  let n = at.line * ${width}u % params.columns;
+  let sum = total + ${bias};
+  store_c(at.line, ${wide ? `vec4<f32>(${four((j) => activate(`sum[${j}]`))})` : activate('sum')} + load_addend(at.line));`,
+  });
 }

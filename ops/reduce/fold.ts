@@ -41,7 +41,7 @@ interface Pass {
   readonly splits?: number;
 }
 
-interface FoldKernel extends Pick<Kernel, 'key' | 'reads' | 'writes' | 'params'> {
+interface FoldKernel extends Pick<Kernel, 'key' | 'reads' | 'writes' | 'wide' | 'params'> {
   readonly fold: FoldOf;
   /** WGSL of what each thread does, standing at its Place `at`, with the `total` that its line, or part of it, folds to. */
   readonly body: string;
