@@ -164,4 +164,3 @@ export function expectStorable(op: string, value: unknown, dtype: DType): void {
     `${op}: ${dtype} cannot hold ${value}, expected whole numbers from ${range[0]} to ${range[1]}; round or clip first`,
   );
 }
-
