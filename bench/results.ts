@@ -1,5 +1,5 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import { DataError } from '../engine/errors.ts';
+import { DataError } from '../models/nn/errors.ts';
 import type { OpProfile } from '../engine/profiler.ts';
 import type { Machine } from './machine.ts';
 import type { Timing } from './measure.ts';

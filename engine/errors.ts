@@ -43,20 +43,5 @@ export class OutOfMemoryError extends MatvlmError {}
 /** A safetensors file or checkpoint folder that is broken; names file and byte or key. */
 export class CheckpointError extends MatvlmError {}
 
-/** A configuration that is malformed or contradicts the weights; names the field. */
-export class ConfigError extends MatvlmError {}
-
-/** A tokenizer file that is malformed or of an unknown type. */
-export class TokenizerError extends MatvlmError {}
-
-/** An image that cannot be decoded or is out of bounds. */
-export class ImageError extends MatvlmError {}
-
-/** A data set that is missing, incomplete or malformed. */
-export class DataError extends MatvlmError {}
-
-/** A non-finite loss, gradient or weight; names step, tensor and op. */
-export class NumericError extends MatvlmError {}
-
 /** The operating system refused: full disk, read-only folder, port in use; names path and cause. */
 export class SystemError extends MatvlmError {}

@@ -3,7 +3,7 @@
  * generation settings, and TinyLLaVA Factory's. Each either must say what this package computes anyway, or has no
  * effect here. What only one family has stands in its file.
  */
-import { ConfigError } from '../../engine/errors.ts';
+import { ConfigError } from '../nn/errors.ts';
 import { excerpt, quote } from '../../engine/excerpt.ts';
 import { editDistance } from '../nn/did-you-mean.ts';
 

@@ -1,5 +1,5 @@
 import * as v from 'valibot';
-import { ConfigError } from '../../engine/errors.ts';
+import { ConfigError } from '../nn/errors.ts';
 import { cut, excerpt } from '../../engine/excerpt.ts';
 import { checkFields, DECODER_RULES, DECODING_RULES, exactly, INERT, only, QUANTIZED, type Rules, same } from './config-keys.ts';
 import { familyOf, TextSchema } from './families/index.ts';

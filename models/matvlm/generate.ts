@@ -1,4 +1,5 @@
-import { ArgumentError, NumericError } from '../../engine/errors.ts';
+import { ArgumentError } from '../../engine/errors.ts';
+import { NumericError } from '../nn/errors.ts';
 import { scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';

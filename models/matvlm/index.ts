@@ -24,6 +24,7 @@ export * from './train/evaluate.ts';
 export * from './train/loader.ts';
 export * from './train/loop.ts';
 export { type CacheSnapshot, DecoderCache, type LayerCache } from '../nn/cache.ts';
+export * from '../nn/errors.ts';
 export * from '../nn/optimiser.ts';
 export { emptyParameters, Parameters, type ParameterSource } from '../nn/parameters.ts';
 export { Random, type RandomState } from '../nn/random.ts';

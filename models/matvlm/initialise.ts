@@ -1,4 +1,4 @@
-import { ConfigError } from '../../engine/errors.ts';
+import { ConfigError } from '../nn/errors.ts';
 import type { Random } from '../nn/random.ts';
 import { type MambaConfig, ssmLayers } from './config.ts';
 import type { AttentionWeights } from './families/family.ts';

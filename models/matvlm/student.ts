@@ -1,4 +1,5 @@
-import { ArgumentError, ConfigError } from '../../engine/errors.ts';
+import { ArgumentError } from '../../engine/errors.ts';
+import { ConfigError } from '../nn/errors.ts';
 import type { Random } from '../nn/random.ts';
 import { type MatvlmConfig, mambaConfig } from './config.ts';
 import { type InitOptions, initialiseMixers } from './initialise.ts';

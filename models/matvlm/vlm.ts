@@ -1,5 +1,6 @@
 import type { Backend } from '../../engine/backend.ts';
-import { ArgumentError, ConfigError } from '../../engine/errors.ts';
+import { ArgumentError } from '../../engine/errors.ts';
+import { ConfigError } from '../nn/errors.ts';
 import { Checkpoint, type FolderSource } from '../../engine/safetensors/index.ts';
 import { checkContext, type GenerateOptions, generateIds } from './generate.ts';
 import { endIds, imageTokens, type MatvlmConfig } from './config.ts';

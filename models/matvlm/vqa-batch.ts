@@ -1,4 +1,4 @@
-import { DataError } from '../../engine/errors.ts';
+import { DataError } from '../nn/errors.ts';
 import { fromDataTogether, type Tensor, type TensorData } from '../../engine/tensor.ts';
 import { imageTokens } from './config.ts';
 import type { MaTVLM } from './model.ts';

@@ -1,6 +1,7 @@
 import type { Backend } from '../../engine/backend.ts';
 import { byteLength, decode, type DType, expectDType, FLOATS, type HostArray } from '../../engine/dtype.ts';
-import { CheckpointError, ConfigError } from '../../engine/errors.ts';
+import { CheckpointError } from '../../engine/errors.ts';
+import { ConfigError } from '../nn/errors.ts';
 import { listNames } from '../../engine/excerpt.ts';
 import { type Checkpoint, type FolderSource, readWhole } from '../../engine/safetensors/index.ts';
 import type { Tensor } from '../../engine/tensor.ts';

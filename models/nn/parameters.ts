@@ -1,6 +1,6 @@
 import type { Backend } from '../../engine/backend.ts';
 import { decode, type DType } from '../../engine/dtype.ts';
-import { ConfigError } from '../../engine/errors.ts';
+import { ConfigError } from './errors.ts';
 import { empty, type Tensor } from '../../engine/tensor.ts';
 
 /**

@@ -25,7 +25,7 @@ export interface Fold {
 export const SQUARES: Fold = { acc: 'vec3<f32>', lift: 'squares(v)', join: 'a + b', helpers: squares };
 
 /** With the type of the values, and how one is loaded from place `i` of what is read. */
-interface FoldOf extends Fold {
+export interface FoldOf extends Fold {
   readonly type: string;
   readonly load: string;
 }
@@ -75,12 +75,21 @@ const variantFor = ({ outer, len, inner }: Pass): Variant =>
 
 const FOUR = 'join(join(lift(a, k), lift(b, k + LANES)), join(lift(c, k + 2u * LANES), lift(d, k + 3u * LANES)))';
 
+/** WGSL of a fold: Value, Acc, value, lift, join and four. */
+export const declared = ({ acc, lift, join, four = FOUR, helpers = '', type, load }: FoldOf): string => /* wgsl */ `${helpers}
+alias Acc = ${acc};
+alias Value = ${type};
+fn value(i: u32) -> Value { return ${load}; }
+fn lift(v: Value, k: u32) -> Acc { return ${lift}; }
+fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
+fn four(a: Value, b: Value, c: Value, d: Value, k: u32) -> Acc { return ${four}; }
+`;
+
 /** A launch that folds each line, or part of it, and then does something with the total. */
 export function launchFold(device: GpuPlanner, pass: Pass, { key, fold, body, ...kernel }: FoldKernel): Launch {
   const { outer, len, inner, splits = 1 } = pass;
   const lines = outer * inner;
   const { name, lanes, along } = variantFor(pass);
-  const { acc, lift, join, four = FOUR, helpers = '', type, load } = fold;
   return launchKernel(device, {
     ...kernel,
     key: `${key}.${name}`,
@@ -88,14 +97,7 @@ export function launchFold(device: GpuPlanner, pass: Pass, { key, fold, body, ..
     params: { lines, len, inner, splits, chunk: Math.ceil(len / splits), ...kernel.params },
     // Lanes of a line are NEXT apart in the workgroup.
     constants: { LANES: lanes, TILE: WORKGROUP / lanes, NEXT: along ? 1 : WORKGROUP / lanes, ALONG: along ? 1 : 0 },
-    code: () => /* wgsl */ `${helpers}
-alias Acc = ${acc};
-alias Value = ${type};
-fn value(i: u32) -> Value { return ${load}; }
-fn lift(v: Value, k: u32) -> Acc { return ${lift}; }
-fn join(a: Acc, b: Acc) -> Acc { return ${join}; }
-fn four(a: Value, b: Value, c: Value, d: Value, k: u32) -> Acc { return ${four}; }
-${foldCode}
+    code: () => /* wgsl */ `${declared(fold)}${foldCode}
 fn kernel(group: u32, local: u32) {
   let at = place_of(group, local);
   let total = fold_line(at, local);

@@ -3,26 +3,30 @@ import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp, type OpDefinition, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
+import { launchRows, rowFold } from '../common/rows.ts';
 import { around, normalizeDim } from '../common/shapes.ts';
-import { type Fold, launchFold } from './fold.ts';
+import { declared, type FoldOf, launchFold } from './fold.ts';
 import { mapLines } from './map-lines.ts';
 
 interface SoftmaxAttrs {
   readonly dim: number;
 }
 
-/** What a kernel folds each line to, as `total`, and what it then writes for place `i`; and the same in JavaScript. */
+/** What a kernel folds each line of values `v` to, as `total`, and what it then makes of each; and so in JavaScript. */
 interface Kernel {
-  readonly fold: Fold;
-  readonly load: string;
+  /** `none` adds nothing to a total. */
+  readonly fold: FoldOf & { readonly none: string };
   readonly result: string;
   readonly of: (...lines: Float64Array[]) => Float64Array;
 }
 
 /** The largest value with the sum of exponentials relative to it. */
-const EXPONENTIALS: Fold = {
+const EXPONENTIALS: Kernel['fold'] = {
+  type: 'f32',
+  load: 'load_x(i)',
   acc: 'vec2<f32>',
   lift: 'vec2(v, 1.0)',
+  none: 'nothing()',
   join: 'join_exp(a, b, 1.0)',
   four: 'exp_sum(vec4(a, b, c, d))',
   helpers: /* wgsl */ `
@@ -33,7 +37,11 @@ fn exp_sum(v: vec4<f32>) -> vec2<f32> {
 `,
 };
 
-const SUM: Fold = { acc: 'f32', lift: 'v', join: 'a + b' };
+/** A result, and its gradient, with the sum of what is `lift`ed. */
+const gradients = (lift: string): Kernel['fold'] => ({
+  ...{ type: 'vec2<f32>', load: 'vec2(load_y(i), load_dy(i))' },
+  ...{ acc: 'f32', lift, none: 'vec2(0.0)', join: 'a + b' },
+});
 
 const total = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
 const logSoftmaxOf = (x: Float64Array): Float64Array => {
@@ -47,29 +55,25 @@ type Name = 'softmax' | 'log_softmax';
 const KERNELS: Record<Name | `${Name}_backward`, Kernel> = {
   softmax: {
     fold: EXPONENTIALS,
-    load: 'load_x(i)',
-    result: 'exp(load_x(i) - total.x) / total.y',
+    result: 'exp(v - total.x) / total.y',
     of: (x) => logSoftmaxOf(x).map(Math.exp),
   },
   log_softmax: {
     fold: EXPONENTIALS,
-    load: 'load_x(i)',
-    result: '(load_x(i) - total.x) - log(total.y)',
+    result: '(v - total.x) - log(total.y)',
     of: logSoftmaxOf,
   },
   softmax_backward: {
-    fold: SUM,
-    load: 'load_y(i) * load_dy(i)',
-    result: 'load_y(i) * (load_dy(i) - total)',
+    fold: gradients('v.x * v.y'),
+    result: 'v.x * (v.y - total)',
     of(y, dy) {
       const sum = total(y.map((v, k) => v * dy[k]));
       return y.map((v, k) => v * (dy[k] - sum));
     },
   },
   log_softmax_backward: {
-    fold: SUM,
-    load: 'load_dy(i)',
-    result: 'load_dy(i) - exp(load_y(i)) * total',
+    fold: gradients('v.y'),
+    result: 'v.y - exp(v.x) * total',
     of(y, dy) {
       const sum = total(dy);
       return y.map((v, k) => dy[k] - Math.exp(v) * sum);
@@ -78,17 +82,35 @@ const KERNELS: Record<Name | `${Name}_backward`, Kernel> = {
 };
 
 /** WGSL: reads the line again, four loads under way at a time. */
-const WRITE_RESULTS = /* wgsl */ `
+const READ_AGAIN = /* wgsl */ `
   let step = LANES * params.inner;
   var k = at.lane;
   for (; k + 3u * LANES < at.end; k += 4u * LANES) {
     let i = at.base + k * params.inner;
-    let v = vec4(result(i, total), result(i + step, total), result(i + 2u * step, total), result(i + 3u * step, total));
-    for (var j = 0u; j < 4u; j++) { store_out(i + j * step, v[j]); }
+    let v = array(value(i), value(i + step), value(i + 2u * step), value(i + 3u * step));
+    for (var j = 0u; j < 4u; j++) { store_out(i + j * step, result(v[j], total)); }
   }
   for (; k < at.end; k += LANES) {
     let i = at.base + k * params.inner;
-    store_out(i, result(i, total));
+    store_out(i, result(value(i), total));
+  }`;
+
+/** Columns of the longest row that the threads of a workgroup hold in registers. */
+const MOST_HELD = 4096;
+
+/** WGSL: reads a row once, up to 16 values a thread. */
+const HOLD = /* wgsl */ `
+  var held: array<Value, 16>;
+  for (var j = 0u; j < 16u; j++) {
+    let c = lane + j * LANES;
+    if (c < params.columns) { held[j] = value(base + c); } else { held[j] = none(); }
+  }
+  var sum = four(held[0], held[1], held[2], held[3], 0u);
+  for (var j = 4u; j < 16u; j += 4u) { sum = join(sum, four(held[j], held[j + 1u], held[j + 2u], held[j + 3u], 0u)); }
+  let total = total_of(sum, local);
+  for (var j = 0u; j < 16u; j++) {
+    let c = lane + j * LANES;
+    if (row < params.rows && c < params.columns) { store_out(base + c, result(held[j], total)); }
   }`;
 
 /** The op of a kernel: what comes out has the shape and dtype of the first input. */
@@ -97,7 +119,11 @@ function lineOp(
   inputs: readonly string[],
   gradient?: Pick<OpDefinition<SoftmaxAttrs, string, 'out', 'out'>, 'saves' | 'backward'>,
 ) {
-  const { fold, load, result, of } = KERNELS[name];
+  const { fold, result, of } = KERNELS[name];
+  const own = `${fold.helpers ?? ''}
+fn none() -> Value { return ${fold.none}; }
+fn result(v: Value, total: Acc) -> f32 { return ${result}; }
+`;
   return defineOp<SoftmaxAttrs, string, 'out', 'out'>({
     name,
     inputs,
@@ -110,9 +136,13 @@ function lineOp(
     reference: (given, { out }, { dim }) => mapLines(inputs.map((input) => given[input]), out, dim, of),
     webgpu(reads, { out }, { dim }, device) {
       const { outer, length: len, inner } = around(out.shape, dim);
-      const helpers = `${fold.helpers ?? ''}fn result(i: u32, total: Acc) -> f32 { return ${result}; }\n`;
-      const kernel = { key: name, reads, writes: { out }, fold: { ...fold, helpers, type: 'f32', load }, body: WRITE_RESULTS };
-      return [launchFold(device, { outer, len, inner }, kernel)];
+      const whole = { ...fold, helpers: own };
+      const kernel = { key: name, reads, writes: { out } };
+      if (inner > 1 || len > MOST_HELD) {
+        return [launchFold(device, { outer, len, inner }, { ...kernel, fold: whole, body: READ_AGAIN })];
+      }
+      const declarations = () => declared(whole) + rowFold('total_of', fold.acc, fold.join);
+      return [launchRows(device, outer, len, { ...kernel, key: `${name} held`, declarations, body: () => HOLD })];
     },
     wasm(given, { out }, { dim }, { k }) {
       const { outer, length, inner } = around(out.shape, dim);

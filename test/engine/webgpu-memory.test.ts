@@ -103,17 +103,17 @@ pools('what lies idle longest goes first, when a peak is long past', () => {
 
 pools('idle buffers make room when memory runs out; where they do not suffice the error says so', () => {
   let pool!: BufferPool;
-  const device = new FakeDevice(100 * MIB, () => assert.ok(pool.outOfMemory()));
+  const device = new FakeDevice(100 * MIB, () => assert.is(pool.outOfMemory(), null));
   let submits = 0;
   pool = new BufferPool(device, 4096 * MIB, () => submits++);
   pool.give(pool.take(60 * MIB));
   const large = pool.take(96 * MIB);
   assert.equal([submits, device.held], [1, 96 * MIB]);
-  throws(() => pool.take(8 * MIB), OutOfMemoryError, /no 8388608 bytes left with 100663296 in use/);
+  throws(() => pool.take(8 * MIB), OutOfMemoryError, /no room for 8388608 bytes with 100663296 bytes in use/);
   pool.give(large);
   assert.is(pool.memory.live, 0);
   assert.is(pool.take(8 * MIB).capacity, 8 * MIB);
-  assert.not.ok(pool.outOfMemory(), 'not while nothing is made');
+  assert.instance(pool.outOfMemory(), OutOfMemoryError, 'not while nothing is made');
   const bound = poolOf(new FakeDevice(), 100 * MIB);
   assert.is(bound.take(99 * MIB).capacity, 100 * MIB);
   throws(() => bound.take(101 * MIB), OutOfMemoryError);

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ArgumentError, DataError } from '../../engine/errors.ts';
+import { ArgumentError } from '../../engine/errors.ts';
+import { DataError } from '../../models/nn/errors.ts';
 import { EasyVqa } from '../../models/matvlm/data/easy-vqa.ts';
 import type { RgbImage } from '../../models/nn/image/image.ts';
 import { COLORS, drawScene, IMAGE_SIZE, SortOfClevr, type SceneObject } from '../../models/matvlm/data/sort-of-clevr.ts';

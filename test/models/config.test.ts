@@ -1,7 +1,8 @@
 // Configuration files: every key is honoured, must say what is computed anyway, or has no effect; untrusted JSON.
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ConfigError, KernelError, MatvlmError } from '../../engine/errors.ts';
+import { KernelError, MatvlmError } from '../../engine/errors.ts';
+import { ConfigError } from '../../models/nn/errors.ts';
 import { excerpt, quote } from '../../engine/excerpt.ts';
 import { parseJson } from '../../models/nn/json.ts';
 import { filesFolder } from '../../engine/safetensors/index.ts';

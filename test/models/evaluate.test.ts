@@ -1,6 +1,6 @@
 // An evaluation of a broken model is an error, as generating from it is, on every backend.
 import * as assert from 'uvu/assert';
-import { NumericError } from '../../engine/errors.ts';
+import { NumericError } from '../../models/nn/errors.ts';
 import { SortOfClevr } from '../../models/matvlm/data/sort-of-clevr.ts';
 import { evaluate } from '../../models/matvlm/train/evaluate.ts';
 import { Vlm } from '../../models/matvlm/vlm.ts';

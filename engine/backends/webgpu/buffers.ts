@@ -202,11 +202,19 @@ export class BufferPool {
   /**
    * The device's error handler calls it when memory ran out. Dawn in Node does so within createBuffer, where `take`
    * can still free what is idle and try again; a browser says it later.
-   * @returns whether `take` deals with it
+   * @returns what to fail with, unless `take` deals with it
    */
-  outOfMemory(): boolean {
+  outOfMemory(): OutOfMemoryError | null {
     this.refused = this.creating;
-    return this.creating;
+    return this.creating ? null : this.exhausted('what was asked for');
+  }
+
+  private exhausted(what: string): OutOfMemoryError {
+    const { live, reserved } = this.memory;
+    return new OutOfMemoryError(
+      `the GPU has no room for ${what} with ${live} bytes in use and ${reserved} held; lower the batch or the ` +
+        'context, checkpoint layers, or use the wasm backend',
+    );
   }
 
   private create(capacity: number): GpuBuffer {
@@ -217,12 +225,7 @@ export class BufferPool {
       this.shrink(0);
       gpu = this.tryCreate(capacity);
     }
-    if (!gpu) {
-      throw new OutOfMemoryError(
-        `the GPU has no ${capacity} bytes left with ${this.memory.live} in use; lower the batch or the context, ` +
-          'checkpoint layers, or use the wasm backend',
-      );
-    }
+    if (!gpu) throw this.exhausted(`${capacity} bytes`);
     this.memory.reserved += capacity;
     return new GpuBuffer(this.nextId++, gpu, capacity);
   }

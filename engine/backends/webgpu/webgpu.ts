@@ -1,6 +1,6 @@
 import type { Backend, Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray } from '../../dtype.ts';
-import { DeviceError, DeviceLostError, KernelError, OutOfMemoryError } from '../../errors.ts';
+import { DeviceError, DeviceLostError, KernelError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
 import { type Call, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
@@ -73,15 +73,8 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       // What is dealt with here is not printed too: Dawn in Node would do so on stdout, among the results.
       event.preventDefault();
       // By name: the class is a global in browsers alone.
-      const outOfMemory = event.error.constructor.name === 'GPUOutOfMemoryError';
-      if (outOfMemory && this.pool.outOfMemory()) return;
-      const { live, reserved } = this.memory;
-      if (outOfMemory) {
-        this.failure ??= new OutOfMemoryError(
-          `the GPU ran out of memory with ${live} bytes in use and ${reserved} held; lower the batch or the context, ` +
-            'checkpoint layers, or use the wasm backend',
-        );
-      } else this.unheard ??= new KernelError(`the GPU refused what it was sent: ${event.error.message}`);
+      if (event.error.constructor.name === 'GPUOutOfMemoryError') this.failure ??= this.pool.outOfMemory();
+      else this.unheard ??= new KernelError(`the GPU refused what it was sent: ${event.error.message}`);
     });
     void device.lost.then((lost) => {
       if (lost.reason === 'destroyed' && this.failure) return;

@@ -3,7 +3,8 @@
  * one's own images and questions in its layout.
  */
 import * as v from 'valibot';
-import { ArgumentError, DataError } from '../../../engine/errors.ts';
+import { ArgumentError } from '../../../engine/errors.ts';
+import { DataError } from '../../nn/errors.ts';
 import { parseJson } from '../../nn/json.ts';
 import type { RgbImage } from '../../nn/image/image.ts';
 import type { Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';

@@ -1,5 +1,6 @@
 /** Whether a tokenizer can carry the questions and answers of data sets: what it cannot spell, no model can learn. */
-import { ArgumentError, DataError } from '../../../engine/errors.ts';
+import { ArgumentError } from '../../../engine/errors.ts';
+import { DataError } from '../../nn/errors.ts';
 import { IGNORE_LABEL, type PromptEncoder } from '../template.ts';
 import type { Tokenizer } from '../../nn/text/tokenizer.ts';
 import type { VqaDataset, VqaQuestion } from './dataset.ts';

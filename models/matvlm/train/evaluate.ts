@@ -1,4 +1,4 @@
-import { NumericError } from '../../../engine/errors.ts';
+import { NumericError } from '../../nn/errors.ts';
 import { keep, scope } from '../../../engine/scope.ts';
 import { noGrad } from '../../../engine/tape.ts';
 import { fromData, fromDataTogether } from '../../../engine/tensor.ts';

@@ -1,4 +1,5 @@
-import { ArgumentError, DataError } from '../../../engine/errors.ts';
+import { ArgumentError } from '../../../engine/errors.ts';
+import { DataError } from '../../nn/errors.ts';
 import { Random } from '../../nn/random.ts';
 import type { VqaDataset, VqaQuestion, VqaSample } from '../data/dataset.ts';
 import { ImageCache } from '../../nn/image/cache.ts';

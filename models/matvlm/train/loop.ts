@@ -1,4 +1,5 @@
-import { CheckpointError, NumericError } from '../../../engine/errors.ts';
+import { CheckpointError } from '../../../engine/errors.ts';
+import { NumericError } from '../../nn/errors.ts';
 import { scope } from '../../../engine/scope.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
 import { hostFloats } from '../../nn/parameters.ts';

@@ -1,4 +1,4 @@
-import { ImageError } from '../../../engine/errors.ts';
+import { ImageError } from '../errors.ts';
 
 /** Names of boxes and brands are four letters; one beyond the end reads as none. */
 function name(bytes: Uint8Array, at: number): string {

@@ -1,4 +1,4 @@
-import { ImageError } from '../../../engine/errors.ts';
+import { ImageError } from '../errors.ts';
 import { readImageHeader } from './header.ts';
 import type { RgbImage } from './image.ts';
 

@@ -1,5 +1,5 @@
 /** Reads format and size of an image from its first bytes, so that a bomb is refused before anything is decoded. */
-import { ImageError } from '../../../engine/errors.ts';
+import { ImageError } from '../errors.ts';
 import { isAvif, readAvif } from './avif.ts';
 
 export type ImageFormat = 'png' | 'jpeg' | 'gif' | 'webp' | 'avif';

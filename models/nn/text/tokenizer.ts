@@ -1,4 +1,5 @@
-import { ArgumentError, TokenizerError } from '../../../engine/errors.ts';
+import { ArgumentError } from '../../../engine/errors.ts';
+import { TokenizerError } from '../errors.ts';
 import { excerpt } from '../../../engine/excerpt.ts';
 import { parseJson } from '../json.ts';
 import { AddedTokens } from './tokenizer/added-tokens.ts';

@@ -1,5 +1,5 @@
 import sharp from 'sharp';
-import { ImageError } from '../../../../engine/errors.ts';
+import { ImageError } from '../../../nn/errors.ts';
 import { fileSource } from '../../../../engine/node/index.ts';
 import { MAX_PIXELS, readImageHeader } from '../../../nn/image/header.ts';
 import type { RgbImage } from '../../../nn/image/image.ts';

@@ -1,4 +1,4 @@
-import { DataError } from '../../../../engine/errors.ts';
+import { DataError } from '../../../nn/errors.ts';
 import { type Floor, Pace } from '../../../nn/http/transfer.ts';
 
 export interface DownloadOptions {

@@ -13,7 +13,8 @@ import {
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
-import { DataError, SystemError } from '../../../../engine/errors.ts';
+import { SystemError } from '../../../../engine/errors.ts';
+import { DataError } from '../../../nn/errors.ts';
 import { disk } from '../store/index.ts';
 import { download, type DownloadOptions } from './download.ts';
 import { readTar } from './tar.ts';

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
-import { DataError } from '../../../../engine/errors.ts';
+import { DataError } from '../../../nn/errors.ts';
 import type { Split } from '../../data/dataset.ts';
 import { EasyVqa } from '../../data/easy-vqa.ts';
 import { ImageCache } from '../../../nn/image/cache.ts';

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { NumericError } from '../../../../engine/errors.ts';
+import { NumericError } from '../../../nn/errors.ts';
 import type { SafeTensor } from '../store/encode-safetensors.ts';
 import type { Tensor } from '../../../../engine/tensor.ts';
 import { hostFloats } from '../../../nn/parameters.ts';

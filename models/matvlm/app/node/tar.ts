@@ -1,4 +1,4 @@
-import { DataError } from '../../../../engine/errors.ts';
+import { DataError } from '../../../nn/errors.ts';
 
 const BLOCK = 512;
 

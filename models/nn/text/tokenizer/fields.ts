@@ -1,4 +1,4 @@
-import { TokenizerError } from '../../../../engine/errors.ts';
+import { TokenizerError } from '../../errors.ts';
 import { excerpt } from '../../../../engine/excerpt.ts';
 
 export type Json = Record<string, unknown>;

@@ -1,7 +1,7 @@
 import { basename, dirname } from 'node:path';
 import { diskFolder } from '../../../../../engine/node/index.ts';
 import { filesFolder } from '../../../../../engine/safetensors/index.ts';
-import { ConfigError } from '../../../../../engine/errors.ts';
+import { ConfigError } from '../../../../nn/errors.ts';
 import { emptyParameters } from '../../../../nn/parameters.ts';
 import { Random } from '../../../../nn/random.ts';
 import { type MatvlmConfig, parseConfig } from '../../../config.ts';

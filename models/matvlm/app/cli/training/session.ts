@@ -1,5 +1,5 @@
 import { dirname, join } from 'node:path';
-import { NumericError } from '../../../../../engine/errors.ts';
+import { NumericError } from '../../../../nn/errors.ts';
 import { diskFolder, systemError } from '../../../../../engine/node/index.ts';
 import { pruneCheckpoints } from '../../store/checkpoints.ts';
 import { Checkpoint } from '../../../../../engine/safetensors/index.ts';

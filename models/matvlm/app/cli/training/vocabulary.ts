@@ -1,4 +1,4 @@
-import { DataError } from '../../../../../engine/errors.ts';
+import { DataError } from '../../../../nn/errors.ts';
 import type { VqaDataset } from '../../../data/dataset.ts';
 import { coverage } from '../../../data/vocabulary.ts';
 import { ownCommand } from '../../node/shell.ts';
