@@ -98,20 +98,18 @@ const READ_AGAIN = /* wgsl */ `
 /** Columns of the longest row that the threads of a workgroup hold in registers. */
 const MOST_HELD = 4096;
 
-/** WGSL: reads a row once, up to 16 values a thread. */
-const HOLD = /* wgsl */ `
-  var held: array<Value, 16>;
-  for (var j = 0u; j < 16u; j++) {
-    let c = lane + j * LANES;
-    if (c < params.columns) { held[j] = value(base + c); } else { held[j] = none(); }
-  }
-  var sum = four(held[0], held[1], held[2], held[3], 0u);
-  for (var j = 4u; j < 16u; j += 4u) { sum = join(sum, four(held[j], held[j + 1u], held[j + 2u], held[j + 3u], 0u)); }
-  let total = total_of(sum, local);
-  for (var j = 0u; j < 16u; j++) {
-    let c = lane + j * LANES;
-    if (row < params.rows && c < params.columns) { store_out(base + c, result(held[j], total)); }
-  }`;
+/** WGSL: reads a row once, `count` values a thread, each in a variable: compilers put arrays in memory. */
+function hold(count: 4 | 16): string {
+  const each = (code: (j: number) => string, step = 1) => Array.from({ length: count / step }, (_, i) => code(i * step));
+  const fours = each((j) => `four(v${j}, v${j + 1}, v${j + 2}, v${j + 3}, 0u)`, 4);
+  return /* wgsl */ `${each((j) => `
+  let c${j} = lane + ${j}u * LANES;
+  var v${j} = none();
+  if (c${j} < params.columns) { v${j} = value(base + c${j}); }`).join('')}
+  let total = total_of(${fours.reduce((a, b) => `join(${a}, ${b})`)}, local);
+  if (row >= params.rows) { return; }${each((j) => `
+  if (c${j} < params.columns) { store_out(base + c${j}, result(v${j}, total)); }`).join('')}`;
+}
 
 /** The op of a kernel: what comes out has the shape and dtype of the first input. */
 function lineOp(
@@ -142,7 +140,8 @@ fn result(v: Value, total: Acc) -> f32 { return ${result}; }
         return [launchFold(device, { outer, len, inner }, { ...kernel, fold: whole, body: READ_AGAIN })];
       }
       const declarations = () => declared(whole) + rowFold('total_of', fold.acc, fold.join);
-      return [launchRows(device, outer, len, { ...kernel, key: `${name} held`, declarations, body: () => HOLD })];
+      const count = len <= MOST_HELD / 4 ? 4 : 16;
+      return [launchRows(device, outer, len, { ...kernel, key: `${name} ${count}`, declarations, body: () => hold(count) })];
     },
     wasm(given, { out }, { dim }, { k }) {
       const { outer, length, inner } = around(out.shape, dim);
