@@ -54,7 +54,7 @@ const SCRATCH_LIMIT = 1 << 25;
 /** Streaming multiprocessors or cores to fill. WebGPU does not tell; these are an H200's. */
 const UNITS = 132;
 /** Invocations a compute unit needs to reach a tile's rate. */
-const BUSY = 256;
+const BUSY = 384;
 
 /** Invocations of a workgroup. */
 export const tileThreads = (t: Tile): number => (t.bm / t.tm) * (t.bn / t.tn);
