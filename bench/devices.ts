@@ -67,7 +67,10 @@ const QUICK: Budget = { warm: 20, time: 40, samples: 3, sample: 2, calls: 100 };
 const QUICK_SHARE = 0.1;
 
 /** f32 and memory rates of data sheets, by what the adapter calls itself. */
-const LIMITS: readonly (readonly [RegExp, Limits])[] = [[/H200/i, { gflops: 67_000, gbs: 4_800 }]];
+const LIMITS: readonly (readonly [RegExp, Limits])[] = [
+  [/H200/i, { gflops: 67_000, gbs: 4_800 }],
+  [/H100/i, { gflops: 67_000, gbs: 3_350 }],
+];
 
 /** The device of that kind; null where WebGPU has no adapter, or one in software while `software` is false. */
 export async function openDevice(kind: BackendKind, quick: boolean, software: boolean): Promise<Device | null> {
