@@ -39,6 +39,14 @@ export function expectFits(buffer: Extent, data: HostArray, start?: number): voi
   );
 }
 
+export interface Poisoning {
+  /**
+   * Fill new buffers with NaN, and look at what lies beside a buffer after each op, or on WebGPU behind a tensor that is
+   * read: shows kernels that read what nobody wrote, and those that write past an end. For tests.
+   */
+  readonly poison?: boolean;
+}
+
 /** NaN as f16 and as bf16; two of them are NaN as f32. */
 export const POISON_HALF = 0x7fff;
 /** What buffers are filled with that should show reading what nobody wrote: NaN in every dtype of floats. */

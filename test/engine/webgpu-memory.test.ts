@@ -139,13 +139,15 @@ if (backend instanceof WebGpuBackend) {
     all.dispose();
   });
 
-  gpu('reading a tensor brings the profile up to date', async () => {
-    backend.profiler = new Profiler();
-    using y = scope(() => add(fromData(backend, [1, 2], [2]), fromData(backend, [3, 4], [2])));
-    await y.data();
-    const row = backend.profiler.rows().find(({ name }) => name === 'add');
-    assert.ok(row && row.calls === 1 && row.bytes === 24 && row.ms > 0, JSON.stringify(backend.profiler.rows()));
-    backend.profiler = null;
+  gpu('reading a tensor brings the profile up to date, and waiting while another reads does', async () => {
+    for (const wait of [(y: Tensor) => y.data(), (y: Tensor) => (void y.data(), backend.sync())]) {
+      backend.profiler = new Profiler();
+      using y = scope(() => add(fromData(backend, [1, 2], [2]), fromData(backend, [3, 4], [2])));
+      await wait(y);
+      const row = backend.profiler.rows().find(({ name }) => name === 'add');
+      assert.ok(row && row.calls === 1 && row.bytes === 24 && row.ms > 0, JSON.stringify(backend.profiler.rows()));
+      backend.profiler = null;
+    }
   });
 
   gpu('an error that is dealt with is not printed among the results', async () => {

@@ -4,7 +4,7 @@ import type { Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray, hostArrayType, hostItems } from '../../dtype.ts';
 import { KernelError } from '../../errors.ts';
 import type { Call } from '../../plan.ts';
-import { type Extent, HostBackend, type HostPlan, POISON_HALF } from '../host.ts';
+import { type Extent, HostBackend, type HostPlan, POISON_HALF, type Poisoning } from '../host.ts';
 import { type WasmCall, WasmRecorder } from './planner.ts';
 
 /** Bytes of the WASM memory. */
@@ -27,13 +27,7 @@ const GUARD = 32;
 
 export { type KernelVariant, supportsVariant } from '../../../wasm/loader.ts';
 
-export interface WasmOptions extends LoadOptions {
-  /**
-   * Fill new buffers, and a band on either side of them, with NaN, and look at the bands after each op: shows kernels
-   * that read what nobody wrote, and those that write past an end. For tests.
-   */
-  readonly poison?: boolean;
-}
+export interface WasmOptions extends LoadOptions, Poisoning {}
 
 /** C kernels with SIMD on a memory of their own, in one thread; ops without one run the reference loops on it. */
 export class WasmBackend extends HostBackend<WasmBuffer, WasmPlan> {

@@ -17,6 +17,7 @@ export class Timestamps {
   private readonly resolved: GPUBuffer;
   private spans: Span[] = [];
   private readonly waiting: { buffer: GPUBuffer; spans: readonly Span[] }[] = [];
+  private collected: Promise<void> = Promise.resolve();
 
   /** @param most spans in one submit */
   constructor(
@@ -45,12 +46,14 @@ export class Timestamps {
     this.spans = [];
   }
 
-  async collect(profiler: Profiler): Promise<void> {
-    for (const { buffer, spans } of this.waiting.splice(0)) {
+  /** Resolves when the profiler has all, also what an earlier call is still collecting. */
+  collect(profiler: Profiler): Promise<void> {
+    const mapped = this.waiting.splice(0).map(async ({ buffer, spans }) => {
       await buffer.mapAsync(0x1);
       const times = new BigUint64Array(buffer.getMappedRange());
       spans.forEach(({ name, bytes }, i) => profiler.add(name, Number(times[2 * i + 1] - times[2 * i]) / 1e6, bytes));
       this.staging.give(buffer);
-    }
+    });
+    return (this.collected = Promise.all([this.collected, ...mapped]).then(() => {}));
   }
 }

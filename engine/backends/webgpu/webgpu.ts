@@ -4,7 +4,7 @@ import { DeviceError, DeviceLostError, KernelError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
 import { type Call, writtenBy } from '../../plan.ts';
 import { bytesMoved, type Profiler } from '../../profiler.ts';
-import { expectFits, expectReplayable, type Extent, hostArrayFor, POISON } from '../host.ts';
+import { expectFits, expectReplayable, type Extent, hostArrayFor, POISON, type Poisoning } from '../host.ts';
 import { BufferPool, type GpuBuffer, OwnBuffers } from './buffers.ts';
 import { openDevice } from './device.ts';
 import type { GpuCaps, PlannedLaunch, Shader } from './launch.ts';
@@ -26,13 +26,7 @@ interface GpuPlan extends Span {
   readonly writes: readonly number[];
 }
 
-export interface WebGpuOptions {
-  /**
-   * Fill new buffers with NaN, and look at what lies behind a tensor that is read: shows kernels that read what nobody
-   * wrote, and those that write past an end. For tests.
-   */
-  readonly poison?: boolean;
-}
+export type WebGpuOptions = Poisoning;
 
 /**
  * WGSL kernels on a GPUDevice: the same code under Dawn in Node and in browsers. Dispatches gather in one compute
