@@ -11,7 +11,6 @@ var<workgroup> sums: array<f32, THREADS>;
 fn kernel(share: u32, t: u32) {
   let index = share / PARTS;
   let rows = rows_of_problem();
-  if (index >= rows * params.problems) { return; }
   let p = problem_of(index / rows);
   let r = index % rows;
   let at = row_offset(p, r);

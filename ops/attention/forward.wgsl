@@ -9,7 +9,6 @@ var<workgroup> row_scale: array<f32, ROWS>;
 var<workgroup> partial: array<f32, THREADS>;
 
 fn kernel(index: u32, t: u32) {
-  if (index >= params.tiles * params.problems) { return; }
   let first = (index % params.tiles) * ROWS;
   let p = problem_of(index / params.tiles);
 

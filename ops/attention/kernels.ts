@@ -133,7 +133,7 @@ export function launch(
   kernel: Kernel,
   constants: Readonly<Record<string, number>>,
   task: Task,
-  grid: Launch['grid'],
+  groups: number,
   tiles = 1,
 ): Launch {
   const { s, attrs, device, slots, problems } = task;
@@ -165,6 +165,6 @@ export function launch(
         ...writes.map(store),
         ...kernel.code,
       ].join('\n'),
-    grid,
+    groups,
   });
 }

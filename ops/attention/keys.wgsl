@@ -1,7 +1,6 @@
 // Flash attention, backward over keys: a workgroup owns a tile of keys and walks over all query rows that see it, of
 // every query head that its key head serves, so that dk and dv are summed in one fixed order.
 fn kernel(index: u32, t: u32) {
-  if (index >= params.tiles * params.problems) { return; }
   let k0 = (index % params.tiles) * KEYS;
   let p = problem_of(index / params.tiles);
   load_keys(p, k0, params.keys, t);

@@ -28,11 +28,7 @@ export interface RopeOptions {
   readonly start?: Tensor | null;
 }
 
-export interface RopeAttrs {
-  readonly rotaryDim: number;
-  readonly theta: number;
-  readonly offset: number;
-  readonly layout: HeadLayout;
+interface RopeAttrs extends Omit<Required<RopeOptions>, 'start'> {
   /** Turn the other way: the backward. */
   readonly inverse: boolean;
 }

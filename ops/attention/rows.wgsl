@@ -2,7 +2,6 @@
 const FUSED = WANT_KEYS == 1u;
 
 fn kernel(index: u32, t: u32) {
-  if (index >= params.tiles * params.problems) { return; }
   let first = (index % params.tiles) * ROWS;
   let p = problem_of(index / params.tiles);
   load_rows(p, first, t);

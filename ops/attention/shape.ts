@@ -4,7 +4,7 @@ import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import type { Named } from '../../engine/op.ts';
 import { expectRank, expectShape, sameShape, show } from '../common/shapes.ts';
-import type { HeadLayout } from './rope.ts';
+import type { HeadLayout, RopeOptions } from './rope.ts';
 
 export interface AttentionAttrs {
   readonly causal: boolean;
@@ -13,11 +13,7 @@ export interface AttentionAttrs {
 }
 
 /** Of a step of one token: how its query and key turn, and the scale of scores. */
-export interface StepAttrs {
-  readonly rotaryDim: number;
-  readonly theta: number;
-  readonly scale: number;
-}
+export type StepAttrs = Required<Pick<RopeOptions, 'rotaryDim' | 'theta'>> & Pick<AttentionAttrs, 'scale'>;
 
 /** The attention that a step is, of turned queries on the caches. */
 export const attending = ({ scale }: StepAttrs): AttentionAttrs => ({ scale, causal: false, layout: 'blhd' });

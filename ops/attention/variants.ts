@@ -1,4 +1,4 @@
-import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { DeviceError } from '../../engine/errors.ts';
 import type { Named } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
@@ -104,12 +104,12 @@ function decode(kernel: Kernel, task: Task): Launch[] {
   while (rows * PARTS < ENOUGH_WORKGROUPS && s.keys > 2 * PARTS * PART_KEYS) PARTS *= 2;
   const DV = Math.ceil(s.dim / 4);
   const cut = { ...DECODE_CUT, DV, PARTS };
-  const grid = grid1d(rows * PARTS, 1);
-  if (PARTS === 1) return [launch(kernel, cut, task, grid)];
+  if (PARTS === 1) return [launch(kernel, cut, task, rows * PARTS)];
   const sums = { parts: device.scratch([rows * PARTS, DV * 4]), part_stats: device.scratch([rows * PARTS, 2]) };
   const shared = { ...task, slots: { ...slots, ...sums } };
   const partly = { ...task, slots: { ...slots, ...sums, o: undefined, stats: undefined } };
-  return [launch(kernel, cut, partly, grid), launch(MERGE, cut, shared, grid1d(rows * DV, DECODE_CUT.THREADS))];
+  const merged = Math.ceil((rows * DV) / DECODE_CUT.THREADS);
+  return [launch(kernel, cut, partly, rows * PARTS), launch(MERGE, cut, shared, merged)];
 }
 
 /** `attentionStep_`. */
@@ -126,11 +126,11 @@ export function stepLaunches(
 /** A thread for each of the `items` of a problem: for drivers on the CPU, which compile tiles for minutes. */
 function direct(kernel: Kernel, task: Task, items: number): Launch {
   const cut = { DV: Math.ceil(task.s.dim / 4), THREADS: 64 };
-  return launch(kernel, cut, task, grid1d(items * task.problems, cut.THREADS));
+  return launch(kernel, cut, task, Math.ceil((items * task.problems) / cut.THREADS));
 }
 
 function tiled(kernel: Kernel, tile: Tile, task: Task, tiles: number): Launch {
-  return launch(kernel, tileCut(tile, task.s.dim), task, grid1d(tiles * task.problems, 1), tiles);
+  return launch(kernel, tileCut(tile, task.s.dim), task, tiles * task.problems, tiles);
 }
 
 const first = (variants: readonly Variant[], task: Task) => variants.find(({ when }) => when(task))!.launches(task);

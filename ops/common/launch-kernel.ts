@@ -25,7 +25,8 @@ export interface Kernel {
   readonly workgroup?: number;
   /** WGSL, as in `ShaderSpec`; it may call the functions of the library. */
   code(): string;
-  readonly grid: Launch['grid'];
+  /** Workgroups. */
+  readonly groups: number;
 }
 
 /** What kernels are chosen by. */
@@ -35,7 +36,10 @@ interface Device {
 
 /** One dispatch of a kernel on operands in whatever formats they are stored. */
 export function launchKernel({ caps }: Device, kernel: Kernel): Launch {
-  const { key, reads, writes, wide = [], params = {}, constants, workgroup, code, grid } = kernel;
+  const { key, reads, writes, wide = [], constants, workgroup, code } = kernel;
+  const grid = grid1d(kernel.groups, 1);
+  const surplus = grid[0] * grid[1] > Math.max(1, kernel.groups);
+  const params = { ...kernel.params, ...(surplus && { workgroups: kernel.groups }) };
   const bindings = (operands: Operands) =>
     Object.entries(operands).flatMap(([name, slot]) =>
       slot ? [[name, accessor(accessOf(slot.dtype, caps), wide.includes(name) ? 'four' : 'one')] as const] : [],
@@ -47,7 +51,7 @@ export function launchKernel({ caps }: Device, kernel: Kernel): Launch {
     return { name, type, value };
   });
   return {
-    shader: shader(`${key} ${[...read, ...written].map(([name, access]) => `${name}=${access.key}`)}`, () => ({
+    shader: shader(`${key}${surplus ? ' counted' : ''} ${[...read, ...written].map(([name, access]) => `${name}=${access.key}`)}`, () => ({
       reads: Object.fromEntries(read),
       writes: Object.fromEntries(written),
       params: Object.fromEntries(scalars.map(({ name, type }) => [name, type])),
@@ -68,7 +72,7 @@ function nothing(name: string, wide: boolean): string {
 }
 
 /** A kernel whose entry point is written for it. */
-export type KernelBody = Omit<Kernel, 'code' | 'grid' | 'workgroup'> & {
+export type KernelBody = Omit<Kernel, 'code' | 'groups' | 'workgroup'> & {
   /** WGSL: functions that the body calls. */
   declarations?(): string;
   /** WGSL of what an invocation does. */
@@ -87,7 +91,7 @@ fn kernel(group: u32, local: u32) {
   if (i >= params.size) { return; }
   ${kernel.body()}
 }`,
-    grid: grid1d(size, WORKGROUP),
+    groups: Math.ceil(size / WORKGROUP),
   });
 }
 

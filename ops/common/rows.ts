@@ -1,4 +1,4 @@
-import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { type KernelBody, launchKernel } from './launch-kernel.ts';
 
 /** Invocations in a workgroup of the row kernels. */
@@ -55,6 +55,6 @@ fn kernel(group: u32, local: u32) {
   let base = min(row, params.rows - 1u) * params.columns;
   ${kernel.body()}
 }`,
-    grid: grid1d(rows * lanes, WG),
+    groups: Math.ceil((rows * lanes) / WG),
   });
 }

@@ -1,7 +1,7 @@
 import { apply } from '../../engine/apply.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
-import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, byteLength, type DType, expectDType, formatNumber, isBlock, isFloat } from '../../engine/dtype.ts';
 import { defineOp, type HostArg, hostSums, type Op, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
@@ -198,7 +198,7 @@ const ADDITIONS: readonly {
         params: { count, length, inner, each },
         constants: { ROWS },
         code: () => scatterRows,
-        grid: grid1d(Math.ceil(length / ROWS) * Math.ceil(inner / COLUMNS) * parts, 1),
+        groups: Math.ceil(length / ROWS) * Math.ceil(inner / COLUMNS) * parts,
       });
       return parts === 1 ? [first] : [first, sumRows(device, sums, y)];
     },

@@ -2,7 +2,6 @@ import { apply } from '../../engine/apply.ts';
 import { expectFinite, expectWhole } from '../../engine/arguments.ts';
 import { elements } from '../../engine/backend.ts';
 import { at } from '../../engine/backends/wasm/planner.ts';
-import { grid1d } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
@@ -92,7 +91,7 @@ const adamwOp = /* @__PURE__ */ defineOp({
       constants: { EACH },
       workgroup: WG,
       code: () => UPDATE,
-      grid: grid1d(param.size, WG * EACH),
+      groups: Math.ceil(param.size / (WG * EACH)),
     })];
   },
   wasm({ param, grad, m, v, step, before, stats, lr }, _, { index, betas, eps, weightDecay }, { k }) {

@@ -1,5 +1,4 @@
 import { apply } from '../../engine/apply.ts';
-import { grid1d } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, expectDType } from '../../engine/dtype.ts';
 import { defineOp, type Op, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
@@ -82,7 +81,7 @@ const cumsumOp: Op<CumsumAttrs, 'x', 'y'> = /* @__PURE__ */ defineOp({
       params: { lines, len: length, inner, reverse: Number(reverse) },
       constants: { LANES: lanes },
       code: () => `alias T = ${accessOf(x.dtype, device.caps).type};${CODE}`,
-      grid: grid1d(lines * lanes, WORKGROUP),
+      groups: Math.ceil((lines * lanes) / WORKGROUP),
     })];
   },
   backward: ({ attrs, grads }) => ({ x: apply(cumsumOp, { x: grads.y! }, { ...attrs, reverse: !attrs.reverse }).y }),

@@ -1,4 +1,4 @@
-import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { DType } from '../../engine/dtype.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { type Kernel, launchKernel } from '../common/launch-kernel.ts';
@@ -103,7 +103,7 @@ fn kernel(group: u32, local: u32) {
   let total = fold_line(at, local);
   ${body}
 }`,
-    grid: grid1d(Math.ceil((lines * lanes) / WORKGROUP) * splits, 1),
+    groups: Math.ceil((lines * lanes) / WORKGROUP) * splits,
   });
 }
 

@@ -1,6 +1,6 @@
 import { expectWhole } from '../../engine/arguments.ts';
 import { apply } from '../../engine/apply.ts';
-import { grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import type { Launch } from '../../engine/backends/webgpu/launch.ts';
 import { accessOf, expectDType, FLOATS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
@@ -117,7 +117,7 @@ const sortOp = /* @__PURE__ */ defineOp({
         workgroup: BLOCK,
         params: { lines, len: length, inner, runs, width, cap, out, out_runs: outRuns },
         code: () => (last ? EMIT_INDEX : EMIT_PAIR) + code,
-        grid: grid1d(lines * runs * threads, BLOCK),
+        groups: Math.ceil((lines * runs * threads) / BLOCK),
       }));
       [from, cap] = [to, out];
     };

@@ -166,7 +166,6 @@ fn sum_sources(t: u32) {
 }
 
 fn kernel(index: u32, t: u32) {
-  if (index >= params.total) { return; }
   let at = place_of(index);
   for (var e = t; e < P_BLOCK * NV; e += WG) { grad[cell_n(e)] = load_end(at, state_index(at), e); }
   // Gradients of A, D and dt_bias that this thread's tokens add.

@@ -1,4 +1,4 @@
-import { type GpuPlanner, grid1d, type Launch } from '../../engine/backends/webgpu/launch.ts';
+import type { GpuPlanner, Launch } from '../../engine/backends/webgpu/launch.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { launchElements, launchKernel } from '../common/launch-kernel.ts';
 import { launchFold, sumOver } from '../reduce/fold.ts';
@@ -96,7 +96,7 @@ ${steps ? '' : discretisedCode}
 fn step_at(token: u32, head: u32) -> vec4<f32> { return ${step}; }
 ${inPlace ? 'fn load_starts(i: u32) -> f32 { return load_ends(i); }' : ''}
 ${rowsCode}`,
-    grid: grid1d(total * lanes, 64),
+    groups: Math.ceil((total * lanes) / 64),
   });
 }
 
@@ -112,7 +112,7 @@ function kernelOf({ s, cut }: Task) {
     params: { total, length, heads, groups, p, n, chunk, chunks, tiles, blocks },
     constants: { STEPS: steps, P_BLOCK: pBlock, NV, PV, N_STRIDE: odd(NV), P_STRIDE: odd(PV), EXACT: exact ? 1 : 0 },
     workgroup: threads,
-    grid: grid1d(total, lanes > 0 ? threads : 1),
+    groups: lanes > 0 ? Math.ceil(total / threads) : total,
   };
 }
 

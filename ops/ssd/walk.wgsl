@@ -7,7 +7,6 @@ var<workgroup> mix: array<f32, STEPS * (STEPS + 1u)>;
 var<workgroup> weight: array<f32, STEPS>;
 
 fn kernel(index: u32, t: u32) {
-  if (index >= params.total) { return; }
   let at = place_of(index);
   let part = STEPS / EACH;
   for (var e = t; e < P_BLOCK * NV; e += WG) { state[cell_n(e)] = load_start(at, state_index(at), e); }

@@ -4,9 +4,10 @@ import { apply } from '../../engine/apply.ts';
 import { grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
 import { WebGpuBackend } from '../../engine/backends/webgpu/webgpu.ts';
 import { KernelError } from '../../engine/errors.ts';
-import { defineOp, type Op } from '../../engine/op.ts';
+import { defineOp, type Op, spec } from '../../engine/op.ts';
 import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
+import { launchElements, launchKernel } from '../../ops/common/launch-kernel.ts';
 import { add } from '../../ops/index.ts';
 import { closeBackend, openGpu } from '../support/backends.ts';
 import { rejects, throws } from '../support/expect.ts';
@@ -47,6 +48,25 @@ const input = () => fromData(backend, [1, 2, 3, 4], [4]);
 const list = async (t: Tensor) => [...(await t.data())];
 
 if (backend instanceof WebGpuBackend) {
+  test('workgroups that a grid has beyond those asked for do nothing', async () => {
+    const groups = 65_537;
+    const op = defineOp({
+      name: 'counted',
+      inputs: ['x'],
+      outputs: ['y'],
+      shape: (_, __: object) => ({ y: spec([groups + 3]) }),
+      reference: () => {},
+      webgpu: ({ x }, { y }, _, device) => [
+        launchElements(device, y.size, { key: 'test.zero', reads: { x }, writes: { y }, body: () => 'store_y(i, 0.0);' }),
+        launchKernel(device, {
+          ...{ key: 'test.counted', reads: { x }, writes: { y }, workgroup: 1, groups },
+          code: () => 'fn kernel(group: u32, local: u32) { store_y(group, 1.0); }',
+        }),
+      ],
+    });
+    assert.equal((await list(resultOf(op))).slice(-4), [1, 0, 0, 0]);
+  });
+
   test('launches that a device would refuse are refused before, by name', async () => {
     const x = input();
     const rows: [says: RegExp, launch: (args: Launch['args']) => Launch][] = [

@@ -42,7 +42,8 @@ export interface ShaderSpec {
   readonly workgroup?: number;
   /**
    * WGSL with a function `kernel(group: u32, local: u32)`, which the generated entry point calls with the index of the
-   * workgroup over a grid of `grid1d`, and of the invocation in it.
+   * workgroup over a grid of `grid1d`, and of the invocation in it; of those from `params.workgroups` on, where there
+   * is such a param, it calls none.
    */
   readonly code: string;
 }
@@ -76,11 +77,12 @@ export function shaderKeys(): string[] {
   return [...shaders.keys()];
 }
 
-const ENTRY = /* wgsl */ `
+const entry = (counted: boolean): string => /* wgsl */ `
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
         @builtin(local_invocation_index) local: u32) {
-  kernel(group.y * groups.x + group.x, local);
+  let index = group.y * groups.x + group.x;
+${counted ? '  if (index >= params.workgroups) { return; }\n' : ''}  kernel(index, local);
 }
 `;
 
@@ -105,7 +107,7 @@ function withPrelude({ reads = {}, writes, params = {}, constants, workgroup, co
   if (fields.length > 0) {
     lines.push('struct Params {', ...fields, '}', `@group(0) @binding(${bound.length}) var<uniform> params: Params;`);
   }
-  return `${lines.join('\n')}\n${code}${workgroup === undefined ? '' : ENTRY}`;
+  return `${lines.join('\n')}\n${code}${workgroup === undefined ? '' : entry('workgroups' in params)}`;
 }
 
 /** One dispatch, as pure data. */

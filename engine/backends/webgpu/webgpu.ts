@@ -1,4 +1,4 @@
-import type { Backend, Recording } from '../../backend.ts';
+import type { Backend, MemoryStats, Recording } from '../../backend.ts';
 import { byteLength, type DType, type HostArray } from '../../dtype.ts';
 import { DeviceError, DeviceLostError, KernelError } from '../../errors.ts';
 import type { AnyOp } from '../../op.ts';
@@ -35,6 +35,7 @@ export type WebGpuOptions = Poisoning;
 export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
   readonly kind = 'webgpu';
   readonly pool: BufferPool;
+  readonly memory: MemoryStats;
 
   private readonly pipelines: Pipelines;
   private readonly params: ParamsArena;
@@ -60,6 +61,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
     this.pipelines = new Pipelines(device);
     const limit = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
     this.pool = new BufferPool(device, limit, () => this.flush());
+    this.memory = this.pool.memory;
     this.params = new ParamsArena(device);
     this.staging = new Staging(device);
     this.stream = new CommandStream(device, this.staging, () => this.pool.trim());
@@ -101,10 +103,6 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       );
     }
     this.stream.profile(profiler);
-  }
-
-  get memory() {
-    return this.pool.memory;
   }
 
   alloc(size: number, dtype: DType): GpuBuffer {
