@@ -2,6 +2,7 @@ import { type Capture, capture } from '../../engine/capture.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { type ChoiceInputs, chooseToken_, fill } from '../../ops/index.ts';
+import { held } from '../nn/event-loop.ts';
 import { Random } from '../nn/random.ts';
 import type { DecoderCache } from '../nn/cache.ts';
 import type { SamplingOptions } from '../nn/sampling.ts';
@@ -50,7 +51,7 @@ export class TokenStream {
     this.memory = { ...memory, position: cache.end };
     this.choose(logits);
     for (const t of Object.values(tensors)) if (t) keep(t);
-    this.coming.push(token.data());
+    this.coming.push(held(token.data()));
   }
 
   /**
@@ -61,7 +62,7 @@ export class TokenStream {
     const { ahead = this.token.backend.kind === 'webgpu' ? 3 : 1 } = this.options;
     while (this.coming.length < Math.min(ahead, wanted) && this.cache.length < this.cache.context) {
       this.step();
-      this.coming.push(this.token.data());
+      this.coming.push(held(this.token.data()));
     }
     return (await this.coming.shift()) ?? null;
   }

@@ -171,6 +171,8 @@ export class DecoderCache implements Positions {
   readonly layers: readonly LayerCache[];
   private used = 0;
   private room = 0;
+  /** Whether recurrent states may be of another position than `used`. */
+  private torn = false;
   private readonly snapshots = new Set<Saved>();
 
   /**
@@ -211,22 +213,36 @@ export class DecoderCache implements Positions {
     if (positions > this.context) {
       throw new ArgumentError(`${positions} positions are more than the context of ${this.context}; ask something shorter`);
     }
+    const before = this.room;
     this.room = Math.min(Math.ceil(positions / step) * step, this.context);
-    quietly(() => this.layers.forEach((layer) => layer.grow()));
+    try {
+      quietly(() => this.layers.forEach((layer) => layer.grow()));
+    } catch (error) {
+      this.room = before;
+      throw error;
+    }
     return this.used > 0;
   }
 
   /**
-   * Runs a pass of `tokens` positions: in `body`, layers append to their caches.
-   * @throws ArgumentError for more than the context
+   * Runs a pass of `tokens` positions: in `body`, layers append to their caches. Where it fails there are as many as
+   * before, but the states of recurrent layers may have gone on: then only `restore` and `truncate(0)` go back.
+   * @throws ArgumentError for more than the context, and behind such a failure
    */
   append<T>(tokens: number, body: () => T): T {
+    if (this.torn) throw new ArgumentError('append: the pass before failed midway; restore a snapshot, or truncate(0)');
     this.reserve(this.used + tokens);
     return quietly(() => {
       increment_(this.end, tokens, this.first);
-      const result = body();
-      this.used += tokens;
-      return result;
+      try {
+        const result = body();
+        this.used += tokens;
+        return result;
+      } catch (error) {
+        this.torn = this.layers.some(({ kind }) => kind === 'mamba');
+        increment_(this.end, -tokens);
+        throw error;
+      }
     });
   }
 
@@ -244,7 +260,7 @@ export class DecoderCache implements Positions {
     if (!Number.isInteger(length) || length < 0 || length > this.used) {
       throw new ArgumentError(`truncate: length is ${length}, expected 0 to ${this.used}`);
     }
-    if (length > 0 && length < this.used && this.layers.some(({ kind }) => kind === 'mamba')) {
+    if (length > 0 && (length < this.used || this.torn) && this.layers.some(({ kind }) => kind === 'mamba')) {
       throw new ArgumentError('truncate: a state-space layer cannot forget its last tokens; restore a snapshot');
     }
     if (length === 0) quietly(() => this.layers.forEach((layer) => layer.restore([])));
@@ -287,6 +303,7 @@ export class DecoderCache implements Positions {
   private goTo(length: number): void {
     for (const snapshot of this.snapshots) if (snapshot.length > length) snapshot.dispose();
     this.used = length;
+    this.torn = false;
     update(this.end, [length]);
   }
 }

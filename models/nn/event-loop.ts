@@ -24,3 +24,9 @@ function turn(): Promise<void> {
     port2.postMessage(null);
   });
 }
+
+/** A promise that is awaited later: its failure is thrown there, and is no unhandled rejection until then. */
+export function held<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}

@@ -1,12 +1,13 @@
 import * as assert from 'uvu/assert';
 import type { Backend } from '../../engine/backend.ts';
-import { ArgumentError } from '../../engine/errors.ts';
+import { ArgumentError, OutOfMemoryError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import { decodeStep, prefill } from '../../models/matvlm/generate.ts';
 import type { MaTVLM } from '../../models/matvlm/model.ts';
 import { TokenStream, type TokenStreamOptions } from '../../models/matvlm/token-stream.ts';
 import type { DecoderCache } from '../../models/nn/cache.ts';
+import { failingAllocations } from '../support/backends.ts';
 import { throws } from '../support/expect.ts';
 import { relativeError } from '../support/golden-types.ts';
 import { encoder, smallPair, smallTeacher } from '../support/tiny-model.ts';
@@ -53,6 +54,34 @@ async function tokensOf(model: MaTVLM, options: TokenStreamOptions, room?: numbe
 }
 
 for (const backend of backends) {
+  test(`a pass that fails leaves the cache as it was, or says how to go back: ${backend.kind}`, () =>
+    eachModel(backend, async (model, name) => {
+      const fail = failingAllocations(backend);
+      const { cache, logits } = prompted(model);
+      const want = [...(await logits.data())];
+      cache.dispose();
+      logits.dispose();
+      for (let at = 1, failed = true; failed; at += 5) {
+        const again = model.decoder.cache();
+        fail(at);
+        failed = false;
+        try {
+          scope(() => void prefill(model, IDS, null, again));
+        } catch (error) {
+          assert.instance(error, OutOfMemoryError);
+          failed = true;
+        }
+        fail();
+        const recurrent = name.startsWith('student');
+        if (failed && recurrent && at > 100) throws(() => prefill(model, IDS, null, again), ArgumentError, /truncate\(0\)/);
+        if (!failed || recurrent) again.truncate(0);
+        const got = scope(() => prefill(model, IDS, null, again));
+        assert.ok(relativeError([...(await got.data())], want) < 1e-5, `${name}, allocation ${at}`);
+        got.dispose();
+        again.dispose();
+      }
+    }));
+
   test(`replayed steps choose what single steps choose, also where room moves: ${backend.kind}`, () =>
     eachModel(backend, async (model, name) => {
       const { cache, logits } = prompted(model);

@@ -2,6 +2,7 @@ import { CheckpointError } from '../../../engine/errors.ts';
 import { NumericError } from '../../nn/errors.ts';
 import { scope } from '../../../engine/scope.ts';
 import type { Tensor } from '../../../engine/tensor.ts';
+import { held } from '../../nn/event-loop.ts';
 import { hostFloats } from '../../nn/parameters.ts';
 import { add, backward } from '../../../ops/index.ts';
 import { Random } from '../../nn/random.ts';
@@ -282,12 +283,6 @@ export class Trainer {
       'The run was stopped; lower the learning rate or resume from the last checkpoint'
     );
   }
-}
-
-/** A promise that is awaited later: its failure is thrown there, and is no unhandled rejection until then. */
-function held<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => {});
-  return promise;
 }
 
 /** Names the first parameter that holds NaN or infinity; null when all are finite. */
