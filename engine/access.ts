@@ -167,9 +167,7 @@ export function accessor(access: Access, form: AccessForm): Accessor {
   const type = { one: access.type, four: `vec4<${access.type}>`, eight: 'mat2x4<f32>' }[form];
   return {
     key: access.key + { one: '', four: 'v', eight: 'v8' }[form],
-    stored,
-    feature: access.feature,
-    helpers: access.helpers,
+    ...{ stored, feature: access.feature, helpers: access.helpers },
     functions(name, writes) {
       const own = (code: string) => code.replaceAll('X', name);
       const reading = `fn load_${name}(i: u32) -> ${type} { return ${own(load)}; }\n`;

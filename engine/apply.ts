@@ -58,9 +58,12 @@ function bufferOn(device: Backend, op: string, input: Tensor): unknown {
   return buffer;
 }
 
-/** @throws ArgumentError where an input that an op writes to lies in the memory of another, which it may still read */
+/** @throws ArgumentError where what an op writes to lies in the memory of another input, or is on the tape */
 function expectAlone(op: string, inputs: readonly (Tensor | undefined)[], written: number): void {
   const target = inputs[written]!;
+  if (GRADIENTS && target.node && gradEnabled()) {
+    throw new ArgumentError(`${op}: writes to ${target}, which backward may go through; detach() it, or write in noGrad()`);
+  }
   if (!inputs.some((other, i) => i !== written && other?.storage === target.storage)) return;
   throw new ArgumentError(`${op}: writes to ${target}, which is another of its tensors too; give it a clone()`);
 }

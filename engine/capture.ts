@@ -23,7 +23,7 @@ export class Capture<T> {
   private readonly begin = Storage.made;
 
   /** See `capture`. */
-  constructor(backend: Backend, body: () => T) {
+  constructor(private readonly backend: Backend, body: () => T) {
     if (current) throw new ArgumentError('capture: another capture is being made; end it first');
     const end = backend.record();
     current = this;
@@ -38,8 +38,12 @@ export class Capture<T> {
     }
   }
 
-  /** Keeps what was there before from being freed; the recording keeps the buffers that are made meanwhile. */
+  /**
+   * Keeps what was there before from being freed; the recording keeps the buffers that are made meanwhile.
+   * @throws ArgumentError for what is on another device, which no replay would come to
+   */
   use(storage: Storage): void {
+    if (storage.backend !== this.backend) throw new ArgumentError('capture: an op runs on another device; do it outside');
     if (storage.serial < this.begin && !this.held.has(storage)) this.held.add(storage.retain());
   }
 

@@ -122,7 +122,7 @@ export function encode(dtype: DType, values: ArrayLike<number>, into: HostArray)
 
 /** Whether groups of elements share a scale: such tensors are weights, which kernels only read. */
 export function isBlock(dtype: DType): boolean {
-  return FORMATS[dtype].items !== undefined;
+  return FORMATS[dtype]?.items !== undefined;
 }
 
 /** @throws ShapeError for sizes that the dtype cannot have, DTypeError for an unknown dtype */
@@ -132,10 +132,16 @@ export function expectSpec({ shape, dtype }: Spec): void {
     throw new ShapeError(`a tensor cannot have the shape [${shape.join(', ')}], expected whole numbers of at least 0`);
   }
   if (!Object.hasOwn(FORMATS, dtype)) throw new DTypeError(`a tensor cannot have the dtype ${dtype}`);
-  if (isBlock(dtype) && (shape.at(-1) ?? 0) % BLOCK !== 0) {
+  if (isBlock(dtype) && (shape.at(-1) ?? 1) % BLOCK !== 0) {
     const given = `[${shape.join(', ')}]`;
     throw new ShapeError(`a tensor of ${dtype} needs a last dimension that ${BLOCK} divides, got ${given}`);
   }
+}
+
+/** @throws DTypeError for formats that share a scale among elements: only the host makes tensors of these */
+export function expectElements(op: string, arg: string, dtype: DType): void {
+  if (!isBlock(dtype)) return;
+  throw new DTypeError(`${op}: ${arg} has dtype ${dtype}, whose elements share a scale; give fromData() all numbers`);
 }
 
 /** Throws a DTypeError unless `dtype` is one of `allowed`. */

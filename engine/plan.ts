@@ -70,7 +70,8 @@ class PlanCache {
     const { inputs, outputs } = slotsOf(given, specs);
     // Where all that comes out is empty there is nothing to compute, and no kernel need think of it.
     const empty = outputs.some((slot) => slot) && outputs.every((slot) => !slot || slot.size === 0);
-    const call = { op, attrs, inputs, outputs };
+    // A caller may change its arrays later.
+    const call = { op, attrs: structuredClone(attrs), inputs, outputs };
     return { ...call, plan: empty ? null : this.backend.plan(call) };
   }
 }
@@ -87,7 +88,7 @@ export function plansOf(device: Backend): PlanCache {
 /** The operands of a call as slots, numbered in order. */
 export function slotsOf(inputs: Specs, outputs: Specs): { readonly inputs: Slots; readonly outputs: Slots } {
   const slot = (spec: Spec | undefined, i: number): Slot | undefined =>
-    spec && { shape: spec.shape, dtype: spec.dtype, size: elements(spec.shape), slot: i };
+    spec && { shape: [...spec.shape], dtype: spec.dtype, size: elements(spec.shape), slot: i };
   return { inputs: inputs.map(slot), outputs: outputs.map((spec, i) => slot(spec, inputs.length + i)) };
 }
 

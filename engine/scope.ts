@@ -37,6 +37,11 @@ export function scope<T>(body: () => T): T {
   }
 }
 
+/** The function in a scope of its own at each call: what it makes on the way is freed, whoever calls it. */
+export function scoped<A extends unknown[], T>(body: (...given: A) => T): (...given: A) => T {
+  return (...given) => scope(() => body(...given));
+}
+
 /** Takes a tensor out of every scope: from now on only `dispose` frees it. */
 export function keep<T extends Tensor>(tensor: T): T {
   tensor.scope = null;

@@ -130,7 +130,7 @@ function savedOf(op: AnyOp, inputs: Tensors, outputs: Tensors): ReadonlyMap<stri
   return saved;
 }
 
-/** Puts a node on the tape. Integers have no gradient: what computes on them stays off it. */
+/** Puts a node on the tape. Integers have no gradient: those among the outputs stay off it. */
 function attach(
   name: string,
   inputs: Tensors,
@@ -158,8 +158,9 @@ function views(node: Node): object {
   return saved;
 }
 
-/** Puts an op that ran on the tape. */
+/** Puts an op that ran on the tape, if anything that it gives can have a gradient. */
 export function record(call: Call, inputs: Tensors, outputs: Tensors): void {
+  if (!outputs.some((output) => output && isFloat(output.dtype))) return;
   const { op, attrs } = call;
   const { takes, gives } = op;
   const pullback: Pullback = (node, grads) =>

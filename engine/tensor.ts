@@ -2,7 +2,7 @@
 import { type Backend, elements, type Spec } from './backend.ts';
 import { hostArrayFor } from './backends/host.ts';
 import type { DType, HostArray } from './dtype.ts';
-import { decoder, encode, expectSpec, expectStorable, hostArrayType, hostItems, isFloat } from './dtype.ts';
+import { decoder, encode, expectSpec, expectStorable, hostArrayType, hostItems, isBlock, isFloat } from './dtype.ts';
 import { DisposedError, DTypeError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import { type Scope, track } from './scope.ts';
@@ -82,7 +82,7 @@ export class Tensor implements Spec {
   }
 
   set requiresGrad(wanted: boolean) {
-    if (wanted && !isFloat(this.dtype)) {
+    if (wanted && (!isFloat(this.dtype) || isBlock(this.dtype))) {
       throw new DTypeError(`requiresGrad: ${this} can have no gradient, f32, f16 and bf16 can; convert it with cast()`);
     }
     this.wanted = wanted;

@@ -1,6 +1,7 @@
 import { expectWhole } from '../../engine/arguments.ts';
 import { elements } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
+import { scoped } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectRank, expectShape, show } from '../common/shapes.ts';
 import { add } from '../elementwise/binary.ts';
@@ -15,16 +16,8 @@ export interface Conv2dOptions extends WindowOptions {
   readonly groups?: number;
 }
 
-export interface Conv1dOptions {
-  /** Default 1. */
-  readonly stride?: number;
-  /** Default 0. */
-  readonly padding?: number;
-  /** Default 1. */
-  readonly dilation?: number;
-  /** As for `conv2d`. */
-  readonly groups?: number;
-}
+/** As for `conv2d`, of one dimension. */
+export type Conv1dOptions = { readonly [K in keyof Conv2dOptions]?: number };
 
 /**
  * 2-D convolution (cross-correlation, as torch): x (B, C, H, W), weight (O, C/groups, kh, kw), bias (O) or null →
@@ -33,7 +26,7 @@ export interface Conv1dOptions {
  * @throws ArgumentError unless strides, dilations and groups are whole numbers ≥ 1 and paddings ≥ 0; ShapeError where
  *   shapes do not fit
  */
-export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2dOptions = {}): Tensor {
+export const conv2d = /* @__PURE__ */ scoped((x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2dOptions = {}): Tensor => {
   const { groups = 1 } = options;
   expectRank('conv2d', 'weight', weight, 4);
   expectWhole('conv2d', 'groups', groups, 1);
@@ -53,13 +46,13 @@ export function conv2d(x: Tensor, weight: Tensor, bias: Tensor | null, options: 
   const products = matmul(own, permute(reshape(weight, [groups, out / groups, size]), [0, 2, 1]));
   const y = reshape(permute(products, [1, 0, 2]), [...windows, out]);
   return channelsFirst(bias ? add(y, bias) : y);
-}
+});
 
 /**
  * 1-D convolution: x (B, C, L), weight (O, C/groups, K), bias (O) or null → (B, O, positions), of x's dtype; otherwise
  * as `conv2d`.
  */
-export function conv1d(x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv1dOptions = {}): Tensor {
+export const conv1d = /* @__PURE__ */ scoped((x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv1dOptions = {}): Tensor => {
   expectRank('conv1d', 'x', x, 3);
   expectRank('conv1d', 'weight', weight, 3);
   const { stride = 1, padding = 0, dilation = 1, groups } = options;
@@ -67,4 +60,4 @@ export function conv1d(x: Tensor, weight: Tensor, bias: Tensor | null, options: 
   const how = { stride, padding: [0, padding], dilation, groups } as const;
   const y = conv2d(reshape(x, flat(x)), reshape(weight, flat(weight)), bias, how);
   return reshape(y, [y.shape[0], y.shape[1], y.shape[3]]);
-}
+});

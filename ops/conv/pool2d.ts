@@ -1,5 +1,6 @@
 import { ArgumentError } from '../../engine/errors.ts';
 import { expectWhole } from '../../engine/arguments.ts';
+import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { gather } from '../movement/gather.ts';
 import { reshape } from '../movement/reshape.ts';
@@ -15,8 +16,10 @@ function pool(op: string, x: Tensor, kernel: Pair, options: WindowOptions, outsi
   both(options.padding ?? 0).forEach((p, d) => {
     if (2 * p > size[d]) throw new ArgumentError(`${op}: padding ${p} is more than half of the kernel, ${size[d]}`);
   });
-  const patches = unfold(op, x, size, { stride: kernel, ...options }, outside);
-  return channelsFirst(reduce(reshape(patches, [...patches.shape.slice(0, 4), size[0] * size[1]])));
+  return scope(() => {
+    const patches = unfold(op, x, size, { stride: kernel, ...options }, outside);
+    return channelsFirst(reduce(reshape(patches, [...patches.shape.slice(0, 4), size[0] * size[1]])));
+  });
 }
 
 /**

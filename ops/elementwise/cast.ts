@@ -1,5 +1,5 @@
 import { apply } from '../../engine/apply.ts';
-import { type DType, encoder, formatNumber, isFloat } from '../../engine/dtype.ts';
+import { type DType, encoder, expectElements, formatNumber, isFloat } from '../../engine/dtype.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { elementwise, type Expression, holds } from './kernel.ts';
@@ -18,7 +18,10 @@ const castOp = /* @__PURE__ */ defineOp({
   name: 'cast',
   inputs: ['x'],
   outputs: ['y'],
-  shape: ({ x }, { to }: { to: DType }) => ({ y: spec(x.shape, to) }),
+  shape({ x }, { to }: { to: DType }) {
+    expectElements('cast', 'y', to);
+    return { y: spec(x.shape, to) };
+  },
   reference({ x }, { y }) {
     const to = isFloat(y.dtype) ? Number : encoder(y.dtype);
     for (let i = 0; i < y.size; i++) y.data[i] = to(x.data[i]);

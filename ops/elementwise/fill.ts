@@ -2,7 +2,7 @@ import { apply } from '../../engine/apply.ts';
 import { expectFinite } from '../../engine/arguments.ts';
 import type { Backend } from '../../engine/backend.ts';
 import type { Launch } from '../../engine/backends/webgpu/launch.ts';
-import { byteLength, type DType, encoder, expectStorable, isFloat } from '../../engine/dtype.ts';
+import { byteLength, type DType, encoder, expectElements, expectStorable, isFloat } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
@@ -29,6 +29,7 @@ const fillOp = /* @__PURE__ */ defineOp({
   inputs: [],
   outputs: ['y'],
   shape(_, { shape, value, dtype }: { shape: readonly number[]; value: number; dtype: DType }) {
+    expectElements('fill', 'y', dtype);
     expectStorable('fill', value, dtype);
     return { y: spec(shape, dtype) };
   },

@@ -4,9 +4,7 @@ import { expectStorable, FLOATS, isFloat } from '../../engine/dtype.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { defineElementwise, type Elementwise, INTEGERS, promote } from './define.ts';
 
-interface Scalar {
-  readonly c: number;
-}
+type Scalar = { readonly c: number };
 
 /** A function of a tensor and a number. @param dx its gradient */
 function scalarOp(

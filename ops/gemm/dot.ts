@@ -1,15 +1,6 @@
 import type { Launch } from '../../engine/backends/webgpu/launch.ts';
-import {
-  byResult,
-  four,
-  type GpuProduct,
-  launchTiles,
-  levelsFor,
-  type NamedProduct,
-  range,
-  sumOverK,
-  type TileKernel,
-} from './kernel.ts';
+import { byResult, four, launchTiles, levelsFor, range, sumOverK } from './kernel.ts';
+import type { GpuProduct, NamedProduct, TileKernel } from './kernel.ts';
 import type { Product } from './product.ts';
 
 /** Rows up to which the kernels that only stream B are taken. */

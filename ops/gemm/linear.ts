@@ -6,6 +6,7 @@ import type { WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { defineOp, type HostArg, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { gradEnabled } from '../../engine/tape.ts';
+import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { show } from '../common/shapes.ts';
 import { cast } from '../elementwise/cast.ts';
@@ -131,8 +132,10 @@ export function linear(
 ): Tensor {
   const operands = { x, weight, ...(bias && { bias }) };
   if (activation && gradEnabled() && Object.values(operands).some((t) => t.requiresGrad)) {
-    const y = activation(apply(linearOp, operands, {}).y);
-    return addend ? add(y, addend) : y;
+    return scope(() => {
+      const y = activation(apply(linearOp, operands, {}).y);
+      return addend ? add(y, addend) : y;
+    });
   }
   return apply(linearOp, { ...operands, ...(addend && { addend }) }, activation ? { activation: activation.torchName } : {}).y;
 }

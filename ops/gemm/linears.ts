@@ -5,6 +5,7 @@ import { isPlain } from '../../engine/dtype.ts';
 import { defineOp } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
 import { gradEnabled } from '../../engine/tape.ts';
+import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import type { Activation } from '../elementwise/activation.ts';
 import { binaryOnWasm } from '../elementwise/wasm.ts';
@@ -151,8 +152,8 @@ const linearSumOp = /* @__PURE__ */ defineOp({
  */
 export function linearSum(addend: Tensor, terms: readonly (readonly [x: Tensor, layer: Layer])[]): Tensor {
   const operands = terms.flatMap(([x, layer]) => [x, ...flat(layer)]);
-  if (rowsOf(addend) > FEW_ROWS || terms.length === 1 || addend.shape.length < 2 || wantGradient([addend, ...operands])) {
-    return terms.reduce((sum, [x, { weight, bias }]) => linear(x, weight, bias, { addend: sum }), addend);
+  if (rowsOf(addend) > FEW_ROWS || terms.length < 2 || addend.shape.length < 2 || wantGradient([addend, ...operands])) {
+    return scope(() => terms.reduce((sum, [x, { weight, bias }]) => linear(x, weight, bias, { addend: sum }), addend));
   }
   return apply(linearSumOp, { addend, operands }, {}).y;
 }

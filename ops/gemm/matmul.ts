@@ -3,6 +3,7 @@ import { elements, type Spec } from '../../engine/backend.ts';
 import { type DType, expectDType, FLOATS, isBlock, WEIGHTS } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { defineOp, type Op, spec } from '../../engine/op.ts';
+import { scope, scoped } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { broadcastShapes, show } from '../common/shapes.ts';
 import { reshape } from '../movement/reshape.ts';
@@ -77,8 +78,10 @@ const matmulOp: Op<MatmulAttrs, 'a' | 'b', 'c'> = /* @__PURE__ */ defineOp({
 
 /** Product of two matrices, either stored transposed. */
 export function matmul2d(a: Tensor, b: Tensor, attrs: MatmulAttrs = {}): Tensor {
-  const { c } = apply(matmulOp, { a: reshape(a, [1, 1, ...a.shape]), b: reshape(b, [1, 1, ...b.shape]) }, attrs);
-  return reshape(c, c.shape.slice(2));
+  return scope(() => {
+    const { c } = apply(matmulOp, { a: reshape(a, [1, 1, ...a.shape]), b: reshape(b, [1, 1, ...b.shape]) }, attrs);
+    return reshape(c, c.shape.slice(2));
+  });
 }
 
 /** An operand with its batch dimensions brought to two, repeated where two are not enough to broadcast them. */
@@ -96,7 +99,7 @@ function withTwoBatches(x: Tensor, batch: readonly number[]): Tensor {
  * @param b stored in any format of `WEIGHTS`; in int8 and int4 a matrix at least, and without a gradient
  * @returns of the dtype of both, of a's where b is int8 or int4, and f32 for two floats that differ
  */
-export function matmul(a: Tensor, b: Tensor): Tensor {
+export const matmul = /* @__PURE__ */ scoped((a: Tensor, b: Tensor): Tensor => {
   if (a.shape.length === 0 || b.shape.length === 0) {
     throw new ShapeError(`matmul: ${show(a.shape)} and ${show(b.shape)}: expected at least one dimension each`);
   }
@@ -115,4 +118,4 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   const batch = broadcastShapes('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2));
   const { c } = apply(matmulOp, { a: withTwoBatches(a, batch), b: withTwoBatches(b, batch) }, {});
   return reshape(c, [...batch, ...c.shape.slice(2)]);
-}
+});

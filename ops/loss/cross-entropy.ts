@@ -11,11 +11,7 @@ import { expectFloats, expectShape } from '../common/shapes.ts';
 import { expectClasses, logSums, maxAndLogSum } from './log-sum.ts';
 import { launchReduction, reduceOnHost, type Reduction } from './reduction.ts';
 
-interface CrossEntropyAttrs {
-  readonly ignoreIndex: number;
-  readonly labelSmoothing: number;
-  readonly reduction: 'mean' | 'sum' | 'none';
-}
+type CrossEntropyAttrs = Omit<Required<CrossEntropyOptions>, 'weight'>;
 
 const reductionOf = ({ reduction }: CrossEntropyAttrs): Reduction => ({ factor: 1, byWeight: reduction === 'mean' });
 

@@ -1,18 +1,18 @@
 import { apply } from '../../engine/apply.ts';
-import { expectDType, FLOATS } from '../../engine/dtype.ts';
+import { expectDType, FLOATS, expectElements } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { spec } from '../../engine/op.ts';
+import { scope, scoped } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { normalizeAxis, resized, show } from '../common/shapes.ts';
 import { add } from '../elementwise/binary.ts';
 import { defineLookup } from './lookup.ts';
 import { pad } from './pad.ts';
-import { expectMovable } from './strided.ts';
 import { slice } from './view.ts';
 
 /** y[…, j, …] = x[…, index[…, j, …], …] where x has the shape of the index but for `dim`, and the reverse. */
 const elements = /* @__PURE__ */ defineLookup(['gather', 'scatter_add'], 'element', (x, index) => {
-  expectMovable('gather', x);
+  expectElements('gather', 'x', x.dtype);
   return spec(index.shape, x.dtype);
 });
 
@@ -40,8 +40,8 @@ function expectWithin(op: string, index: Tensor, name: string, like: Tensor, fre
 export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
   const own = normalizeAxis('gather', dim, x.shape.length);
   expectWithin('gather', index, 'x', x, own);
-  const table = first(x, resized(index.shape, own, x.shape[own]));
-  return apply(elements.lookup, { table, index }, { dim: own, outside: NaN }).y;
+  const shape = resized(index.shape, own, x.shape[own]);
+  return scope(() => apply(elements.lookup, { table: first(x, shape), index }, { dim: own, outside: NaN }).y);
 }
 
 /**
@@ -51,7 +51,7 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
  * @param index i32, not larger than src in any dimension, nor than x but along `dim`
  * @param src x's dtype
  */
-export function scatterAdd(x: Tensor, dim: number, index: Tensor, src: Tensor): Tensor {
+export const scatterAdd = /* @__PURE__ */ scoped((x: Tensor, dim: number, index: Tensor, src: Tensor): Tensor => {
   const own = normalizeAxis('scatter_add', dim, x.shape.length);
   expectWithin('scatter_add', index, 'src', src);
   expectWithin('scatter_add', index, 'x', x, own);
@@ -62,4 +62,4 @@ export function scatterAdd(x: Tensor, dim: number, index: Tensor, src: Tensor): 
   const added = apply(elements.addition, { index, src: first(src, index.shape) }, { dim: own, shape, dtype: x.dtype }).y;
   const missing = x.shape.map((n, d) => n - added.shape[d]).reverse();
   return add(x, missing.some((n) => n > 0) ? pad(added, missing.flatMap((n) => [0, n])) : added);
-}
+});

@@ -1,13 +1,12 @@
 import { apply } from '../../engine/apply.ts';
-import { expectDType, WEIGHTS } from '../../engine/dtype.ts';
+import { expectDType, WEIGHTS, expectElements } from '../../engine/dtype.ts';
 import { spec } from '../../engine/op.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { expectRank, normalizeDim } from '../common/shapes.ts';
 import { defineLookup } from './lookup.ts';
-import { expectMovable } from './strided.ts';
 
 const slices = /* @__PURE__ */ defineLookup(['index_select', 'index_select_backward'], 'slice', (x, index, dim) => {
-  expectMovable('index_select', x);
+  expectElements('index_select', 'x', x.dtype);
   expectRank('index_select', 'index', index, 1);
   return spec([...x.shape.slice(0, dim), index.shape[0], ...x.shape.slice(dim + 1)], x.dtype);
 });

@@ -1,13 +1,15 @@
+import { expectElements } from '../../engine/dtype.ts';
 import { apply } from '../../engine/apply.ts';
 import { expectWhole } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { spec } from '../../engine/op.ts';
+import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { normalizeAxis, normalizeDim, resized, show, strides } from '../common/shapes.ts';
 import { zeros } from '../elementwise/fill.ts';
 import { unsqueeze } from './reshape.ts';
-import { defineCopyOp, expectMovable, type View } from './strided.ts';
+import { defineCopyOp, type View } from './strided.ts';
 
 interface Along {
   readonly dim: number;
@@ -30,7 +32,7 @@ const catOp = /* @__PURE__ */ defineCopyOp<Along, 'xs*', 'y'>({
   outputs: ['y'],
   shape({ xs }, { dim }) {
     const [first] = xs;
-    expectMovable('cat', first);
+    expectElements('cat', 'x', first.dtype);
     for (const x of xs) {
       const fits = x.shape.length === first.shape.length && x.shape.every((d, i) => i === dim || d === first.shape[i]);
       if (!fits || x.dtype !== first.dtype) {
@@ -58,7 +60,7 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
 export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   if (tensors.length === 0) throw new ShapeError('stack: no tensors were given, expected at least one');
   const d = normalizeDim('stack', dim, tensors[0].shape.length + 1);
-  return cat(tensors.map((t) => unsqueeze(t, d)), d);
+  return scope(() => cat(tensors.map((t) => unsqueeze(t, d)), d));
 }
 
 interface Sizes extends Along {
@@ -70,7 +72,7 @@ const splitOp = /* @__PURE__ */ defineCopyOp<Sizes, 'x', 'ys*'>({
   inputs: ['x'],
   outputs: ['ys*'],
   shape({ x }, { dim, sizes }) {
-    expectMovable('split', x);
+    expectElements('split', 'x', x.dtype);
     const total = sizes.reduce((sum, n) => sum + n, 0);
     if (total !== x.shape[dim]) {
       throw new ShapeError(`split: sizes ${show(sizes)} add up to ${total}, dim ${dim} of ${show(x.shape)} is ${x.shape[dim]}`);
@@ -98,12 +100,12 @@ export function roll(x: Tensor, shifts: readonly number[], dims: readonly number
   if (shifts.length !== dims.length || dims.length === 0) {
     throw new ShapeError(`roll: shifts ${show(shifts)} for dims ${show(dims)}, expected one for each`);
   }
-  return dims.reduce((y, dim, i) => {
+  return scope(() => dims.reduce((y, dim, i) => {
     expectWhole('roll', 'a shift', shifts[i], -Infinity, Infinity);
     const d = normalizeAxis('roll', dim, x.shape.length);
     const size = x.shape[d];
     const moved = size === 0 ? 0 : ((shifts[i] % size) + size) % size;
     const [head, tail] = split(y, [size - moved, moved], d);
     return cat([tail, head], d);
-  }, x);
+  }, x));
 }

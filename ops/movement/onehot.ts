@@ -1,5 +1,6 @@
 import { expectWhole } from '../../engine/arguments.ts';
 import { expectDType } from '../../engine/dtype.ts';
+import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { cast } from '../elementwise/cast.ts';
 import { eq } from '../elementwise/compare.ts';
@@ -10,5 +11,5 @@ import { unsqueeze } from './reshape.ts';
 export function oneHot(ids: Tensor, classes: number): Tensor {
   expectDType('one_hot', 'ids', ids.dtype, 'i32');
   expectWhole('one_hot', 'classes', classes, 1);
-  return cast(eq(unsqueeze(ids, -1), arange(ids.backend, classes)), 'f32');
+  return scope(() => cast(eq(unsqueeze(ids, -1), arange(ids.backend, classes)), 'f32'));
 }

@@ -1,6 +1,7 @@
 import { expectOneOf, expectWhole } from '../../engine/arguments.ts';
 import { expectStorable } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
+import { scoped } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { resized, show } from '../common/shapes.ts';
 import { clone } from '../elementwise/copy.ts';
@@ -42,7 +43,7 @@ const MODES: Readonly<Record<PadMode, Mode>> = {
  * @throws ArgumentError for amounts that are no whole numbers, a value that x's dtype cannot hold and an unknown mode;
  *   ShapeError for a list that does not fit x, for cropping more than x has and mirroring all of it or more
  */
-export function pad(x: Tensor, padding: readonly number[], value = 0, mode: PadMode = 'constant'): Tensor {
+export const pad = /* @__PURE__ */ scoped((x: Tensor, padding: readonly number[], value: number = 0, mode: PadMode = 'constant') => {
   const rank = x.shape.length;
   if (padding.length % 2 !== 0 || padding.length > 2 * rank) {
     throw new ShapeError(`pad: ${show(padding)} is no list of [before, after] pairs for at most ${rank} dimensions`);
@@ -66,4 +67,4 @@ export function pad(x: Tensor, padding: readonly number[], value = 0, mode: PadM
     if (Math.min(first, last) < 0) y = slice(y, dim, Math.max(0, -first), y.shape[dim] - Math.max(0, -last));
   }
   return y === x ? clone(x) : y;
-}
+});

@@ -1,7 +1,7 @@
 import type { Spec } from '../../engine/backend.ts';
 import { at, type WasmPlanner } from '../../engine/backends/wasm/planner.ts';
 import { grid1d, type Launch, shader } from '../../engine/backends/webgpu/launch.ts';
-import { byteLength, expectDType } from '../../engine/dtype.ts';
+import { byteLength, expectElements } from '../../engine/dtype.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { type Bare, defineOp, type HostArg, type Named, type Op, type OpDefinition, spec } from '../../engine/op.ts';
 import type { Slot } from '../../engine/plan.ts';
@@ -58,17 +58,12 @@ export function viewOp<A>(
     inputs: ['x'],
     outputs: ['y'],
     shape({ x }, attrs) {
-      expectMovable(name, x);
+      expectElements(name, 'x', x.dtype);
       return { y: spec(view(x.shape, attrs).shape, x.dtype) };
     },
     copies: ({ x }, { y }, attrs) => [{ source: x, target: y, shape: y.shape, from: view(x.shape, attrs) }],
     backward,
   });
-}
-
-/** @throws DTypeError for formats that share a scale among elements, which cannot be moved one by one */
-export function expectMovable(op: string, x: Spec): void {
-  expectDType(op, 'x', x.dtype, 'f32', 'f16', 'bf16', 'i32', 'u32', 'bool');
 }
 
 /** A copy as nested loops, in units of one element or of some that lie together. */

@@ -1,21 +1,20 @@
 import { apply } from '../../engine/apply.ts';
 import { expectWhole } from '../../engine/arguments.ts';
 import type { Spec } from '../../engine/backend.ts';
-import { expectDType } from '../../engine/dtype.ts';
+import { expectDType, expectElements } from '../../engine/dtype.ts';
 import { ShapeError } from '../../engine/errors.ts';
 import { spec } from '../../engine/op.ts';
+import { scope } from '../../engine/scope.ts';
 import { Tensor } from '../../engine/tensor.ts';
 import { around, expectAlike, normalizeAxis, normalizeDim, resized, show, strides } from '../common/shapes.ts';
 import { zeros } from '../elementwise/fill.ts';
 import { expand } from '../reduce/sum.ts';
 import { reshape } from './reshape.ts';
-import { defineCopyOp, expectMovable, type View, viewOp } from './strided.ts';
+import { defineCopyOp, type View, viewOp } from './strided.ts';
 
 export { expand };
 
-interface Dims {
-  readonly dims: readonly number[];
-}
+type Dims = { readonly dims: readonly number[] };
 
 const permuteOp = /* @__PURE__ */ viewOp<Dims>(
   'permute',
@@ -37,8 +36,8 @@ export function repeatInterleave(x: Tensor, repeats: number, dim: number): Tenso
   expectWhole('repeat_interleave', 'repeats', repeats, 1);
   const d = normalizeAxis('repeat_interleave', dim, x.shape.length);
   const { outer, length, inner } = around(x.shape, d);
-  const repeated = expand(reshape(x, [outer * length, 1, inner]), [outer * length, repeats, inner]);
-  return reshape(repeated, resized(x.shape, d, length * repeats));
+  const repeated = [outer * length, repeats, inner];
+  return scope(() => reshape(expand(reshape(x, [outer * length, 1, inner]), repeated), resized(x.shape, d, length * repeats)));
 }
 
 /**
@@ -51,7 +50,7 @@ export function tile(x: Tensor, repeats: readonly number[]): Tensor {
   const last = <T>(values: readonly T[], one: T) => [...new Array<T>(rank - values.length).fill(one), ...values];
   const [own, times] = [last(x.shape, 1), last(repeats, 1)];
   const copies = own.flatMap((n, i) => [times[i], n]);
-  return reshape(expand(reshape(x, own.flatMap((n) => [1, n])), copies), own.map((n, i) => n * times[i]));
+  return scope(() => reshape(expand(reshape(x, own.flatMap((n) => [1, n])), copies), own.map((n, i) => n * times[i])));
 }
 
 const flipOp = /* @__PURE__ */ viewOp<Dims>(
@@ -116,7 +115,7 @@ const sliceScatterOp = /* @__PURE__ */ defineCopyOp<Range, 'dst' | 'src' | 'star
   outputs: [],
   mutates: ['dst'],
   shape({ dst, src, start: moved }, { dim, start, step }) {
-    expectMovable('slice_scatter_', dst);
+    expectElements('slice_scatter_', 'dst', dst.dtype);
     expectAlike('slice_scatter_', 'src', src, spec(resized(dst.shape, dim, src.shape[dim]), dst.dtype));
     const last = dst.shape[dim] - Math.max(0, src.shape[dim] - 1) * step - Math.min(src.shape[dim], 1);
     if (last < 0) {

@@ -27,8 +27,9 @@ const gradNormOp = /* @__PURE__ */ defineOp({
   name: 'grad_norm',
   inputs: ['loss?', 'tensors*'],
   outputs: ['stats', 'before?'],
-  shape({ tensors }, { maxNorm, gradients }: GradNormAttrs) {
+  shape({ loss, tensors }, { maxNorm, gradients }: GradNormAttrs) {
     expectFinite('gradNorm', 'maxNorm', maxNorm, 0);
+    if (loss) expectAlike('gradNorm', 'the loss', loss, spec(loss.shape.map(() => 1)));
     tensors.forEach((tensor, i) => {
       if (i < gradients) return expectDType('gradNorm', 'a gradient', tensor.dtype, ...FLOATS);
       expectAlike('gradNorm', 'a count', tensor, spec([]));

@@ -1,4 +1,5 @@
 import { apply } from '../../engine/apply.ts';
+import { expectFinite, expectWhole } from '../../engine/arguments.ts';
 import { expectDType, FLOATS } from '../../engine/dtype.ts';
 import { defineOp, spec } from '../../engine/op.ts';
 import { noGrad } from '../../engine/tape.ts';
@@ -24,15 +25,19 @@ const chooseTokenOp = /* @__PURE__ */ defineOp({
   inputs: ['token', 'logits', 'seen?', 'draws?', 'position?'],
   outputs: [],
   mutates: ['token', 'seen'],
-  shape({ token, logits, seen, draws, position }, { temperature, repetitionPenalty }: ChooseAttrs) {
+  shape({ token, logits, seen, draws, position }, { temperature, topK, topP, repetitionPenalty }: ChooseAttrs) {
     const name = 'chooseToken_';
+    expectFinite(name, 'temperature', temperature, 0);
+    expectWhole(name, 'topK', topK);
+    expectFinite(name, 'topP', topP, Number.MIN_VALUE, 1);
+    expectFinite(name, 'repetitionPenalty', repetitionPenalty, 0.01, 100);
     expectRank(name, 'logits', logits, 2);
     const [rows, vocabulary] = logits.shape;
     expectDType(name, 'logits', logits.dtype, ...FLOATS);
     expectAlike(name, 'token', token, spec([rows, 1], 'i32'));
     if (repetitionPenalty !== 1 || seen) expectAlike(name, 'seen', seen, spec([rows, vocabulary], 'u32'));
     if (temperature > 0) {
-      expectAlike(name, 'draws', draws, spec([rows, draws?.shape[1] ?? 1]));
+      expectAlike(name, 'draws', draws, spec([rows, draws?.shape[1] || 1]));
       expectAlike(name, 'position', position, spec([1], 'i32'));
     }
     return {};
@@ -61,7 +66,7 @@ const chooseTokenOp = /* @__PURE__ */ defineOp({
       constants: { LANES: WG },
       workgroup: WG,
       code: () => `${FOLDS}${code.replace('DRAW', drawn ? drawing(limits) : '')}`,
-      grid: [rows, 1, 1],
+      groups: rows,
     })];
   },
 });

@@ -1,7 +1,7 @@
 import { ArgumentError } from '../../engine/errors.ts';
-import { fromData } from '../../engine/tensor.ts';
+import { fromData, type Tensor } from '../../engine/tensor.ts';
 import * as ops from '../../ops/index.ts';
-import { finite, type Make, type Room } from './case.ts';
+import { finite, type Make, type Room, whole } from './case.ts';
 
 const pair = { M: 5, N: 7 };
 const RATES = { index: 0, betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1 } as const;
@@ -13,6 +13,14 @@ function step(t: Make, other: object): void {
   const count = t.values([0], []);
   const { stats, before } = ops.gradNorm([grad], 0, { counts: [count] });
   ops.adamwStep({ param, grad, m, v, step: count, before: before!, stats, lr, ...RATES, ...other });
+}
+
+/** A token chosen with these options. */
+function chosen(t: Make, options: object): Tensor {
+  const [token, seen] = [t.values([0], [1, 1], 'i32'), t.values([0, 0, 0], [1, 3], 'u32')].map((x) => ops.clone(x));
+  const [draws, position] = [t.values([0.5], [1, 1]), t.values([0], [1], 'i32')];
+  ops.chooseToken_(token, { logits: t.fixed(1, 3), seen, draws, position }, options);
+  return token;
 }
 
 export const optim: Room = {
@@ -79,5 +87,11 @@ export const optim: Room = {
         },
       ],
     ],
+    takes: {
+      temperature: [finite(0), (t, temperature) => chosen(t, { temperature })],
+      topK: [whole(0), (t, topK) => chosen(t, { topK })],
+      topP: [finite(Number.MIN_VALUE, 1), (t, topP) => chosen(t, { topP })],
+      repetitionPenalty: [finite(0.01, 100), (t, repetitionPenalty) => chosen(t, { repetitionPenalty })],
+    },
   },
 };

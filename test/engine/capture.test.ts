@@ -1,4 +1,5 @@
 import * as assert from 'uvu/assert';
+import { ReferenceBackend } from '../../engine/backends/reference/reference.ts';
 import { capture } from '../../engine/capture.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { scope } from '../../engine/scope.ts';
@@ -96,6 +97,8 @@ for (const backend of backends) {
     assert.instance(await reading, ArgumentError);
     assert.match(String(await reading), /: capture: a tensor is read back inside/);
     throws(() => capture(backend, () => capture(backend, () => clone(x))), ArgumentError, /another capture/);
+    const elsewhere = own(fromData(new ReferenceBackend(), [1], [1]));
+    throws(() => capture(backend, () => clone(elsewhere)), ArgumentError, /capture: an op runs on another device/);
     assert.equal(await list(own(add(x, x))), [2, 4, 6], 'and all goes on');
   });
 }

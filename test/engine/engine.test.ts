@@ -225,6 +225,14 @@ engine('the leak report names op and caller, counts 16-bit floats as such, and w
   for (const [line, count] of rows) assert.is(report.filter((one) => line.test(one)).length, count, `${line} in ${report}`);
 });
 
+engine('arrays that were given may change afterwards', async () => {
+  const shape = [2, 3];
+  const first = own(zeros(backend, shape));
+  shape[0] = 4;
+  const second = own(zeros(backend, shape));
+  assert.equal([first.shape, second.shape, (await list(second)).length], [[2, 3], [4, 3], 12]);
+});
+
 engine('the profiler counts calls and bytes', () => {
   backend.profiler = new Profiler();
   scope(() => add(add(vector(1, 2), vector(3, 4)), vector(5, 6)) && null);

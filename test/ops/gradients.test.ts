@@ -6,12 +6,13 @@ import type { DType, HostArray } from '../../engine/dtype.ts';
 import { ArgumentError, DTypeError, KernelError, MatvlmError, ShapeError } from '../../engine/errors.ts';
 import { defineOp } from '../../engine/op.ts';
 import { scope } from '../../engine/scope.ts';
+import { noGrad } from '../../engine/tape.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import * as ops from '../../ops/index.ts';
 import { throws } from '../support/expect.ts';
 import { suiteOnBackends } from '../support/suite.ts';
 
-const { add, backward, cast, checkpoint, embedding, mul, slice, sum } = ops;
+const { add, backward, cast, checkpoint, embedding, mul, slice, square, sum } = ops;
 const { test, backends, wasm } = await suiteOnBackends('gradients: whose dtype and buffer they have');
 
 const HALVES = ['f16', 'bf16'] as const;
@@ -185,6 +186,28 @@ test('integers and bool can require no gradient, and what is computed of them is
       const floats = leaf(backend, [1, 2], [2]);
       assert.not.ok(cast(floats, dtype).requiresGrad, dtype);
     }
+    throws(() => (fromData(backend, new Array(64).fill(1), [64], 'int8').requiresGrad = true), DTypeError, /bf16 can/);
+  }
+});
+
+test('a graph that ends in integers goes with its tensors', () => {
+  for (const backend of backends) {
+    const { live } = backend.memory;
+    const x = fromData(backend, [1, 2], [2]);
+    x.requiresGrad = true;
+    const y = square(x);
+    for (const t of [cast(y, 'i32'), y, x]) t.dispose();
+    assert.is(backend.memory.live, live, backend.kind);
+  }
+});
+
+test('what is written over may not be on the tape, but off it', () => {
+  for (const backend of backends) {
+    const [x, y] = [leaf(backend, [1, 2], [2]), fromData(backend, [3, 4], [2])];
+    const z = square(x);
+    throws(() => ops.copy_(z, y), ArgumentError, /copy_: writes to .*, which backward may go through/);
+    noGrad(() => ops.copy_(z, y));
+    ops.copy_(z.detach(), y);
   }
 });
 

@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { type Backend, elements } from '../../engine/backend.ts';
 import type { DType } from '../../engine/dtype.ts';
 import { MatvlmError, ShapeError } from '../../engine/errors.ts';
-import { scope } from '../../engine/scope.ts';
+import { keep, scope } from '../../engine/scope.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import * as ops from '../../ops/index.ts';
 import { random } from '../support/agree.ts';
@@ -277,6 +277,29 @@ test('sliceScatter_ writes any slice of any format, where a number or a tensor s
         }
       }
     }
+  }
+});
+
+test('ops that are made of others free what they make on the way, in a scope or not', async () => {
+  const pairs = [[2, 1, 1, 0], [1, 1, 1, 3]] as const;
+  for (const backend of backends) {
+    const [x, image] = [[4, 4], [1, 2, 4, 4]].map((s) => fromData(backend, random(elements(s), 1), s));
+    const [index, weight] = [fromData(backend, [1, 0], [2, 1], 'i32'), fromData(backend, random(36, 2), [2, 2, 3, 3])];
+    const { live } = backend.memory;
+    for (const [i, made] of Object.entries<() => Tensor[]>([
+      () => [ops.matmul(x, x), ops.matmul(image, x), ops.matmul2d(x, x), ops.stack([x, x]), ops.roll(x, [1], [0])],
+      () => [ops.tril(x), ops.triu(x, 1), ops.tile(x, [2, 2]), ops.repeatInterleave(x, 2, 0), ops.oneHot(index, 3)],
+      () => [ops.pad(x, [...pairs[0]], 0, 'reflect'), ops.pad(x, [-1, 2]), ops.gather(x, 1, index), ops.scatterAdd(x, 1, index, x)],
+      () => [ops.conv2d(image, weight, null, { padding: 1 }), ops.maxPool2d(image, 2), ops.avgPool2d(image, 2)],
+    ])) {
+      const own: Tensor[] = [];
+      scope(() => void own.push(...made().map((t) => keep(t))));
+      for (const t of own) t.dispose();
+      const outside = made();
+      for (const t of outside) t.dispose();
+      assert.is(backend.memory.live, live, `${backend.kind} ${i}`);
+    }
+    for (const t of [x, image, index, weight]) t.dispose();
   }
 });
 
