@@ -7,7 +7,7 @@ import type { Tokenizer } from '../nn/text/tokenizer.ts';
 export const IMAGE_ID = -200;
 /** Label of a token that carries no loss. */
 export const IGNORE_LABEL = -100;
-export const IMAGE_MARK = '<image>';
+const IMAGE_MARK = '<image>';
 /** Longest question or answer, in characters; a context of 2048 tokens is full long before. */
 export const MAX_PROMPT = 100_000;
 
@@ -182,7 +182,7 @@ function checkIds(ids: readonly number[], what: string, tokenizer: Tokenizer, co
  * Refuses (ArgumentError) a question or answer that is empty, longer than MAX_PROMPT characters, or that holds NUL,
  * the image mark or a special token: typed by a user, those would pass for the template's own.
  */
-export function checkPromptText(text: string, what: 'question' | 'answer', tokenizer: Tokenizer): void {
+function checkPromptText(text: string, what: 'question' | 'answer', tokenizer: Tokenizer): void {
   const refuse = (why: string): never => {
     throw new ArgumentError(`The ${what} ${why}`);
   };

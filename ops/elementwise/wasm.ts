@@ -5,7 +5,7 @@ import { broadcastStrides, mergeDims } from '../common/shapes.ts';
 /** The functions of two operands that have C kernels, by the kernel of the same with the operands exchanged. */
 const EXCHANGED = { add: 'add', sub: 'rsub', mul: 'mul', div: 'rdiv', maximum: 'maximum', minimum: 'minimum' } as const;
 
-export type BinaryKernel = keyof typeof EXCHANGED;
+type BinaryKernel = keyof typeof EXCHANGED;
 
 export function hasBinaryKernel(name: string): name is BinaryKernel {
   return name in EXCHANGED;

@@ -57,10 +57,10 @@ const UNITS = 132;
 const BUSY = 384;
 
 /** Invocations of a workgroup. */
-export const tileThreads = (t: Tile): number => (t.bm / t.tm) * (t.bn / t.tn);
+const tileThreads = (t: Tile): number => (t.bm / t.tm) * (t.bn / t.tn);
 
 /** Bytes of workgroup memory. */
-export const tileMemory = (t: Tile): number => t.buffers * t.bk * (t.bm + t.bn + 8) * 4;
+const tileMemory = (t: Tile): number => t.buffers * t.bk * (t.bm + t.bn + 8) * 4;
 
 /** True where the device can run the tile. */
 export const fits = (t: Tile, caps: GpuCaps): boolean =>

@@ -4,7 +4,7 @@ import type { Call } from '../../plan.ts';
 import { type Extent, hostArrayFor, HostBackend, type HostPlan, POISON_HALF } from '../host.ts';
 
 /** The elements of a tensor in an array of their own. */
-export interface HostBuffer extends Extent {
+interface HostBuffer extends Extent {
   readonly data: HostArray;
 }
 

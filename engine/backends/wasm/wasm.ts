@@ -8,7 +8,7 @@ import { type Extent, HostBackend, type HostPlan, POISON_HALF, type Poisoning } 
 import { type WasmCall, WasmRecorder } from './planner.ts';
 
 /** Bytes of the WASM memory. */
-export interface WasmBuffer extends Extent {
+interface WasmBuffer extends Extent {
   readonly ptr: number;
   readonly bytes: number;
   /** The blocks of the recording that it was taken for: what is freed goes back there. */

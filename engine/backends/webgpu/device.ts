@@ -2,7 +2,7 @@ import { DeviceError } from '../../errors.ts';
 import type { GpuCaps } from './launch.ts';
 
 /** A device, its adapter's name for people, and what kernels may count on. */
-export interface OpenDevice {
+interface OpenDevice {
   readonly device: GPUDevice;
   readonly description: string;
   readonly caps: GpuCaps;

@@ -2,7 +2,7 @@ import type { GpuBuffer } from './buffers.ts';
 import type { PlannedLaunch, Shader } from './launch.ts';
 import { SLOT } from './params.ts';
 
-export interface Compiled {
+interface Compiled {
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
   /** What the device said of the shader: null until it did. */

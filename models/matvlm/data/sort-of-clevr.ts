@@ -11,7 +11,7 @@ import type { Split, VqaDataset, VqaQuestion, VqaSample } from './dataset.ts';
 import { Random32 } from './random32.ts';
 
 export const IMAGE_SIZE = 75;
-export const RADIUS = 5;
+const RADIUS = 5;
 const QUESTIONS_PER_KIND = 10;
 
 /** Colour names in the generator's order, with their RGB bytes. */

@@ -4,7 +4,7 @@ import { sortOfClevrTexts } from './sort-of-clevr.ts';
 import { TEMPLATES } from '../template.ts';
 import { lower } from '../../nn/text/tokenizer/normalizers.ts';
 
-export const END_OF_TEXT = '<|endoftext|>';
+const END_OF_TEXT = '<|endoftext|>';
 const UNKNOWN = '<unk>';
 
 /** The two files of a tokenizer, parsed. */
@@ -14,7 +14,7 @@ export interface TokenizerFiles {
 }
 
 /** Words and punctuation marks of a text, as the tokenizer built below splits it. */
-export function splitWords(text: string): string[] {
+function splitWords(text: string): string[] {
   return lower(text).match(/[\p{L}\p{N}]+|[^\s\p{L}\p{N}]/gu) ?? [];
 }
 

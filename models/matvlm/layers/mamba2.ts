@@ -45,7 +45,6 @@ export class Mamba2Mixer {
   constructor(
     p: Parameters,
     private readonly c: MambaConfig,
-    private readonly chunkSize = 256,
   ) {
     this.heads = c.ssm_cfg.ngroups;
     this.headSize = c.d_inner / this.heads;
@@ -94,7 +93,7 @@ export class Mamba2Mixer {
     // 3.–4. x and B repeat from the KV heads to all heads; the state space scan
     const { A_log, D, dt_bias } = this;
     const inputs = { x: this.toHeads(x), dt, A_log, B: this.toHeads(B), C: this.toHeads(C), D, dt_bias };
-    const from = { chunkSize: this.chunkSize, initialState: past?.ssm };
+    const from = { initialState: past?.ssm };
     const [y, last] = ssdScan(inputs, from);
     const ssm = padding ? ssdScan({ ...inputs, dt: still(dt, padding) }, from)[1] : last;
     const conv = padding ? ownLast(cat([before, xBC], 1), CONV_WIDTH - 1, padding) : lastColumns(before, xBC);
