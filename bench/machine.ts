@@ -1,4 +1,5 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { availableParallelism, cpus, loadavg, release, totalmem, type } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from '../models/matvlm/app/node/package-root.ts';
@@ -42,7 +43,12 @@ export function describeMachine(m: Machine): string[] {
 
 /** Installed versions, ours among them. */
 function versions(names: readonly string[]): Record<string, string> {
-  const read = (...path: string[]) => JSON.parse(readFileSync(join(packageRoot(), ...path), 'utf8')) as { version: string };
-  const own = { matvlm: read('package.json').version };
-  return { ...own, ...Object.fromEntries(names.map((name) => [name, read('node_modules', name, 'package.json').version])) };
+  const read = (folder: string) => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as { version: string };
+  // Beside this package where it is installed, within it in a checkout.
+  const folders = createRequire(join(packageRoot(), 'package.json')).resolve.paths('webgpu') ?? [];
+  const found = names.flatMap((name) => {
+    const folder = folders.map((path) => join(path, name)).find((path) => existsSync(join(path, 'package.json')));
+    return folder ? [[name, read(folder).version] as const] : [];
+  });
+  return { matvlm: read(packageRoot()).version, ...Object.fromEntries(found) };
 }

@@ -21,8 +21,10 @@ export function apply<A, I extends string, O extends string>(
   backend?: Backend,
 ): Named<O, Tensor> {
   const inputs = op.takes.flat<Tensor>(operands);
-  const device = backend ?? inputs.find((input) => input !== undefined)!.backend;
-  const buffers = inputs.map((input) => input && bufferOn(device, op.name, input));
+  const device = backend ?? inputs.find((input) => input !== undefined)?.backend;
+  if (!device) throw new ArgumentError(`${op.name}: no tensor was given`);
+  const single = op.takes.names.length - Number(op.takes.listed);
+  const buffers = inputs.map((input, i) => (input === undefined && i < single ? input : bufferOn(device, op.name, input)));
   for (const i of op.mutates) if (inputs[i]) expectAlone(op.name, inputs, i);
   const prepared = plansOf(device).prepare(op, inputs, attrs);
   const outputs: (Tensor | undefined)[] = [];
@@ -46,7 +48,7 @@ export function apply<A, I extends string, O extends string>(
 }
 
 /** An operand's buffer. @throws ArgumentError unless it is a tensor on that device */
-function bufferOn(device: Backend, op: string, input: Tensor): unknown {
+function bufferOn(device: Backend, op: string, input: unknown): unknown {
   if (!(input instanceof Tensor)) {
     throw new ArgumentError(`${op}: ${shown(input)} was given, expected a tensor; make one with fromData()`);
   }

@@ -50,6 +50,7 @@ export class Capture<T> {
   /** Does it all again, in the same order on the same buffers. @throws ArgumentError after `dispose` */
   replay(): void {
     if (!this.recording) throw new ArgumentError('capture: it was disposed; capture the function again');
+    if (current) throw new ArgumentError('capture: a capture is replayed inside, which no replay would do; do it outside');
     this.recording.replay();
   }
 

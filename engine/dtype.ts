@@ -8,7 +8,8 @@ import { fromBfloat, fromBfloats, fromHalf, fromHalves, toBfloat, toHalf } from 
 /**
  * How the elements of a tensor are stored. Kernels compute on f32, i32 and u32: f16 and bf16 are widened as they are
  * read and rounded as they are written; bool is held as u32 words of 0 and 1, as WGSL has it. int8 and int4 are weights
- * in groups of 32 along the last dimension that share a scale (see blocks.ts), which kernels only read.
+ * in groups of 32 along the last dimension, which 64 must divide, that share a scale (see blocks.ts); kernels only read
+ * them.
  */
 export type DType = ElementDType | 'int8' | 'int4';
 

@@ -34,11 +34,11 @@ export class Operands {
     this.optional = new Set(this.names.filter((name, i) => name !== declared[i]));
   }
 
-  /** What stands under the names, in their order, the list's items last; undefined where one is absent. */
+  /** What stands under the names, in their order, the list's items last; undefined where one is absent, or null. */
   flat<T>(named: object): (T | undefined)[] {
     const values = named as Readonly<Record<string, T | undefined>>;
     const flat: (T | undefined)[] = [];
-    for (let i = 0; i < this.single; i++) flat.push(values[this.names[i]]);
+    for (let i = 0; i < this.single; i++) flat.push(values[this.names[i]] ?? undefined);
     if (this.listed) flat.push(...((values[this.names[this.single]] ?? []) as readonly T[]));
     return flat;
   }

@@ -125,9 +125,9 @@ function alike(a: unknown, b: unknown): boolean {
   return names === 0 && Array.isArray(a) === Array.isArray(b);
 }
 
-/** Mixes the whole numbers of plain data into `seed`. */
+/** Mixes the numbers of plain data into `seed`, fractions too. */
 function hash(value: unknown, seed: number): number {
-  if (typeof value === 'number') return Math.imul(seed ^ value, 0x9e3779b1);
+  if (typeof value === 'number') return Math.imul(seed ^ (value * 1099511627791.3), 0x9e3779b1);
   if (typeof value !== 'object' || value === null) return seed;
   for (const name in value) seed = hash((value as Readonly<Record<string, unknown>>)[name], seed + 1);
   return seed;

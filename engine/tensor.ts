@@ -3,7 +3,7 @@ import { type Backend, elements, type Spec } from './backend.ts';
 import { hostArrayFor } from './backends/host.ts';
 import type { DType, HostArray } from './dtype.ts';
 import { decoder, encode, expectSpec, expectStorable, hostArrayType, hostItems, isBlock, isFloat } from './dtype.ts';
-import { DisposedError, DTypeError, ShapeError } from './errors.ts';
+import { ArgumentError, DisposedError, DTypeError, ShapeError } from './errors.ts';
 import { noteFreed, noteMade } from './leaks.ts';
 import { type Scope, track } from './scope.ts';
 import type { Node } from './tape.ts';
@@ -47,6 +47,7 @@ let nextId = 1;
  */
 export class Tensor implements Spec {
   readonly id = nextId++;
+  readonly shape: readonly number[];
   readonly size: number;
   private wanted = false;
   /** After `backward`, the gradient of a leaf: of its shape and dtype, in a buffer that no other tensor shares. */
@@ -61,9 +62,10 @@ export class Tensor implements Spec {
 
   constructor(
     readonly storage: Storage,
-    readonly shape: readonly number[],
+    shape: readonly number[],
     readonly dtype: DType,
   ) {
+    this.shape = [...shape];
     this.size = elements(shape);
     track(this);
     noteMade(this);
@@ -174,7 +176,8 @@ export interface TensorData {
 }
 
 /**
- * `fromData` for several tensors in one transfer: what a step needs of its batch. `updateTogether` fills them again.
+ * `fromData` for several tensors in one transfer: what a step needs of its batch. `updateTogether` fills them again. On
+ * WebGPU they are parts of one buffer, so that an op that writes to one of them in place cannot read another.
  * @throws what `fromData` throws
  */
 export function fromDataTogether<K extends string>(
@@ -210,8 +213,11 @@ export function updateTogether<K extends string>(
   const names = Object.keys(tensors) as K[];
   const hosts = names.map((name) => hostArray(name, data[name], tensors[name]));
   const buffers = names.map((name) => tensors[name].buffer);
+  const { backend } = tensors[names[0]] ?? {};
+  const apart = names.find((name) => tensors[name].backend !== backend);
+  if (apart) throw new ArgumentError(`updateTogether: ${apart} is on another device than ${names[0]}`);
   for (const name of names) tensors[name].storage.version++;
-  if (names.length > 0) tensors[names[0]].backend.write(buffers, hosts);
+  backend?.write(buffers, hosts);
 }
 
 /** Overwrites a tensor with data from the host. @throws as `updateTogether` */

@@ -28,7 +28,7 @@ export function expectFits(buffer: Extent, data: HostArray, start?: number): voi
   const typed = data instanceof type || (type === Float32Array && data instanceof Float64Array);
   const end = (start ?? 0) + data.length;
   const whole = type === Uint16Array ? (at: number) => at % 2 === 0 || at === items : () => true;
-  const fits = start === undefined ? end === items : start >= 0 && end <= items && whole(start) && whole(end);
+  const fits = start === undefined ? end === items : Number.isInteger(start) && start >= 0 && end <= items && whole(start) && whole(end);
   if (typed && fits) return;
   const even = type === Uint16Array ? ' with an even number of items' : '';
   const [from, expected] =

@@ -1,5 +1,6 @@
 import type { Backend } from '../../engine/backend.ts';
 import { byteLength } from '../../engine/dtype.ts';
+import { expectWhole } from '../../engine/arguments.ts';
 import { ArgumentError } from '../../engine/errors.ts';
 import { keep, scope } from '../../engine/scope.ts';
 import { noGrad } from '../../engine/tape.ts';
@@ -209,6 +210,7 @@ export class DecoderCache implements Positions {
    * @throws ArgumentError for more than the context
    */
   reserve(positions: number, step = ROOM): boolean {
+    expectWhole('reserve', 'positions', positions);
     if (positions <= this.room) return false;
     if (positions > this.context) {
       throw new ArgumentError(`${positions} positions are more than the context of ${this.context}; ask something shorter`);
@@ -231,6 +233,7 @@ export class DecoderCache implements Positions {
    */
   append<T>(tokens: number, body: () => T): T {
     if (this.torn) throw new ArgumentError('append: the pass before failed midway; restore a snapshot, or truncate(0)');
+    expectWhole('append', 'tokens', tokens, 1);
     this.reserve(this.used + tokens);
     return quietly(() => {
       increment_(this.end, tokens, this.first);

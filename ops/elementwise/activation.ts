@@ -1,5 +1,6 @@
 import { apply } from '../../engine/apply.ts';
 import type { Address, WasmPlanner } from '../../engine/backends/wasm/planner.ts';
+import { ArgumentError } from '../../engine/errors.ts';
 import type { Slot } from '../../engine/plan.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import type { Elementwise } from './define.ts';
@@ -37,6 +38,12 @@ export interface Activation<P extends string = never> {
 }
 
 const formulas = /* @__PURE__ */ new Map<string, Formula<never>>();
+
+/** The name that kernels know the function by. @throws ArgumentError for one that is no elementwise function of x */
+export function nameOf(op: string, activation?: Activation): string | undefined {
+  if (!activation || formulas.has(activation.torchName)) return activation?.torchName;
+  throw new ArgumentError(`${op}: activation is ${activation.name ?? activation}, expected an elementwise function such as geluTanh`);
+}
 
 /** `activate_NAME(x: f32)` in WGSL for each of the functions that are named; they may call the library's. */
 export function activationsWgsl(names: Iterable<string | undefined>): string {

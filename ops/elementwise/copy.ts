@@ -1,4 +1,5 @@
 import { apply } from '../../engine/apply.ts';
+import { expectWhole } from '../../engine/arguments.ts';
 import type { Launch } from '../../engine/backends/webgpu/launch.ts';
 import { expectDType } from '../../engine/dtype.ts';
 import { defineOp, spec } from '../../engine/op.ts';
@@ -57,7 +58,8 @@ const incrementOp = /* @__PURE__ */ defineOp({
   inputs: ['x', 'before?'],
   outputs: [],
   mutates: ['x', 'before'],
-  shape({ x, before }, _: { readonly by: number }) {
+  shape({ x, before }, { by }: { readonly by: number }) {
+    expectWhole('increment_', 'by', by, -(2 ** 31));
     expectDType('increment_', 'x', x.dtype, 'i32');
     if (before) expectAlike('increment_', 'before', before, x);
     return {};

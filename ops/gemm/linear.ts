@@ -11,7 +11,7 @@ import type { Tensor } from '../../engine/tensor.ts';
 import { show } from '../common/shapes.ts';
 import { cast } from '../elementwise/cast.ts';
 import { add } from '../elementwise/binary.ts';
-import { type Activation, activationOnWasm } from '../elementwise/activation.ts';
+import { type Activation, activationOnWasm, nameOf } from '../elementwise/activation.ts';
 import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { reshape } from '../movement/reshape.ts';
 import { sum } from '../reduce/sum.ts';
@@ -131,11 +131,12 @@ export function linear(
   { activation, addend }: LinearOptions = {},
 ): Tensor {
   const operands = { x, weight, ...(bias && { bias }) };
+  const attrs = { activation: nameOf('linear', activation) };
   if (activation && gradEnabled() && Object.values(operands).some((t) => t.requiresGrad)) {
     return scope(() => {
       const y = activation(apply(linearOp, operands, {}).y);
       return addend ? add(y, addend) : y;
     });
   }
-  return apply(linearOp, { ...operands, ...(addend && { addend }) }, activation ? { activation: activation.torchName } : {}).y;
+  return apply(linearOp, { ...operands, addend }, attrs).y;
 }

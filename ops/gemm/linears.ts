@@ -7,7 +7,7 @@ import type { Slot } from '../../engine/plan.ts';
 import { gradEnabled } from '../../engine/tape.ts';
 import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
-import type { Activation } from '../elementwise/activation.ts';
+import { type Activation, nameOf } from '../elementwise/activation.ts';
 import { binaryOnWasm } from '../elementwise/wasm.ts';
 import { dotColumns, FEW_ROWS, launchDot } from './dot.ts';
 import { gpuProduct, tilesAcross } from './kernel.ts';
@@ -102,7 +102,7 @@ export function linears(x: Tensor, layers: readonly (Layer & { readonly activati
   if (rowsOf(x) > FEW_ROWS || layers.length === 1 || wantGradient([x, ...operands])) {
     return layers.map(({ weight, bias, activation }) => linear(x, weight, bias, { activation }));
   }
-  const activations = layers.map(({ activation }) => activation?.torchName);
+  const activations = layers.map(({ activation }) => nameOf('linears', activation));
   return [...apply(linearsOp, { x, parts: operands }, { activations }).ys];
 }
 

@@ -59,12 +59,9 @@ const BUSY = 384;
 /** Invocations of a workgroup. */
 const tileThreads = (t: Tile): number => (t.bm / t.tm) * (t.bn / t.tn);
 
-/** Bytes of workgroup memory. */
-const tileMemory = (t: Tile): number => t.buffers * t.bk * (t.bm + t.bn + 8) * 4;
-
 /** True where the device can run the tile. */
 export const fits = (t: Tile, caps: GpuCaps): boolean =>
-  tileMemory(t) <= caps.maxWorkgroupMemory && tileThreads(t) <= caps.maxInvocations;
+  t.buffers * t.bk * (t.bm + t.bn + 8) * 4 <= caps.maxWorkgroupMemory && tileThreads(t) <= caps.maxInvocations;
 
 /** Cuts K into about `splits` parts of whole steps; the count that comes out may be smaller. */
 function cut(K: number, bk: number, splits: number): Split {

@@ -201,18 +201,6 @@ function plainLoss(student: Tensor, teacher: Tensor, { kind, reduction }: Distil
   return reduction === 'sum' ? total : over(total, all);
 }
 
-/** @throws what `distillLoss` says */
-function expectLogits(student: Tensor, teacher: Tensor, options: DistillOptions, weights?: Tensor): void {
-  const { kind, temperature, reduction } = options;
-  expectOneOf('distill_loss', 'kind', kind, ...Object.keys(DIVERGENCES), 'ce', 'l2');
-  expectOneOf('distill_loss', 'reduction', reduction, 'batchmean', 'mean', 'sum');
-  expectFinite('distill_loss', 'temperature', temperature, Number.MIN_VALUE);
-  expectFloats('distill_loss', { student, teacher, weights });
-  expectShape('distill_loss', 'teacher', teacher, student.shape);
-  expectClasses('distill_loss', 'student', student);
-  if (weights) expectShape('distill_loss', 'weights', weights, student.shape.slice(0, -1));
-}
-
 /**
  * The loss between a student's and a teacher's logits (Hinton et al. 2015; MaTVLM §3.3): see `DistillOptions`. No
  * gradient goes to the teacher, and nothing of the logits' size is stored but the gradient.
@@ -223,8 +211,14 @@ function expectLogits(student: Tensor, teacher: Tensor, options: DistillOptions,
  * @throws ArgumentError for a kind or reduction that is none of these, and a temperature that is not above 0
  */
 export function distillLoss(student: Tensor, teacher: Tensor, options: DistillOptions, weights?: Tensor): Tensor {
-  expectLogits(student, teacher, options, weights);
-  const { kind } = options;
+  const { kind, temperature, reduction } = options;
+  expectOneOf('distill_loss', 'kind', kind, ...Object.keys(DIVERGENCES), 'ce', 'l2');
+  expectOneOf('distill_loss', 'reduction', reduction, 'batchmean', 'mean', 'sum');
+  expectFinite('distill_loss', 'temperature', temperature, Number.MIN_VALUE);
+  expectFloats('distill_loss', { student, teacher, weights });
+  expectShape('distill_loss', 'teacher', teacher, student.shape);
+  expectClasses('distill_loss', 'student', student);
+  if (weights) expectShape('distill_loss', 'weights', weights, student.shape.slice(0, -1));
   return scope(() => {
     if (kind !== 'ce' && kind !== 'l2') return apply(distillLossOp, { student, teacher, weights }, { ...options, kind }).loss;
     const rows = weights ? cast(weights.detach(), 'f32') : ones(student.backend, student.shape.slice(0, -1));

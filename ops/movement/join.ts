@@ -11,9 +11,7 @@ import { zeros } from '../elementwise/fill.ts';
 import { unsqueeze } from './reshape.ts';
 import { defineCopyOp, type View } from './strided.ts';
 
-interface Along {
-  readonly dim: number;
-}
+type Along = { readonly dim: number };
 
 /** The parts, which lie one after the other along a dimension of the whole, with how each is seen in it. */
 function seenIn<T extends Spec>({ shape }: Spec, parts: readonly T[], dim: number): (readonly [part: T, view: View])[] {
@@ -63,9 +61,7 @@ export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   return scope(() => cat(tensors.map((t) => unsqueeze(t, d)), d));
 }
 
-interface Sizes extends Along {
-  readonly sizes: readonly number[];
-}
+type Sizes = Along & { readonly sizes: readonly number[] };
 
 const splitOp = /* @__PURE__ */ defineCopyOp<Sizes, 'x', 'ys*'>({
   name: 'split',

@@ -164,8 +164,9 @@ function normOp(name: string) {
     name,
     inputs: ['x', 'z?', 'weight', 'bias?'],
     outputs: ['y', 'mean?', 'rstd'],
-    shape({ x, ...others }, { center, group, eps }: NormAttrs) {
+    shape({ x, ...others }, { center, group, eps, gate }: NormAttrs) {
       const channels = x.shape.at(-1) ?? 0;
+      if (gate !== 'none' && !others.z) throw new ShapeError(`${name}: z is missing`);
       expectFinite(name, 'eps', eps, 0);
       expectWhole(name, 'groupSize', group);
       if (channels === 0 || channels % group !== 0) {

@@ -12,11 +12,6 @@ import { launchFold, SQUARES } from '../reduce/fold.ts';
 const PER_GROUP = 4096;
 const MAX_GROUPS = 512;
 
-/** Workgroups, and so parts, for a gradient of `size` elements. */
-function groupsOf(size: number): number {
-  return Math.min(MAX_GROUPS, Math.max(1, Math.ceil(size / PER_GROUP)));
-}
-
 interface GradNormAttrs {
   readonly maxNorm: number;
   /** How many of the tensors are gradients; the others are their parameters' counts of updates, where any are given. */
@@ -49,7 +44,7 @@ const gradNormOp = /* @__PURE__ */ defineOp({
     before?.data.set(tensors.slice(gradients).map(({ data }) => data[0]));
   },
   webgpu({ loss, tensors }, { stats, before }, { maxNorm, gradients }, device) {
-    const groups = tensors.slice(0, gradients).map(({ size }) => groupsOf(size));
+    const groups = tensors.slice(0, gradients).map(({ size }) => Math.min(MAX_GROUPS, Math.ceil(size / PER_GROUP) || 1));
     const norms = device.scratch([groups.reduce((a, b) => a + b)]);
     const offsets = groups.map((_, i) => groups.slice(0, i).reduce((a, b) => a + b, 0));
     const fold = { type: 'f32', load: 'load_x(i)', ...SQUARES };

@@ -152,7 +152,7 @@ export { variance as var };
 export const std = /* @__PURE__ */ deviation('std', true);
 
 /** The index of the first that no other is better than; NaN is better than all. `turn`: WGSL of a key, largest for it. */
-function search(name: string, better: (a: number, b: number) => boolean, turn: string) {
+function search(name: string, better: (a: number, b: number) => boolean, turn: (type: string) => string) {
   const reduce = defineReduction(name, {
     takes: NUMBERS,
     gives: () => 'i32',
@@ -165,7 +165,7 @@ function search(name: string, better: (a: number, b: number) => boolean, turn: s
       acc: 'vec2<u32>',
       lift: 'vec2(turned(order_key(v)), k)',
       join: 'first_of(a, b)',
-      helpers: `${orderWgsl(x)}fn turned(key: u32) -> u32 { return ${turn}; }\n`,
+      helpers: `${orderWgsl(x)}fn turned(key: u32) -> u32 { return ${turn(x)}; }\n`,
     }),
     result: 'i32(a.y)',
   });
@@ -173,9 +173,9 @@ function search(name: string, better: (a: number, b: number) => boolean, turn: s
 }
 
 /** Index (i32) of the largest element along `dim`, or in all of x when left out; the first of equals, NaN largest. */
-export const argmax = /* @__PURE__ */ search('argmax', (a, b) => a > b, 'key');
+export const argmax = /* @__PURE__ */ search('argmax', (a, b) => a > b, () => 'key');
 /** Index (i32) of the smallest element, as argmax; NaN, which has the largest key, stays before all others. */
-export const argmin = /* @__PURE__ */ search('argmin', (a, b) => a < b, 'select(~key, key, key == 0xffffffffu)');
+export const argmin = /* @__PURE__ */ search('argmin', (a, b) => a < b, (x) => (x === 'f32' ? 'select(~key, key, key == 0xffffffffu)' : '~key'));
 
 /** dx = dy·x/‖x‖, and 0 where the norm is. */
 const normBackward = /* @__PURE__ */ defineElementwise<object, 'x' | 'norm' | 'dy'>({

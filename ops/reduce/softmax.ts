@@ -8,9 +8,7 @@ import { around, normalizeDim } from '../common/shapes.ts';
 import { declared, type FoldOf, launchFold } from './fold.ts';
 import { mapLines } from './map-lines.ts';
 
-interface SoftmaxAttrs {
-  readonly dim: number;
-}
+type SoftmaxAttrs = { readonly dim: number };
 
 /** What a kernel folds each line of values `v` to, as `total`, and what it then makes of each; and so in JavaScript. */
 interface Kernel {

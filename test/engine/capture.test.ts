@@ -98,6 +98,9 @@ for (const backend of backends) {
     assert.match(String(await reading), /: capture: a tensor is read back inside/);
     throws(() => capture(backend, () => capture(backend, () => clone(x))), ArgumentError, /another capture/);
     const elsewhere = own(fromData(new ReferenceBackend(), [1], [1]));
+    const other = capture(backend, () => clone(x));
+    throws(() => capture(backend, () => other.replay()), ArgumentError, /capture: a capture is replayed inside/);
+    other.dispose();
     throws(() => capture(backend, () => clone(elsewhere)), ArgumentError, /capture: an op runs on another device/);
     assert.equal(await list(own(add(x, x))), [2, 4, 6], 'and all goes on');
   });

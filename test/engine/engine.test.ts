@@ -230,7 +230,9 @@ engine('arrays that were given may change afterwards', async () => {
   const first = own(zeros(backend, shape));
   shape[0] = 4;
   const second = own(zeros(backend, shape));
-  assert.equal([first.shape, second.shape, (await list(second)).length], [[2, 3], [4, 3], 12]);
+  const third = own(fromData(backend, new Array(12).fill(1), shape));
+  shape[0] = 5;
+  assert.equal([first.shape, second.shape, third.shape, (await list(second)).length], [[2, 3], [4, 3], [4, 3], 12]);
 });
 
 engine('the profiler counts calls and bytes', () => {

@@ -7,7 +7,7 @@ import { throws } from '../support/expect.ts';
 import { freeOwned, own } from '../support/owned.ts';
 import { suiteOnBackends } from '../support/suite.ts';
 
-const { test, backends } = await suiteOnBackends('uploads');
+const { test, backends, reference, wasm } = await suiteOnBackends('uploads');
 test.after.each(freeOwned);
 
 const values = (...tensors: Tensor[]) => Promise.all(tensors.map(async (t) => [...(await t.data())]));
@@ -64,5 +64,10 @@ for (const backend of backends) {
     delete (queue as { submit?: unknown }).submit;
   });
 }
+
+test('tensors of two devices are not filled in one transfer', () => {
+  const [a, b] = [wasm, reference].map((backend) => own(fromData(backend, [1], [1])));
+  throws(() => updateTogether({ a, b }, { a: [2], b: [3] }), ArgumentError, /updateTogether: b is on another device than a/);
+});
 
 test.run();

@@ -1,6 +1,6 @@
 import * as assert from 'uvu/assert';
 import type { DType } from '../../engine/dtype.ts';
-import { ArgumentError, DTypeError, MatvlmError } from '../../engine/errors.ts';
+import { ArgumentError, DTypeError, MatvlmError, ShapeError } from '../../engine/errors.ts';
 import { fromData, type Tensor } from '../../engine/tensor.ts';
 import * as ops from '../../ops/index.ts';
 import { ROWS } from '../cases/index.ts';
@@ -29,6 +29,30 @@ for (const [op, { takes = {}, refuses = [] }] of Object.entries(ROWS)) {
     });
   }
 }
+
+test('null is an operand that is absent, and what is no tensor is none', async () => {
+  for (const backend of backends) {
+    const [x, w] = [fromData(backend, [1, 2, 3, 5], [2, 2]), fromData(backend, [1, 1], [2])];
+    const labels = fromData(backend, [0, 1], [2], 'i32');
+    const given = { weight: null as unknown as undefined };
+    const [nulls, plain] = [ops.crossEntropy(x, labels, given), ops.crossEntropy(x, labels)];
+    assert.equal(await list(nulls), await list(plain), backend.kind);
+    assert.equal((await list(ops.layerNorm(x, w, null as unknown as Tensor))).map(Math.round), [-1, 1, -1, 1], backend.kind);
+    const zero = { weight: 0 as unknown as Tensor };
+    throws(() => ops.crossEntropy(x, labels, zero), MatvlmError, /cross_entropy: /, backend.kind);
+    throws(() => ops.rmsNormGated(x, undefined as unknown as Tensor, w), ShapeError, /rms_norm_gated: z is missing/);
+    throws(() => ops.cat([x, undefined as unknown as Tensor]), MatvlmError, /cat: undefined was given/);
+  }
+});
+
+test('an activation that kernels do not know is refused', () => {
+  for (const backend of backends) {
+    const [x, w] = [fromData(backend, [1, -1], [1, 2]), fromData(backend, [1, 0, 0, 1], [2, 2])];
+    for (const activation of ['relu', (t: Tensor) => ops.neg(t), ops.softmax] as unknown as ops.Activation[]) {
+      throws(() => linear(x, w, null, { activation }), ArgumentError, /linear: activation is .*geluTanh/, backend.kind);
+    }
+  }
+});
 
 test('sums and norms of nothing are 0, the mean of nothing is NaN', async () => {
   for (const backend of backends) {

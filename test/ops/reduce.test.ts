@@ -23,6 +23,17 @@ const shape = fc
   .array(fc.constantFrom<number[]>(1, 2, 3, 5, 18, 33), { minLength: 0, maxLength: 5 })
   .filter((s) => elements(s) < 5000);
 
+test('the least and the greatest of whole numbers are found at the ends of their range', async () => {
+  const ends = { i32: [2 ** 31 - 1, 5, -(2 ** 31), 7], u32: [2 ** 32 - 1, 5, 0, 7] } as const;
+  for (const backend of [reference, ...others]) {
+    for (const dtype of ['i32', 'u32'] as const) {
+      const x = fromData(backend, ends[dtype], [2, 2], dtype);
+      const found = [ops.argmin(x), ops.argmax(x), ops.argmin(x, 1)].map(async (t) => [...(await t.data())]);
+      assert.equal(await Promise.all(found), [[2], [0], [1, 0]], `${backend.kind} ${dtype}`);
+    }
+  }
+});
+
 test('reductions agree over any set of dims', async () => {
   const kind = fc.constantFrom(...Object.values(kinds));
   const set = fc.record({ kind, shape, mask: fc.nat(31), keepdim: fc.boolean() });

@@ -302,7 +302,7 @@ export class WebGpuBackend implements Backend<GpuBuffer, GpuPlan> {
       this.flush();
     } finally {
       // It rejects where the device is lost, which is told elsewhere.
-      const trial = this.device.popErrorScope().then(judge, () => {});
+      const trial = this.device.popErrorScope().then(judge).catch(() => {});
       this.trials = this.trials.then(() => trial);
     }
   }
