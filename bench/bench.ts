@@ -36,6 +36,10 @@ const command = new Command('matvlm bench')
   .option('--compare <file>', 'how many times as fast as in an earlier JSON')
   .option('--peers', 'only compare matrix products with onnxruntime-web, which is installed in bench/ first');
 
+command.addHelpText(
+  'after',
+  '\nExamples:\n  $ matvlm bench --quick\n  $ matvlm bench --backend wasm --filter attention --json before.json',
+);
 command.exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : 2));
 
 async function main(flags: Flags): Promise<void> {
@@ -55,7 +59,8 @@ function print(report: Report, before: Report | null): void {
   const warm = report.quick ? '20 ms' : '400 ms on a GPU, 100 ms on WASM, 50 ms on a software adapter, 10 ms on the reference';
   console.log(`warm-up  by time, a case: ${warm}; then batches of calls, one wait for the device a batch`);
   console.log('columns  time of one call; spread = median absolute deviation; rate by the time on the GPU where known\n');
-  console.log(resultTable(report.results, before));
+  if (report.results.length === 0) console.log('no case: none has such a name, or all that do are too large for the backends');
+  else console.log(resultTable(report.results, before));
   for (const profile of report.profiles) console.log(`\n${profileTable(profile)}`);
 }
 
