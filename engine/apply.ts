@@ -6,7 +6,7 @@ import { noteOp } from './leaks.ts';
 import type { Named, Op } from './op.ts';
 import { plansOf } from './plan.ts';
 import { gradEnabled, record } from './tape.ts';
-import { empty, Tensor } from './tensor.ts';
+import { Storage, Tensor } from './tensor.ts';
 
 /**
  * The one funnel every op passes: plan (the first time that it meets these shapes) → allocate → dispatch → record.
@@ -23,14 +23,14 @@ export function apply<A, I extends string, O extends string>(
   const inputs = op.takes.flat<Tensor>(operands);
   const device = backend ?? inputs.find((input) => input !== undefined)?.backend;
   if (!device) throw new ArgumentError(`${op.name}: no tensor was given`);
-  const single = op.takes.names.length - Number(op.takes.listed);
+  const { single } = op.takes;
   const buffers = inputs.map((input, i) => (input === undefined && i < single ? input : bufferOn(device, op.name, input)));
   for (const i of op.mutates) if (inputs[i]) expectAlone(op.name, inputs, i);
   const prepared = plansOf(device).prepare(op, inputs, attrs);
   const outputs: (Tensor | undefined)[] = [];
   try {
     for (const spec of prepared.outputs) {
-      const output = spec && empty(device, spec.shape, spec.dtype);
+      const output = spec && new Tensor(new Storage(device, device.alloc(spec.size, spec.dtype)), spec.shape, spec.dtype);
       outputs.push(output);
       buffers.push(output?.storage.buffer);
     }

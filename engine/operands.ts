@@ -23,7 +23,7 @@ export class Operands {
   /** Whether the last is a list. */
   readonly listed: boolean;
   /** How many names stand for one operand each. */
-  private readonly single: number;
+  readonly single: number;
   /** Those that may be absent; a list may be empty. */
   private readonly optional: ReadonlySet<string>;
 

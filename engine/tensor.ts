@@ -47,7 +47,6 @@ let nextId = 1;
  */
 export class Tensor implements Spec {
   readonly id = nextId++;
-  readonly shape: readonly number[];
   readonly size: number;
   private wanted = false;
   /** After `backward`, the gradient of a leaf: of its shape and dtype, in a buffer that no other tensor shares. */
@@ -62,10 +61,9 @@ export class Tensor implements Spec {
 
   constructor(
     readonly storage: Storage,
-    shape: readonly number[],
+    readonly shape: readonly number[],
     readonly dtype: DType,
   ) {
-    this.shape = [...shape];
     this.size = elements(shape);
     track(this);
     noteMade(this);
@@ -155,7 +153,7 @@ export class Tensor implements Spec {
  */
 export function empty(backend: Backend, shape: readonly number[], dtype: DType = 'f32'): Tensor {
   expectSpec({ shape, dtype });
-  return new Tensor(new Storage(backend, backend.alloc(elements(shape), dtype)), shape, dtype);
+  return new Tensor(new Storage(backend, backend.alloc(elements(shape), dtype)), [...shape], dtype);
 }
 
 /**
@@ -186,7 +184,7 @@ export function fromDataTogether<K extends string>(
 ): Record<K, Tensor> {
   const given = Object.entries<TensorData>(parts).map(([name, { data, shape, dtype = 'f32' }]) => {
     expectSpec({ shape, dtype });
-    return { name, shape, dtype, size: elements(shape), host: hostArray(name, data, { shape, dtype }) };
+    return { name, shape: [...shape], dtype, size: elements(shape), host: hostArray(name, data, { shape, dtype }) };
   });
   const buffers = backend.allocTogether?.(given);
   const tensors: Tensor[] = [];

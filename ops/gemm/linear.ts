@@ -130,13 +130,13 @@ export function linear(
   bias: Tensor | null = null,
   { activation, addend }: LinearOptions = {},
 ): Tensor {
-  const operands = { x, weight, ...(bias && { bias }) };
-  const attrs = { activation: nameOf('linear', activation) };
-  if (activation && gradEnabled() && Object.values(operands).some((t) => t.requiresGrad)) {
+  const operands = { x, weight, bias: bias ?? undefined, addend };
+  const name = nameOf('linear', activation);
+  if (activation && gradEnabled() && [x, weight, bias].some((t) => t?.requiresGrad)) {
     return scope(() => {
-      const y = activation(apply(linearOp, operands, {}).y);
+      const y = activation(apply(linearOp, { ...operands, addend: undefined }, {}).y);
       return addend ? add(y, addend) : y;
     });
   }
-  return apply(linearOp, { ...operands, addend }, attrs).y;
+  return apply(linearOp, operands, name ? { activation: name } : {}).y;
 }

@@ -21,7 +21,8 @@ export class FreeBlocks {
   released = false;
   readonly #size = new Map<number, number>();
   readonly #start = new Map<number, number>();
-  readonly #bins: Set<number>[] = Array.from({ length: BINS }, () => new Set<number>());
+  /** The oldest first. Arrays, because sets that are changed often are slow to look into. */
+  readonly #bins: number[][] = Array.from({ length: BINS }, () => []);
   /** A bit for each bin: whether it holds a block. */
   readonly #filled = new Int32Array(Math.ceil(BINS / 32));
 
@@ -48,7 +49,7 @@ export class FreeBlocks {
     this.#size.set(start, size);
     this.#start.set(start + size, start);
     const bin = binOf(size);
-    this.#bins[bin].add(start);
+    this.#bins[bin].push(start);
     this.#filled[bin >> 5] |= 1 << bin;
   }
 
@@ -58,8 +59,8 @@ export class FreeBlocks {
     this.#size.delete(start);
     this.#start.delete(start + size);
     const bin = binOf(size);
-    this.#bins[bin].delete(start);
-    if (this.#bins[bin].size === 0) this.#filled[bin >> 5] &= ~(1 << bin);
+    this.#bins[bin].splice(this.#bins[bin].indexOf(start), 1);
+    if (this.#bins[bin].length === 0) this.#filled[bin >> 5] &= ~(1 << bin);
     return size;
   }
 
