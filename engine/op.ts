@@ -9,8 +9,8 @@ import type { Tensor } from './tensor.ts';
 export type { Bare, Named } from './operands.ts';
 
 /**
- * An operand of the reference loops: `data` is the whole tensor, row-major, as numbers. What is stored as f16 or bf16
- * has been decoded, and what is written is rounded afterwards.
+ * An operand of the reference loops: `data` is the whole tensor, row-major, as numbers. What is stored in 16 bits or in
+ * blocks has been decoded, and what is written is rounded afterwards.
  */
 export interface HostArg extends Spec {
   readonly size: number;
@@ -71,7 +71,7 @@ export interface OpDefinition<A, I extends string, O extends string, S extends s
 /** What an op declares otherwise than it is kept. */
 type Declared = 'inputs' | 'outputs' | 'saves' | 'mutates';
 
-/** An op that can be applied. The object is the registry: there is no table of names anywhere. */
+/** An op that can be applied. It carries all that backends need of it: none of them has a table of ops. */
 export interface AnyOp extends Omit<OpDefinition<unknown, string, string, never>, Declared> {
   readonly takes: Operands;
   readonly gives: Operands;
