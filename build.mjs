@@ -67,7 +67,7 @@ const list = (dir, suffix) =>
 const present = (files) => files.filter((f) => existsSync(f) && statSync(f).isFile());
 
 const jobs = [];
-const add = (options) => options.entryPoints.length > 0 && jobs.push(build({ ...options, write: false }));
+const add = (options) => options.entryPoints.length > 0 && jobs.push(options);
 
 // Split, so that a command loads only what it needs.
 add({
@@ -137,7 +137,12 @@ if (args.has('--tests')) {
   add({ ...node, splitting: true, entryPoints: list('test', '.test.ts').concat(present(['test/golden.ts'])), outdir: 'dist/test', outbase: 'test' });
 }
 
-const outputs = (await Promise.all(jobs)).flatMap((job) => job.outputFiles.map((file) => [relative(root, file.path), file.contents]));
+const outputs = [];
+// One after the other: several at a time have once waited for each other without end.
+for (const options of jobs) {
+  const { outputFiles } = await build({ ...options, write: false });
+  outputs.push(...outputFiles.map((file) => [relative(root, file.path), file.contents]));
+}
 outputs.push(['dist/web/index.html', readFileSync('models/matvlm/app/web/page.html')]);
 outputs.push(['dist/web/page.css', readFileSync('models/matvlm/app/web/page.css')]);
 for (const file of ['matvlm-simd.wasm', 'matvlm-relaxed.wasm']) outputs.push([`dist/web/${file}`, readFileSync(`wasm/dist/${file}`)]);
