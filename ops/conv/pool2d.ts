@@ -1,5 +1,4 @@
 import { ArgumentError } from '../../engine/errors.ts';
-import { expectWhole } from '../../engine/arguments.ts';
 import { scope } from '../../engine/scope.ts';
 import type { Tensor } from '../../engine/tensor.ts';
 import { gather } from '../movement/gather.ts';
@@ -12,7 +11,6 @@ type Reduce = (windows: Tensor) => Tensor;
 /** Reduces what each window of each channel sees, the last dimension of what `reduce` is given. */
 function pool(op: string, x: Tensor, kernel: Pair, options: WindowOptions, outside: number, reduce: Reduce): Tensor {
   const size = both(kernel);
-  for (const k of size) expectWhole(op, 'kernel', k, 1);
   both(options.padding ?? 0).forEach((p, d) => {
     if (2 * p > size[d]) throw new ArgumentError(`${op}: padding ${p} is more than half of the kernel, ${size[d]}`);
   });

@@ -111,7 +111,7 @@ const foldOp: Op<Windows, 'y', 'x'> = /* @__PURE__ */ defineOp({
  * @param x (B, C, H, W)
  * @param outside what is seen outside the image
  * @returns (B, rows, columns, C, kh, kw), of x's dtype
- * @throws ArgumentError unless strides and dilations are whole numbers ≥ 1 and paddings ≥ 0; ShapeError unless x is
+ * @throws ArgumentError unless kernel, strides and dilations are whole numbers ≥ 1 and paddings ≥ 0; ShapeError unless x is
  *   (B, C, H, W) and has room for a window
  */
 export function unfold(
@@ -124,7 +124,7 @@ export function unfold(
   expectDType(op, 'x', x.dtype, ...FLOATS);
   expectRank(op, 'x', x, 4);
   const given = { stride: both(stride), padding: both(padding), dilation: both(dilation) };
-  for (const [name, pair] of Object.entries(given)) {
+  for (const [name, pair] of Object.entries({ kernel, ...given })) {
     for (const value of pair) expectWhole(op, name, value, name === 'padding' ? 0 : 1);
   }
   const { padding: [py, px], ...steps } = given;

@@ -34,6 +34,7 @@ const chooseTokenOp = /* @__PURE__ */ defineOp({
     expectRank(name, 'logits', logits, 2);
     const [rows, vocabulary] = logits.shape;
     expectDType(name, 'logits', logits.dtype, ...FLOATS);
+    expectWhole(name, 'the size of the vocabulary', vocabulary, 1);
     expectAlike(name, 'token', token, spec([rows, 1], 'i32'));
     if (repetitionPenalty !== 1 || seen) expectAlike(name, 'seen', seen, spec([rows, vocabulary], 'u32'));
     if (temperature > 0) {

@@ -59,6 +59,7 @@ export const conv: Room = {
     refuses: [
       ['other channels', conv2dOf(), ShapeError, /in 1 groups/],
       ['no groups', conv2dOf({ groups: 0 }), ArgumentError, /groups/],
+      ['a kernel of no rows', (t) => ops.conv2d(t(1, 2, 4, 4), t(3, 2, 0, 2), null), ArgumentError, /kernel is 0/],
       ['too wide a window', conv2dOf({ groups: 2, dilation: [9, 1] }), ShapeError, /dilation 9,1/],
     ],
     takes: {
